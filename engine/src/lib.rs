@@ -1,0 +1,1 @@
+//! Loads, checks and runs workflows; remembers every fact durably.

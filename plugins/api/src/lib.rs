@@ -1,0 +1,27 @@
+//! The Step contract: what the engine asks of a step and what a step may ask of the engine.
+//!
+//! This crate owns the words that both sides speak and does no I/O of its own. Built-in and
+//! out-of-process steps implement the same [`Step`]; built-in ones usually through [`TypedStep`],
+//! which adds the JSON Schemas and the checked conversion.
+
+mod context;
+mod error;
+mod evidence;
+mod ids;
+mod progress;
+mod secret;
+mod step;
+pub mod testing;
+mod typed;
+
+pub use context::{LogLevel, StepContext, StepHost};
+pub use error::{ErrorClass, ErrorRecord, StepError};
+pub use evidence::{Check, CheckStatus, Evidence};
+pub use ids::{IdempotencyKey, InvalidId, NodeId, RunId};
+pub use progress::{Amount, Progress};
+pub use secret::{InvalidSecretRef, Secret, SecretRef};
+pub use step::{Idempotency, Observation, Problem, Severity, Step, StepInfo, StepPlan, VerifyDepth};
+pub use typed::{PlanConfig, Typed, TypedObservation, TypedStep, UNKNOWN_KEY, unknown};
+
+pub use async_trait::async_trait;
+pub use tokio_util::sync::CancellationToken;

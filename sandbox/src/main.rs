@@ -1,0 +1,2 @@
+//! A whole migration on one machine, with real parts.
+fn main() {}
