@@ -141,3 +141,115 @@ impl Diagnostic for Diagnostics {
         Some(Box::new(self.mistakes.iter().map(|mistake| mistake as &dyn Diagnostic)))
     }
 }
+
+/// Most mistakes that are reported: nobody reads more, and a hostile file can hold millions.
+const MAX_MISTAKES: usize = 100;
+
+/// Farthest name that is still suggested, as a share of the longer one's length.
+const MAX_NAME_DISTANCE: f64 = 0.4;
+
+/// Collects mistakes.
+#[derive(Debug, Default)]
+pub(crate) struct Mistakes {
+    found: Vec<Mistake>,
+    scratch: Option<Mistake>,
+}
+
+impl Mistakes {
+    /// Adds a mistake; label and help can be added to what is returned.
+    pub(crate) fn add(
+        &mut self,
+        file: &Source,
+        span: Range<usize>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> &mut Mistake {
+        let message = message.into();
+        let mistake = Mistake { code, message, label: None, help: None, span, file: file.clone() };
+        if self.found.len() < MAX_MISTAKES {
+            self.found.push(mistake);
+            let last = self.found.len() - 1;
+            return &mut self.found[last];
+        }
+        self.scratch.insert(mistake)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// `Err` with all mistakes, each once, file by file and line by line.
+    pub(crate) fn into_result(mut self) -> Result<(), Diagnostics> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let mut files: Vec<PathBuf> = Vec::new();
+        for mistake in &self.found {
+            if !files.contains(&mistake.file.path) {
+                files.push(mistake.file.path.clone());
+            }
+        }
+        let rank = |m: &Mistake| files.iter().position(|path| *path == m.file.path);
+        self.found.sort_by_key(|m| (rank(m), m.span.start, m.span.end));
+        self.found.dedup_by(|a, b| a.span == b.span && a.message == b.message && a.file.path == b.file.path);
+        Err(Diagnostics { mistakes: self.found })
+    }
+}
+
+impl Mistake {
+    pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Suggests the nearest of `known` to `written`, or lists them.
+    pub(crate) fn suggest<'a>(
+        &mut self,
+        written: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> &mut Self {
+        const MAX_LISTED: usize = 12;
+        let known: Vec<&str> = known.into_iter().collect();
+        if let Some(near) = nearest(written, &known) {
+            self.label = Some(format!("did you mean `{near}`?"));
+        }
+        if self.help.is_none() && !known.is_empty() {
+            let more = if known.len() > MAX_LISTED { ", …" } else { "" };
+            let listed: Vec<String> = known.iter().take(MAX_LISTED).map(|k| format!("`{k}`")).collect();
+            self.help = Some(format!("known: {}{more}", listed.join(", ")));
+        }
+        self
+    }
+}
+
+fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |name: &str| {
+        let longer = name.chars().count().max(written.chars().count()).max(1);
+        strsim::damerau_levenshtein(&written.to_lowercase(), name) as f64 / longer as f64
+    };
+    known
+        .iter()
+        .map(|name| (distance(name), *name))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(distance, _)| *distance <= MAX_NAME_DISTANCE)
+        .map(|(_, name)| name)
+}
+
+impl Diagnostics {
+    /// For a file that could not be read although no mistake was found in it.
+    pub(crate) fn unreadable(file: &Source) -> Self {
+        let message = "the file can't be understood".to_owned();
+        let mistake =
+            Mistake { code: "unreadable", message, label: None, help: None, span: 0..0, file: file.clone() };
+        Self { mistakes: vec![mistake] }
+    }
+}
