@@ -1,2 +1,9 @@
-//! A whole migration on one machine, with real parts.
-fn main() {}
+//! A whole migration on one machine, with real parts: `up`, `status`, `seed`, `env`, `down`.
+
+mod layout;
+mod process;
+mod tools;
+
+fn main() -> miette::Result<()> {
+    tools::ensure(&layout::Layout::discover()?)
+}
