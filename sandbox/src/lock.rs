@@ -4,6 +4,7 @@
 //! the machine's, so the lock is too, and a file beside it names the sandbox that is up.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
@@ -13,13 +14,33 @@ use crate::layout::{Layout, RUN_DIR};
 /// Held as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Gives the lock back and removes its file.
+    pub fn remove(self) {
+        // Before the lock ends: whoever waits for the old file sees that its name is gone and opens the new one.
+        let _ = fs::remove_file(&self.path);
+        drop(self.file);
+    }
 }
 
 /// Takes the lock or fails at once, saying who holds it.
 pub fn take(layout: &Layout, command: &str) -> Result<Lock> {
+    loop {
+        let lock = take_once(layout.lock(), command)?;
+        // Between opening and locking, its last holder may have removed the file.
+        let own = lock.file.metadata().into_diagnostic()?;
+        if fs::metadata(&lock.path).is_ok_and(|named| named.ino() == own.ino()) {
+            return Ok(lock);
+        }
+    }
+}
+
+fn take_once(path: PathBuf, command: &str) -> Result<Lock> {
     use std::io::{Read, Seek, Write};
-    let path = layout.lock();
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = opened.into_diagnostic().wrap_err_with(|| format!("can't open {}", path.display()))?;
     match file.try_lock() {
@@ -35,14 +56,13 @@ pub fn take(layout: &Layout, command: &str) -> Result<Lock> {
         }
         Err(TryLockError::Error(error)) => return Err(error).into_diagnostic(),
     }
-    let write = || -> std::io::Result<()> {
+    let mut write = || -> std::io::Result<()> {
         file.set_len(0)?;
         file.rewind()?;
         write!(file, "`sandbox {command}`, process {}", std::process::id())
     };
-    let mut write = write;
     write().into_diagnostic()?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file, path })
 }
 
 fn owner_path() -> PathBuf {

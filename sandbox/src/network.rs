@@ -60,11 +60,12 @@ fn join(cluster: Cluster) -> Result<()> {
 /// Removes the namespaces and the bridge. The processes in them must have ended.
 pub fn down() -> Result<()> {
     for cluster in Cluster::ALL {
-        if exists(cluster) {
-            run("ip", &["netns", "delete", cluster.netns()])?;
-        }
+        // The link first: one whose namespace is deleted goes too, but some time later.
         if link_exists(veth(cluster)) {
             run("ip", &["link", "delete", veth(cluster)])?;
+        }
+        if exists(cluster) {
+            run("ip", &["netns", "delete", cluster.netns()])?;
         }
     }
     if link_exists(BRIDGE) {
@@ -86,7 +87,8 @@ pub fn exists(cluster: Cluster) -> bool {
 
 /// What is left of the network, by name; for `status` and the check after `down`.
 pub fn remains() -> Vec<String> {
-    let netns = Cluster::ALL.into_iter().filter(|c| exists(*c)).map(|c| format!("network namespace {}", c.netns()));
+    let netns =
+        Cluster::ALL.into_iter().filter(|c| exists(*c)).map(|c| format!("network namespace {}", c.netns()));
     let links = [BRIDGE, veth(Cluster::Eks), veth(Cluster::Aks)];
     let links = links.into_iter().filter(|name| link_exists(name)).map(|name| format!("link {name}"));
     netns.chain(links).collect()

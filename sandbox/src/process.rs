@@ -293,20 +293,34 @@ pub fn stop(layout: &Layout, name: &str) -> Result<()> {
 
 /// Ends one process by pid: TERM, wait, then KILL of the group it leads.
 pub fn end(pid: i32) -> Result<()> {
-    let Some(ticks) = start_ticks(pid) else { return Ok(()) };
-    let id = Pid::from_raw(pid).ok_or_else(|| miette!("{pid} is no pid"))?;
-    let gone = || start_ticks(pid) != Some(ticks);
-    // An error here means that it is gone already.
-    let _ = kill_process(id, Signal::TERM);
-    if wait_blocking(STOP_TIMEOUT, gone) {
+    end_all(&[pid])
+}
+
+/// Ends processes together: TERM to all, wait, then KILL of what is left and of the groups they lead.
+pub fn end_all(pids: &[i32]) -> Result<()> {
+    signal_all(pids, Signal::TERM, STOP_TIMEOUT).or_else(|_| kill_all(pids))
+}
+
+/// Ends processes at once, by KILL.
+pub fn kill_all(pids: &[i32]) -> Result<()> {
+    signal_all(pids, Signal::KILL, STOP_TIMEOUT)
+}
+
+fn signal_all(pids: &[i32], signal: Signal, timeout: Duration) -> Result<()> {
+    // With the start time: a pid that is free again may be another process's a moment later.
+    let targets: Vec<(i32, u64)> = pids.iter().filter_map(|pid| Some((*pid, start_ticks(*pid)?))).collect();
+    for id in targets.iter().filter_map(|(pid, _)| Pid::from_raw(*pid)) {
+        // An error here means that it is gone already, or that it leads no group.
+        if signal == Signal::KILL {
+            let _ = kill_process_group(id, signal);
+        }
+        let _ = kill_process(id, signal);
+    }
+    let alive = || targets.iter().find(|(pid, ticks)| start_ticks(*pid) == Some(*ticks));
+    if wait_blocking(timeout, || alive().is_none()) {
         return Ok(());
     }
-    let _ = kill_process_group(id, Signal::KILL);
-    let _ = kill_process(id, Signal::KILL);
-    if wait_blocking(STOP_TIMEOUT, gone) {
-        return Ok(());
-    }
-    bail!("process {pid} does not end, not even by SIGKILL")
+    bail!("process {} does not end", alive().map_or(0, |(pid, _)| *pid))
 }
 
 /// Pids of all processes that carry this sandbox's marks (or those of one part), whatever the records say.
