@@ -11,44 +11,6 @@ use crate::layout::{Layout, Tool, versions};
 use crate::oci::{Artifact, Built, ImageSpec, Platform, Rootfs, RunConfig, build, debs};
 use crate::process;
 
-/// What the applets' users need: entry scripts, probes, and the file checks of `verify.data`.
-const APPLETS: [&str; 34] = [
-    "sh",
-    "awk",
-    "cat",
-    "chmod",
-    "chown",
-    "cp",
-    "cut",
-    "date",
-    "dd",
-    "df",
-    "du",
-    "echo",
-    "env",
-    "find",
-    "grep",
-    "head",
-    "httpd",
-    "id",
-    "ln",
-    "ls",
-    "md5sum",
-    "mkdir",
-    "mv",
-    "printf",
-    "readlink",
-    "rm",
-    "sed",
-    "sha256sum",
-    "sleep",
-    "sort",
-    "stat",
-    "su",
-    "tar",
-    "xargs",
-];
-
 /// Path of every image's programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -100,12 +62,14 @@ const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 86400 
 /// When Debian's busybox or one of the built binaries is not there.
 pub fn cluster_images(layout: &Layout) -> Result<Vec<Built>> {
     let busybox = busybox(layout)?;
+    let applets = applets(&busybox)?;
     let velero = |binary| layout.bin(Tool::Velero, binary);
-    let pause = Rootfs::new().busybox(&busybox, &["sh", "sleep"]).file("pause", 0o755, PAUSE);
+    let pause =
+        Rootfs::new().busybox(&busybox, &["sh".to_owned(), "sleep".to_owned()]).file("pause", 0o755, PAUSE);
     let pause = ImageSpec::single("pause:3.10", pause, runs(&["/pause"], &[]));
 
     let server = Rootfs::new()
-        .busybox(&busybox, &APPLETS)
+        .busybox(&busybox, &applets)
         .file("etc/ssl/certs/ca-certificates.crt", 0o644, ca_certificates()?)
         .program("velero", &velero("velero"))
         .program("velero-restore-helper", &velero("velero-restore-helper"));
@@ -113,7 +77,7 @@ pub fn cluster_images(layout: &Layout) -> Result<Vec<Built>> {
     let server = ImageSpec::single(&server_name, server, runs(&["/velero"], &["HOME=/root"]));
 
     let binary = layout.bin(Tool::VeleroPluginForAws, "velero-plugin-for-aws");
-    let plugin = Rootfs::new().busybox(&busybox, &APPLETS).program("plugins/velero-plugin-for-aws", &binary);
+    let plugin = Rootfs::new().busybox(&busybox, &applets).program("plugins/velero-plugin-for-aws", &binary);
     let plugin_name = format!("velero/velero-plugin-for-aws:{}", versions::VELERO_PLUGIN_FOR_AWS);
     let copy = ["/bin/cp", "/plugins/velero-plugin-for-aws", "/target/velero-plugin-for-aws"];
     let plugin = ImageSpec::single(&plugin_name, plugin, runs(&copy, &[]));
@@ -133,12 +97,13 @@ pub fn cluster_images(layout: &Layout) -> Result<Vec<Built>> {
 /// When a Debian package can't be downloaded or Go can't build the report's program.
 pub fn estate_images(layout: &Layout) -> Result<Vec<Built>> {
     let busybox = busybox(layout)?;
+    let applets = applets(&busybox)?;
     let specs = [
-        postgres(layout, &busybox)?,
+        postgres(layout, &busybox, &applets)?,
         ImageSpec::single(
             "shop/web:1.0",
             Rootfs::new()
-                .busybox(&busybox, &APPLETS)
+                .busybox(&busybox, &applets)
                 .file("entrypoint.sh", 0o755, include_str!("../estate/images/web.sh"))
                 .file("www/healthz", 0o644, "ok\n")
                 .file("www/index.html", 0o644, "<!doctype html><title>shop</title><h1>shop</h1>\n"),
@@ -146,7 +111,7 @@ pub fn estate_images(layout: &Layout) -> Result<Vec<Built>> {
         ),
         ImageSpec::single(
             "shop/files:1.0",
-            Rootfs::new().busybox(&busybox, &APPLETS).file("entrypoint.sh", 0o755, PAUSE),
+            Rootfs::new().busybox(&busybox, &applets).file("entrypoint.sh", 0o755, PAUSE),
             runs(&["/entrypoint.sh"], &[]),
         ),
         report(layout)?,
@@ -155,11 +120,11 @@ pub fn estate_images(layout: &Layout) -> Result<Vec<Built>> {
     specs.iter().map(|spec| build(&layout.images(), "docker.io", spec)).collect()
 }
 
-fn postgres(layout: &Layout, busybox: &Path) -> Result<ImageSpec> {
+fn postgres(layout: &Layout, busybox: &Path, applets: &[String]) -> Result<ImageSpec> {
     let packages = debs(&layout.cache(), &["postgresql-15", "tzdata"], &NOT_FOR_POSTGRES)?;
     let rootfs = Rootfs::new()
         .packages(packages)
-        .busybox(busybox, &APPLETS)
+        .busybox(busybox, applets)
         .directory("var/lib/postgresql", 0o755)
         .directory("run/postgresql", 0o1777)
         .file("entrypoint.sh", 0o755, include_str!("../estate/images/postgres.sh"));
@@ -225,6 +190,12 @@ fn busybox(layout: &Layout) -> Result<PathBuf> {
         }
     }
     Ok(program)
+}
+
+/// All that busybox can do: entry scripts, probes and the file checks of `verify.data` use some of it.
+fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let names = process::run(busybox, &["--list"])?;
+    Ok(names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect())
 }
 
 fn ca_certificates() -> Result<Vec<u8>> {

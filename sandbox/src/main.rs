@@ -2,8 +2,11 @@
 
 mod cluster;
 mod down;
+mod env;
+mod estate;
 mod front;
 mod images;
+mod kubectl;
 mod layout;
 mod lock;
 mod mounts;
@@ -12,6 +15,8 @@ mod oci;
 mod pki;
 mod process;
 mod provisioner;
+mod reset;
+mod seed;
 mod services;
 mod status;
 mod tools;
@@ -44,6 +49,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put the EKS-like estate with its data on the source cluster.
+    Seed {
+        /// First remove what an earlier migration left on both sides.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Write the project folder for `migrate` and print its place as shell exports.
+    Env,
     /// Take everything down and remove its data; built tools stay.
     Down,
     /// The strict stand-in of ours in front of Azurite; started by `up`.
@@ -74,6 +87,16 @@ async fn run(command: Command, layout: &Layout) -> Result<ExitCode> {
     match command {
         Command::Up => up::up(layout).await?,
         Command::Status { json } => return show_status(layout, json).await,
+        Command::Seed { reset } => {
+            if reset {
+                reset::reset(layout).await?;
+            }
+            seed::seed(layout).await?;
+        }
+        Command::Env => {
+            env::write(layout)?;
+            print!("{}", env::exports(layout));
+        }
         Command::Down => down::down(layout)?,
         Command::Front => front::serve(host(ports::FRONT), azurite()?).await?,
         Command::Provision { cluster } => {

@@ -6,7 +6,7 @@
 use std::fs;
 
 use http::StatusCode;
-use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION};
 use miette::{IntoDiagnostic, Result, WrapErr, bail, miette};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -15,7 +15,6 @@ use url::Url;
 use super::{Built, sha256};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A registry with basic authentication.
 pub struct Registry {
@@ -135,42 +134,4 @@ impl Pusher<'_> {
 
 fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str> {
     value[field].as_str().ok_or_else(|| miette!("a descriptor has no {field}"))
-}
-
-/// Deletes every tag and manifest of every repository. Layers stay until the registry's garbage
-/// collection, as in the real one.
-///
-/// # Errors
-/// When the registry refuses a deletion.
-pub async fn delete_repositories(registry: &Registry) -> Result<()> {
-    let http = Client::new();
-    let catalog = registry.endpoint.join("/v2/_catalog?n=1000").into_diagnostic()?;
-    let catalog: Value =
-        registry.done(http.get(catalog), "listing repositories").await?.json().await.into_diagnostic()?;
-    for repository in catalog["repositories"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        let listed = registry.send(http.get(registry.url(repository, "tags/list")?), "listing tags").await?;
-        if listed.status() == StatusCode::NOT_FOUND {
-            continue;
-        }
-        let tags: Value = listed.json().await.into_diagnostic()?;
-        for tag in tags["tags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            delete_tag(&http, registry, repository, tag).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn delete_tag(http: &Client, registry: &Registry, repository: &str, tag: &str) -> Result<()> {
-    let url = registry.url(repository, &format!("manifests/{tag}"))?;
-    let head = http.head(url).header(ACCEPT, format!("{INDEX}, {MANIFEST}"));
-    let found = registry.send(head, "asking for a manifest").await?;
-    let Some(digest) = found.headers().get("docker-content-digest").and_then(|v| v.to_str().ok()) else {
-        return Ok(());
-    };
-    let url = registry.url(repository, &format!("manifests/{digest}"))?;
-    let deleted = registry.send(http.delete(url), "deleting a manifest").await?;
-    match deleted.status() {
-        StatusCode::ACCEPTED | StatusCode::NOT_FOUND => Ok(()),
-        status => bail!("deleting {repository}:{tag} answered {status}"),
-    }
 }

@@ -11,17 +11,17 @@ mod sas;
 
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode};
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
-use crate::layout::{Layout, Tool, host, host_url, ports};
-use crate::process::{Daemon, PartStatus, Probe};
+use crate::layout::{Cluster, Layout, Tool, host, host_url, ports};
+use crate::process::{Daemon, Probe};
 
 pub use credentials::{Credentials, credentials};
-pub use registries::{acr, containerd_hosts, ecr};
+pub use registries::ecr;
 pub use sas::{AccountSas, container_sas};
 
-/// The account that moto answers for when nothing else is said.
-pub const AWS_ACCOUNT: &str = "123456789012";
 /// The only region of the sandbox.
 pub const REGION: &str = "us-east-1";
 /// The bucket of the source's BackupStorageLocation.
@@ -50,6 +50,9 @@ pub async fn up(layout: &Layout) -> Result<()> {
     moto(layout).wait_ready(layout, START_TIMEOUT).await?;
     let password = aws::ecr_password(&secrets).await?;
     registries::configure(layout, &secrets, &password)?;
+    for cluster in Cluster::ALL {
+        registries::containerd_hosts(layout, cluster)?;
+    }
     let daemons = daemons(layout)?;
     for daemon in &daemons {
         daemon.start(layout)?;
@@ -76,18 +79,6 @@ pub fn daemons(layout: &Layout) -> Result<Vec<Daemon>> {
         registries::daemon(layout, "ecr", ports::ECR),
         registries::daemon(layout, "acr", ports::ACR),
     ])
-}
-
-/// Health of every service.
-///
-/// # Errors
-/// When the credentials can't be read.
-pub async fn status(layout: &Layout) -> Result<Vec<PartStatus>> {
-    let mut parts = Vec::new();
-    for daemon in daemons(layout)? {
-        parts.push(daemon.status(layout).await);
-    }
-    Ok(parts)
 }
 
 /// Where clients reach the Blob account: the front.
@@ -151,22 +142,31 @@ fn gateway(layout: &Layout, secrets: &Credentials) -> Daemon {
 
 /// Makes the target's container, if it isn't there.
 async fn ensure_container(secrets: &Credentials) -> Result<()> {
+    let status = container(secrets, Method::PUT).await?;
+    match status {
+        StatusCode::CREATED | StatusCode::CONFLICT => Ok(()),
+        status => bail!("making the container answered {status}"),
+    }
+}
+
+/// Removes every blob: the container goes and comes again.
+///
+/// # Errors
+/// When the Blob service refuses.
+pub async fn empty_container(secrets: &Credentials) -> Result<()> {
+    match container(secrets, Method::DELETE).await? {
+        StatusCode::ACCEPTED | StatusCode::NOT_FOUND => ensure_container(secrets).await,
+        status => bail!("deleting the container answered {status}"),
+    }
+}
+
+async fn container(secrets: &Credentials, method: Method) -> Result<StatusCode> {
     let sas = AccountSas::for_an_hour(secrets)?;
     let url = format!("{}/{CONTAINER}?restype=container&{}", account_url(secrets), sas.query());
-    let response = reqwest::Client::new()
-        .put(url)
-        .header("content-length", "0")
-        .send()
-        .await
-        .map_err(reqwest::Error::without_url)
-        .into_diagnostic()
-        .wrap_err("can't make the container")?;
-    match response.status() {
-        http::StatusCode::CREATED | http::StatusCode::CONFLICT => Ok(()),
-        status => {
-            bail!("making the container answered {status}: {}", response.text().await.unwrap_or_default())
-        }
-    }
+    let response = reqwest::Client::new().request(method, url).header(CONTENT_LENGTH, "0").send().await;
+    // The URL holds the signature.
+    let response = response.map_err(reqwest::Error::without_url).into_diagnostic();
+    Ok(response.wrap_err("can't reach the Blob service")?.status())
 }
 
 /// The absolute path of a program.

@@ -37,7 +37,7 @@ pub fn ecr(layout: &Layout) -> Result<Registry> {
 ///
 /// # Errors
 /// Never in practice: the address is a constant.
-pub fn acr(secrets: &Credentials) -> Result<Registry> {
+fn acr(secrets: &Credentials) -> Result<Registry> {
     registry(ports::ACR, &secrets.acr_username, secrets.acr_password.clone())
 }
 
@@ -102,7 +102,7 @@ fn configure_one(
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn containerd_hosts(layout: &Layout, cluster: Cluster) -> Result<()> {
+pub(super) fn containerd_hosts(layout: &Layout, cluster: Cluster) -> Result<()> {
     let secrets = super::credentials(layout)?;
     let (name, registry) = match cluster {
         Cluster::Eks => (ECR_HOST, ecr(layout)?),
