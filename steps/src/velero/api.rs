@@ -240,6 +240,25 @@ impl Velero {
         self.api("DownloadRequest", "downloadrequests")
     }
 
+    /// A Backup to create.
+    pub(super) fn new_backup(ctx: &StepContext, name: &str, spec: BackupSpec) -> Backup {
+        labelled(ctx, Backup::new(name, &resource("Backup", "backups"), spec))
+    }
+
+    /// A Restore to create.
+    pub(super) fn new_restore(ctx: &StepContext, name: &str, spec: RestoreSpec) -> Restore {
+        labelled(ctx, Restore::new(name, &resource("Restore", "restores"), spec))
+    }
+
+    /// A DownloadRequest to create; the API server completes its name.
+    pub(super) fn new_download_request(ctx: &StepContext, target: DownloadTarget) -> DownloadRequest {
+        let kind = resource("DownloadRequest", "downloadrequests");
+        let mut request = labelled(ctx, DownloadRequest::new("", &kind, DownloadRequestSpec { target }));
+        request.metadata.name = None;
+        request.metadata.generate_name = Some("migrate-".to_owned());
+        request
+    }
+
     /// The backup called `name`.
     pub(super) async fn backup(&self, name: &str) -> Result<Option<Backup>, StepError> {
         let found = self.backups().get_opt(name).await;
@@ -292,6 +311,11 @@ where
             None => return Ok(items),
         }
     }
+}
+
+fn labelled<P: Clone, U: Clone>(ctx: &StepContext, mut object: Object<P, U>) -> Object<P, U> {
+    object.metadata.labels = Some(our_labels(ctx));
+    object
 }
 
 /// The labels of everything that node makes.

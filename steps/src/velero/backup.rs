@@ -16,9 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::api::{
-    Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds, our_labels,
-};
+use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
 use super::default_velero_namespace;
 use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
@@ -95,14 +93,7 @@ impl VeleroBackup {
         let spec = spec(config);
         if velero.backup(name).await?.is_none() {
             refuse_missed_claims(config, velero).await?;
-            let mut backup =
-                Backup { types: None, metadata: Default::default(), spec: spec.clone(), status: None };
-            backup.types = Some(kube::api::TypeMeta {
-                api_version: "velero.io/v1".to_owned(),
-                kind: "Backup".to_owned(),
-            });
-            backup.metadata.name = Some(name.to_owned());
-            backup.metadata.labels = Some(our_labels(ctx));
+            let backup = Velero::new_backup(ctx, name, spec.clone());
             match velero.backups().create(&PostParams::default(), &backup).await {
                 Ok(_) => ctx.info(format!("created backup `{name}`")),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::api::{DownloadRequest, DownloadRequestSpec, DownloadTarget, Velero, our_labels};
+use super::api::{DownloadTarget, Velero};
 use super::follow::Pace;
 use crate::kubernetes::kube_error;
 
@@ -87,16 +87,8 @@ async fn signed_url(
 ) -> Result<String, StepError> {
     let api = velero.download_requests();
     let what = format!("{} of `{name}`", file.kind());
-    let spec = DownloadRequestSpec {
-        target: DownloadTarget { kind: file.kind().to_owned(), name: name.to_owned() },
-    };
-    let mut request = DownloadRequest { types: None, metadata: Default::default(), spec, status: None };
-    request.types = Some(kube::api::TypeMeta {
-        api_version: "velero.io/v1".to_owned(),
-        kind: "DownloadRequest".to_owned(),
-    });
-    request.metadata.generate_name = Some("migrate-".to_owned());
-    request.metadata.labels = Some(our_labels(ctx));
+    let target = DownloadTarget { kind: file.kind().to_owned(), name: name.to_owned() };
+    let request = Velero::new_download_request(ctx, target);
     let created = api.create(&PostParams::default(), &request).await;
     let created = created.map_err(|e| kube_error(format!("failed to ask Velero for the {what}"), e))?;
     let request_name = created.metadata.name.unwrap_or_default();

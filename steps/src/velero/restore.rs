@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use super::api::{
     NODE_LABEL, PodVolumeRestore, RUN_LABEL, Restore, RestoreSpec, RestoreStatus, Velero, list_all,
-    our_labels,
 };
 use super::backup::{failure_reasons, warning};
 use super::compare::{KindOutcome, compare, outcomes, restored_counts};
@@ -136,14 +135,7 @@ impl VeleroRestore {
         let spec = spec(config);
         if velero.restore(name).await?.is_none() {
             self.prepare(ctx, config, velero).await?;
-            let mut restore =
-                Restore { types: None, metadata: Default::default(), spec: spec.clone(), status: None };
-            restore.types = Some(kube::api::TypeMeta {
-                api_version: "velero.io/v1".to_owned(),
-                kind: "Restore".to_owned(),
-            });
-            restore.metadata.name = Some(name.to_owned());
-            restore.metadata.labels = Some(our_labels(ctx));
+            let restore = Velero::new_restore(ctx, name, spec.clone());
             match velero.restores().create(&PostParams::default(), &restore).await {
                 Ok(_) => ctx.info(format!("created restore `{name}` of backup `{}`", config.backup)),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
