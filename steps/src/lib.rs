@@ -4,6 +4,7 @@
 mod aws;
 mod kubernetes;
 pub mod site;
+mod velero;
 
 use std::sync::Arc;
 
@@ -11,5 +12,7 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    Vec::new()
+    let mut all: Vec<Arc<dyn Step>> = Vec::new();
+    all.extend(velero::steps());
+    all
 }
