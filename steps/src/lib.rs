@@ -2,6 +2,7 @@
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
 mod aws;
+pub mod blobs;
 mod kubernetes;
 pub mod site;
 
@@ -11,5 +12,7 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    Vec::new()
+    let mut all: Vec<Arc<dyn Step>> = Vec::new();
+    all.extend(blobs::steps());
+    all
 }
