@@ -2,6 +2,7 @@
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
 mod aws;
+pub mod blobs;
 mod kubernetes;
 pub mod site;
 mod velero;
@@ -13,6 +14,7 @@ use migrate_plugin_api::Step;
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
     let mut all: Vec<Arc<dyn Step>> = Vec::new();
+    all.extend(blobs::steps());
     all.extend(velero::steps());
     all
 }
