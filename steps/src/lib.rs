@@ -3,6 +3,8 @@
 
 mod aws;
 pub mod blobs;
+mod azure;
+mod images;
 mod kubernetes;
 pub mod site;
 mod velero;
@@ -16,5 +18,6 @@ pub fn all() -> Vec<Arc<dyn Step>> {
     let mut all: Vec<Arc<dyn Step>> = Vec::new();
     all.extend(blobs::steps());
     all.extend(velero::steps());
+    all.extend(images::steps());
     all
 }
