@@ -2,6 +2,8 @@
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
 mod aws;
+mod azure;
+mod images;
 mod kubernetes;
 pub mod site;
 
@@ -11,5 +13,7 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    Vec::new()
+    let mut all: Vec<Arc<dyn Step>> = Vec::new();
+    all.extend(images::steps());
+    all
 }
