@@ -96,6 +96,24 @@ impl Delivery<'_> {
         Ok(traffic.into_inner())
     }
 
+    /// Only looks: finds conflicts, and says for each image whether its own manifest is there under
+    /// its tag.
+    pub(crate) async fn check(&self) -> Result<Vec<bool>, StepError> {
+        let found = self.look().await?;
+        self.refuse_conflicts(&found)?;
+        let is_there = |image: &Image| {
+            let repository = &image.reference.repository;
+            let tagged = image.tag.as_ref().is_none_or(|tag| {
+                found
+                    .tags
+                    .get(&(repository.clone(), tag.clone()))
+                    .is_some_and(|at| at.as_ref() == Some(&image.digest))
+            });
+            tagged && found.manifests.contains(&(repository.clone(), image.digest.clone()))
+        };
+        Ok(self.images.iter().map(is_there).collect())
+    }
+
     async fn look(&self) -> Result<Found, StepError> {
         let mut tags: BTreeSet<(String, String)> = BTreeSet::new();
         let mut manifests: BTreeSet<Place> = BTreeSet::new();
