@@ -90,7 +90,7 @@ async fn look(
     let found = target.head_manifest(repository, &name).await?;
     let there = found.map_or_else(|| "missing".to_owned(), |found| found.digest.to_string());
     let mut checks = vec![Check::equal(&subject, "digest", image.digest.to_string(), there)];
-    for digest in &image.manifests {
+    for digest in image.manifests.iter().filter(|digest| **digest != image.digest) {
         if target.head_manifest(repository, &digest.to_string()).await?.is_none() {
             checks.push(Check::equal(&subject, "manifest", digest.to_string(), "missing"));
         }
