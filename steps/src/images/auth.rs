@@ -177,6 +177,14 @@ impl Authenticator {
         }
     }
 
+    /// [`basic`](Self::basic) with the whole life of an ECR password ahead.
+    pub(crate) async fn fresh_basic(&self) -> Result<Option<(String, Secret)>, StepError> {
+        if let Credentials::Ecr(login) = &self.credentials {
+            login.forget().await;
+        }
+        self.basic().await
+    }
+
     fn missing(&self) -> StepError {
         StepError::auth(format!("registry {} asks for credentials and there are none", self.host))
             .with_hint("give `username` and `password` for it in migration.toml, or `aws` for ECR")

@@ -19,7 +19,7 @@ use super::content::Content;
 use super::digest::Digest;
 use super::graph::Image;
 use super::manifest::{Descriptor, Index, Manifest, OCI_INDEX};
-use super::meter::Meter;
+use super::meter::{Meter, Sent};
 use super::registry::Registry;
 use super::upload::{BlobSource, Mounted};
 
@@ -94,6 +94,24 @@ impl Delivery<'_> {
             self.images.iter().map(|image| self.bring_manifests(image, found, &traffic)).collect();
         futures::stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect::<()>().await?;
         Ok(traffic.into_inner())
+    }
+
+    /// Only looks: finds conflicts, and says for each image whether its own manifest is there under
+    /// its tag.
+    pub(crate) async fn check(&self) -> Result<Vec<bool>, StepError> {
+        let found = self.look().await?;
+        self.refuse_conflicts(&found)?;
+        let is_there = |image: &Image| {
+            let repository = &image.reference.repository;
+            let tagged = image.tag.as_ref().is_none_or(|tag| {
+                found
+                    .tags
+                    .get(&(repository.clone(), tag.clone()))
+                    .is_some_and(|at| at.as_ref() == Some(&image.digest))
+            });
+            tagged && found.manifests.contains(&(repository.clone(), image.digest.clone()))
+        };
+        Ok(self.images.iter().map(is_there).collect())
     }
 
     async fn look(&self) -> Result<Found, StepError> {
@@ -200,7 +218,7 @@ impl Delivery<'_> {
                     image: self.images[need.image].reference.clone(),
                     blob: need.blob.clone(),
                 };
-                self.target.upload(repository, &source, &self.meter.bytes).await?;
+                self.target.upload(repository, &source, &Sent::new(&self.meter.bytes)).await?;
                 sent = true;
                 let mut traffic = traffic.lock().await;
                 traffic.blobs_sent += 1;
@@ -222,19 +240,16 @@ impl Delivery<'_> {
     ) -> Result<(), StepError> {
         let repository = &image.reference.repository;
         let mut written = 0;
+        let tags: Vec<_> = tags_of(image).filter(|(tag, digest)| is_due(image, found, tag, digest)).collect();
         for manifest in &image.manifests {
-            if !found.manifests.contains(&(repository.clone(), manifest.digest.clone())) {
+            // What gets a tag goes up under it, in one request.
+            let is_tagged = tags.iter().any(|(_, digest)| **digest == manifest.digest);
+            if !is_tagged && !found.manifests.contains(&(repository.clone(), manifest.digest.clone())) {
                 self.target.put_manifest(repository, &manifest.digest.to_string(), manifest).await?;
                 written += 1;
             }
         }
-        for (tag, digest) in tags_of(image) {
-            let at = found.tags.get(&(repository.clone(), tag.to_owned())).and_then(Option::as_ref);
-            let is_list = is_referrers_list(image, tag);
-            // A list of referrers that the target has grew on its own there: it is merged below.
-            if at == Some(digest) || (is_list && at.is_some()) {
-                continue;
-            }
+        for (tag, digest) in tags {
             if let Some(manifest) = image.manifests.iter().find(|m| m.digest == *digest) {
                 self.target.put_manifest(repository, tag, manifest).await?;
                 written += 1;
@@ -291,6 +306,16 @@ impl Delivery<'_> {
 pub(crate) fn tags_of(image: &Image) -> impl Iterator<Item = (&str, &Digest)> {
     let attached = image.attached.iter().filter_map(|a| Some((a.tag.as_deref()?, &a.digest)));
     attached.chain(image.tag.as_deref().map(|tag| (tag, &image.digest)))
+}
+
+/// Whether `tag` has to be written.
+fn is_due(image: &Image, found: &Found, tag: &str, digest: &Digest) -> bool {
+    let at = found.tags.get(&(image.reference.repository.clone(), tag.to_owned()));
+    match at.and_then(Option::as_ref) {
+        None => true,
+        // A list of referrers that the target has grew on its own there: it is merged.
+        Some(there) => there != digest && !is_referrers_list(image, tag),
+    }
 }
 
 /// Whether `tag` is the referrers tag schema's, not a person's.

@@ -17,11 +17,15 @@ const MAX_ERROR_CHARS: usize = 300;
 
 #[derive(Deserialize)]
 struct Refusal {
+    /// As registries say it.
     #[serde(default)]
     errors: Vec<RefusalDetail>,
+    /// As Azure Resource Manager says it.
+    #[serde(default)]
+    error: Option<RefusalDetail>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RefusalDetail {
     #[serde(default)]
     code: String,
@@ -43,12 +47,11 @@ pub(crate) async fn status(message: impl Into<String>, response: reqwest::Respon
     let status = response.status();
     let wait = retry_after(response.headers());
     let body = short_body(response).await;
-    let (code, words) = match serde_json::from_str::<Refusal>(&body) {
-        Ok(refusal) => {
-            refusal.errors.into_iter().next().map_or_else(Default::default, |e| (e.code, e.message))
-        }
-        Err(_) => (String::new(), String::new()),
-    };
+    let detail = serde_json::from_str::<Refusal>(&body)
+        .ok()
+        .and_then(|refusal| refusal.errors.into_iter().next().or(refusal.error))
+        .unwrap_or_default();
+    let (code, words) = (detail.code, detail.message);
     let mut message = format!("{}: {}", message.into(), status.as_u16());
     for part in [&code, &words] {
         if !part.is_empty() {

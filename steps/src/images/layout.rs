@@ -149,14 +149,13 @@ impl Layout {
             done.fetch_add(blob.size, Ordering::Relaxed);
             return Ok(Stored::Present);
         }
-        let before = done.load(Ordering::Relaxed);
         let (found, kept) = self.fetch(content, image, blob, done).await?;
         if found == blob.digest {
             return Ok(Stored::Fetched(blob.size - kept));
         }
         // The half that an earlier attempt left may be what is wrong: once more from nothing.
         if kept > 0 {
-            done.store(before, Ordering::Relaxed);
+            done.fetch_sub(blob.size, Ordering::Relaxed);
             let (again, _) = self.fetch(content, image, blob, done).await?;
             if again == blob.digest {
                 return Ok(Stored::Fetched(blob.size));

@@ -40,6 +40,37 @@ impl Meter {
     }
 }
 
+/// The bytes of one blob on its way, which also count in a [`Meter`].
+#[derive(Debug)]
+pub(crate) struct Sent {
+    blob: AtomicU64,
+    all: Arc<AtomicU64>,
+}
+
+impl Sent {
+    /// None yet.
+    pub(crate) fn new(all: &Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self { blob: AtomicU64::new(0), all: Arc::clone(all) })
+    }
+
+    /// So many more.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.blob.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes back what did not arrive: only `bytes` of the blob count.
+    pub(crate) fn rewind(&self, bytes: u64) {
+        let before = self.blob.swap(bytes, Ordering::Relaxed);
+        self.all.fetch_sub(before.saturating_sub(bytes), Ordering::Relaxed);
+    }
+
+    /// How many of this blob.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blob.load(Ordering::Relaxed)
+    }
+}
+
 /// Runs `work`, showing `meter`, until it ends or the run is asked to stop. What `work` does must
 /// bear being dropped at any point.
 pub(crate) async fn drive<T>(

@@ -5,6 +5,7 @@
 //! do OCI referrers and cosign's signatures.
 
 mod access;
+mod arm;
 mod auth;
 mod content;
 mod copy;
@@ -13,6 +14,7 @@ mod digest;
 mod ecr;
 mod errors;
 mod graph;
+mod import;
 mod layout;
 mod manifest;
 mod meter;
@@ -24,6 +26,8 @@ mod upload;
 mod verify;
 
 #[cfg(test)]
+mod import_tests;
+#[cfg(test)]
 mod stand;
 #[cfg(test)]
 mod steps_tests;
@@ -34,5 +38,10 @@ use migrate_plugin_api::{Step, Typed};
 
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
-    vec![Arc::new(Typed(pull::Pull)), Arc::new(Typed(push::Push)), Arc::new(Typed(copy::Copy))]
+    vec![
+        Arc::new(Typed(pull::Pull)),
+        Arc::new(Typed(push::Push)),
+        Arc::new(Typed(copy::Copy)),
+        Arc::new(Typed(import::Import::default())),
+    ]
 }

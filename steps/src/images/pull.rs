@@ -28,6 +28,9 @@ use crate::site::{AwsAccess, RegistryRef};
 /// Blobs read at once; more only makes ECR throttle.
 const BLOBS_AT_ONCE: usize = 8;
 
+/// Images looked at side by side in a plan.
+const IMAGES_AT_ONCE: usize = 8;
+
 /// Config of `ecr.pull`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -161,9 +164,12 @@ pub(super) async fn plan_source(
     let Some(references) = references else { return Ok(plan) };
     let content = RegistryContent(registry);
     let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
-    for reference in &references {
+    let looks: Vec<_> =
+        references.iter().map(|reference| graph::read(&content, reference, Depth::Own)).collect();
+    let mut looks = futures::stream::iter(looks).buffered(IMAGES_AT_ONCE);
+    while let Some(look) = looks.next().await {
         ctx.check_cancelled()?;
-        match graph::read(&content, reference, Depth::Own).await {
+        match look {
             Ok(image) => blobs.extend(image.blobs().into_iter().map(|(digest, blob)| (digest, blob.size))),
             Err(error) => plan.problems.push(errors::problem(&error, "images")),
         }

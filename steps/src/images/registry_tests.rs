@@ -5,6 +5,7 @@ use wiremock::matchers::{header, header_exists, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::super::content::RegistryContent;
+use super::super::meter::Sent;
 use super::super::reference::ImageRef;
 use super::super::stand::{Fault, Proxy, Stand, client, limits, noise};
 use super::super::upload::BlobSource;
@@ -59,24 +60,24 @@ async fn an_upload_survives_cuts_and_stalls() {
     from.put_blob("a", bytes.clone()).await;
     let faults = vec![Fault::StallUp(600_000), Fault::CutUp(400_000), Fault::CutUp(900_000)];
     let proxy = Proxy::start(&to.host, faults).await;
-    let sent = Arc::new(AtomicU64::new(0));
+    let all = Arc::new(AtomicU64::new(0));
     let upload = client("registry.example", &proxy.address);
-    upload.upload("b", &source(&from, &bytes), &sent).await.unwrap();
+    upload.upload("b", &source(&from, &bytes), &Sent::new(&all)).await.unwrap();
     assert_eq!(proxy.left(), 0, "every fault happened");
-    assert_eq!(sent.load(Ordering::Relaxed), bytes.len() as u64, "progress counts nothing twice");
+    assert_eq!(all.load(Ordering::Relaxed), bytes.len() as u64, "progress counts nothing twice");
     assert!(read_from(&to, "b", &bytes).await == bytes);
 }
 
 /// A stand-in of ours for a registry that keeps an upload over a broken chunk, as the
 /// specification describes: it takes half of every third chunk and then fails.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct KeepsUploads {
-    taken: std::sync::Mutex<Vec<u8>>,
-    chunks: AtomicU64,
-    received: AtomicU64,
+    taken: Arc<std::sync::Mutex<Vec<u8>>>,
+    chunks: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
 }
 
-impl wiremock::Respond for Arc<KeepsUploads> {
+impl wiremock::Respond for KeepsUploads {
     fn respond(&self, request: &wiremock::Request) -> ResponseTemplate {
         let mut taken = self.taken.lock().unwrap();
         let range = |taken: &Vec<u8>| format!("0-{}", taken.len().saturating_sub(1));
@@ -114,13 +115,13 @@ async fn a_broken_chunk_costs_that_chunk_where_the_registry_keeps_the_upload() {
     let (from, server) = tokio::join!(Stand::start(), MockServer::start());
     let bytes = noise(3, 2_000_000);
     from.put_blob("a", bytes.clone()).await;
-    let keeps = Arc::new(KeepsUploads::default());
+    let keeps = KeepsUploads::default();
     Mock::given(path("/v2/")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
     Mock::given(wiremock::matchers::path_regex("^/v2/b/blobs/uploads/"))
-        .respond_with(Arc::clone(&keeps))
+        .respond_with(keeps.clone())
         .mount(&server)
         .await;
-    anonymous(&server).upload("b", &source(&from, &bytes), &Arc::default()).await.unwrap();
+    anonymous(&server).upload("b", &source(&from, &bytes), &Sent::new(&Arc::default())).await.unwrap();
     assert!(*keeps.taken.lock().unwrap() == bytes);
     let broken = keeps.chunks.load(Ordering::Relaxed) / 3;
     assert!(broken >= 2);
@@ -142,7 +143,8 @@ async fn a_source_that_lies_is_named_and_nothing_is_committed() {
         let mut wrong = bytes.to_vec();
         wrong[len / 2] ^= 1;
         std::fs::write(from.blob_file(&digest.to_string()), &wrong).unwrap();
-        let error = to.client().upload("b", &source(&from, &bytes), &Arc::default()).await.unwrap_err();
+        let error =
+            to.client().upload("b", &source(&from, &bytes), &Sent::new(&Arc::default())).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Corrupt, "{error}");
         assert_eq!(to.client().head_blob("b", &digest).await.unwrap(), None);
     }

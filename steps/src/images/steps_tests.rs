@@ -140,6 +140,10 @@ async fn a_shared_blob_crosses_once_and_a_second_run_sends_nothing() {
     let writes = pair.target.blob_writes().await;
     assert_eq!(writes, pushed["traffic"]["blobs-sent"].as_u64().unwrap());
 
+    let requests = pair.target.requests().await;
+    // Four platforms, three images, a signature, an SBOM and the list that names it: once each.
+    assert_eq!(requests["PUT manifests"], 10);
+
     let again = pair.pull(&ESTATE).await.unwrap();
     assert_eq!(again["bytes-fetched"], 0);
     assert_eq!(pair.source.requests().await["GET blobs"], reads);
@@ -351,4 +355,42 @@ async fn two_processes_don_t_write_one_layout() {
     let _first = super::layout::Layout::open_for_writing(root.clone(), "l").await.unwrap();
     let error = super::layout::Layout::open_for_writing(root, "l").await.err().unwrap();
     assert_eq!(error.class, ErrorClass::Conflict);
+}
+
+/// The source told of a referrer by its API; the target has none, so the list that clients keep
+/// there grows by it, and what was in it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn referrers_are_listed_where_the_target_has_no_api_for_them() {
+    let pair = Pair::start().await;
+    let layer = [noise(8, 1_000)];
+    let image = pair.source.image("shop/web", "1.0", &layer).await;
+    let [_, sbom] = pair.source.sign("shop/web", &image).await;
+    let pulled = pair.pull(&["shop/web:1.0"]).await.unwrap();
+    let stem = image["digest"].as_str().unwrap().replace(':', "-");
+
+    // As a pull from a registry with the API leaves the layout: the referrer, and no list.
+    let path = pair.project.path().join(".migrate/images/index.json");
+    let index = std::fs::read_to_string(&path).unwrap();
+    let mut index: Value = serde_json::from_str(&index).unwrap();
+    let name = "org.opencontainers.image.ref.name";
+    let entries = index["manifests"].as_array_mut().unwrap();
+    let list = pair.name(&format!("shop/web:{stem}"));
+    let entry = entries.iter_mut().find(|entry| entry["annotations"][name] == list.as_str()).unwrap();
+    entry["digest"] = json!(sbom);
+    entry["annotations"][name] = json!(pair.name(&format!("shop/web@{sbom}")));
+    std::fs::write(&path, index.to_string()).unwrap();
+
+    // The target has the image already, with a referrer of its own.
+    pair.target.image("shop/web", "1.0", &layer).await;
+    let theirs = pair.target.image("shop/web", "theirs", &[noise(9, 10)]).await;
+    let list = json!({ "schemaVersion": 2, "mediaType": super::manifest::OCI_INDEX, "manifests": [theirs] });
+    pair.target.put_manifest("shop/web", &stem, super::manifest::OCI_INDEX, &list).await;
+
+    for _ in 0..2 {
+        pair.push(&pulled).await.unwrap();
+        let list = pair.target.client().get_manifest("shop/web", &stem).await.unwrap().unwrap();
+        let listed: Vec<String> = list.parts.manifests.iter().map(|m| m.digest.to_string()).collect();
+        assert_eq!(listed, [theirs["digest"].as_str().unwrap(), &sbom]);
+        assert_eq!(list.parts.manifests[1].artifact_type.as_deref(), Some("application/spdx+json"));
+    }
 }

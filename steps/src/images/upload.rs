@@ -4,7 +4,6 @@
 //! again from there. A blob is only called sent once the registry has checked its digest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use super::auth::Scope;
 use super::content::Content;
 use super::digest::{Digest, Hasher};
 use super::manifest::Descriptor;
+use super::meter::Sent;
 use super::reference::ImageRef;
 use super::registry::{MAX_TRIES, Registry, label, text};
 
@@ -87,17 +87,16 @@ impl Registry {
         &self,
         repository: &str,
         source: &BlobSource,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<(), StepError> {
         let mut tries = 1;
         loop {
-            let before = sent.load(Ordering::Relaxed);
             let error = match self.upload_session(repository, source, sent).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             // The session is lost: what it had sent does not count.
-            sent.store(before, Ordering::Relaxed);
+            sent.rewind(0);
             if !error.class.is_retryable() || tries >= MAX_TRIES {
                 return Err(error);
             }
@@ -110,7 +109,7 @@ impl Registry {
         &self,
         repository: &str,
         source: &BlobSource,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<(), StepError> {
         let digest = &source.blob.digest;
         let size = source.blob.size;
@@ -146,10 +145,9 @@ impl Registry {
         mut location: Url,
         chunk_bytes: u64,
         proof: &Arc<std::sync::Mutex<Proof>>,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<Url, StepError> {
         let size = source.blob.size;
-        let base = sent.load(Ordering::Relaxed);
         let mut offset = 0;
         let mut failures = 0;
         let mut reader = Reader::open(source, 0);
@@ -171,7 +169,7 @@ impl Registry {
             }
             // Half a chunk may have arrived: the registry knows.
             (location, offset) = self.upload_status(repository, source, &location).await?;
-            sent.store(base + offset, Ordering::Relaxed);
+            sent.rewind(offset);
             reader = Reader::open(source, offset);
         }
         Ok(location)
@@ -186,7 +184,7 @@ impl Registry {
         (offset, length): (u64, u64),
         reader: &Arc<Mutex<Reader>>,
         proof: &Arc<std::sync::Mutex<Proof>>,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<Url, StepError> {
         let what = format!("send blob {}", label(repository, &source.blob.digest.to_string()));
         let body = body(Arc::clone(reader), length, Arc::clone(proof), Arc::clone(sent));
@@ -214,7 +212,7 @@ impl Registry {
         mut location: Url,
         tail: Option<Arc<Mutex<Reader>>>,
         proof: &Arc<std::sync::Mutex<Proof>>,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<(), StepError> {
         let digest = &source.blob.digest;
         let what = format!("finish blob {}", label(repository, &digest.to_string()));
@@ -250,16 +248,16 @@ impl Registry {
         repository: &str,
         request: reqwest::RequestBuilder,
         reader: &Arc<Mutex<Reader>>,
-        sent: &Arc<AtomicU64>,
+        sent: &Arc<Sent>,
     ) -> Result<reqwest::Response, StepError> {
         let scope = Scope::Push(repository.to_owned());
         let mut request = std::pin::pin!(self.send_once(what, &scope, request, LONGEST_CHUNK));
-        let mut last = sent.load(Ordering::Relaxed);
+        let mut last = sent.bytes();
         let answer = loop {
             match tokio::time::timeout(self.limits.stall, &mut request).await {
                 Ok(answer) => break answer,
                 Err(_) => {
-                    let now = sent.load(Ordering::Relaxed);
+                    let now = sent.bytes();
                     if now == last {
                         break Err(StepError::transient(format!(
                             "failed to {what} at {}: the upload stalled",
@@ -362,7 +360,7 @@ fn body(
     reader: Arc<Mutex<Reader>>,
     length: u64,
     proof: Arc<std::sync::Mutex<Proof>>,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
 ) -> reqwest::Body {
     let stream = futures::stream::unfold(length, move |left| {
         let (reader, proof, sent) = (Arc::clone(&reader), Arc::clone(&proof), Arc::clone(&sent));
@@ -375,7 +373,7 @@ fn body(
             match reader.next(left).await? {
                 Ok(bytes) => {
                     prove(&proof, start, &bytes);
-                    sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    sent.add(bytes.len() as u64);
                     let left = left - bytes.len() as u64;
                     Some((Ok(bytes), left))
                 }

@@ -31,6 +31,24 @@ pub(crate) struct Delivered {
     pub digest: Digest,
     /// Every manifest that came with it, its own included: platforms, signatures, SBOMs.
     pub manifests: Vec<Digest>,
+    /// How it got there, where there is more than one way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way>,
+    /// Why it went this way, where it isn't the one that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How an image got to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Way {
+    /// It was there.
+    Present,
+    /// Azure fetched it.
+    Import,
+    /// Through this machine.
+    Stream,
 }
 
 impl Delivered {
@@ -43,6 +61,8 @@ impl Delivered {
             target: target.to_string(),
             digest: image.digest.clone(),
             manifests: image.manifests.iter().map(|manifest| manifest.digest.clone()).collect(),
+            way: None,
+            reason: None,
         }
     }
 }
@@ -70,7 +90,7 @@ async fn look(
     let found = target.head_manifest(repository, &name).await?;
     let there = found.map_or_else(|| "missing".to_owned(), |found| found.digest.to_string());
     let mut checks = vec![Check::equal(&subject, "digest", image.digest.to_string(), there)];
-    for digest in &image.manifests {
+    for digest in image.manifests.iter().filter(|digest| **digest != image.digest) {
         if target.head_manifest(repository, &digest.to_string()).await?.is_none() {
             checks.push(Check::equal(&subject, "manifest", digest.to_string(), "missing"));
         }
