@@ -55,7 +55,7 @@ pub enum RunError {
     #[error("another run holds this project: {0}")]
     Locked(Holder),
     /// The lock file can't be used.
-    #[error("failed to lock {path}")]
+    #[error("failed to lock {}", .path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -403,7 +403,7 @@ impl Engine {
             run: run.id.clone(),
             project_dir: self.project_dir.clone(),
             steps: Arc::clone(&self.steps),
-            store,
+            store: Arc::clone(&store),
             events,
             places,
             shutdown: shutdown.subscribe(),
@@ -411,8 +411,9 @@ impl Engine {
         let random = Box::new(rand::random::<f64>);
         let core =
             Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
-        let core = Dispatcher::new(session, core).work().await?;
-        Ok(core.facts().report(run, false))
+        let result = Dispatcher::new(session, core).work().await;
+        store.close().await;
+        Ok(result?.facts().report(run, false))
     }
 }
 

@@ -74,4 +74,7 @@ pub(crate) trait Store: Send + Sync {
 
     /// All places of a run.
     async fn places(&self, run: &RunId) -> Result<BTreeMap<NodeId, Place>, StoreError>;
+
+    /// Gives the files back, whole: nothing is left in a side file that only this process knows.
+    async fn close(&self);
 }

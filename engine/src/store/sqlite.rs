@@ -286,6 +286,10 @@ impl Store for SqliteStore {
         }
         Ok(places)
     }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
 }
 
 fn chain(before: &[u8], at: &str, body: &str) -> Vec<u8> {

@@ -16,10 +16,14 @@ use super::template::{Reference, Root};
 use super::tree::Span;
 
 /// Longest expression. The parser's effort grows with it.
-const MAX_CHARS: usize = 4_096;
+const MAX_CHARS: usize = 2_048;
 
-/// Deepest expression.
-const MAX_DEPTH: u16 = 48;
+/// Deepest expression. The parser goes through a dozen functions a level, the evaluation too.
+const MAX_DEPTH: u16 = 16;
+
+/// Stack of the thread that parses. The generated parser overflows a usual stack (2 MiB) of a build
+/// without optimisation before it notices its own limit of depth.
+const PARSER_STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// A parsed condition.
 #[derive(Debug, Clone)]
@@ -39,11 +43,9 @@ impl Condition {
             mistakes.add(file, span.clone(), "invalid-condition", message);
             return None;
         }
-        let parser = cel::parser::Parser::new().max_recursion_depth(MAX_DEPTH);
-        let expression = match parser.parse(text) {
+        let expression = match parse(text) {
             Ok(expression) => expression,
-            Err(errors) => {
-                let why = errors.errors.first().map(|e| e.msg.clone()).unwrap_or_default();
+            Err(why) => {
                 mistakes
                     .add(file, span.clone(), "invalid-condition", format!("the condition is no CEL: {why}"))
                     .help("as in `params.mode == 'copy' && nodes['pull-images'].count > 0`");
@@ -81,6 +83,21 @@ impl Condition {
             }
         }
     }
+}
+
+fn parse(text: &str) -> Result<IdedExpr, String> {
+    let parser = || {
+        let parser = cel::parser::Parser::new().max_recursion_depth(MAX_DEPTH);
+        parser.parse(text).map_err(|errors| {
+            let first = errors.errors.first().map(|error| error.msg.lines().next().unwrap_or_default().to_owned());
+            first.unwrap_or_default()
+        })
+    };
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, parser).map_err(|error| error.to_string())?;
+        thread.join().unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+    })
 }
 
 fn to_cel(value: &Value) -> CelValue {

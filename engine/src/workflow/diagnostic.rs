@@ -13,7 +13,7 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not there, not readable.
-    #[error("failed to read {path}")]
+    #[error("failed to read {}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -22,13 +22,13 @@ pub enum ReadError {
         source: std::io::Error,
     },
     /// Too large to be what it should be.
-    #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]
+    #[error("{} is larger than {MAX_FILE_BYTES} bytes", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// Not UTF-8.
-    #[error("{path} is not UTF-8 text")]
+    #[error("{} is not UTF-8 text", .path.display())]
     NotText {
         /// The file.
         path: PathBuf,
