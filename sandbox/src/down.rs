@@ -47,17 +47,17 @@ pub fn down(layout: &Layout) -> Result<()> {
 }
 
 /// Kubelets and containerds first, so that nothing starts a pod again; then the pods; then all that carries the
-/// sandbox's marks, containerd's shims included.
+/// sandbox's marks, containerd's shims included. By KILL: their data goes too, so there is nothing to save.
 fn stop_all(layout: &Layout) -> Result<()> {
     let runtime: Vec<i32> = Cluster::ALL
         .into_iter()
         .flat_map(|cluster| [format!("{cluster}-kubelet"), format!("{cluster}-containerd")])
         .filter_map(|name| process::running(layout, &name))
         .collect();
-    process::end_all(&runtime)?;
+    process::kill_all(&runtime)?;
     let pods: Vec<i32> = Cluster::ALL.into_iter().flat_map(mounts::cgroup_processes).collect();
     process::kill_all(&pods)?;
-    process::end_all(&process::strays(layout.root(), None))
+    process::kill_all(&process::strays(layout.root(), None))
 }
 
 /// What of a sandbox is on the machine, apart from files.

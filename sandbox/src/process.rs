@@ -29,6 +29,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// A single look at a port may take this long before it counts as "not yet".
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A single look of [`wait_for`], which may be several requests.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lines of a log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
 /// Bytes read from the end of a log to find them.
@@ -148,8 +150,9 @@ impl Daemon {
             }
             stop(layout, &self.name)?;
         }
-        // One that was started just before its starter died has no record.
-        for stray in strays(layout.root(), Some(&self.name)) {
+        // One that was started just before its starter died has no record. Its children may carry its marks too, and
+        // containerd's, the shims of running pods, have to live on.
+        for stray in strays(layout.root(), Some(&self.name)).into_iter().filter(|pid| leads_session(*pid)) {
             end(stray)?;
         }
         let log_path = layout.log(&self.name);
@@ -346,15 +349,25 @@ where
 {
     let started = Instant::now();
     loop {
-        let problem = match condition().await {
-            Ok(()) => return Ok(()),
-            Err(problem) => problem,
+        // One look must not use up the whole time: an API server whose etcd restarts keeps a request for a minute.
+        let problem = match tokio::time::timeout(LOOK_TIMEOUT, condition()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(problem)) => problem,
+            Err(_) => format!("no answer within {} s", LOOK_TIMEOUT.as_secs()),
         };
         if started.elapsed() > timeout {
             bail!("{what}: not within {} s: {problem}", timeout.as_secs());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// This program, for daemons that are parts of it. Right even when it was rebuilt while it runs: the kernel then marks
+/// the old file's path.
+pub fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().into_diagnostic()?;
+    let stripped = path.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(stripped.unwrap_or(path))
 }
 
 /// Runs a command to its end and returns its stdout; its stderr is in the error.
@@ -443,14 +456,23 @@ fn wait_blocking(timeout: Duration, done: impl Fn() -> bool) -> bool {
 
 /// Start time of a live process; a zombie counts as gone.
 fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything: count fields after the last one.
-    let rest = stat.rsplit_once(')')?.1;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if matches!(*fields.first()?, "Z" | "X") {
+    let fields = stat(pid)?;
+    if matches!(fields.first()?.as_str(), "Z" | "X") {
         return None;
     }
     fields.get(19)?.parse().ok()
+}
+
+/// Whether a process leads its session, as every daemon does.
+fn leads_session(pid: i32) -> bool {
+    stat(pid).and_then(|fields| fields.get(3)?.parse().ok()) == Some(pid)
+}
+
+/// The fields of `/proc/PID/stat` from the third (state) on.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything: count fields after the last one.
+    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 fn pids() -> impl Iterator<Item = i32> {

@@ -16,13 +16,13 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
-use miette::{IntoDiagnostic, Result};
+use miette::Result;
 use serde_json::json;
 use tracing::{info, warn};
 
 use crate::cluster::{kubeconfig, storage};
 use crate::layout::{Cluster, Layout};
-use crate::process::Daemon;
+use crate::process::{Daemon, own_program};
 
 /// Set by the scheduler on claims whose class waits for a consumer.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -52,8 +52,7 @@ struct Context {
 
 /// The provisioner of a cluster as a daemon: this program again.
 pub fn daemon(cluster: Cluster) -> Result<Daemon> {
-    let program = std::env::current_exe().into_diagnostic()?;
-    Ok(Daemon::new(format!("{cluster}-provisioner"), program).args(["provision", cluster.name()]))
+    Ok(Daemon::new(format!("{cluster}-provisioner"), own_program()?).args(["provision", cluster.name()]))
 }
 
 /// Serves until the process is ended.

@@ -1,5 +1,8 @@
 //! `sandbox status`: every part, whether it serves, and why not.
 
+use std::future::Future;
+use std::time::Duration;
+
 use miette::Result;
 
 use crate::cluster::{self, kubeconfig};
@@ -7,6 +10,9 @@ use crate::layout::{Cluster, Layout};
 use crate::pki::Pki;
 use crate::process::PartStatus;
 use crate::{provisioner, services, velero};
+
+/// A stopped API server's clients wait long by themselves.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks at every part, in the order of their start. Changes nothing.
 pub async fn parts(layout: &Layout) -> Result<Vec<PartStatus>> {
@@ -24,14 +30,17 @@ pub async fn parts(layout: &Layout) -> Result<Vec<PartStatus>> {
         }
         parts.push(provisioner::daemon(cluster)?.status(layout).await);
         let client = kubeconfig::client(layout, cluster).await?;
-        let node = cluster::node_ready(&client, cluster).await;
-        parts.push(part(format!("{cluster} node Ready"), node));
-        parts.push(part(format!("{cluster} Velero"), velero::ready(&client).await));
+        parts.push(part(format!("{cluster} node Ready"), cluster::node_ready(&client, cluster)).await);
+        parts.push(part(format!("{cluster} Velero"), velero::ready(&client)).await);
     }
     Ok(parts)
 }
 
-fn part(name: String, outcome: Result<(), String>) -> PartStatus {
+async fn part(name: String, look: impl Future<Output = Result<(), String>>) -> PartStatus {
+    let outcome = match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("no answer within {} s", LOOK_TIMEOUT.as_secs())),
+    };
     PartStatus { name, pid: None, healthy: outcome.is_ok(), problem: outcome.err() }
 }
 

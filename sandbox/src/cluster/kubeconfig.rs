@@ -51,7 +51,8 @@ pub async fn client(layout: &Layout, cluster: Cluster) -> Result<Client> {
     let file = path(layout, cluster, pki::Client::Admin);
     let read = Kubeconfig::read_from(&file).into_diagnostic();
     let config = read.wrap_err_with(|| format!("{cluster} is not up: can't read {file}"))?;
-    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.into_diagnostic()?;
+    let config =
+        Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.into_diagnostic()?;
     Client::try_from(config).into_diagnostic()
 }
 

@@ -79,7 +79,8 @@ pub async fn api_ready(client: &Client) -> Result<(), String> {
 
 /// Whether the node is Ready.
 pub async fn node_ready(client: &Client, cluster: Cluster) -> Result<(), String> {
-    let node = Api::<Node>::all(client.clone()).get(cluster.node()).await.map_err(|error| error.to_string())?;
+    let node =
+        Api::<Node>::all(client.clone()).get(cluster.node()).await.map_err(|error| error.to_string())?;
     let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
     match conditions.iter().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => Ok(()),

@@ -60,33 +60,40 @@ pub fn configure(layout: &Layout, cluster: Cluster, pki: &Pki) -> Result<()> {
             "nodefs.inodesFree": "1%",
         },
     });
-    write_atomically(&config_path(layout, cluster), serde_yaml_ng::to_string(&config).into_diagnostic()?.as_bytes())
+    write_atomically(
+        &config_path(layout, cluster),
+        serde_yaml_ng::to_string(&config).into_diagnostic()?.as_bytes(),
+    )
 }
 
 /// The kubelet.
 pub fn kubelet(layout: &Layout, cluster: Cluster) -> Daemon {
     let dir = layout.cluster(cluster);
-    Daemon::new(format!("{cluster}-kubelet"), layout.bin(Tool::Kubernetes, "kubelet")).netns(cluster.netns()).args([
-        format!("--config={}", config_path(layout, cluster).display()),
-        format!("--kubeconfig={}", kubeconfig::path(layout, cluster, Client::Kubelet)),
-        format!("--root-dir={}", layout.kubelet_root(cluster).display()),
-        format!("--cert-dir={}", dir.join("kubelet-certs").display()),
-        format!("--hostname-override={}", cluster.node()),
-        format!("--node-ip={}", cluster.address()),
-    ])
+    Daemon::new(format!("{cluster}-kubelet"), layout.bin(Tool::Kubernetes, "kubelet"))
+        .netns(cluster.netns())
+        .args([
+            format!("--config={}", config_path(layout, cluster).display()),
+            format!("--kubeconfig={}", kubeconfig::path(layout, cluster, Client::Kubelet)),
+            format!("--root-dir={}", layout.kubelet_root(cluster).display()),
+            format!("--cert-dir={}", dir.join("kubelet-certs").display()),
+            format!("--hostname-override={}", cluster.node()),
+            format!("--node-ip={}", cluster.address()),
+        ])
 }
 
 /// kube-proxy. `--conntrack-max-per-core=0`: that setting is the machine's, and not writable from a namespace.
 pub fn proxy(layout: &Layout, cluster: Cluster) -> Daemon {
-    Daemon::new(format!("{cluster}-proxy"), layout.bin(Tool::Kubernetes, "kube-proxy")).netns(cluster.netns()).args([
-        format!("--kubeconfig={}", kubeconfig::path(layout, cluster, Client::Proxy)),
-        format!("--hostname-override={}", cluster.node()),
-        format!("--cluster-cidr={}", cluster.pod_subnet()),
-        "--proxy-mode=iptables".to_owned(),
-        "--conntrack-max-per-core=0".to_owned(),
-        "--conntrack-tcp-timeout-established=0s".to_owned(),
-        "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
-    ])
+    Daemon::new(format!("{cluster}-proxy"), layout.bin(Tool::Kubernetes, "kube-proxy"))
+        .netns(cluster.netns())
+        .args([
+            format!("--kubeconfig={}", kubeconfig::path(layout, cluster, Client::Proxy)),
+            format!("--hostname-override={}", cluster.node()),
+            format!("--cluster-cidr={}", cluster.pod_subnet()),
+            "--proxy-mode=iptables".to_owned(),
+            "--conntrack-max-per-core=0".to_owned(),
+            "--conntrack-tcp-timeout-established=0s".to_owned(),
+            "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
+        ])
 }
 
 /// Removes the kubelets' folder outside the sandbox, as far as it is empty.

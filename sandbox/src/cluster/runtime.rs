@@ -56,6 +56,7 @@ state = "{state}"
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = "{runc}"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{hosts}"
 "#,
@@ -63,6 +64,7 @@ state = "{state}"
         state = state_dir(layout, cluster).display(),
         socket = layout.containerd_socket(cluster).display(),
         opt = dir.join("containerd/opt").display(),
+        runc = run_dir.join("runc").display(),
         cni = dir.join("cni").display(),
         hosts = layout.registry_hosts(cluster).display(),
     );
@@ -128,16 +130,16 @@ pub fn clean(layout: &Layout, cluster: Cluster) -> std::io::Result<()> {
         // Only when empty.
         let _ = fs::remove_dir(folder);
     }
-    let prefix = format!("{}-", cluster.netns());
-    for folder in ["results", "cache"] {
-        let folder = Path::new(CNI_CACHE).join(folder);
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                fs::remove_file(entry.path())?;
-            }
+    // Each result names the pod's namespace, which is in this cluster's folder.
+    let owner = format!("{}/", layout.cluster_run(cluster).display());
+    let results = Path::new(CNI_CACHE).join("results");
+    for entry in fs::read_dir(&results).into_iter().flatten().flatten() {
+        if fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&owner)) {
+            fs::remove_file(entry.path())?;
         }
-        let _ = fs::remove_dir(&folder);
     }
+    // Only when empty.
+    let _ = fs::remove_dir(&results);
     let _ = fs::remove_dir(CNI_CACHE);
     Ok(())
 }

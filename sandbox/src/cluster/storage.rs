@@ -1,8 +1,8 @@
 //! Storage classes with the names and provisioners that EKS and AKS have. The sandbox's own provisioner serves them.
 
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Api, Patch, PatchParams};
 use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
 use miette::{IntoDiagnostic, Result, WrapErr};
 use serde_json::{Value, json};
 

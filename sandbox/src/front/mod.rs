@@ -9,6 +9,8 @@
 mod from_url;
 mod refusal;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
