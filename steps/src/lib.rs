@@ -1,9 +1,17 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
+mod assess;
 mod aws;
+mod checks;
+mod duration;
+mod exec;
+mod inventory;
 mod kubernetes;
+mod manifests;
+mod rollout;
 pub mod site;
+mod workload;
 
 use std::sync::Arc;
 
@@ -11,5 +19,9 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    Vec::new()
+    let mut all = Vec::new();
+    all.extend(assess::steps());
+    all.extend(manifests::steps());
+    all.extend(checks::steps());
+    all
 }
