@@ -3,12 +3,12 @@
 
 mod assess;
 mod aws;
-pub mod blobs;
 mod azure;
-mod images;
+pub mod blobs;
 mod checks;
 mod duration;
 mod exec;
+mod images;
 mod inventory;
 mod kubernetes;
 mod manifests;
@@ -23,13 +23,13 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    let mut all: Vec<Arc<dyn Step>> = Vec::new();
-    all.extend(blobs::steps());
-    all.extend(velero::steps());
-    all.extend(images::steps());
-    let mut all = Vec::new();
-    all.extend(assess::steps());
-    all.extend(manifests::steps());
-    all.extend(checks::steps());
-    all
+    let families = [
+        assess::steps(),
+        blobs::steps(),
+        checks::steps(),
+        images::steps(),
+        manifests::steps(),
+        velero::steps(),
+    ];
+    families.into_iter().flatten().collect()
 }
