@@ -1,6 +1,7 @@
 //! Running: a pure core, and the tasks around it.
 //!
-//! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of `command`) are pure; so are
+//! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of
+//! `command`) are pure; so are
 //! `retry`, `key` and `change`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
 //! `preflight` asks before anything is touched; `lock` lets one
