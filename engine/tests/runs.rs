@@ -94,7 +94,11 @@ async fn a_drained_step_goes_on_at_its_checkpoint() {
     assert_eq!(report.state, RunState::Interrupted);
     assert_eq!(states(&report), pairs(&[("a", "finished"), ("b", "interrupted"), ("c", "pending")]));
     let events = events.await.unwrap();
-    assert!(events.iter().any(|e| matches!(&e.kind, EventKind::NodeLog { message, .. } if message == "reached the middle")));
+    assert!(
+        events.iter().any(
+            |e| matches!(&e.kind, EventKind::NodeLog { message, .. } if message == "reached the middle")
+        )
+    );
     assert!(events.iter().any(|e| matches!(&e.kind, EventKind::NodeInterrupted { .. })));
     project.calls();
     let report = resume(&project, ResumeRequest::default()).await.unwrap();
@@ -119,7 +123,11 @@ async fn an_aborted_attempt_is_observed_before_anything_is_done_again() {
             vec!["verify a", "observe b", "verify b"],
             0,
         ),
-        (Observation::Unknown { reason: "?".into() }, vec!["verify a", "observe b", "apply b", "verify b"], 1),
+        (
+            Observation::Unknown { reason: "?".into() },
+            vec!["verify a", "observe b", "apply b", "verify b"],
+            1,
+        ),
     ] {
         let project = Project::new(&CHAIN[..CHAIN.find("[nodes.c]").unwrap()]);
         project.script(|s| {
@@ -291,10 +299,18 @@ async fn preflight_lists_every_problem_and_touches_nothing() {
     let checked = project.checked(&engine);
     let error = engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap_err();
     let RunError::Refused(plan) = error else { panic!("{error}") };
-    let problems: Vec<_> =
-        plan.nodes.iter().filter_map(|n| n.plan.as_ref()).flat_map(|p| &p.problems).map(|p| &p.message).collect();
+    let problems: Vec<_> = plan
+        .nodes
+        .iter()
+        .filter_map(|n| n.plan.as_ref())
+        .flat_map(|p| &p.problems)
+        .map(|p| &p.message)
+        .collect();
     assert_eq!(problems, ["no such cluster", "no such bucket"]);
-    assert_eq!(plan.nodes[1].plan.as_ref().unwrap().summary, r#"would use {"value":{"$unknown":"nodes.a.value"}}"#);
+    assert_eq!(
+        plan.nodes[1].plan.as_ref().unwrap().summary,
+        r#"would use {"value":{"$unknown":"nodes.a.value"}}"#
+    );
     assert!(project.calls().is_empty());
     assert!(engine.runs().await.unwrap().is_empty());
 }
@@ -403,7 +419,9 @@ async fn a_damaged_store_is_told_and_never_guessed() {
         bytes[at + 9] = b'b';
         bytes
     };
-    for bytes in [b"not a database at all, not even nearly".repeat(40), whole[..whole.len() / 2].to_vec(), altered] {
+    for bytes in
+        [b"not a database at all, not even nearly".repeat(40), whole[..whole.len() / 2].to_vec(), altered]
+    {
         for name in ["state.db-wal", "state.db-shm"] {
             let _ = std::fs::remove_file(project.path(".migrate").join(name));
         }

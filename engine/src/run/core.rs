@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{
-    ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, LogLevel, NodeId, Observation, RunId,
+    ErrorClass, ErrorRecord, Evidence, Idempotency, LogLevel, NodeId, Observation, RunId,
 };
 use serde_json::Value;
 
+use super::command::{Call, CallKind, Command, Input};
 use super::key::idempotency_key;
 use super::retry;
 use super::state::{NodeRecord, Phase, RunFacts};
@@ -31,54 +32,6 @@ pub(crate) const MAX_RUNNING: usize = 16;
 
 /// How long a node may take where its `timeout` says nothing: a migration is watched daily.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) enum Input {
-    Begin,
-    Observed(NodeId, Result<Observation, ErrorRecord>),
-    Applied(NodeId, Result<Value, ErrorRecord>),
-    Verified(NodeId, Result<Evidence, ErrorRecord>),
-    /// A wait is over.
-    Wake(NodeId),
-    /// Stop starting; what runs has been asked to stop.
-    Drain,
-}
-
-/// Which call of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallKind {
-    Observe,
-    Apply,
-    Verify,
-}
-
-/// A call to make.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub node: NodeId,
-    pub step: String,
-    pub kind: CallKind,
-    pub attempt: u32,
-    pub key: IdempotencyKey,
-    pub config: Value,
-    pub outputs: Option<Value>,
-    /// What is left of the node's time.
-    pub limit: Duration,
-}
-
-/// What to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Record(Fact),
-    /// Forget the node's cursor and handle.
-    Clear(NodeId),
-    SetHandle(NodeId, String),
-    Emit(EventKind),
-    Call(Box<Call>),
-    Wake(NodeId, Duration),
-    End(RunState),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Live {

@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::core::{Call, Command, Core, Input, millis};
+use super::command::{Call, Command, Input};
+use super::core::{Core, millis};
 use super::executor::execute;
 use super::host::{Host, Message};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};

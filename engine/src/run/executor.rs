@@ -10,7 +10,7 @@ use futures::FutureExt;
 use migrate_plugin_api::{CancellationToken, ErrorRecord, Step, StepContext, StepError, VerifyDepth};
 use serde_json::Value;
 
-use super::core::{Call, CallKind, Input};
+use super::command::{Call, CallKind, Input};
 use crate::workflow::duration;
 
 /// Longest `plan` of one node: reads only, and a person waits for it.

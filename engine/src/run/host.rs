@@ -11,7 +11,7 @@ use migrate_plugin_api::{LogLevel, NodeId, Progress, RunId, Secret, SecretRef, S
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::Input;
+use super::command::Input;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::store::fact::LogLine;
 

@@ -127,3 +127,27 @@ impl Drop for RunLock {
         let _ = self._file.unlock();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lock_goes_with_its_holder_and_a_dead_one_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (RunId::new("first").unwrap(), RunId::new("second").unwrap());
+        let lock = RunLock::acquire(dir.path(), &first).await.unwrap();
+        let Err(LockError::Held(by)) = RunLock::acquire(dir.path(), &second).await else {
+            panic!("not held")
+        };
+        assert_eq!((by.pid, by.run), (std::process::id(), Some(first)));
+        drop(lock);
+        let _lock = RunLock::acquire(dir.path(), &second).await.unwrap();
+        let mut dead = holder(dir.path()).unwrap();
+        assert_eq!(dead.run, Some(second));
+        // The same process ID, given to a process that started at another time.
+        dead.process_start = dead.process_start.map(|ticks| ticks + 1);
+        write_holder(dir.path(), &dead).unwrap();
+        assert_eq!(holder(dir.path()), None);
+    }
+}

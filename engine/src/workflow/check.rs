@@ -10,7 +10,7 @@ use super::diagnostic::{Mistakes, Source};
 use super::environment::Environment;
 use super::model::{Node, Workflow};
 use super::schema::{self, Child, Fault};
-use super::template::{Lookup, Reference, ResolveError, Root, Template, TemplateKind, node_of};
+use super::template::{Lookup, Part, Reference, ResolveError, Root, Template, TemplateKind, node_of};
 use super::tree::Span;
 use super::{Catalog, Described};
 
@@ -191,19 +191,20 @@ impl Checker<'_> {
     /// The config of one node against its step's schema.
     fn config(&mut self, node: &Node, described: &Described, is_skipped: bool) {
         let before = self.mistakes.len();
-        let resolved = node.with.resolve(&|reference| match self.lookup(reference) {
+        let mut errors = Vec::new();
+        let lookup = |reference: &Reference| match self.lookup(reference) {
             Lookup::Missing => Lookup::Unknown,
             Lookup::Known(_) if is_skipped && reference.root == Root::Env => Lookup::Unknown,
             other => other,
-        });
-        let config = match resolved {
-            Ok(config) => config,
-            Err(error) => {
-                let span = text_span(&node.with, &error);
-                self.mistakes.add(&self.workflow.file, span, "wrong-type", error.to_string());
-                return;
-            }
         };
+        let config = node.with.resolve_all(&lookup, &mut errors);
+        for error in errors {
+            let span = match &error {
+                ResolveError::NotScalar(_, _, span) => span.clone(),
+                ResolveError::Missing(_) => node.with.span.clone(),
+            };
+            self.mistakes.add(&self.workflow.file, span, "wrong-type", error.to_string());
+        }
         for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
             self.complain(node, &complaint.path, complaint.fault);
         }
@@ -313,6 +314,7 @@ impl Checker<'_> {
                     self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
                 }
             }
+            TemplateKind::Text(parts) => self.text_types(parts),
             TemplateKind::Map(entries) => {
                 for (key, _, value) in entries {
                     if let Child::Schemas(mut found) = schema::child(root, schemas, key) {
@@ -331,6 +333,21 @@ impl Checker<'_> {
         }
     }
 
+    /// Only scalars can be written into a text.
+    fn text_types(&mut self, parts: &[Part]) {
+        for part in parts {
+            let Part::Reference(reference) = part else { continue };
+            let Some(types) = self.output_type(reference).filter(|_| reference.root == Root::Nodes) else {
+                continue;
+            };
+            if types.iter().all(|name| matches!(*name, "array" | "object")) {
+                let is = schema::spell(&types);
+                let message = format!("`${{{}}}` is {is} and can't be written into a text", reference.text());
+                self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+            }
+        }
+    }
+
     fn output_type(&self, reference: &Reference) -> Option<BTreeSet<&str>> {
         let target = self.workflow.node(&node_of(reference)?)?;
         let root = &self.catalog.get(&target.step)?.info.output_schema;
@@ -343,14 +360,6 @@ impl Checker<'_> {
         }
         schema::types(root, &schemas)
     }
-}
-
-fn text_span(with: &Template, error: &ResolveError) -> Span {
-    let name = match error {
-        ResolveError::Missing(name) | ResolveError::NotScalar(name, _) => name,
-    };
-    let at = with.references().into_iter().find(|reference| reference.text() == *name);
-    at.map_or_else(|| with.span.clone(), |reference| reference.span.clone())
 }
 
 /// `a.b[2].c`.

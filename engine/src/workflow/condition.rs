@@ -76,7 +76,10 @@ impl Condition {
         }
         match CelValue::resolve(&self.expression, &context) {
             Ok(CelValue::Bool(yes)) => Ok(yes),
-            Ok(other) => Err(format!("it is {:?} and not true or false", other.type_of())),
+            Ok(other) => {
+                let kind = format!("{:?}", other.type_of()).to_lowercase();
+                Err(format!("its value is of type {kind}, not true or false"))
+            }
             Err(error) => {
                 let text = error.to_string();
                 Err(text.chars().take(200).collect())
@@ -89,7 +92,8 @@ fn parse(text: &str) -> Result<IdedExpr, String> {
     let parser = || {
         let parser = cel::parser::Parser::new().max_recursion_depth(MAX_DEPTH);
         parser.parse(text).map_err(|errors| {
-            let first = errors.errors.first().map(|error| error.msg.lines().next().unwrap_or_default().to_owned());
+            let first =
+                errors.errors.first().map(|error| error.msg.lines().next().unwrap_or_default().to_owned());
             first.unwrap_or_default()
         })
     };

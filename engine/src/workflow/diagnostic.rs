@@ -68,6 +68,16 @@ impl Source {
         Ok(Self::new(path, text))
     }
 
+    /// The same file with what stands at `span` made unreadable.
+    pub(crate) fn masked(&self, span: &Range<usize>) -> Self {
+        let text = self.text();
+        let at = |index: usize| span.contains(&index);
+        let hide = |(index, c): (usize, char)| {
+            if at(index) && c != '\n' { "*".repeat(c.len_utf8()) } else { c.to_string() }
+        };
+        Self::new(&self.path, text.char_indices().map(hide).collect::<String>())
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -182,8 +192,16 @@ impl Mistakes {
         self.found.len()
     }
 
+    /// Takes back what is only missing because a key is there twice and one of them was dropped.
+    fn forgive_duplicates(&mut self) {
+        let doubled: Vec<PathBuf> =
+            self.found.iter().filter(|m| m.code == "duplicate-key").map(|m| m.file.path.clone()).collect();
+        self.found.retain(|m| m.code != "missing-field" || !doubled.contains(&m.file.path));
+    }
+
     /// `Err` with all mistakes, each once, file by file and line by line.
     pub(crate) fn into_result(mut self) -> Result<(), Diagnostics> {
+        self.forgive_duplicates();
         if self.found.is_empty() {
             return Ok(());
         }

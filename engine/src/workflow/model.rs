@@ -30,6 +30,8 @@ pub(crate) struct Param {
     pub span: Span,
     pub kind: ParamType,
     pub default: Option<Value>,
+    /// Whether there must be a value: no default was written, not even a wrong one.
+    pub required: bool,
     pub help: Option<String>,
     pub choices: Option<Vec<Value>>,
     pub sensitive: bool,

@@ -80,7 +80,7 @@ pub(crate) fn resolve(
 ) -> BTreeMap<String, Option<Value>> {
     for (name, given) in &params.given {
         if !workflow.params.iter().any(|param| param.name == *name) {
-            let (file, span) = given.place(name, true);
+            let (file, span) = given.place(name, true, false);
             mistakes
                 .add(&file, span, "unknown-param", format!("the workflow has no parameter `{name}`"))
                 .suggest(name, workflow.params.iter().map(|param| param.name.as_str()));
@@ -92,14 +92,14 @@ pub(crate) fn resolve(
             Some(given) => match given.read(param).and_then(|value| accept(param, value)) {
                 Ok(value) => Some(value),
                 Err(why) => {
-                    let (file, span) = given.place(&param.name, false);
+                    let (file, span) = given.place(&param.name, false, param.sensitive);
                     mistakes.add(&file, span, "wrong-type", format!("parameter `{}` {why}", param.name));
                     None
                 }
             },
             None => param.default.clone(),
         };
-        if value.is_none() && !partial && !params.given.contains_key(&param.name) {
+        if value.is_none() && param.required && !partial && !params.given.contains_key(&param.name) {
             let mistake = mistakes.add(
                 &workflow.file,
                 param.span.clone(),
@@ -117,11 +117,13 @@ pub(crate) fn resolve(
 }
 
 impl Given {
-    /// Where the value, or the name, was given.
-    fn place(&self, name: &str, at_name: bool) -> (Source, Span) {
+    /// Where the value, or the name, was given. What may be a secret is not shown.
+    fn place(&self, name: &str, at_name: bool, sensitive: bool) -> (Source, Span) {
         match self {
+            Self::Value { file, span, .. } if sensitive => (file.masked(span), span.clone()),
             Self::Value { file, span, .. } => (file.clone(), span.clone()),
             Self::Text(text) => {
+                let text = if sensitive { "********" } else { text.as_str() };
                 let written = format!("--param {name}={text}");
                 let start = "--param ".len() + if at_name { 0 } else { name.len() + 1 };
                 let end = if at_name { start + name.len() } else { written.len() };

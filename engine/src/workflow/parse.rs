@@ -107,14 +107,18 @@ impl Reader<'_> {
         }
         let help = table.get("help").and_then(|text| self.string(text));
         let (name, span) = (entry.key.clone(), entry.key_span.clone());
-        let mut param = Param { name, span, kind, default: None, help, choices, sensitive };
+        let required = table.get("default").is_none();
+        let mut param = Param { name, span, kind, default: None, required, help, choices, sensitive };
         if let Some(default) = table.get("default") {
             let value = default.value.to_json();
             match params::accept(&param, value) {
                 Ok(value) => param.default = Some(value),
                 Err(why) => {
                     let message = format!("the default of {what} {why}");
-                    self.mistakes.add(self.file, default.value.span.clone(), "wrong-type", message);
+                    let span = default.value.span.clone();
+                    // What was written may be the secret itself.
+                    let file = if sensitive { self.file.masked(&span) } else { self.file.clone() };
+                    self.mistakes.add(&file, span, "wrong-type", message);
                 }
             }
         }

@@ -54,6 +54,8 @@ pub(crate) enum TemplateKind {
     Reference(Reference),
     /// Text with references in it.
     Text(Vec<Part>),
+    /// Something with a mistake in it: stands for anything, so that no other mistake follows.
+    Broken,
     List(Vec<Template>),
     Map(Vec<(String, Span, Template)>),
 }
@@ -78,7 +80,7 @@ pub(crate) enum ResolveError {
     #[error("`${{{0}}}` stands for nothing")]
     Missing(String),
     #[error("`${{{0}}}` is {1} and can't be written into a text")]
-    NotScalar(String, &'static str),
+    NotScalar(String, &'static str, Span),
 }
 
 impl Template {
@@ -113,7 +115,7 @@ impl Template {
 
     fn collect<'a>(&'a self, found: &mut Vec<&'a Reference>) {
         match &self.kind {
-            TemplateKind::Literal(_) => {}
+            TemplateKind::Literal(_) | TemplateKind::Broken => {}
             TemplateKind::Reference(reference) => found.push(reference),
             TemplateKind::Text(parts) => found.extend(parts.iter().filter_map(|part| match part {
                 Part::Reference(reference) => Some(reference),
@@ -129,25 +131,46 @@ impl Template {
         &self,
         lookup: &dyn Fn(&Reference) -> Lookup<'v>,
     ) -> Result<Value, ResolveError> {
+        let mut errors = Vec::new();
+        let value = self.resolve_all(lookup, &mut errors);
+        errors.into_iter().next().map_or(Ok(value), Err)
+    }
+
+    /// The value, in which what can't be resolved counts as unknown, and every reason why not.
+    pub(crate) fn resolve_all<'v>(
+        &self,
+        lookup: &dyn Fn(&Reference) -> Lookup<'v>,
+        errors: &mut Vec<ResolveError>,
+    ) -> Value {
         match &self.kind {
-            TemplateKind::Literal(value) => Ok(value.clone()),
+            TemplateKind::Literal(value) => value.clone(),
+            TemplateKind::Broken => unknown("a mistake"),
             TemplateKind::Reference(reference) => match lookup(reference) {
-                Lookup::Known(value) => Ok(value.clone()),
-                Lookup::Unknown => Ok(unknown(&reference.text())),
-                Lookup::Missing => Err(ResolveError::Missing(reference.text())),
+                Lookup::Known(value) => value.clone(),
+                Lookup::Unknown => unknown(&reference.text()),
+                Lookup::Missing => {
+                    errors.push(ResolveError::Missing(reference.text()));
+                    unknown(&reference.text())
+                }
             },
-            TemplateKind::Text(parts) => text(parts, lookup),
-            TemplateKind::List(items) => items.iter().map(|item| item.resolve(lookup)).collect(),
+            TemplateKind::Text(parts) => text(parts, lookup, errors),
+            TemplateKind::List(items) => items.iter().map(|item| item.resolve_all(lookup, errors)).collect(),
             TemplateKind::Map(entries) => {
-                let resolved: Result<Map<_, _>, _> =
-                    entries.iter().map(|(key, _, value)| Ok((key.clone(), value.resolve(lookup)?))).collect();
-                Ok(Value::Object(resolved?))
+                let resolved = entries
+                    .iter()
+                    .map(|(key, _, value)| (key.clone(), value.resolve_all(lookup, errors)))
+                    .collect::<Map<_, _>>();
+                Value::Object(resolved)
             }
         }
     }
 }
 
-fn text<'v>(parts: &[Part], lookup: &dyn Fn(&Reference) -> Lookup<'v>) -> Result<Value, ResolveError> {
+fn text<'v>(
+    parts: &[Part],
+    lookup: &dyn Fn(&Reference) -> Lookup<'v>,
+    errors: &mut Vec<ResolveError>,
+) -> Value {
     let mut whole = String::new();
     for part in parts {
         let reference = match part {
@@ -161,13 +184,18 @@ fn text<'v>(parts: &[Part], lookup: &dyn Fn(&Reference) -> Lookup<'v>) -> Result
             Lookup::Known(Value::String(text)) => whole.push_str(text),
             Lookup::Known(value @ (Value::Bool(_) | Value::Number(_))) => whole.push_str(&value.to_string()),
             Lookup::Known(other) => {
-                return Err(ResolveError::NotScalar(reference.text(), json_type(other)));
+                let is = json_type(other);
+                errors.push(ResolveError::NotScalar(reference.text(), is, reference.span.clone()));
+                return unknown(&reference.text());
             }
-            Lookup::Unknown => return Ok(unknown(&reference.text())),
-            Lookup::Missing => return Err(ResolveError::Missing(reference.text())),
+            Lookup::Unknown => return unknown(&reference.text()),
+            Lookup::Missing => {
+                errors.push(ResolveError::Missing(reference.text()));
+                return unknown(&reference.text());
+            }
         }
     }
-    Ok(Value::String(whole))
+    Value::String(whole)
 }
 
 /// What a person calls this kind of value.
@@ -199,7 +227,7 @@ fn string(text: &str, span: &Span, file: &Source, mistakes: &mut Mistakes) -> Te
             mistakes
                 .add(file, span.clone(), "reference-syntax", "a reference begins with `${` and has no end")
                 .help("close it with `}`; write `$${` for a plain `${`");
-            return TemplateKind::Literal(Value::from(text));
+            return TemplateKind::Broken;
         };
         let inner = &rest[at + 2..at + end];
         rest = &rest[at + end + 1..];
@@ -211,7 +239,7 @@ fn string(text: &str, span: &Span, file: &Source, mistakes: &mut Mistakes) -> Te
                 }
                 parts.push(Part::Reference(reference));
             }
-            None => return TemplateKind::Literal(Value::from(text)),
+            None => return TemplateKind::Broken,
         }
     }
     plain.push_str(rest);

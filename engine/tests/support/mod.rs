@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use migrate_engine::{Checked, Engine, Event, EventSink, Params, RunReport, Shutdown, Source, event_channel};
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, LogLevel, Observation, Problem, Progress, Step, StepContext, StepError, StepInfo,
-    StepPlan, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, LogLevel, Observation, Problem, Progress, Step, StepContext, StepError,
+    StepInfo, StepPlan, VerifyDepth, async_trait,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -109,7 +109,9 @@ impl Step for Scripted {
         match act.unwrap_or(Apply::Succeed) {
             Apply::Succeed => {}
             Apply::Transient => return Err(StepError::transient("failed to reach the service")),
-            Apply::Permanent => return Err(StepError::permanent("failed to do the thing").with_hint("do another")),
+            Apply::Permanent => {
+                return Err(StepError::permanent("failed to do the thing").with_hint("do another"));
+            }
             Apply::Panic => panic!("this step is broken"),
             Apply::CheckpointAndWait => {
                 ctx.progress(Progress::message("half way").items(5, 10));
@@ -134,7 +136,9 @@ impl Step for Scripted {
         let mut all = std::fs::read_to_string(ctx.path("effects")).unwrap_or_default();
         all.push_str(&effect);
         std::fs::write(ctx.path("effects"), all).unwrap();
-        Ok(json!({ "value": config.get("value"), "attempt": ctx.attempt, "token": "hunter2", "list": ["a", "b"] }))
+        Ok(
+            json!({ "value": config.get("value"), "attempt": ctx.attempt, "token": "hunter2", "list": ["a", "b"] }),
+        )
     }
 
     async fn verify(
@@ -233,7 +237,10 @@ impl Project {
     /// Nodes whose effect happened, in order, with the key it was made under.
     pub fn effects(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(self.path("effects")).unwrap_or_default();
-        text.lines().filter_map(|line| line.split_once(' ')).map(|(n, k)| (n.to_owned(), k.to_owned())).collect()
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(n, k)| (n.to_owned(), k.to_owned()))
+            .collect()
     }
 }
 
