@@ -152,6 +152,15 @@ impl Container {
         Ok((stdout, ended))
     }
 
+    /// A command that the runtime could not start: for good where there is no such program.
+    fn not_started(&self, reason: &str) -> StepError {
+        let place = self.describe();
+        match missing_program(reason) {
+            Some(program) => StepError::permanent(format!("{place} has no `{program}`")),
+            None => StepError::transient(format!("failed to run a command in {place}: {reason}")),
+        }
+    }
+
     /// Pumps the three streams at once: a full pipe of one must never stop the others.
     async fn follow(
         &self,
@@ -185,9 +194,7 @@ impl Container {
         let complain = async { tail(&mut stderr).await.map_err(|e| lost().with_source(e)) };
         let ((), (), stderr) = tokio::try_join!(feed, read, complain)?;
         match status.await {
-            Some(status) => ended(&status, stderr).map_err(|reason| {
-                StepError::transient(format!("failed to run a command in {}: {reason}", self.describe()))
-            }),
+            Some(status) => ended(&status, stderr).map_err(|reason| self.not_started(&reason)),
             None => match process.join().await {
                 Ok(()) => Err(lost()),
                 Err(e) => Err(lost().with_source(e)),
@@ -228,6 +235,16 @@ fn running_container(pod: &Pod, name: &str, wanted: Option<&str>) -> Result<Stri
         return Err(StepError::transient(format!("pod {name} is {state}")));
     }
     Ok(container.to_owned())
+}
+
+/// The program in runc's words `exec: "psql": executable file not found in $PATH`, or
+/// `exec: "/a": stat /a: no such file or directory`; containerd passes them on as they are.
+fn missing_program(reason: &str) -> Option<&str> {
+    let is_missing =
+        ["executable file not found", "no such file or directory"].iter().any(|w| reason.contains(w));
+    let quoted = reason.rsplit_once("exec: \"")?.1;
+    let program = quoted.split_once('"')?.0;
+    is_missing.then_some(program)
 }
 
 /// Reads to the end and keeps the last bytes.
@@ -283,7 +300,9 @@ mod tests {
             "metadata": {}, "status": "Failure", "reason": "InternalError",
             "message": "exec: \"sh\": executable file not found in $PATH",
         }));
-        assert!(ended(&absent, String::new()).unwrap_err().contains("not found in $PATH"));
+        let reason = ended(&absent, String::new()).unwrap_err();
+        assert_eq!(missing_program(&reason), Some("sh"));
+        assert_eq!(missing_program("failed to create task: exec: \"sh\": permission denied"), None);
     }
 
     #[tokio::test]

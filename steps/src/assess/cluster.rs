@@ -23,6 +23,9 @@ use crate::workload;
 /// Kinds that say nothing about what must move: they come and go, or repeat an object's past.
 const PASSING_KINDS: [&str; 4] = ["Event", "Lease", "ControllerRevision", "PodMetrics"];
 
+/// How many of what came or went are named.
+const DRIFT_NAMED: usize = 10;
+
 /// `assess.cluster`.
 pub(crate) struct AssessCluster;
 
@@ -206,21 +209,27 @@ fn evidence(outputs: &Outputs) -> Evidence {
 
 /// What later steps were told, compared with what is there now.
 fn drift(before: &Outputs, now: &Outputs) -> Vec<Check> {
-    let list = |items: &[String]| items.join(", ");
-    let claims = |outputs: &Outputs| {
-        let names = outputs.claims.iter().map(|c| format!("{}/{}", c.namespace, c.name));
-        names.collect::<Vec<_>>().join(", ")
+    let claims = |outputs: &Outputs| -> Vec<String> {
+        outputs.claims.iter().map(|c| format!("{}/{}", c.namespace, c.name)).collect()
     };
     vec![
-        Check::equal("inventory", "images", list(&before.images), list(&now.images)),
-        Check::equal(
-            "inventory",
-            "storage classes",
-            list(&before.storage_classes),
-            list(&now.storage_classes),
-        ),
-        Check::equal("inventory", "claims", claims(before), claims(now)),
+        same("images", &before.images, &now.images),
+        same("storage classes", &before.storage_classes, &now.storage_classes),
+        same("claims", &claims(before), &claims(now)),
     ]
+}
+
+fn same(what: &str, before: &[String], now: &[String]) -> Check {
+    let mut check = Check::equal("inventory", what, before.len().to_string(), now.len().to_string());
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|item| !those.contains(item)).take(DRIFT_NAMED).cloned().collect()
+    };
+    let (gone, new) = (only(before, now), only(now, before));
+    if !gone.is_empty() || !new.is_empty() {
+        check.status = CheckStatus::Failed;
+        check = check.with_note(format!("gone: {}; new: {}", gone.join(", "), new.join(", ")));
+    }
+    check
 }
 
 #[async_trait]
@@ -362,6 +371,8 @@ mod tests {
         let mut later = outputs.clone();
         assert!(drift(&outputs, &later).iter().all(|c| c.status == CheckStatus::Passed));
         later.images.push("old.io/new".into());
-        assert_eq!(drift(&outputs, &later)[0].status, CheckStatus::Failed);
+        let images = &drift(&outputs, &later)[0];
+        assert_eq!(images.status, CheckStatus::Failed);
+        assert_eq!(images.note.as_deref(), Some("gone: ; new: old.io/new"));
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use futures::TryFutureExt;
 use kube::Client;
 use migrate_plugin_api::{
     Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
@@ -107,15 +108,16 @@ impl DataCheck {
         Some(Container { client: client.clone(), namespace, pod, container })
     }
 
+    /// The error, saying where it happened.
+    fn at(&self, side: &str, mut error: StepError) -> StepError {
+        error.message = format!("{}: {side}: {}", self.name, error.message);
+        error
+    }
+
     async fn sides(&self, source: &Client, target: &Client) -> Result<(Container, Container), StepError> {
         let of = async |client: &Client, side: &str| {
             let container = self.container(client).ok_or_else(|| StepError::permanent("an empty check"))?;
-            container.ready().await.map_err(|e| {
-                let mut error = StepError::new(e.class, format!("{}: {side}: {}", self.name, e.message));
-                error.hint.clone_from(&e.hint);
-                error.source = e.source;
-                error
-            })
+            container.ready().await.map_err(|e| self.at(side, e))
         };
         tokio::try_join!(of(source, "source"), of(target, "target"))
     }
@@ -130,8 +132,10 @@ async fn gather(ctx: &StepContext, config: &Config) -> Result<Outputs, StepError
         ctx.progress(Progress::message(&check.name));
         let (source, target) = check.sides(&source, &target).await?;
         if let Some(rows) = &check.rows {
-            let (source, target) =
-                tokio::try_join!(rows::read(ctx, &source, rows), rows::read(ctx, &target, rows))?;
+            let (source, target) = tokio::try_join!(
+                rows::read(ctx, &source, rows).map_err(|e| check.at("source", e)),
+                rows::read(ctx, &target, rows).map_err(|e| check.at("target", e))
+            )?;
             outputs.rows.push(RowsResult { check: check.name.clone(), source, target });
         }
         if let Some(files) = &check.files {
@@ -152,8 +156,8 @@ async fn compare_files(
     let comparison = Mutex::new(Comparison::new(&check.name, &files.directory));
     let both = async {
         tokio::try_join!(
-            files.gather(ctx, source, Side::Source, &comparison),
-            files.gather(ctx, target, Side::Target, &comparison)
+            files.gather(ctx, source, Side::Source, &comparison).map_err(|e| check.at("source", e)),
+            files.gather(ctx, target, Side::Target, &comparison).map_err(|e| check.at("target", e))
         )
     };
     let tell = async {

@@ -75,14 +75,37 @@ pub(crate) struct Totals {
     pub others: u64,
     /// Bytes of regular files.
     pub bytes: u64,
-    /// Sum of the hashes of all entries (path, type, mode, size, content or link target).
+    /// Sum of the hashes of all entries (path, type, mode, size, content or link target), as
+    /// hexadecimal text: no reader of JSON may round it.
+    #[serde(with = "hexadecimal")]
+    #[schemars(with = "String")]
     pub sum: [u64; 4],
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn text(words: &[u64; 4]) -> String {
+        words.iter().map(|word| format!("{word:016x}")).collect()
+    }
+
+    pub(super) fn serialize<S: Serializer>(words: &[u64; 4], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&text(words))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u64; 4], D::Error> {
+        let text = String::deserialize(from)?;
+        let words: Option<Vec<u64>> =
+            (0..4).map(|at| u64::from_str_radix(text.get(at * 16..at * 16 + 16)?, 16).ok()).collect();
+        let words = words.and_then(|words| words.try_into().ok());
+        words.ok_or_else(|| de::Error::custom("a sum has 64 hexadecimal digits"))
+    }
 }
 
 impl Totals {
     /// The sum in hexadecimal.
     pub(crate) fn digest(&self) -> String {
-        self.sum.iter().map(|word| format!("{word:016x}")).collect()
+        hexadecimal::text(&self.sum)
     }
 }
 
@@ -591,6 +614,9 @@ mod tests {
         assert_eq!((result.differences, result.owner_differences), (0, 0));
         assert_eq!((result.source.files, result.source.others), (7, 4));
         assert_eq!(result.source, result.target);
+        let json = serde_json::to_value(&result).unwrap();
+        assert_eq!(json["source"]["sum"].as_str().unwrap().len(), 64);
+        assert_eq!(serde_json::from_value::<FilesResult>(json).unwrap(), result);
     }
 
     #[test]

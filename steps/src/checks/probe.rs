@@ -21,7 +21,7 @@ use crate::kubernetes::kube_error;
 use crate::rollout::{Workload, list_pods, readiness};
 
 /// One look; a service that answers more slowly is not well.
-pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A refused connection is reported well within this; a connection that still stands then is made.
 const TCP_SETTLE: Duration = Duration::from_secs(2);
@@ -227,11 +227,25 @@ impl Probe {
         }
     }
 
-    /// Looks once, for at most [`LOOK_TIMEOUT`].
+    /// How long one look may take where the whole check may take `timeout`. Commands and queries
+    /// take what they need; a service that answers slowly is not well.
+    pub(crate) fn limit(&self, timeout: Duration) -> Duration {
+        match self {
+            Self::Exec(_) | Self::Sql(_) => timeout.max(LOOK_TIMEOUT),
+            _ => timeout.min(LOOK_TIMEOUT).max(TCP_SETTLE * 2),
+        }
+    }
+
+    /// Looks once, for at most `limit`.
     ///
     /// # Errors
     /// When nothing could be seen: no pod, no connection, no permission.
-    pub(crate) async fn look(&self, ctx: &StepContext, client: &Client) -> Result<Look, StepError> {
+    pub(crate) async fn look(
+        &self,
+        ctx: &StepContext,
+        client: &Client,
+        limit: Duration,
+    ) -> Result<Look, StepError> {
         let look = async {
             match self {
                 Self::Http(probe) => http(client, probe).await,
@@ -243,8 +257,8 @@ impl Probe {
         };
         tokio::select! {
             () = ctx.cancel.cancelled() => Err(StepError::cancelled()),
-            look = tokio::time::timeout(LOOK_TIMEOUT, look) => look.unwrap_or_else(|_| {
-                let seconds = LOOK_TIMEOUT.as_secs();
+            look = tokio::time::timeout(limit, look) => look.unwrap_or_else(|_| {
+                let seconds = limit.as_secs();
                 Err(StepError::transient(format!("{} did not answer within {seconds} s", self.subject())))
             }),
         }
@@ -326,7 +340,7 @@ async fn tcp(client: &Client, probe: &Tcp) -> Result<Look, StepError> {
     };
     let mut byte = [0];
     let end = tokio::select! {
-        error = error => error.map(|e| shown(&e)),
+        error = error => error.map(|e| refusal(&e)),
         read = stream.read(&mut byte) => read.err().map(|e| e.to_string()),
         () = tokio::time::sleep(TCP_SETTLE) => None,
     };
@@ -339,6 +353,14 @@ async fn tcp(client: &Client, probe: &Tcp) -> Result<Look, StepError> {
             look
         }
     })
+}
+
+/// The runtime's words are mostly about itself; what matters stands at their end.
+fn refusal(error: &str) -> String {
+    match error.contains("connection refused") {
+        true => "connection refused".to_owned(),
+        false => shown(error.rsplit(": ").next().unwrap_or(error)),
+    }
 }
 
 fn is_ready(pod: &Pod) -> bool {

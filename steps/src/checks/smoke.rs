@@ -140,6 +140,7 @@ fn failure(name: &str, probe: &Probe, look: &Result<Look, StepError>) -> String 
             let note = look.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
             format!("{name}: {subject}: {}, expected {}{note}", look.found, look.expected)
         }
+        Err(e) if e.message.contains(&subject) => format!("{name}: {e}"),
         Err(e) => format!("{name}: {subject}: {e}"),
     }
 }
@@ -153,7 +154,7 @@ async fn settle(
 ) -> Result<Result<Look, StepError>, StepError> {
     let deadline = Instant::now() + timeout;
     loop {
-        let look = probe.look(ctx, client).await;
+        let look = probe.look(ctx, client, probe.limit(timeout)).await;
         match &look {
             Ok(seen) if seen.passed => return Ok(look),
             Err(e) if e.class == ErrorClass::Cancelled => return look.map(Ok),

@@ -443,14 +443,14 @@ impl TypedStep for ManifestApply {
             (expected - absent.len()).to_string(),
         );
         if !absent.is_empty() {
-            present = present.with_note(format!("gone: {}", absent.join(", ")));
+            present = present.with_note(format!("gone: {}", tree::listed(&absent)));
         }
         let mut checks = vec![present];
         if depth == VerifyDepth::Deep {
             let target = Target { client: &client, force: true };
             let drifted = drifted(ctx, &target, &ctx.path(&config.directory)).await?;
             let what = "objects that are no longer as applied";
-            checks.push(Check::equal(cluster, what, "", drifted.join(", ")));
+            checks.push(Check::equal(cluster, what, "none", tree::listed(&drifted)));
         }
         for workload in outputs.workloads() {
             checks.push(match workload.read(&client).await? {

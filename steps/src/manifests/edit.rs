@@ -107,7 +107,9 @@ pub(crate) fn edit(source: &str, rules: &Rules) -> Result<Edited, EditError> {
         Node::Scalar { value, style, range, anchor } => {
             let Some(new) = rules.new_value(node.path, value) else {
                 value.hash(&mut expected);
-                left.extend(rules.mentions(value).map(|message| Left { path: node.place(), message }));
+                left.extend(
+                    rules.mentions(node.path, value).map(|message| Left { path: node.place(), message }),
+                );
                 return Ok(());
             };
             new.hash(&mut expected);
@@ -160,7 +162,10 @@ impl Rules {
         None
     }
 
-    fn mentions(&self, value: &str) -> Option<String> {
+    fn mentions(&self, path: &[Segment<'_>], value: &str) -> Option<String> {
+        if workload::is_image(path) && self.images.iter().any(|rule| workload::lives_in(value, &rule.from)) {
+            return None;
+        }
         let rule = self.images.iter().find(|rule| is_mentioned(value, &rule.from))?;
         Some(format!("mentions `{}`, which is rewritten in image fields only", rule.from))
     }

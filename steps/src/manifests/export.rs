@@ -16,7 +16,7 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::strip::{left_out, strip};
+use super::strip::{is_derived, left_out, strip};
 use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
@@ -85,6 +85,7 @@ impl Export<'_> {
         let kinds: Vec<&Served> = kinds
             .iter()
             .filter(|k| k.namespaced && k.listable && !excluded.contains(&k.resource.kind))
+            .filter(|k| !is_derived(&k.resource.kind))
             .collect();
         let total = (kinds.len() * self.config.namespaces.len()) as u64;
         let mut done = 0;
@@ -324,7 +325,7 @@ impl TypedStep for ManifestExport {
                 .await?;
             let subject = format!("cluster {}", config.cluster.context);
             let what = "objects changed since the export";
-            evidence.checks.push(Check::equal(subject, what, "", changed.join(", ")));
+            evidence.checks.push(Check::equal(subject, what, "none", tree::listed(&changed)));
         }
         Ok(evidence)
     }

@@ -273,8 +273,8 @@ impl TypedStep for ManifestRewrite {
             checks.push(Check::equal(
                 folder,
                 "files that differ from the rewritten originals",
-                "",
-                different.join(", "),
+                "none",
+                tree::listed(&different),
             ));
         }
         checks.extend(outputs.findings.iter().map(|finding| Check {

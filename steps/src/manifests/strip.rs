@@ -51,12 +51,21 @@ const DERIVED_KINDS: [&str; 8] = [
     "CSIStorageCapacity",
 ];
 
+/// Whether objects of this kind are never written by people, so that they need not even be listed.
+pub(crate) fn is_derived(kind: &str) -> bool {
+    DERIVED_KINDS.contains(&kind)
+}
+
 /// Why `object` is not exported; `None` when it is.
 pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
     let kind = text(object, &["kind"])?;
     let name = text(object, &["metadata", "name"]).unwrap_or_default();
-    if DERIVED_KINDS.contains(&kind) {
+    if is_derived(kind) {
         return Some("the cluster makes it");
+    }
+    let group = text(object, &["apiVersion"]).unwrap_or_default().split('/').next().unwrap_or_default();
+    if group.ends_with(".k8s.aws") || group.ends_with(".k8s.amazonaws.com") {
+        return Some("it belongs to an AWS controller");
     }
     if controller(object).is_some() {
         return Some("its controller makes it");
@@ -289,6 +298,8 @@ mod tests {
             |annotations: Value| json!({ "metadata": { "name": "default", "annotations": annotations } });
         assert!(of("ServiceAccount", default(json!({}))).is_some());
         assert!(of("ServiceAccount", default(json!({ "eks.amazonaws.com/role-arn": "x" }))).is_none());
+        let aws = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1" });
+        assert_eq!(of("TargetGroupBinding", aws), Some("it belongs to an AWS controller"));
         let half_owned =
             json!({ "metadata": { "name": "x", "ownerReferences": [{ "kind": "App", "name": "a" }] } });
         assert!(of("ConfigMap", half_owned).is_none());

@@ -20,6 +20,9 @@ pub(crate) const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// Files a folder: far above any real estate, below what exhausts memory.
 const FILES_LIMIT: usize = 200_000;
 
+/// Names that are shown at once.
+const NAMED: usize = 20;
+
 /// Folders in folders.
 const DEPTH_LIMIT: usize = 64;
 
@@ -123,6 +126,15 @@ pub(crate) fn digest(root: &Path) -> Result<String, StepError> {
         context.update(&bytes);
     }
     Ok(format!("sha256:{}", hex::encode(context.finish())))
+}
+
+/// Names for a person: none, all, or the first and how many more.
+pub(crate) fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names if names.len() <= NAMED => names.join(", "),
+        names => format!("{} and {} more", names[..NAMED].join(", "), names.len() - NAMED),
+    }
 }
 
 /// What would be replaced at `root`: the count of files, `None` where nothing is there.
