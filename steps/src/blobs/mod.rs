@@ -17,6 +17,8 @@ mod pass;
 mod plan;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod verify;
 

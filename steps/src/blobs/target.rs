@@ -73,9 +73,20 @@ pub(super) struct Blob {
 /// Why Azure didn't fetch.
 pub(super) enum FetchError {
     /// It can't or won't, and streaming may.
-    Refused(String),
+    Refused(Refusal, String),
     /// Anything else.
     Failed(StepError),
+}
+
+/// How far a refusal to fetch goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// This object only.
+    Object,
+    /// Often passes by itself.
+    Passing,
+    /// The target never fetches.
+    Always,
 }
 
 /// What a new blob carries besides its bytes.
@@ -397,15 +408,13 @@ fn fetch_error(message: String, error: azure_core::Error) -> FetchError {
     match blob_answer(error) {
         Ok(answer) => match (answer.status, answer.code.as_str()) {
             (501, _) | (_, "NotImplemented" | "FeatureNotSupported") => {
-                FetchError::Refused("the target has no copying from URLs".to_owned())
+                let why = "the target has no copying from URLs".to_owned();
+                FetchError::Refused(Refusal::Always, why)
             }
-            (
-                _,
-                "CannotVerifyCopySource"
-                | "InvalidHeaderValue"
-                | "PendingCopyOperation"
-                | "NoAuthenticationInformation",
-            ) => FetchError::Refused(format!("Azure can't read the source ({})", answer.code)),
+            (_, "CannotVerifyCopySource" | "InvalidHeaderValue") => {
+                let why = format!("Azure can't read the source ({})", answer.code);
+                FetchError::Refused(Refusal::Passing, why)
+            }
             _ => FetchError::Failed(answer.into_error(message)),
         },
         Err(error) => FetchError::Failed(blob_error(message, error)),

@@ -19,7 +19,7 @@ use super::config::{CopyOutputs, Engine, Overwrite};
 use super::cursor::Partial;
 use super::names::{invalid_name, metadata};
 use super::source::{Object, Properties, Source};
-use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Target};
+use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
 
 /// Bytes held at once, over all objects: what several blocks in flight need and no more.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -145,15 +145,19 @@ impl Mover {
                     return Ok(counts);
                 }
                 Err(FetchError::Failed(error)) => return Err(error),
-                Err(FetchError::Refused(why)) if self.engine == Engine::ServerSide => {
-                    return Err(StepError::permanent(format!(
-                        "object `{}` can't go server-side: {why}",
-                        object.key
-                    ))
-                    .with_hint("use `engine = \"auto\"`"));
+                Err(FetchError::Refused(refusal, why)) if self.engine == Engine::ServerSide => {
+                    let message = format!("object `{}` can't go server-side: {why}", object.key);
+                    let error = if refusal == Refusal::Passing {
+                        StepError::transient(message)
+                    } else {
+                        StepError::permanent(message)
+                    };
+                    return Err(error.with_hint("use `engine = \"auto\"`"));
                 }
-                Err(FetchError::Refused(why)) => {
-                    self.refusals.fetch_add(1, Ordering::Relaxed);
+                Err(FetchError::Refused(refusal, why)) => {
+                    if refusal != Refusal::Object {
+                        self.refusals.fetch_add(1, Ordering::Relaxed);
+                    }
                     reason = why;
                 }
             }
@@ -363,7 +367,8 @@ impl Mover {
     async fn url(&self, object: &Object) -> Result<String, FetchError> {
         let url = self.source.presigned(object).await.map_err(FetchError::Failed)?;
         if url.len() > MAX_SOURCE_URL_BYTES {
-            return Err(FetchError::Refused("the presigned URL is longer than 2 KiB".to_owned()));
+            let why = "the presigned URL is longer than 2 KiB".to_owned();
+            return Err(FetchError::Refused(Refusal::Object, why));
         }
         Ok(url)
     }

@@ -124,7 +124,7 @@ async fn by_name(
     if let Some(blob) = target.head(&object.key).await? {
         return Ok(Some((object, blob)));
     }
-    if object.modified >= outputs.as_of_seconds {
+    if object.modified > outputs.as_of_seconds {
         tally.later += 1;
     } else {
         tally.source_objects += 1;
@@ -137,7 +137,10 @@ async fn by_name(
 /// Counts the pair and reports what the listings show. `true` where they show nothing wrong.
 fn compare(tally: &mut Tally, object: &Object, blob: &Blob, outputs: &CopyOutputs) -> bool {
     let standing = standing(object, blob);
-    if standing != Standing::Equal && object.modified >= outputs.as_of_seconds {
+    // Every blob of ours bears a mark: without one, or with the right one, it is not the source
+    // that changed.
+    let other_version = blob.source_etag.as_ref().is_some_and(|etag| *etag != object.etag);
+    if standing != Standing::Equal && other_version && object.modified > outputs.as_of_seconds {
         tally.later += 1;
         return false;
     }
