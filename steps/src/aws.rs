@@ -1,8 +1,8 @@
 //! AWS client configuration from [`AwsAccess`].
 
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use migrate_plugin_api::StepContext;
 
 use crate::site::AwsAccess;

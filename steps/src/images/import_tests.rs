@@ -175,7 +175,8 @@ impl Site {
 fn step() -> Typed<Import> {
     Typed(Import::with_limits(ArmLimits {
         poll: Duration::from_millis(10),
-        hang: Duration::from_millis(400),
+        // Long enough for what works on a busy machine; only the one that hangs waits for it.
+        hang: Duration::from_secs(8),
     }))
 }
 
