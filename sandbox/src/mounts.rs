@@ -27,7 +27,8 @@ pub fn share(dir: &Path) -> Result<()> {
 /// All mount points at or under a folder.
 pub fn under(dir: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)));
+    let points =
+        text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)));
     points.filter(|point| point.starts_with(dir)).collect()
 }
 
@@ -81,7 +82,8 @@ pub fn make_cgroups(cluster: Cluster) -> Result<()> {
             // v2 gives a child only the controllers that its parent passes on.
             if parent == Path::new(CGROUP_ROOT) && parent.join("cgroup.controllers").exists() {
                 let controllers = fs::read_to_string(parent.join("cgroup.controllers"))?;
-                let wanted: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+                let wanted: Vec<String> =
+                    controllers.split_whitespace().map(|name| format!("+{name}")).collect();
                 fs::write(parent.join("cgroup.subtree_control"), wanted.join(" "))?;
             }
             fs::create_dir_all(&dir)?;
@@ -130,7 +132,11 @@ pub fn remove_cgroups(cluster: Cluster) -> Result<()> {
 
 /// The cgroups of a cluster that exist.
 pub fn cgroups(cluster: Cluster) -> Vec<PathBuf> {
-    cgroup_parents().into_iter().map(|parent| parent.join(cluster.cgroup())).filter(|dir| dir.exists()).collect()
+    cgroup_parents()
+        .into_iter()
+        .map(|parent| parent.join(cluster.cgroup()))
+        .filter(|dir| dir.exists())
+        .collect()
 }
 
 /// Visits a folder's subfolders, then the folder.

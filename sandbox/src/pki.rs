@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic, Result, WrapErr};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 
 use crate::layout::{Cluster, Layout};
@@ -102,7 +102,8 @@ fn make(dir: &Path, cluster: Cluster) -> Result<()> {
     let mut ca = CertificateParams::default();
     ca.distinguished_name = distinguished(&format!("{cluster} sandbox CA"), None);
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    ca.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let ca_certificate = ca.self_signed(&ca_key).into_diagnostic()?;
     write(dir, "ca.crt", &ca_certificate.pem())?;
     write(dir, "ca.key", &ca_key.serialize_pem())?;
