@@ -1,5 +1,6 @@
 -- The shop's data: a function of nothing but this file, so that every sandbox holds the same rows.
 \set ON_ERROR_STOP on
+set client_min_messages = warning;
 begin;
 drop table if exists orders, customers, fingerprint;
 create table customers (
@@ -25,7 +26,7 @@ select
     (array['new', 'paid', 'shipped', 'returned'])[1 + n % 4],
     100 + (n * 104729) % 100000,
     case when n % 10 = 0 then md5(n::text) || E' ünïcödé\ttab' end
-from generate_series(1, 200000) as n;
+from generate_series(1::bigint, 200000) as n;
 create index orders_by_customer on orders (customer_id, placed_at);
 create table fingerprint (value text not null);
 insert into fingerprint

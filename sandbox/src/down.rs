@@ -16,13 +16,7 @@ pub fn down(layout: &Layout) -> Result<()> {
         bail!("the sandbox runs as root; take it down as root");
     }
     let lock = lock::take(layout, "down")?;
-    if let Some(owner) = lock::owner().filter(|owner| owner != layout.root()) {
-        bail!(
-            help = "run `cargo xtask sandbox down` in that workspace",
-            "the sandbox on this machine is another one, in {}",
-            owner.display()
-        );
-    }
+    lock::refuse_other(layout)?;
     stop_all(layout)?;
     for cluster in Cluster::ALL {
         cluster::clean(layout, cluster)?;

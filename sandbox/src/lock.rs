@@ -74,18 +74,38 @@ pub fn owner() -> Option<PathBuf> {
     fs::read_to_string(owner_path()).ok().map(|text| PathBuf::from(text.trim()))
 }
 
-/// Makes this sandbox the one on this machine, or refuses when another is up. The lock must be held.
-pub fn claim(layout: &Layout) -> Result<()> {
+/// Refuses when another sandbox is up.
+pub fn refuse_other(layout: &Layout) -> Result<()> {
     match owner() {
         Some(owner) if owner != layout.root() => bail!(
             help = "take it down first: `cargo xtask sandbox down` in its workspace",
             "another sandbox is up on this machine, in {}",
             owner.display()
         ),
-        Some(_) => Ok(()),
-        None => {
-            let path = owner_path();
-            crate::process::write_atomically(&path, layout.root().as_os_str().as_encoded_bytes())
-        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes this sandbox the one on this machine. The lock must be held.
+pub fn claim(layout: &Layout) -> Result<()> {
+    refuse_other(layout)?;
+    crate::process::write_atomically(&owner_path(), layout.root().as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_command_is_refused_and_told_who_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = take_once(path.clone(), "up").unwrap();
+        let refused = take_once(path.clone(), "down").unwrap_err();
+        assert!(refused.to_string().contains("`sandbox up`, process"), "{refused}");
+        drop(first);
+        let again = take_once(path.clone(), "down").unwrap();
+        again.remove();
+        assert!(!path.exists());
     }
 }

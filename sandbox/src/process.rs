@@ -51,7 +51,7 @@ pub enum Probe {
     Socket(PathBuf),
 }
 
-/// A process that goes on after the command that started it.
+/// A process that goes on after the command that started it. It works in the root folder, so that it holds no other.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     /// Unique; names its log and record.
@@ -64,8 +64,6 @@ pub struct Daemon {
     pub env: Vec<(String, String)>,
     /// The network namespace it runs in, or the host's.
     pub netns: Option<String>,
-    /// Working folder; the root when `None`.
-    pub cwd: Option<PathBuf>,
     /// When it counts as healthy.
     pub probe: Probe,
 }
@@ -105,7 +103,6 @@ impl Daemon {
             args: Vec::new(),
             env: Vec::new(),
             netns: None,
-            cwd: None,
             probe: Probe::Alive,
         }
     }
@@ -125,12 +122,6 @@ impl Daemon {
     /// Puts it into a network namespace.
     pub fn netns(mut self, name: &str) -> Daemon {
         self.netns = Some(name.to_owned());
-        self
-    }
-
-    /// Sets its working folder.
-    pub fn cwd(mut self, dir: impl Into<PathBuf>) -> Daemon {
-        self.cwd = Some(dir.into());
         self
     }
 
@@ -161,7 +152,7 @@ impl Daemon {
         command
             .env(MARK_ROOT, layout.root())
             .env(MARK_PART, &self.name)
-            .current_dir(self.cwd.as_deref().unwrap_or(Path::new("/")))
+            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone().into_diagnostic()?)
             .stderr(log);
@@ -244,18 +235,8 @@ impl Daemon {
         let program = fs::metadata(&self.program).into_diagnostic().wrap_err_with(|| {
             format!("the program of {} is missing: {}", self.name, self.program.display())
         })?;
-        let text = format!(
-            "{:?}",
-            (
-                &self.program,
-                program.len(),
-                program.modified().ok(),
-                &self.args,
-                &self.env,
-                &self.netns,
-                &self.cwd
-            )
-        );
+        let changed = (program.len(), program.modified().ok());
+        let text = format!("{:?}", (&self.program, changed, &self.args, &self.env, &self.netns));
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
         Ok(hex::encode(digest))
     }
@@ -270,15 +251,6 @@ impl Record {
 /// The pid of a daemon that runs.
 pub fn running(layout: &Layout, name: &str) -> Option<i32> {
     read_record(layout, name).filter(Record::runs).map(|record| record.pid)
-}
-
-/// Names of all daemons with a record, in no order.
-pub fn recorded(layout: &Layout) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(layout.run()) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
-        .collect()
 }
 
 /// Stops a daemon by its record: TERM, wait, KILL of its group. Nothing to stop is fine.

@@ -106,15 +106,17 @@ fn fill_database(kubectl: &Kubectl) -> Result<()> {
 /// Writes the archive unless it is there with the right hash.
 fn fill_archive(kubectl: &Kubectl) -> Result<()> {
     let expected = estate::archive_sha256();
-    let found = || kubectl.exec(NAMESPACE, DATABASE_POD, &["sha256sum", estate::ARCHIVE], std::iter::empty());
-    if found().is_ok_and(|sum| sum.starts_with(&expected)) {
+    let found = kubectl.exec(NAMESPACE, DATABASE_POD, &["sha256sum", estate::ARCHIVE], std::iter::empty());
+    if found.is_ok_and(|sum| sum.starts_with(&expected)) {
         return Ok(());
     }
-    let write = format!("mkdir -p \"$(dirname {0})\" && cat > {0}", estate::ARCHIVE);
-    kubectl
+    // The hash comes from the same shell: a command that gives its stdout away gets no more stdin,
+    // since containerd ends an attached stdin with the first output stream that ends.
+    let write = format!("mkdir -p \"$(dirname {0})\" && cat > {0} && sha256sum {0}", estate::ARCHIVE);
+    let written = kubectl
         .exec(NAMESPACE, DATABASE_POD, &["sh", "-c", &write], estate::archive())
         .wrap_err("can't write the archive")?;
-    match found()? {
+    match written {
         sum if sum.starts_with(&expected) => Ok(()),
         sum => bail!("the archive is {} and not {expected}", sum.trim()),
     }
@@ -128,11 +130,11 @@ fn fill_uploads(kubectl: &Kubectl) -> Result<()> {
     if read.is_ok_and(|found| found == mark) {
         return Ok(());
     }
-    let unpack = "find /data -mindepth 1 -delete && tar -x -p -f - -C /data";
+    let unpack = "find /data -mindepth 1 -maxdepth 1 -exec rm -rf {} + && tar -x -p -f - -C /data";
     kubectl
         .exec(NAMESPACE, FILES_POD, &["sh", "-c", unpack], std::iter::once(uploads))
         .wrap_err("can't unpack the uploads")?;
-    let write = format!("cat > {UPLOADS_MARK}");
+    let write = format!("cat > {UPLOADS_MARK} && cat {UPLOADS_MARK}");
     let mark = std::iter::once(mark.into_bytes());
     kubectl.exec(NAMESPACE, FILES_POD, &["sh", "-c", &write], mark).map(drop)
 }

@@ -14,6 +14,8 @@ const PROVISIONER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Brings everything up; what runs already is left alone, what has died is started again.
 pub async fn up(layout: &Layout) -> Result<()> {
     let started = Instant::now();
+    // Before anything is built, not a quarter of an hour later.
+    lock::refuse_other(layout)?;
     tools::ensure(layout)?;
     let _lock = lock::take(layout, "up")?;
     lock::claim(layout)?;

@@ -19,10 +19,13 @@ use crate::services;
 
 /// Velero's namespace.
 pub const NAMESPACE: &str = "velero";
-/// Bucket of the source's backups; container of the same name on the target.
-pub const BUCKET: &str = "velero";
 /// Name of the storage location.
 const LOCATION: &str = "default";
+/// The node agent's settings.
+const NODE_AGENT_CONFIG: &str = "node-agent-config";
+/// Volumes that a node moves at once. Each has a pod of its own that takes seconds to start, so Velero's default of one
+/// would make the rehearsal wait; more than the machine's cores help nobody.
+const VOLUMES_AT_ONCE: usize = 2;
 /// The secret with the location's credentials.
 const CREDENTIALS: &str = "cloud-credentials";
 /// Set as one version by the API server: it serves a new kind about a second after its definition.
@@ -76,6 +79,7 @@ async fn apply_all(layout: &Layout, cluster: Cluster, client: &Client) -> Result
     for object in secrets(layout, cluster)? {
         apply(client, &object).await?;
     }
+    apply(client, &node_agent_config()).await?;
     wait_for("Velero's kinds are served", CRD_TIMEOUT, || async {
         let api = api_of(client, "velero.io/v1", "BackupStorageLocation", Some(NAMESPACE));
         let list = api.map_err(|error| error.to_string())?.list(&Default::default()).await;
@@ -104,8 +108,9 @@ fn manifests(layout: &Layout, cluster: Cluster) -> Result<Vec<Value>> {
             &format!("--kubecontext={}", cluster.name()),
             &format!("--image=velero/velero:{}", versions::VELERO),
             &format!("--plugins=velero/velero-plugin-for-aws:{}", versions::VELERO_PLUGIN_FOR_AWS),
+            // The storage location that it would make is replaced by one of ours.
             "--provider=aws",
-            &format!("--bucket={BUCKET}"),
+            &format!("--bucket={}", services::BUCKET),
             "--no-secret",
             "--use-volume-snapshots=false",
             "--use-node-agent",
@@ -121,15 +126,22 @@ fn manifests(layout: &Layout, cluster: Cluster) -> Result<Vec<Value>> {
     )?;
     let list: Value =
         serde_json::from_str(&text).into_diagnostic().wrap_err("velero install printed no JSON")?;
-    let items = list["items"].as_array().cloned().ok_or_else(|| miette!("velero install printed no list"))?;
+    let mut items =
+        list["items"].as_array().cloned().ok_or_else(|| miette!("velero install printed no list"))?;
+    // The installer takes this option only when the ConfigMap is on the cluster already, and so is the namespace.
+    let agent = items.iter_mut().find(|item| item["kind"] == "DaemonSet");
+    let args = agent.and_then(|agent| agent.pointer_mut("/spec/template/spec/containers/0/args"));
+    let args =
+        args.and_then(Value::as_array_mut).ok_or_else(|| miette!("velero install printed no node agent"))?;
+    args.push(json!(format!("--node-agent-configmap={NODE_AGENT_CONFIG}")));
     Ok(items)
 }
 
 /// The storage location of a cluster. Short periods: the sandbox is about seconds.
 fn location(cluster: Cluster) -> Value {
-    let (port, mode) = match cluster {
-        Cluster::Eks => (ports::S3, "ReadWrite"),
-        Cluster::Aks => (ports::VERSITYGW_AZURE, "ReadOnly"),
+    let (port, bucket, mode) = match cluster {
+        Cluster::Eks => (ports::S3, services::BUCKET, "ReadWrite"),
+        Cluster::Aks => (ports::VERSITYGW_AZURE, services::CONTAINER, "ReadOnly"),
     };
     json!({
         "apiVersion": "velero.io/v1",
@@ -139,18 +151,28 @@ fn location(cluster: Cluster) -> Value {
             "provider": "aws",
             "default": true,
             "accessMode": mode,
-            "objectStorage": {"bucket": BUCKET},
+            "objectStorage": {"bucket": bucket},
             "credential": {"name": CREDENTIALS, "key": "cloud"},
             "backupSyncPeriod": "5s",
             "validationFrequency": "10s",
             "config": {
-                "region": "us-east-1",
+                "region": services::REGION,
                 "s3ForcePathStyle": "true",
                 "s3Url": host_url(port),
                 // versitygw over Azure keeps no checksums.
                 "checksumAlgorithm": "",
             },
         },
+    })
+}
+
+fn node_agent_config() -> Value {
+    let config = json!({"loadConcurrency": {"globalConfig": VOLUMES_AT_ONCE}});
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": NODE_AGENT_CONFIG, "namespace": NAMESPACE},
+        "data": {"node-agent-config.json": config.to_string()},
     })
 }
 
