@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use migrate_plugin_api::{StepContext, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::listing::{FOLDER, Facts, LINK, Listing, REGULAR, TYPE_BITS};
 use crate::exec::Container;
 
 /// Entries that wait for their counterpart: about 200 bytes each. Both sides list in directory
@@ -19,9 +20,6 @@ const WAITING_LIMIT: usize = 2_000_000;
 
 /// Differing files that are named; all are counted.
 const NAMED: usize = 50;
-
-/// A batch is bounded by the kernel's limit for arguments (2 MiB); with their hashes less than this.
-const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Enters the folder, so that every path starts with `./`, never with a dash.
 const SCRIPT: &str = r#"cd "$1" || exit 3; shift; exec find . "$@""#;
@@ -33,11 +31,9 @@ for p do if [ -L "$p" ]; then readlink -n "$p" || exit 1; fi; printf '\0'; done"
 /// For a batch of regular files: count, names, facts, hashes.
 const FILES: &str = r#"printf '%s\0' "$#" "$@" && stat -c '%f %u %g %s' "$@" && sha256sum "$@" || exit 1"#;
 
-/// Bits of the file type and of a regular file, in `st_mode`.
-const TYPE_BITS: u32 = 0o170_000;
-const REGULAR: u32 = 0o100_000;
-const LINK: u32 = 0o120_000;
-const FOLDER: u32 = 0o040_000;
+/// At the top of a volume these are not the application's: a file system makes the first for
+/// itself, and Velero leaves its marker of a finished restore in the second.
+const ALWAYS_LEFT_OUT: [&str; 2] = ["lost+found", ".velero"];
 
 /// Which files to compare.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -52,8 +48,8 @@ pub(crate) struct Files {
     pub container: Option<String>,
     /// Absolute path of the folder.
     pub directory: String,
-    /// Paths in it to leave out, with `*` and `?` as in `find -path`: `cache/*`. `lost+found`, which
-    /// a file system makes for itself, always is.
+    /// Paths in it to leave out, with `*` and `?` as in `find -path`: `cache/*`. `lost+found` (made
+    /// by the file system) and `.velero` (Velero's marker of a finished restore) at its top always are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
 }
@@ -146,17 +142,6 @@ pub(crate) struct FilesResult {
     pub owner_named: Option<Difference>,
 }
 
-/// What is known of one entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Facts {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    /// SHA-256 of a file's content or a link's target, nothing for others.
-    content: [u8; 32],
-}
-
 impl Files {
     /// Whether the config makes sense.
     ///
@@ -176,7 +161,7 @@ impl Files {
         let mut command: Vec<String> =
             ["sh", "-c", SCRIPT, "sh", &self.directory, "("].map(String::from).to_vec();
         for (at, path) in
-            ["lost+found"].into_iter().chain(self.exclude.iter().map(String::as_str)).enumerate()
+            ALWAYS_LEFT_OUT.into_iter().chain(self.exclude.iter().map(String::as_str)).enumerate()
         {
             if at > 0 {
                 command.push("-o".to_owned());
@@ -378,171 +363,6 @@ fn readable(path: &[u8]) -> String {
     })
 }
 
-/// Understands what the batches print, in whatever pieces it comes.
-struct Listing {
-    is_files: bool,
-    buffer: Vec<u8>,
-    at: usize,
-    stage: Stage,
-    wanted: usize,
-    names: Vec<Vec<u8>>,
-    facts: Vec<Facts>,
-    done: usize,
-}
-
-enum Stage {
-    Count,
-    Names,
-    Facts,
-    Contents,
-}
-
-impl Listing {
-    fn new(is_files: bool) -> Self {
-        Self {
-            is_files,
-            buffer: Vec::new(),
-            at: 0,
-            stage: Stage::Count,
-            wanted: 0,
-            names: Vec::new(),
-            facts: Vec::new(),
-            done: 0,
-        }
-    }
-
-    fn push(
-        &mut self,
-        bytes: &[u8],
-        mut emit: impl FnMut(&[u8], Facts) -> Result<(), StepError>,
-    ) -> Result<(), StepError> {
-        self.buffer.drain(..self.at);
-        self.at = 0;
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() > BUFFER_BYTES {
-            return Err(garbled("a line without an end"));
-        }
-        while self.step(&mut emit)? {}
-        Ok(())
-    }
-
-    /// Takes one token; whether there may be another.
-    fn step(
-        &mut self,
-        emit: &mut impl FnMut(&[u8], Facts) -> Result<(), StepError>,
-    ) -> Result<bool, StepError> {
-        match self.stage {
-            Stage::Count => {
-                let Some(token) = self.until(0) else { return Ok(false) };
-                let count = std::str::from_utf8(&token).ok().and_then(|text| text.parse::<usize>().ok());
-                self.wanted = count.filter(|count| *count > 0).ok_or_else(|| garbled("no count"))?;
-                self.stage = Stage::Names;
-            }
-            Stage::Names => {
-                let Some(token) = self.until(0) else { return Ok(false) };
-                self.names.push(token);
-                if self.names.len() == self.wanted {
-                    self.stage = Stage::Facts;
-                }
-            }
-            Stage::Facts => {
-                let Some(token) = self.until(b'\n') else { return Ok(false) };
-                self.facts.push(facts(&token).ok_or_else(|| garbled("no facts of a file"))?);
-                if self.facts.len() == self.wanted {
-                    self.stage = Stage::Contents;
-                }
-            }
-            Stage::Contents => {
-                let content = if self.is_files { self.hash()? } else { self.link() };
-                let Some(content) = content else { return Ok(false) };
-                let facts = Facts { content, ..self.facts[self.done] };
-                let name = &self.names[self.done];
-                let path = name.strip_prefix(b"./").unwrap_or(name);
-                // The folder itself is made by whoever provisions the volume.
-                if path != b"." {
-                    emit(path, facts)?;
-                }
-                self.done += 1;
-                if self.done == self.wanted {
-                    self.names.clear();
-                    self.facts.clear();
-                    self.done = 0;
-                    self.stage = Stage::Count;
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn until(&mut self, end: u8) -> Option<Vec<u8>> {
-        let rest = &self.buffer[self.at..];
-        let length = rest.iter().position(|byte| *byte == end)?;
-        let token = rest[..length].to_vec();
-        self.at += length + 1;
-        Some(token)
-    }
-
-    fn link(&mut self) -> Option<[u8; 32]> {
-        let target = self.until(0)?;
-        let is_link = self.facts[self.done].mode & TYPE_BITS == LINK;
-        Some(if is_link { sha256(&target) } else { [0; 32] })
-    }
-
-    /// `HASH  NAME`, the name as it is (BusyBox), or `\HASH  NAME` with the name escaped (GNU).
-    fn hash(&mut self) -> Result<Option<[u8; 32]>, StepError> {
-        let rest = &self.buffer[self.at..];
-        let name = &self.names[self.done];
-        let Some(first) = rest.first() else { return Ok(None) };
-        let is_escaped = *first == b'\\';
-        let start = usize::from(is_escaped);
-        let length = if is_escaped {
-            let Some(length) = rest.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-            length
-        } else {
-            64 + 2 + name.len()
-        };
-        if rest.len() <= length {
-            return Ok(None);
-        }
-        let is_named = is_escaped || rest[66..length] == **name;
-        let hash =
-            rest.get(start..start + 64).and_then(|text| <[u8; 32]>::try_from(hex::decode(text).ok()?).ok());
-        match hash {
-            Some(hash) if is_named && rest[length] == b'\n' => {
-                self.at += length + 1;
-                Ok(Some(hash))
-            }
-            _ => Err(garbled("no hash of a file")),
-        }
-    }
-
-    fn finish(&self, place: &str) -> Result<(), StepError> {
-        if matches!(self.stage, Stage::Count) && self.buffer.len() == self.at {
-            return Ok(());
-        }
-        Err(StepError::transient(format!("the listing of {place} ended too early")))
-    }
-}
-
-fn facts(line: &[u8]) -> Option<Facts> {
-    let mut fields = std::str::from_utf8(line).ok()?.split(' ');
-    let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
-    let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    let size = fields.next()?.parse().ok()?;
-    fields.next().is_none().then_some(Facts { mode, uid, gid, size, content: [0; 32] })
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
-}
-
-fn garbled(what: &str) -> StepError {
-    StepError::permanent(format!("failed to understand the listing: {what}"))
-        .with_hint("the container's `stat` and `sha256sum` must behave like GNU's or BusyBox's")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -596,6 +416,8 @@ mod tests {
             "cr\r",
             "cache/skipped",
             "lost+found/x",
+            ".velero/marker",
+            "sub/.velero",
         ] {
             write(name, name);
         }
@@ -609,10 +431,11 @@ mod tests {
         let (source, target) = (tree(), tree());
         std::fs::write(target.path().join("cache/other"), "not compared").unwrap();
         std::fs::remove_dir_all(target.path().join("lost+found")).unwrap();
+        std::fs::remove_dir_all(target.path().join(".velero")).unwrap();
         let result = compare(source.path(), target.path());
         assert_eq!(result.named, []);
         assert_eq!((result.differences, result.owner_differences), (0, 0));
-        assert_eq!((result.source.files, result.source.others), (7, 4));
+        assert_eq!((result.source.files, result.source.others), (8, 4));
         assert_eq!(result.source, result.target);
         let json = serde_json::to_value(&result).unwrap();
         assert_eq!(json["source"]["sum"].as_str().unwrap().len(), 64);
@@ -639,34 +462,6 @@ mod tests {
             .collect();
         insta::assert_snapshot!(lines.join("\n"));
         assert_eq!(result.differences, 6);
-    }
-
-    #[test]
-    fn unescaped_names_are_understood_too() {
-        let mut listing = Listing::new(true);
-        let hash = "0".repeat(64);
-        let text = format!("2\0./a\nb\0./c\x0081a4 0 0 3\n81a4 0 0 4\n{hash}  ./a\nb\n{hash}  ./c\n");
-        let mut seen = Vec::new();
-        listing
-            .push(text.as_bytes(), |path, facts| {
-                seen.push((path.to_vec(), facts.size));
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(seen, [(b"a\nb".to_vec(), 3), (b"c".to_vec(), 4)]);
-        listing.finish("here").unwrap();
-    }
-
-    #[test]
-    fn garbled_or_cut_listings_are_no_success() {
-        let push = |text: &str| Listing::new(true).push(text.as_bytes(), |_, _| Ok(()));
-        assert!(push("x\0").is_err() && push("0\0").is_err());
-        assert!(push("1\0./a\0nonsense\n").is_err());
-        assert!(push(&format!("1\0./a\x0081a4 0 0 1\n{}  ./a\n", "z".repeat(64))).is_err());
-        assert!(push(&format!("1\0./a\x0081a4 0 0 1\n{}  ./b\n", "0".repeat(64))).is_err());
-        let mut cut = Listing::new(true);
-        cut.push(b"1\0./a\x0081a4 0 0 1\n", |_, _| Ok(())).unwrap();
-        assert!(cut.finish("here").is_err());
     }
 
     #[test]

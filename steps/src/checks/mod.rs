@@ -2,6 +2,7 @@
 
 mod data;
 mod files;
+mod listing;
 mod probe;
 mod rows;
 mod smoke;
