@@ -101,13 +101,13 @@ pub(super) fn restored_counts(list: &BTreeMap<String, Vec<String>>) -> BTreeMap<
 }
 
 /// Group, version and kind of `apps/v1/Deployment`, `v1/Pod`.
-fn parse_kind(kind: &str) -> Option<GroupVersionKind> {
+pub(super) fn parse_kind(kind: &str) -> Option<GroupVersionKind> {
     let (version, kind) = kind.rsplit_once('/')?;
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     Some(GroupVersionKind::gvk(group, version, kind))
 }
 
-fn left_to_the_target(gvk: &GroupVersionKind) -> Option<&'static str> {
+pub(super) fn left_to_the_target(gvk: &GroupVersionKind) -> Option<&'static str> {
     LEFT_TO_THE_TARGET.iter().find(|(group, kind, _)| *group == gvk.group && *kind == gvk.kind).map(|x| x.2)
 }
 
@@ -197,7 +197,8 @@ impl Verdict {
     }
 }
 
-fn some(names: &[String]) -> String {
+/// The first few of `names`.
+pub(super) fn some(names: &[String]) -> String {
     let more = names.len().saturating_sub(MAX_NAMES);
     let shown = names.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
@@ -239,14 +240,15 @@ pub(super) async fn compare(
     Ok(comparison)
 }
 
-async fn discover(client: &Client) -> Result<Discovery, StepError> {
+/// The kinds that a cluster serves.
+pub(super) async fn discover(client: &Client) -> Result<Discovery, StepError> {
     // Two requests since Kubernetes 1.30; one for each group before.
     match Discovery::new(client.clone()).run_aggregated().await {
         Ok(discovery) => Ok(discovery),
         Err(_) => Discovery::new(client.clone())
             .run()
             .await
-            .map_err(|e| kube_error("failed to ask the target which kinds it serves", e)),
+            .map_err(|e| kube_error("failed to ask the cluster which kinds it serves", e)),
     }
 }
 

@@ -315,8 +315,20 @@ async fn stuck(
         waits = states.unfinished_paths().into_iter().map(|path| format!("volume {path}")).collect();
     }
     waits.extend(diagnose::newest_events(velero, made).await);
-    let what = if waits.is_empty() { "objects".to_owned() } else { waits.join("; ") };
     let minutes = pace.stall.as_secs() / 60;
+    if waits.is_empty() && states.count() > 0 {
+        // Velero learns that a volume is restored from an event alone, and waits 4 hours for one
+        // that it missed while the API server was away.
+        let namespace = &velero.namespace;
+        let message = format!(
+            "all volumes of restore `{name}` are filled, but Velero hasn't noticed for {minutes} minutes"
+        );
+        return StepError::permanent(message).with_hint(format!(
+            "restart Velero on the target (`kubectl -n {namespace} delete pod -l deploy=velero`), which ends the \
+             restore; delete it and what it made, and resume"
+        ));
+    }
+    let what = if waits.is_empty() { "objects".to_owned() } else { waits.join("; ") };
     StepError::permanent(format!("restore `{name}` has made no progress for {minutes} minutes: {what}")).with_hint(
         "remove the cause and resume: the same restore goes on. Until it ends it blocks every other restore of the \
          cluster",
