@@ -110,6 +110,8 @@ pub struct RestoreOutputs {
     pub volumes: Vec<VolumeRestore>,
     /// `VERSION/Kind NAMESPACE/NAME` of all that should be on the target and isn't.
     pub missing: Vec<String>,
+    /// `VERSION/Kind COUNT (reason)` of the kinds that aren't compared.
+    pub not_compared: Vec<String>,
 }
 
 /// The step.
@@ -271,10 +273,20 @@ impl VeleroRestore {
                 (BTreeMap::new(), BTreeMap::new())
             }
         };
-        let missing = compare(&velero.client, name, &config.objects, &outcomes).await?.missing;
+        let compared = compare(&velero.client, name, &config.objects, &outcomes).await?;
+        let (missing, not_compared) = (compared.missing, compared.not_compared);
         let volumes = restored(&velero.volumes_of_restore(name).await?);
         let (warnings, errors) = (texts.warnings, texts.errors);
-        Ok(RestoreOutputs { restore: name.to_owned(), warnings, errors, objects, outcomes, volumes, missing })
+        Ok(RestoreOutputs {
+            restore: name.to_owned(),
+            warnings,
+            errors,
+            objects,
+            outcomes,
+            volumes,
+            missing,
+            not_compared,
+        })
     }
 }
 
