@@ -17,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
+use super::compare::some;
 use super::default_velero_namespace;
 use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::install::{Role, preflight, to_problem};
+use super::inventory::{omitted, wait_for_kinds};
 use super::volumes::{VolumeBackup, VolumeStates, backed_up, claims_and_pods, left_out, missed, prefixes};
 use crate::kubernetes::kube_error;
 use crate::site::ClusterRef;
@@ -45,6 +47,9 @@ pub struct BackupConfig {
     /// Accept that claims which no running pod mounts are left behind without their data.
     #[serde(default)]
     pub allow_unmounted: bool,
+    /// Kinds, as `Widget.example.com`, whose objects needn't be in the backup.
+    #[serde(default)]
+    pub ignore_kinds: Vec<String>,
 }
 
 /// Outputs of `velero.backup`.
@@ -93,6 +98,7 @@ impl VeleroBackup {
         let spec = spec(config);
         if velero.backup(name).await?.is_none() {
             refuse_missed_claims(config, velero).await?;
+            wait_for_kinds(ctx, velero, self.pace, &config.namespaces).await?;
             let backup = Velero::new_backup(ctx, name, spec.clone());
             match velero.backups().create(&PostParams::default(), &backup).await {
                 Ok(_) => ctx.info(format!("created backup `{name}`")),
@@ -189,7 +195,10 @@ impl VeleroBackup {
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
         let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
         let objects = match list {
-            Ok(objects) => objects,
+            Ok(objects) => {
+                refuse_omitted(config, velero, &objects, &status).await?;
+                objects
+            }
             Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
             Err(e) => {
                 ctx.warn(format!("the list of objects in backup `{name}` can't be read: {e}"));
@@ -296,6 +305,23 @@ async fn refuse_missed_claims(config: &BackupConfig, velero: &Velero) -> Result<
     Err(StepError::permanent(message).with_hint(UNMOUNTED_HINT))
 }
 
+async fn refuse_omitted(
+    config: &BackupConfig,
+    velero: &Velero,
+    objects: &BTreeMap<String, Vec<String>>,
+    status: &BackupStatus,
+) -> Result<(), StepError> {
+    let started = status.start_timestamp.as_ref();
+    let omitted = omitted(&velero.client, &config.namespaces, objects, &config.ignore_kinds, started).await?;
+    if omitted.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::permanent(format!("the backup doesn't hold {}", some(&omitted))).with_hint(
+        "restart the source's Velero so that it knows all kinds, delete the backup (`velero backup delete`) and \
+         resume; or name the kinds in `ignore-kinds`",
+    ))
+}
+
 fn refuse_restic(volumes: &[PodVolumeBackup]) -> Result<(), StepError> {
     match volumes.iter().find(|v| v.spec.uploader_type != "kopia") {
         None => Ok(()),
@@ -399,6 +425,7 @@ impl TypedStep for VeleroBackup {
         let left_out = match depth {
             VerifyDepth::Quick => outputs.left_out.clone(),
             VerifyDepth::Deep => {
+                checks.push(inventory_check(config, &velero, outputs, &status).await?);
                 let (claims, _) = claims_and_pods(&velero, &config.namespaces).await?;
                 left_out(&claims, &found, status.start_timestamp.as_ref())
             }
@@ -416,6 +443,20 @@ impl TypedStep for VeleroBackup {
         checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
         Ok(checks.into_iter().collect())
     }
+}
+
+/// Everything the source has had since before the backup is in it.
+async fn inventory_check(
+    config: &BackupConfig,
+    velero: &Velero,
+    outputs: &BackupOutputs,
+    status: &BackupStatus,
+) -> Result<Check, StepError> {
+    let started = status.start_timestamp.as_ref();
+    let ignore = &config.ignore_kinds;
+    let omitted = omitted(&velero.client, &config.namespaces, &outputs.objects, ignore, started).await?;
+    let check = Check::equal("source", "objects not in the backup", "0", omitted.len().to_string());
+    Ok(if omitted.is_empty() { check } else { check.with_note(some(&omitted)) })
 }
 
 /// A warning of Velero's as a line of evidence.

@@ -101,13 +101,13 @@ pub(super) fn restored_counts(list: &BTreeMap<String, Vec<String>>) -> BTreeMap<
 }
 
 /// Group, version and kind of `apps/v1/Deployment`, `v1/Pod`.
-fn parse_kind(kind: &str) -> Option<GroupVersionKind> {
+pub(super) fn parse_kind(kind: &str) -> Option<GroupVersionKind> {
     let (version, kind) = kind.rsplit_once('/')?;
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     Some(GroupVersionKind::gvk(group, version, kind))
 }
 
-fn left_to_the_target(gvk: &GroupVersionKind) -> Option<&'static str> {
+pub(super) fn left_to_the_target(gvk: &GroupVersionKind) -> Option<&'static str> {
     LEFT_TO_THE_TARGET.iter().find(|(group, kind, _)| *group == gvk.group && *kind == gvk.kind).map(|x| x.2)
 }
 
@@ -197,7 +197,8 @@ impl Verdict {
     }
 }
 
-fn some(names: &[String]) -> String {
+/// The first few of `names`.
+pub(super) fn some(names: &[String]) -> String {
     let more = names.len().saturating_sub(MAX_NAMES);
     let shown = names.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
@@ -205,10 +206,12 @@ fn some(names: &[String]) -> String {
 
 /// The comparison of all kinds.
 pub(super) struct Comparison {
-    /// One check a kind, and one for the kinds that aren't compared.
+    /// One check a kind.
     pub checks: Vec<Check>,
     /// `VERSION/Kind NAMESPACE/NAME` of all that should be there and isn't.
     pub missing: Vec<String>,
+    /// `VERSION/Kind COUNT (reason)` of the kinds that the target makes by itself.
+    pub not_compared: Vec<String>,
 }
 
 /// Looks for the backup's `objects` on the target, where `restore` put them.
@@ -219,12 +222,11 @@ pub(super) async fn compare(
     outcomes: &BTreeMap<String, KindOutcome>,
 ) -> Result<Comparison, StepError> {
     let discovery = discover(client).await?;
-    let mut comparison = Comparison { checks: Vec::new(), missing: Vec::new() };
-    let mut not_compared = Vec::new();
+    let mut comparison = Comparison { checks: Vec::new(), missing: Vec::new(), not_compared: Vec::new() };
     for (kind, names) in objects {
         let Some(gvk) = parse_kind(kind) else { continue };
         if let Some(reason) = left_to_the_target(&gvk) {
-            not_compared.push(format!("{kind} {} ({reason})", names.len()));
+            comparison.not_compared.push(format!("{kind} {} ({reason})", names.len()));
             continue;
         }
         let found = look(client, &discovery, &gvk, restore, names).await?;
@@ -232,21 +234,18 @@ pub(super) async fn compare(
         comparison.missing.extend(verdict.missing.iter().map(|name| format!("{kind} {name}")));
         comparison.checks.push(verdict.check(kind, names.len(), found.is_served));
     }
-    if !not_compared.is_empty() {
-        let left = Check::equal("other kinds", "objects", "not compared", "not compared");
-        comparison.checks.push(left.with_note(not_compared.join("; ")));
-    }
     Ok(comparison)
 }
 
-async fn discover(client: &Client) -> Result<Discovery, StepError> {
+/// The kinds that a cluster serves.
+pub(super) async fn discover(client: &Client) -> Result<Discovery, StepError> {
     // Two requests since Kubernetes 1.30; one for each group before.
     match Discovery::new(client.clone()).run_aggregated().await {
         Ok(discovery) => Ok(discovery),
         Err(_) => Discovery::new(client.clone())
             .run()
             .await
-            .map_err(|e| kube_error("failed to ask the target which kinds it serves", e)),
+            .map_err(|e| kube_error("failed to ask the cluster which kinds it serves", e)),
     }
 }
 

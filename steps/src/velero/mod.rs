@@ -15,6 +15,7 @@ mod files;
 mod follow;
 mod guards;
 mod install;
+mod inventory;
 mod restore;
 mod storage_class;
 #[cfg(test)]

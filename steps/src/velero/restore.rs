@@ -110,6 +110,8 @@ pub struct RestoreOutputs {
     pub volumes: Vec<VolumeRestore>,
     /// `VERSION/Kind NAMESPACE/NAME` of all that should be on the target and isn't.
     pub missing: Vec<String>,
+    /// `VERSION/Kind COUNT (reason)` of the kinds that aren't compared.
+    pub not_compared: Vec<String>,
 }
 
 /// The step.
@@ -271,10 +273,20 @@ impl VeleroRestore {
                 (BTreeMap::new(), BTreeMap::new())
             }
         };
-        let missing = compare(&velero.client, name, &config.objects, &outcomes).await?.missing;
+        let compared = compare(&velero.client, name, &config.objects, &outcomes).await?;
+        let (missing, not_compared) = (compared.missing, compared.not_compared);
         let volumes = restored(&velero.volumes_of_restore(name).await?);
         let (warnings, errors) = (texts.warnings, texts.errors);
-        Ok(RestoreOutputs { restore: name.to_owned(), warnings, errors, objects, outcomes, volumes, missing })
+        Ok(RestoreOutputs {
+            restore: name.to_owned(),
+            warnings,
+            errors,
+            objects,
+            outcomes,
+            volumes,
+            missing,
+            not_compared,
+        })
     }
 }
 
@@ -315,8 +327,20 @@ async fn stuck(
         waits = states.unfinished_paths().into_iter().map(|path| format!("volume {path}")).collect();
     }
     waits.extend(diagnose::newest_events(velero, made).await);
-    let what = if waits.is_empty() { "objects".to_owned() } else { waits.join("; ") };
     let minutes = pace.stall.as_secs() / 60;
+    if waits.is_empty() && states.count() > 0 {
+        // Velero learns that a volume is restored from an event alone, and waits 4 hours for one
+        // that it missed while the API server was away.
+        let namespace = &velero.namespace;
+        let message = format!(
+            "all volumes of restore `{name}` are filled, but Velero hasn't noticed for {minutes} minutes"
+        );
+        return StepError::permanent(message).with_hint(format!(
+            "restart Velero on the target (`kubectl -n {namespace} delete pod -l deploy=velero`), which ends the \
+             restore; delete it and what it made, and resume"
+        ));
+    }
+    let what = if waits.is_empty() { "objects".to_owned() } else { waits.join("; ") };
     StepError::permanent(format!("restore `{name}` has made no progress for {minutes} minutes: {what}")).with_hint(
         "remove the cause and resume: the same restore goes on. Until it ends it blocks every other restore of the \
          cluster",

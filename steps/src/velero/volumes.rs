@@ -137,6 +137,11 @@ impl VolumeStates {
         self.states.iter().find(|s| s.1 != "Completed")
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.states.len()
+    }
+
     /// The paths of volumes that aren't finished, with their phase.
     pub(super) fn unfinished_paths(&self) -> Vec<String> {
         let open = self.states.iter().filter(|s| s.1 != "Completed");

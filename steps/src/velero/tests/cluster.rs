@@ -75,6 +75,8 @@ const COLLECTIONS: &[(&str, &str, &str)] = &[
     ("/api/v1", "events", "Event"),
     ("/apis/apps/v1", "deployments", "Deployment"),
     ("/apis/apps/v1", "daemonsets", "DaemonSet"),
+    ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition"),
+    ("/apis/shop.example/v1", "widgets", "Widget"),
     ("/apis/storage.k8s.io/v1", "storageclasses", "StorageClass"),
     ("/apis/velero.io/v1", "backups", "Backup"),
     ("/apis/velero.io/v1", "restores", "Restore"),
@@ -143,15 +145,15 @@ impl State {
                 json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
             }
             ("GET", "/apis") => {
-                json!({ "kind": "APIGroupList", "groups": [group("apps"), group("velero.io")] })
+                json!({ "kind": "APIGroupList", "groups": [group("apps"), group("shop.example"), group("velero.io")] })
             }
-            ("GET", "/api/v1" | "/apis/apps/v1" | "/apis/velero.io/v1") => {
+            ("GET", "/api/v1" | "/apis/apps/v1" | "/apis/shop.example/v1" | "/apis/velero.io/v1") => {
                 let resources: Vec<Value> = COLLECTIONS
                     .iter()
                     .filter(|(root, ..)| *root == path)
                     .map(|(_, plural, kind)| {
                         json!({ "name": plural, "singularName": "", "namespaced": true, "kind": kind,
-                            "verbs": ["get", "list"] })
+                            "verbs": ["create", "delete", "get", "list"] })
                     })
                     .collect();
                 let version = path.trim_start_matches("/apis/").trim_start_matches("/api/");

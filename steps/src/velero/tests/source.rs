@@ -1,0 +1,294 @@
+//! `velero.backup`, and what the plan says of a source.
+
+use std::time::Duration;
+
+use migrate_plugin_api::{
+    CancellationToken, CheckStatus, ErrorClass, Observation, Severity, Step, Typed, VerifyDepth,
+};
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::*;
+
+/// A source whose Velero will complete what is asked of it.
+pub(super) async fn source() -> Cluster {
+    let cluster = cluster("ReadWrite").await;
+    let mut state = cluster.lock();
+    state.put("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0", claim("Bound", "gp3"));
+    state.put("/api/v1/namespaces/shop/pods/db-0", pod());
+    let objects = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
+    state.put_file("BackupResourceList", KEY, &objects);
+    state.on_create = Some(Box::new(|state, path| {
+        if path == format!("{VELERO}/backups/{KEY}") {
+            state.put(&format!("{VELERO}/podvolumebackups/p1"), pod_volume_backup("Completed", 20));
+            let progress = |done: u64| json!({ "totalItems": 2, "itemsBackedUp": done });
+            let script = vec![
+                json!({}),
+                json!({ "phase": "InProgress", "progress": progress(1) }),
+                json!({ "phase": "Finalizing", "progress": progress(2) }),
+                json!({ "phase": "Completed", "progress": progress(2), "startTimestamp": "2026-01-02T00:00:00Z" }),
+            ];
+            state.scripts.insert(path.to_owned(), script);
+        }
+    }));
+    drop(state);
+    cluster
+}
+
+fn backup_config(cluster: &Cluster) -> Value {
+    json!({ "cluster": cluster.reference(), "namespaces": ["shop"] })
+}
+
+#[tokio::test]
+async fn a_backup_is_created_once_followed_and_proven() {
+    let cluster = source().await;
+    let (host, ctx) = context();
+    let config = backup_config(&cluster);
+    assert_eq!(backup_step().observe(&ctx, &config).await.unwrap(), Observation::Absent);
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(
+        outputs,
+        json!({
+            "backup": KEY,
+            "prefixes": ["kopia/shop/", format!("backups/{KEY}/")],
+            "volumes": [{ "namespace": "shop", "pod": "db-0", "volume": "data", "claim": "data-db-0",
+                "bytes": 20, "snapshot-id": "k1" }],
+            "objects": { "v1/PersistentVolumeClaim": ["shop/data-db-0"], "v1/Pod": ["shop/db-0"] },
+            "left-out": [], "warnings": [], "errors": [], "bytes": 20,
+        })
+    );
+    let made = cluster.lock().objects[&format!("{VELERO}/backups/{KEY}")].clone();
+    assert_eq!(made["metadata"]["labels"]["migrate-run"], "test-run");
+    assert_eq!(
+        made["spec"],
+        json!({ "includedNamespaces": ["shop"], "defaultVolumesToFsBackup": true, "snapshotVolumes": false })
+    );
+    let recorded = host.recorded();
+    assert_eq!(recorded.handles, [KEY]);
+    let last = recorded.progress.last().unwrap();
+    assert_eq!(last.bytes.map(|b| (b.done, b.total)), Some((20, Some(20))));
+    assert_eq!(last.items.map(|i| (i.done, i.total)), Some((2, Some(2))));
+    // Again, as after a crash between creating and recording: it is found, and no second is made.
+    let handle = KEY.to_owned();
+    assert_eq!(backup_step().observe(&ctx, &config).await.unwrap(), Observation::Running { handle });
+    assert_eq!(backup_step().apply(&ctx, &config).await.unwrap(), outputs);
+    assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")]);
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = backup_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+        assert!(evidence.passed(), "{evidence:?}");
+    }
+    let left = cluster.lock().objects.keys().filter(|p| p.contains("downloadrequests")).count();
+    assert_eq!(left, 0, "download requests are cleaned up");
+    assert!(host.recorded().log.iter().all(|(_, line)| !line.contains("topsecret")));
+    cluster.lock().objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+    let evidence = backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap();
+    let failed: Vec<String> = evidence.failures().map(|c| format!("{} {}", c.subject, c.what)).collect();
+    assert_eq!(failed, [format!("backup {KEY} volumes"), "claim shop/data-db-0 data".to_owned()]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_backup_made_in_between_is_joined_and_a_foreign_one_refused() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let path = format!("{VELERO}/backups/{KEY}");
+    let spec = json!({ "includedNamespaces": ["shop"], "defaultVolumesToFsBackup": true, "snapshotVolumes": false,
+        "ttl": "720h0m0s", "storageLocation": "default" });
+    let completed = json!({ "phase": "Completed" });
+    cluster.lock().put(&path, json!({ "spec": spec, "status": completed }));
+    cluster.lock().put(&format!("{VELERO}/podvolumebackups/p1"), pod_volume_backup("Completed", 20));
+    cluster.lock().hidden_once.push(path.clone());
+    backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap();
+    let mut other = backup_config(&cluster);
+    other["namespaces"] = json!(["shop", "web"]);
+    let error = backup_step().apply(&ctx, &other).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(error.message, format!("backup `{KEY}` exists with another content"));
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_stop_leaves_the_backup_running() {
+    let cluster = source().await;
+    cluster.lock().on_create = Some(Box::new(|state, path| {
+        state.scripts.insert(path.to_owned(), vec![json!({ "phase": "InProgress" })]);
+    }));
+    let cancel = CancellationToken::new();
+    let (host, ctx) = context();
+    let ctx = ctx.with_cancel(cancel.clone());
+    let config = backup_config(&cluster);
+    let stopper = async {
+        while host.recorded().progress.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+    };
+    let step = Typed(VeleroBackup::at(Pace { stall: Duration::from_secs(60), ..pace() }));
+    let (result, ()) = tokio::join!(step.apply(&ctx, &config), stopper);
+    assert_eq!(result.unwrap_err().class, ErrorClass::Cancelled);
+    assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")], "nothing is deleted");
+    let (_, ctx) = context();
+    let handle = KEY.to_owned();
+    assert_eq!(step.observe(&ctx, &config).await.unwrap(), Observation::Running { handle });
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_claim_that_no_running_pod_mounts_is_never_left_behind_silently() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    cluster.lock().put("/api/v1/namespaces/shop/persistentvolumeclaims/idle", claim("Bound", "gp3"));
+    let mut config = backup_config(&cluster);
+    let plan = backup_step().plan(&ctx, &config).await.unwrap();
+    assert_eq!(plan.items, Some(2));
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(plan.problems[0].severity, Severity::Error);
+    assert_eq!(
+        plan.problems[0].message,
+        "the data of claim shop/idle would be left behind: no running pod mounts it"
+    );
+    let error = backup_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(
+        error.message,
+        "the data of these claims would be left behind: shop/idle (no running pod mounts it)"
+    );
+    assert!(cluster.writes().is_empty());
+    config["allow-unmounted"] = json!(true);
+    let objects =
+        json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0", "shop/idle"] });
+    cluster.lock().put_file("BackupResourceList", KEY, &objects);
+    assert_eq!(backup_step().plan(&ctx, &config).await.unwrap().problems[0].severity, Severity::Warning);
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["left-out"], json!(["shop/idle"]));
+    let evidence = backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed());
+    let warned = evidence.checks.iter().find(|c| c.status == CheckStatus::Warning).unwrap();
+    assert_eq!(warned.subject, "claim shop/idle");
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_failed_backup_says_why() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    cluster.lock().put_file(
+        "BackupResults",
+        KEY,
+        &json!({ "errors": { "namespaces": { "shop": ["no token"] } } }),
+    );
+    cluster.lock().on_create = Some(Box::new(|state, path| {
+        if path.contains("/backups/") {
+            let mut volume = pod_volume_backup("Failed", 3);
+            volume["status"]["message"] = json!("disk is gone");
+            state.put(&format!("{VELERO}/podvolumebackups/p1"), volume);
+            let failed = json!({ "phase": "PartiallyFailed", "errors": 1, "warnings": 0 });
+            state.scripts.insert(path.to_owned(), vec![failed]);
+        }
+    }));
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Permanent);
+    assert_eq!(
+        error.message,
+        format!(
+            "backup `{KEY}` ended as PartiallyFailed: volume shop/db-0/data failed: disk is gone; shop: no token"
+        )
+    );
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_backup_without_progress_names_the_volume() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    cluster.lock().on_create = Some(Box::new(|state, path| {
+        state.put(&format!("{VELERO}/podvolumebackups/p1"), pod_volume_backup("Prepared", 0));
+        state.scripts.insert(path.to_owned(), vec![json!({ "phase": "InProgress" })]);
+    }));
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    assert!(error.message.contains("at shop/db-0/data (Prepared)"), "{}", error.message);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_cluster_without_velero_or_without_an_answer_is_a_problem_of_the_plan() {
+    let (_, ctx) = context();
+    let bare = Cluster::start().await;
+    let mut config = backup_config(&bare);
+    let plan = backup_step().plan(&ctx, &config).await.unwrap();
+    let messages: Vec<&str> = plan.problems.iter().map(|p| p.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "Velero in cluster `test` has no default storage location",
+            "namespace `velero` of cluster `test` has no Velero server",
+            "Velero of cluster `test` has no node-agent, so no volume can be read or written"
+        ]
+    );
+    config["cluster"]["context"] = json!("nowhere");
+    let plan = backup_step().plan(&ctx, &config).await.unwrap();
+    assert_eq!(plan.problems[0].message, "the kubeconfig has no context `nowhere`");
+    assert_eq!(plan.problems[0].field.as_deref(), Some("cluster"));
+    let unknown =
+        json!({ "cluster": bare.reference(), "namespaces": migrate_plugin_api::unknown("params.x") });
+    assert!(backup_step().plan(&ctx, &unknown).await.is_ok());
+}
+
+fn widget(cluster: &Cluster, crd_created: &str) {
+    let mut state = cluster.lock();
+    let created = json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" } });
+    state.put("/apis/shop.example/v1/namespaces/shop/widgets/w", created);
+    let crd = json!({ "metadata": { "creationTimestamp": crd_created } });
+    state.put("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.shop.example", crd);
+}
+
+#[tokio::test]
+async fn an_object_that_the_backup_lacks_is_named() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    widget(&cluster, "2026-01-01T00:00:00Z");
+    let mut config = backup_config(&cluster);
+    let error = backup_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.message, "the backup doesn't hold shop.example/v1/Widget shop/w");
+    config["ignore-kinds"] = json!(["Widget.shop.example"]);
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    let deep = |config: Value| {
+        let (ctx, outputs) = (context().1, outputs.clone());
+        async move { backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap() }
+    };
+    assert!(deep(config.clone()).await.passed());
+    config["ignore-kinds"] = json!([]);
+    let evidence = deep(config).await;
+    let failed: Vec<&str> = evidence.failures().map(|c| c.what.as_str()).collect();
+    assert_eq!(failed, ["objects not in the backup"]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_backup_waits_until_velero_knows_a_new_kind() {
+    let cluster = source().await;
+    widget(&cluster, &jiff::Timestamp::now().to_string());
+    let cancel = CancellationToken::new();
+    let (host, ctx) = context();
+    let ctx = ctx.with_cancel(cancel.clone());
+    let config = backup_config(&cluster);
+    let stopper = async {
+        while host.recorded().progress.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+    };
+    let step = backup_step();
+    let (result, ()) = tokio::join!(step.apply(&ctx, &config), stopper);
+    assert_eq!(result.unwrap_err().class, ErrorClass::Cancelled);
+    assert!(cluster.writes().is_empty(), "no backup is made before Velero knows the kind");
+    let said = host.recorded().progress[0].message.clone().unwrap();
+    assert!(said.ends_with("for Velero to learn of widgets.shop.example"), "{said}");
+    // A server that started since knows it.
+    let running = json!({ "running": { "startedAt": (jiff::Timestamp::now() + jiff::Span::new().minutes(1)).to_string() } });
+    let status = json!({ "name": "velero", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": running });
+    let pod = json!({ "status": { "containerStatuses": [status] } });
+    cluster.lock().put("/api/v1/namespaces/velero/pods/velero-0", pod);
+    let config = json!({ "cluster": cluster.reference(), "namespaces": ["shop"], "ignore-kinds": ["Widget.shop.example"] });
+    step.apply(&context().1, &config).await.unwrap();
+    cluster.finish();
+}

@@ -1,0 +1,281 @@
+//! `velero.restore` and `storage-class.map`.
+
+use migrate_plugin_api::{CheckStatus, ErrorClass, Severity, Step, Typed, VerifyDepth};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, State};
+use super::*;
+use crate::velero::storage_class::StorageClassMap;
+
+/// A target whose Velero has discovered the backup, and will complete a restore of it.
+async fn target() -> Cluster {
+    let cluster = cluster("ReadOnly").await;
+    let mut state = cluster.lock();
+    discover(&mut state, true);
+    state.put("/apis/storage.k8s.io/v1/storageclasses/premium", json!({ "provisioner": "p" }));
+    let list = json!({ "v1/Pod": ["shop/db-0(created)"], "v1/ConfigMap": ["shop/settings(created)"] });
+    state.put_file("RestoreResourceList", KEY, &list);
+    state.on_create = Some(Box::new(|state, path| {
+        if path == format!("{VELERO}/restores/{KEY}") {
+            let mut bound = claim("Bound", "premium");
+            bound["metadata"]["labels"] = labels();
+            state.put("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0", bound);
+            state.put(
+                "/api/v1/namespaces/shop/configmaps/settings",
+                json!({ "metadata": { "labels": labels() } }),
+            );
+            let mut restored = pod();
+            restored["metadata"] = json!({ "labels": labels() });
+            state.put("/api/v1/namespaces/shop/pods/db-0", restored);
+            state.put(
+                &format!("{VELERO}/podvolumerestores/r1"),
+                json!({ "metadata": { "labels": labels() }, "spec": { "pod": { "namespace": "shop", "name": "db-0" },
+                    "volume": "data", "snapshotID": "k1" },
+                    "status": { "phase": "Completed", "progress": { "totalBytes": 20, "bytesDone": 20 } } }),
+            );
+            let script = vec![
+                json!({}),
+                json!({ "phase": "InProgress", "progress": { "totalItems": 3, "itemsRestored": 1 } }),
+                json!({ "phase": "Completed", "progress": { "totalItems": 3, "itemsRestored": 3 } }),
+            ];
+            state.scripts.insert(path.to_owned(), script);
+        }
+    }));
+    drop(state);
+    cluster
+}
+
+fn labels() -> Value {
+    json!({ "velero.io/restore-name": KEY, "velero.io/backup-name": "b1" })
+}
+
+fn discover(state: &mut State, whole: bool) {
+    let completed = json!({ "spec": {}, "status": { "phase": "Completed" } });
+    state.put(&format!("{VELERO}/backups/b1"), completed);
+    if whole {
+        let mut volume = pod_volume_backup("Completed", 20);
+        volume["metadata"]["labels"]["velero.io/backup-name"] = json!("b1");
+        state.put(&format!("{VELERO}/podvolumebackups/p1"), volume);
+    }
+}
+
+fn restore_config(cluster: &Cluster) -> Value {
+    json!({
+        "cluster": cluster.reference(), "backup": "b1",
+        "objects": { "v1/ConfigMap": ["shop/settings"], "v1/Pod": ["shop/db-0"], "v1/Endpoints": ["shop/db"] },
+        "volumes": [{ "namespace": "shop", "pod": "db-0", "volume": "data", "claim": "data-db-0", "bytes": 20,
+            "snapshot-id": "k1" }],
+        "rename-images": [{ "from": "1.ecr.example", "to": "x.azurecr.example" }],
+    })
+}
+
+#[tokio::test]
+async fn a_restore_is_created_once_followed_and_compared() {
+    let cluster = target().await;
+    let (host, ctx) = context();
+    let config = restore_config(&cluster);
+    assert_eq!(restore_step().plan(&ctx, &config).await.unwrap().problems, []);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(
+        outputs,
+        json!({
+            "restore": KEY, "warnings": [], "errors": [], "missing": [], "not-compared": ["v1/Endpoints 1 (made again from its Service)"], "outcomes":
+                { "v1/Endpoints": { "untouched": ["shop/db"] } },
+            "objects": { "v1/ConfigMap": 1, "v1/Pod": 1 },
+            "volumes": [{ "namespace": "shop", "pod": "db-0", "volume": "data", "bytes": 20 }],
+        })
+    );
+    assert_eq!(host.recorded().handles, [KEY]);
+    assert_eq!(restore_step().apply(&ctx, &config).await.unwrap(), outputs);
+    let config_map = "/api/v1/namespaces/velero/configmaps/migrate-change-image-name";
+    assert_eq!(cluster.writes(), [format!("PATCH {config_map}"), format!("POST {VELERO}/restores")]);
+    let written = cluster.lock().objects[config_map].clone();
+    assert_eq!(written["data"], json!({ "rule-0": "1.ecr.example,x.azurecr.example" }));
+    assert_eq!(written["metadata"]["labels"]["velero.io/plugin-config"], "");
+    assert_eq!(written["metadata"]["labels"]["velero.io/change-image-name"], "RestoreItemAction");
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+        assert!(evidence.passed(), "{evidence:?}");
+        assert!(evidence.checks.iter().all(|c| c.status == CheckStatus::Passed));
+    }
+    // A restored object and a claim that are gone are named.
+    cluster.lock().objects.remove("/api/v1/namespaces/shop/configmaps/settings");
+    cluster.lock().objects.remove("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0");
+    let evidence = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    let failed: Vec<&str> = evidence.failures().map(|c| c.subject.as_str()).collect();
+    assert_eq!(failed, ["claim shop/data-db-0", "v1/ConfigMap"]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_backup_discovered_half_copied_is_discovered_again() {
+    let cluster = target().await;
+    let (host, ctx) = context();
+    {
+        let mut state = cluster.lock();
+        state.objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+        state.on_delete = Some(Box::new(|state, path| {
+            if path.ends_with("/backups/b1") {
+                discover(state, true);
+            }
+        }));
+    }
+    restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap();
+    let writes = cluster.writes();
+    assert_eq!(
+        writes[..2],
+        [format!("DELETE {VELERO}/podvolumebackups"), format!("DELETE {VELERO}/backups/b1")]
+    );
+    assert!(host.recorded().log.iter().any(|(_, line)| line.contains("before it was whole")));
+    // And when that doesn't help, the volume is named and nothing is restored.
+    let cluster = target().await;
+    let (_, ctx) = context();
+    {
+        let mut state = cluster.lock();
+        state.objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+        state.on_delete = Some(Box::new(|state, _| discover(state, false)));
+    }
+    let error = restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Corrupt);
+    assert!(error.message.ends_with("of backup `b1`: shop/db-0/data"), "{}", error.message);
+    assert!(!cluster.writes().contains(&format!("POST {VELERO}/restores")));
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_backup_that_never_shows_up_is_an_error() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    cluster.lock().objects.remove(&format!("{VELERO}/backups/b1"));
+    let error = restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap_err();
+    assert!(error.message.contains("hasn't discovered backup `b1`"), "{}", error.message);
+    assert!(error.hint.unwrap().contains("velero-backup.json"));
+}
+
+#[tokio::test]
+async fn nothing_is_restored_over_what_is_there() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    cluster.lock().put("/api/v1/namespaces/shop/pods/db-0", pod());
+    let mut config = restore_config(&cluster);
+    let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(
+        error.message,
+        "the target already has pod shop/db-0: Velero would skip them and move no data"
+    );
+    assert!(cluster.writes().is_empty());
+    // The plan says so before hours are spent on a backup, from the parameters alone.
+    config["namespaces"] = json!(["shop"]);
+    for field in ["backup", "objects", "volumes"] {
+        config[field] = migrate_plugin_api::unknown("nodes.backup.x");
+    }
+    let plan = restore_step().plan(&ctx, &config).await.unwrap();
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(plan.problems[0].field.as_deref(), Some("namespaces"));
+    assert_eq!(plan.problems[0].severity, Severity::Error);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_foreign_image_map_is_refused() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let labels = json!({ "velero.io/plugin-config": "", "velero.io/change-image-name": "RestoreItemAction" });
+    cluster.lock().put(
+        "/api/v1/namespaces/velero/configmaps/theirs",
+        json!({ "metadata": { "labels": labels }, "data": { "x": "a,b" } }),
+    );
+    let error = restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert!(error.message.starts_with("ConfigMap `theirs` in namespace `velero`"), "{}", error.message);
+    assert!(cluster.writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_whose_class_is_missing_ends_the_wait_at_once() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    cluster.lock().on_create = Some(Box::new(|state, path| {
+        let mut pending = claim("Pending", "gp3");
+        pending["metadata"]["labels"] = labels();
+        state.put("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0", pending);
+        state.scripts.insert(path.to_owned(), vec![json!({ "phase": "InProgress" })]);
+    }));
+    let error = restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap_err();
+    assert_eq!(
+        error.message,
+        "claim shop/data-db-0 waits for storage class `gp3`, which the target doesn't have"
+    );
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_restore_without_progress_names_what_it_waits_for() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    cluster.lock().on_create = Some(Box::new(|state, path| {
+        let mut waiting = pod();
+        waiting["metadata"] = json!({ "labels": labels() });
+        waiting["status"] = json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available" }] });
+        state.put("/api/v1/namespaces/shop/pods/db-0", waiting);
+        state.scripts.insert(path.to_owned(), vec![json!({ "phase": "InProgress" })]);
+    }));
+    let error = restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap_err();
+    assert!(
+        error.message.ends_with("pod shop/db-0 is not running: 0/1 nodes are available"),
+        "{}",
+        error.message
+    );
+    assert!(error.hint.unwrap().contains("resume"));
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn other_repository_passwords_are_refused_before_anything_starts() {
+    let (source, target) = (super::source::source().await, target().await);
+    let (_, ctx) = context();
+    let secret = |value: &str| json!({ "data": { "repository-password": value } });
+    let path = "/api/v1/namespaces/velero/secrets/velero-repo-credentials";
+    source.lock().put(path, secret("c3RhdGlj"));
+    target.lock().put(path, secret("b3RoZXI="));
+    let mut config = restore_config(&target);
+    config["source"] = json!(source.reference());
+    let plan = restore_step().plan(&ctx, &config).await.unwrap();
+    assert!(plan.problems[0].message.starts_with("secret `velero-repo-credentials` differs"));
+    let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    let shown = format!("{error:?} {plan:?}");
+    assert!(!shown.contains("static") && !shown.contains("c3RhdGlj"), "no password is ever shown");
+    target.lock().put(path, secret("c3RhdGlj"));
+    assert_eq!(restore_step().plan(&ctx, &config).await.unwrap().problems, []);
+}
+
+#[tokio::test]
+async fn storage_classes_are_mapped_idempotently() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let step = Typed(StorageClassMap);
+    let config =
+        json!({ "cluster": cluster.reference(), "map": { "gp3": "premium" }, "used": ["gp3", "premium"] });
+    assert_eq!(step.plan(&ctx, &config).await.unwrap().problems, []);
+    let outputs = step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs, json!({ "config-map": "migrate-change-storage-class", "map": { "gp3": "premium" } }));
+    assert_eq!(step.apply(&ctx, &config).await.unwrap(), outputs);
+    let path = "/api/v1/namespaces/velero/configmaps/migrate-change-storage-class";
+    assert_eq!(cluster.writes(), [format!("PATCH {path}")]);
+    let evidence = step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed());
+    step.undo(&ctx, &config, &outputs).await.unwrap();
+    step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert!(!cluster.lock().objects.contains_key(path));
+    let evidence = step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(!evidence.passed());
+    let wrong = json!({ "cluster": cluster.reference(), "map": { "gp3": "nowhere" } });
+    let problems = step.plan(&ctx, &wrong).await.unwrap().problems;
+    assert_eq!(problems[0].field.as_deref(), Some("map"));
+    assert_eq!(problems[0].hint.as_deref(), Some("it has: premium"));
+    assert_eq!(step.apply(&ctx, &wrong).await.unwrap_err().class, ErrorClass::Permanent);
+    cluster.finish();
+}
