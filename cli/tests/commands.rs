@@ -1,0 +1,113 @@
+//! What a person sees: stdout, stderr and the exit code of each command that needs no cluster.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `migrate ARGS…` in `project`.
+fn migrate(project: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_migrate"))
+        .args(args)
+        .current_dir(project)
+        .env_remove("MIGRATE_PROJECT")
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("migrate starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    format!(
+        "exit {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status.code().expect("an exit code"),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+fn project() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn steps_are_listed() {
+    insta::assert_snapshot!(migrate(project().path(), &["steps"]));
+}
+
+#[test]
+fn a_step_is_shown_with_its_fields() {
+    insta::assert_snapshot!(migrate(project().path(), &["steps", "storage-class.map"]));
+}
+
+#[test]
+fn an_unknown_step_is_told() {
+    insta::assert_snapshot!(migrate(project().path(), &["steps", "storage-class.mop"]), @r"
+    exit 2
+    --- stdout
+
+    --- stderr
+    error: there is no step `storage-class.mop`; `migrate steps` lists them
+    ");
+}
+
+#[test]
+fn a_project_without_its_file_is_told() {
+    insta::assert_snapshot!(migrate(project().path(), &["run", "stateful"]), @r"
+    exit 3
+    --- stdout
+
+    --- stderr
+    error: there is no ./migration.toml
+      help: run in the folder of migration.toml, or name it: migrate -C DIR …
+    ");
+}
+
+#[test]
+fn an_unknown_workflow_is_told() {
+    insta::assert_snapshot!(migrate(project().path(), &["validate", "statefull"]), @r"
+    exit 2
+    --- stdout
+
+    --- stderr
+    error: there is no workflow `statefull`: neither a file nor one of stateful, stateless
+    ");
+}
+
+#[test]
+fn a_parameter_without_a_value_is_told() {
+    insta::assert_snapshot!(migrate(project().path(), &["validate", "stateful", "--param", "namespaces"]), @r"
+    exit 2
+    --- stdout
+
+    --- stderr
+    error: --param namespaces: write NAME=VALUE
+    ");
+}
+
+#[test]
+fn a_project_without_runs_is_told() {
+    insta::assert_snapshot!(migrate(project().path(), &["status"]), @r"
+    exit 2
+    --- stdout
+
+    --- stderr
+    error: this project has no run yet
+      help: start one: migrate run WORKFLOW
+    ");
+}
+
+#[test]
+fn every_mistake_of_a_file_is_shown_at_once() {
+    let project = project();
+    let workflow = r#"schema = 1
+name = "broken"
+
+[nodes.inventory]
+step = "assess.clustre"
+with = {}
+
+[nodes.backup]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespace}" }
+timeuot = "6h"
+"#;
+    fs::write(project.path().join("broken.toml"), workflow).expect("written");
+    insta::assert_snapshot!(migrate(project.path(), &["validate", "broken.toml"]));
+}
