@@ -1,2 +1,48 @@
-//! The project's own commands: `cargo xtask …`.
-fn main() {}
+//! The project's own commands. Depends on nothing, so that `cargo xtask` starts within seconds on
+//! a fresh machine; everything else is built by the command that needs it, once, in one profile.
+
+mod cargo;
+mod rehearse;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+The project's own commands.
+
+Usage: cargo xtask COMMAND
+
+  rehearse          Move a whole estate from one Kubernetes cluster to another on this machine,
+                    with real parts, and print the evidence. The first run builds the parts.
+  test              Run everything: formatting, unit tests, the rehearsal, the end-to-end tests.
+  test --quick      Only what needs no sandbox.
+  lint              clippy on all targets, warnings refused.
+  sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["rehearse"] => rehearse::run(),
+        ["test"] => test::everything(),
+        ["test", "--quick"] => test::quick(),
+        ["lint"] => test::lint(),
+        ["sandbox", rest @ ..] => cargo::build().and_then(|()| cargo::sandbox(rest)),
+        ["help" | "-h" | "--help"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The workflows that come with the program, and how a workflow is named on the command line.
+
+use std::path::Path;
+
+/// Shipped workflows by name.
+const SHIPPED: &[(&str, &str)] = &[
+    ("stateful", include_str!("../../workflows/stateful.toml")),
+    ("stateless", include_str!("../../workflows/stateless.toml")),
+];
+
+/// Why there is no such workflow.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no workflow `{name}`: neither a file nor one of {}", names().join(", "))]
+pub struct UnknownWorkflow {
+    name: String,
+}
+
+fn names() -> Vec<&'static str> {
+    SHIPPED.iter().map(|(name, _)| *name).collect()
+}
+
+/// The text of the shipped workflow `name`. A name is never a path, so a file is never hidden by it.
+pub fn find(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+}
+
+/// `workflow` as the path of a file that exists.
+pub fn file(workflow: &str) -> Result<&Path, UnknownWorkflow> {
+    let path = Path::new(workflow);
+    if path.exists() { Ok(path) } else { Err(UnknownWorkflow { name: workflow.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shipped_name_is_found_and_an_unknown_one_is_told() {
+        assert!(find("stateful").unwrap().contains("velero.backup"));
+        let message = file("statefull").unwrap_err().to_string();
+        assert!(message.contains("stateful, stateless"), "{message}");
+    }
+}

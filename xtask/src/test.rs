@@ -1,0 +1,43 @@
+//! Everything that must hold, cheapest first.
+
+use std::process::Command;
+
+use crate::cargo::{self, Outcome, SANDBOX_TESTS, cargo};
+
+/// Formatting, then all tests that need no sandbox.
+pub fn quick() -> Outcome {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo::build()?;
+    cargo(&["test", "--workspace", "--no-fail-fast"])
+}
+
+/// [`quick`], the rehearsal, the end-to-end tests in the sandbox it leaves, and its end.
+pub fn everything() -> Outcome {
+    quick()?;
+    let result = crate::rehearse::run().and_then(|()| {
+        cargo::run(
+            Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args(["test", "--workspace", "--features", SANDBOX_TESTS, "--test", "sandbox_*"])
+                // They share one estate and change it.
+                .args(["--", "--test-threads=1"])
+                .env("MIGRATE_SANDBOX_PROJECT", cargo::project()),
+        )
+    });
+    // Also after a failure: nothing may be left behind.
+    let down = cargo::sandbox(&["down"]);
+    result.and(down)
+}
+
+/// clippy with every warning refused.
+pub fn lint() -> Outcome {
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        "migrate-tests/sandbox",
+        "--",
+        "-D",
+        "warnings",
+    ])
+}
