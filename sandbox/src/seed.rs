@@ -8,16 +8,23 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
+use crate::cluster::kubeconfig;
 use crate::estate::{self, NAMESPACE};
 use crate::kubectl::Kubectl;
 use crate::layout::{Cluster, Layout};
 use crate::process::wait_for;
-use crate::{env, images, lock, oci, services};
+use crate::{env, images, lock, oci, services, velero};
 
 /// The first start pulls images and makes the database; on two busy cores that takes a while.
 const READY_TIMEOUT: &str = "--timeout=300s";
 /// The API server serves a new kind about a second after its definition.
 const KIND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Velero's server, and how long its new pod may take to serve.
+const VELERO: &str = "deployment/velero";
+const VELERO_TIMEOUT: Duration = Duration::from_secs(120);
+/// Prints when an object was made.
+const CREATED: &str = "jsonpath={.metadata.creationTimestamp}";
 
 /// The pod with the database, and the one with the uploads.
 const DATABASE_POD: &str = "postgres-0";
@@ -40,6 +47,7 @@ pub async fn seed(layout: &Layout) -> Result<()> {
     say("images pushed");
     let kubectl = Kubectl::new(layout, Cluster::Eks);
     apply(layout, &kubectl).await?;
+    let restarted = refresh_velero(&kubectl)?;
     for workload in ["statefulset/postgres", "statefulset/files", "deployment/web"] {
         kubectl.run(&["rollout", "status", "-n", NAMESPACE, workload, READY_TIMEOUT])?;
     }
@@ -50,6 +58,11 @@ pub async fn seed(layout: &Layout) -> Result<()> {
     fill_uploads(&kubectl)?;
     // What Velero copies from under a running database shall be on disk.
     kubectl.exec(NAMESPACE, DATABASE_POD, &["sync"], std::iter::empty())?;
+    if restarted {
+        kubectl.run(&["rollout", "status", "-n", velero::NAMESPACE, VELERO, READY_TIMEOUT])?;
+        let client = kubeconfig::client(layout, Cluster::Eks).await?;
+        wait_for("Velero on eks", VELERO_TIMEOUT, || velero::ready(&client)).await?;
+    }
     env::write(layout)?;
     say("estate seeded");
     Ok(())
@@ -82,6 +95,20 @@ async fn apply(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
         kubectl.apply(&manifest.replace("${DATABASE_PASSWORD}", &secrets.database_password))?;
     }
     Ok(())
+}
+
+/// Restarts Velero if it is older than the estate's own kind: it asks the API server for its kinds
+/// only every five minutes, and a backup made before would be without them. Doesn't wait.
+fn refresh_velero(kubectl: &Kubectl) -> Result<bool> {
+    let made = kubectl.run(&["get", "crd", "coupons.shop.example.com", "-o", CREATED])?;
+    let pods = ["get", "pods", "-n", velero::NAMESPACE, "-l", "deploy=velero", "-o"];
+    let started = kubectl.run(&[&pods[..], &["jsonpath={.items[*].status.startTime}"]].concat())?;
+    // Times of one form and zone: they sort as text.
+    if started.split_whitespace().all(|started| started > made.trim()) {
+        return Ok(false);
+    }
+    kubectl.run(&["rollout", "restart", "-n", velero::NAMESPACE, VELERO])?;
+    Ok(true)
 }
 
 /// Fills the tables unless they hold exactly what was written into them.

@@ -16,7 +16,7 @@ use http::{Method, StatusCode};
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
 use crate::layout::{Cluster, Layout, Tool, host, host_url, ports};
-use crate::process::{Daemon, Probe};
+use crate::process::{Daemon, Probe, own_program};
 
 pub use credentials::{Credentials, credentials};
 pub use registries::ecr;
@@ -122,8 +122,7 @@ fn moto(layout: &Layout) -> Daemon {
 }
 
 fn front() -> Result<Daemon> {
-    let program = std::env::current_exe().into_diagnostic().wrap_err("can't find this program")?;
-    Ok(Daemon::new("front", program).args(["front"]).probe(Probe::Http(host_url(ports::FRONT))))
+    Ok(Daemon::new("front", own_program()?).args(["front"]).probe(Probe::Http(host_url(ports::FRONT))))
 }
 
 /// The S3 face of Azurite for the AKS side's Velero, since its Azure plugin can't be had here.
