@@ -1,10 +1,21 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
+mod assess;
 mod aws;
+mod azure;
 pub mod blobs;
+mod checks;
+mod duration;
+mod exec;
+mod images;
+mod inventory;
 mod kubernetes;
+mod manifests;
+mod rollout;
 pub mod site;
+mod velero;
+mod workload;
 
 use std::sync::Arc;
 
@@ -12,7 +23,13 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    let mut all: Vec<Arc<dyn Step>> = Vec::new();
-    all.extend(blobs::steps());
-    all
+    let families = [
+        assess::steps(),
+        blobs::steps(),
+        checks::steps(),
+        images::steps(),
+        manifests::steps(),
+        velero::steps(),
+    ];
+    families.into_iter().flatten().collect()
 }

@@ -1,0 +1,378 @@
+//! `assess.cluster`: what the namespaces to migrate hold. Reads only; natural to repeat.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use migrate_plugin_api::{
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
+    StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::claims::{Claim, Storage};
+use super::findings::{self, Finding, FindingSeverity};
+use crate::inventory::{Served, each_object, missing_namespaces, served};
+use crate::kubernetes::{connect, kube_error, reach};
+use crate::site::{ClusterRef, RegistryRef};
+use crate::workload;
+
+/// Kinds that say nothing about what must move: they come and go, or repeat an object's past.
+const PASSING_KINDS: [&str; 4] = ["Event", "Lease", "ControllerRevision", "PodMetrics"];
+
+/// How many of what came or went are named.
+const DRIFT_NAMED: usize = 10;
+
+/// `assess.cluster`.
+pub(crate) struct AssessCluster;
+
+/// `with` of `assess.cluster`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The cluster to look at.
+    pub cluster: ClusterRef,
+    /// The registry whose images are to be moved.
+    pub registry: RegistryRef,
+    /// The namespaces to look at.
+    pub namespaces: Vec<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Outputs {
+    /// Image references that live in `registry`, sorted, each once.
+    pub images: Vec<String>,
+    /// All other image references, sorted, each once.
+    pub external_images: Vec<String>,
+    /// Storage classes that claims and claim templates use, the default class included.
+    pub storage_classes: Vec<String>,
+    /// Every claim.
+    pub claims: Vec<Claim>,
+    /// Objects by `apiVersion/Kind`.
+    pub objects: BTreeMap<String, u64>,
+    /// Kinds that these credentials may not list, and API groups that did not answer.
+    pub unreadable: Vec<String>,
+    /// The cluster's version: `v1.36.3`.
+    pub version: String,
+    /// What is AWS's own.
+    pub findings: Vec<Finding>,
+}
+
+impl AssessCluster {
+    async fn gather(
+        &self,
+        ctx: &StepContext,
+        config: &Config,
+        client: &Client,
+    ) -> Result<Outputs, StepError> {
+        let version = client
+            .apiserver_version()
+            .await
+            .map_err(|e| kube_error(format!("cluster `{}` can't be reached", config.cluster.context), e))?;
+        let (kinds, broken) = served(client).await?;
+        let mut gathered = Gathered::default();
+        for class in storage_classes(client).await? {
+            gathered.storage.class(&class);
+        }
+        let mut unreadable: BTreeSet<String> = broken.into_iter().collect();
+        let kinds: Vec<&Served> =
+            kinds.iter().filter(|k| k.namespaced && k.listable && !is_passing(k)).collect();
+        let total = (kinds.len() * config.namespaces.len()) as u64;
+        let mut done = 0;
+        for namespace in &config.namespaces {
+            for kind in &kinds {
+                let id = kind.id();
+                ctx.progress(
+                    Progress::message(format!("{namespace}: {}", kind.resource.kind)).items(done, total),
+                );
+                let listed = each_object(ctx, client, kind, namespace, |object| {
+                    gathered.take(namespace, &id, &object);
+                    Ok(())
+                })
+                .await?;
+                if !listed {
+                    unreadable.insert(id);
+                }
+                done += 1;
+            }
+        }
+        ctx.progress(Progress::message("done").items(done, total));
+        Ok(gathered.finish(config, version.git_version, unreadable))
+    }
+}
+
+fn is_passing(kind: &Served) -> bool {
+    PASSING_KINDS.contains(&kind.resource.kind.as_str())
+}
+
+async fn storage_classes(client: &Client) -> Result<Vec<Value>, StepError> {
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    let list = classes.list(&ListParams::default()).await;
+    let list = list.map_err(|e| kube_error("failed to list storage classes", e))?;
+    list.items
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()
+        .map_err(|e| StepError::permanent("failed to read a storage class as JSON").with_source(e))
+}
+
+#[derive(Default)]
+struct Gathered {
+    images: BTreeSet<String>,
+    objects: BTreeMap<String, u64>,
+    storage: Storage,
+    findings: Vec<Finding>,
+}
+
+impl Gathered {
+    fn take(&mut self, namespace: &str, id: &str, object: &Value) {
+        *self.objects.entry(id.to_owned()).or_default() += 1;
+        self.storage.object(namespace, object);
+        if runs(object) {
+            self.images.extend(workload::images(object).into_iter().map(str::to_owned));
+        }
+        // What a controller made is described by its owner.
+        if workload::controller(object).is_none() {
+            self.findings.extend(findings::of_object(object));
+        }
+    }
+
+    fn finish(self, config: &Config, version: String, unreadable: BTreeSet<String>) -> Outputs {
+        let (images, external_images) =
+            self.images.into_iter().partition(|image| workload::lives_in(image, &config.registry.host));
+        let (claims, used) = self.storage.finish();
+        let mut findings = self.findings;
+        findings.extend(used.iter().filter_map(|(name, by)| findings::of_class(name, by.as_deref())));
+        findings.sort_by(|a, b| {
+            (b.severity, &a.rule, &a.namespace, &a.kind, &a.name, &a.path).cmp(&(
+                a.severity,
+                &b.rule,
+                &b.namespace,
+                &b.kind,
+                &b.name,
+                &b.path,
+            ))
+        });
+        Outputs {
+            images,
+            external_images,
+            storage_classes: used.into_iter().map(|(name, _)| name).collect(),
+            claims,
+            objects: self.objects,
+            unreadable: unreadable.into_iter().collect(),
+            version,
+            findings,
+        }
+    }
+}
+
+/// Whether the object's images are (or will be) run: not those of finished pods and jobs, nor of
+/// the old ReplicaSets that a Deployment keeps for rollbacks.
+fn runs(object: &Value) -> bool {
+    match workload::text(object, &["kind"]) {
+        Some("Pod") => !matches!(workload::text(object, &["status", "phase"]), Some("Succeeded" | "Failed")),
+        Some("ReplicaSet") => object.pointer("/spec/replicas").and_then(Value::as_i64) != Some(0),
+        _ => true,
+    }
+}
+
+fn evidence(outputs: &Outputs) -> Evidence {
+    let warnings = outputs.findings.iter().filter(|f| f.severity == FindingSeverity::Warning);
+    let unreadable = outputs.unreadable.iter().map(|kind| Check {
+        subject: kind.clone(),
+        what: "listed".to_owned(),
+        source: String::new(),
+        target: String::new(),
+        status: CheckStatus::Warning,
+        note: Some("could not be listed: what it holds is not in the inventory".to_owned()),
+    });
+    warnings
+        .map(|finding| Check {
+            subject: match finding.namespace.as_str() {
+                "" => format!("{} {}", finding.kind, finding.name),
+                namespace => format!("{} {namespace}/{}", finding.kind, finding.name),
+            },
+            what: finding.rule.clone(),
+            source: finding.path.clone(),
+            target: String::new(),
+            status: CheckStatus::Warning,
+            note: Some(finding.message.clone()),
+        })
+        .chain(unreadable)
+        .collect()
+}
+
+/// What later steps were told, compared with what is there now.
+fn drift(before: &Outputs, now: &Outputs) -> Vec<Check> {
+    let claims = |outputs: &Outputs| -> Vec<String> {
+        outputs.claims.iter().map(|c| format!("{}/{}", c.namespace, c.name)).collect()
+    };
+    vec![
+        same("images", &before.images, &now.images),
+        same("storage classes", &before.storage_classes, &now.storage_classes),
+        same("claims", &claims(before), &claims(now)),
+    ]
+}
+
+fn same(what: &str, before: &[String], now: &[String]) -> Check {
+    let mut check = Check::equal("inventory", what, before.len().to_string(), now.len().to_string());
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|item| !those.contains(item)).take(DRIFT_NAMED).cloned().collect()
+    };
+    let (gone, new) = (only(before, now), only(now, before));
+    if !gone.is_empty() || !new.is_empty() {
+        check.status = CheckStatus::Failed;
+        check = check.with_note(format!("gone: {}; new: {}", gone.join(", "), new.join(", ")));
+    }
+    check
+}
+
+#[async_trait]
+impl TypedStep for AssessCluster {
+    const NAME: &'static str = "assess.cluster";
+    const SUMMARY: &'static str =
+        "Lists images, claims, objects and what is AWS's own in a cluster's namespaces";
+    const IDEMPOTENCY: Idempotency = Idempotency::Natural;
+
+    type Config = Config;
+    type Outputs = Outputs;
+
+    async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
+        let namespaces: Vec<String> = config.field("namespaces")?.unwrap_or_default();
+        let mut plan = StepPlan::new("look at the cluster");
+        if let Some(cluster) = config.field::<ClusterRef>("cluster")? {
+            plan.summary = format!("look at {} of cluster `{}`", namespaces.join(", "), cluster.context);
+            match reach(ctx, &cluster, "cluster").await {
+                Ok((client, _)) => {
+                    plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);
+                }
+                Err(problem) => plan.problems.push(*problem),
+            }
+        }
+        if config.known().is_some_and(|c| c.namespaces.is_empty()) {
+            plan.problems.push(Problem::error("no namespace is named").in_field("namespaces"));
+        }
+        Ok(plan)
+    }
+
+    async fn observe(&self, _: &StepContext, _: &Config) -> Result<TypedObservation<Outputs>, StepError> {
+        Ok(TypedObservation::Absent)
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
+        let client = connect(ctx, &config.cluster).await?;
+        let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
+        if let Some(problem) = missing.into_iter().next() {
+            let mut error = StepError::permanent(problem.message);
+            error.hint = problem.hint;
+            return Err(error);
+        }
+        let outputs = self.gather(ctx, config, &client).await?;
+        ctx.info(format!(
+            "{} images to move, {} others, {} claims, {} objects, {} findings",
+            outputs.images.len(),
+            outputs.external_images.len(),
+            outputs.claims.len(),
+            outputs.objects.values().sum::<u64>(),
+            outputs.findings.len()
+        ));
+        Ok(outputs)
+    }
+
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        config: &Config,
+        outputs: &Outputs,
+        depth: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let client = connect(ctx, &config.cluster).await?;
+        let mut checks = Vec::new();
+        if depth == VerifyDepth::Deep {
+            checks = drift(outputs, &self.gather(ctx, config, &client).await?);
+        } else {
+            let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
+            let found = config.namespaces.len() - missing.len();
+            checks.push(Check::equal(
+                format!("cluster {}", config.cluster.context),
+                "namespaces",
+                config.namespaces.len().to_string(),
+                found.to_string(),
+            ));
+        }
+        checks.extend(evidence(outputs).checks);
+        Ok(Evidence { checks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config() -> Config {
+        serde_json::from_value(json!({
+            "cluster": { "context": "eks" }, "registry": { "host": "old.io" }, "namespaces": ["shop"],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_images_that_run_are_to_be_moved() {
+        let mut gathered = Gathered::default();
+        let pod = |kind: &str, image: &str, extra: Value| {
+            let mut object = json!({ "kind": kind, "metadata": { "name": "a", "namespace": "shop" },
+                "spec": { "containers": [{ "name": "a", "image": image }] } });
+            object["status"] = extra["status"].clone();
+            object["spec"]["replicas"] = extra["replicas"].clone();
+            object
+        };
+        gathered.take("shop", "v1/Pod", &pod("Pod", "old.io/b", json!({})));
+        gathered.take("shop", "v1/Pod", &pod("Pod", "old.io/a", json!({ "status": { "phase": "Running" } })));
+        gathered.take(
+            "shop",
+            "v1/Pod",
+            &pod("Pod", "old.io/done", json!({ "status": { "phase": "Succeeded" } })),
+        );
+        gathered.take(
+            "shop",
+            "apps/v1/ReplicaSet",
+            &pod("ReplicaSet", "old.io/past", json!({ "replicas": 0 })),
+        );
+        gathered.take(
+            "shop",
+            "apps/v1/Deployment",
+            &pod("Deployment", "docker.io/c", json!({ "replicas": 0 })),
+        );
+        gathered.take("shop", "apps/v1/Deployment", &pod("Deployment", "old.io/a", json!({})));
+        let outputs = gathered.finish(&config(), "v1.36.3".into(), BTreeSet::new());
+        assert_eq!(outputs.images, ["old.io/a", "old.io/b"]);
+        assert_eq!(outputs.external_images, ["docker.io/c"]);
+        assert_eq!(outputs.objects["v1/Pod"], 3);
+        let json = serde_json::to_value(&outputs).unwrap();
+        assert_eq!(serde_json::from_value::<Outputs>(json).unwrap(), outputs);
+    }
+
+    #[test]
+    fn a_finding_is_one_warning_and_never_a_failure() {
+        let mut gathered = Gathered::default();
+        gathered.take("shop", "v1/ConfigMap", &json!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "web", "namespace": "shop" }, "data": { "topic": "arn:aws:sns:us-east-1:1:a" } }));
+        let outputs = gathered.finish(&config(), "v1.36.3".into(), BTreeSet::from(["metrics.k8s.io".into()]));
+        let evidence = evidence(&outputs);
+        assert!(evidence.passed());
+        assert_eq!(evidence.checks.len(), 2);
+        assert_eq!(evidence.checks[0].subject, "ConfigMap shop/web");
+        let mut later = outputs.clone();
+        assert!(drift(&outputs, &later).iter().all(|c| c.status == CheckStatus::Passed));
+        later.images.push("old.io/new".into());
+        let images = &drift(&outputs, &later)[0];
+        assert_eq!(images.status, CheckStatus::Failed);
+        assert_eq!(images.note.as_deref(), Some("gone: ; new: old.io/new"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Files to objects, in the order in which a cluster takes them. Pure.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::workload::text;
+
+/// What must be there before what comes after: Helm's install order, definitions first. Kinds that
+/// are not named come before the last three, which can refuse everything after them.
+const ORDER: [&str; 28] = [
+    "CustomResourceDefinition",
+    "Namespace",
+    "PriorityClass",
+    "NetworkPolicy",
+    "ResourceQuota",
+    "LimitRange",
+    "PodDisruptionBudget",
+    "ServiceAccount",
+    "Secret",
+    "ConfigMap",
+    "StorageClass",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "Service",
+    "DaemonSet",
+    "Pod",
+    "ReplicationController",
+    "ReplicaSet",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "StatefulSet",
+    "Job",
+    "CronJob",
+    "Ingress",
+];
+
+/// After everything else.
+const LAST: [&str; 3] = ["APIService", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
+
+/// Lists in lists.
+const LIST_DEPTH: usize = 4;
+
+/// One object to apply.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Manifest {
+    /// The file it is in, relative to the folder.
+    pub file: String,
+    /// `apps/v1`.
+    pub api_version: String,
+    /// `Deployment`.
+    pub kind: String,
+    /// Empty where it names none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The whole object.
+    pub object: Value,
+}
+
+impl std::fmt::Display for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+impl Manifest {
+    /// Where it comes in the order.
+    pub(crate) fn rank(&self) -> usize {
+        let at = ORDER.iter().position(|kind| *kind == self.kind);
+        let last = || LAST.iter().position(|kind| *kind == self.kind).map(|at| ORDER.len() + 1 + at);
+        at.or_else(last).unwrap_or(ORDER.len())
+    }
+}
+
+/// A file that is no manifest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ManifestError {
+    /// It is no YAML, or expands beyond all measure.
+    #[error("{file} is not valid YAML")]
+    Yaml {
+        /// The file.
+        file: String,
+        /// The parser's words.
+        #[source]
+        source: serde_yaml_ng::Error,
+    },
+    /// Not representable as JSON: keys that are lists or maps.
+    #[error("document {document} of {file} is not representable as JSON")]
+    Json {
+        /// The file.
+        file: String,
+        /// From 1.
+        document: usize,
+    },
+    /// A field that every object has is absent.
+    #[error("document {document} of {file} has no `{field}`")]
+    Field {
+        /// The file.
+        file: String,
+        /// From 1.
+        document: usize,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+/// The objects of one file; lists are taken apart, empty documents left out.
+///
+/// # Errors
+/// See [`ManifestError`]. Aliases that expand beyond all measure are refused by the parser.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
+    let mut manifests = Vec::new();
+    for (at, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+        let yaml = serde_yaml_ng::Value::deserialize(document)
+            .map_err(|source| ManifestError::Yaml { file: file.to_owned(), source })?;
+        if yaml.is_null() {
+            continue;
+        }
+        let document = at + 1;
+        let value = serde_json::to_value(yaml)
+            .map_err(|_| ManifestError::Json { file: file.to_owned(), document })?;
+        take(file, document, value, 0, &mut manifests)?;
+    }
+    Ok(manifests)
+}
+
+fn take(
+    file: &str,
+    document: usize,
+    mut object: Value,
+    depth: usize,
+    manifests: &mut Vec<Manifest>,
+) -> Result<(), ManifestError> {
+    let is_list = text(&object, &["kind"]).is_some_and(|kind| kind.ends_with("List"));
+    if is_list
+        && depth < LIST_DEPTH
+        && let Some(Value::Array(items)) = object.get_mut("items").map(Value::take)
+    {
+        return items.into_iter().try_for_each(|item| take(file, document, item, depth + 1, manifests));
+    }
+    let required = |field: &'static str, path: &[&str]| match text(&object, path) {
+        Some(value) if !value.is_empty() => Ok(value.to_owned()),
+        _ => Err(ManifestError::Field { file: file.to_owned(), document, field }),
+    };
+    manifests.push(Manifest {
+        file: file.to_owned(),
+        api_version: required("apiVersion", &["apiVersion"])?,
+        kind: required("kind", &["kind"])?,
+        name: required("metadata.name", &["metadata", "name"])?,
+        namespace: text(&object, &["metadata", "namespace"]).unwrap_or_default().to_owned(),
+        object,
+    });
+    Ok(())
+}
+
+/// Sorts by rank, then by file; the order inside a file is kept.
+pub(crate) fn sort(manifests: &mut [Manifest]) {
+    manifests.sort_by(|a, b| (a.rank(), &a.file).cmp(&(b.rank(), &b.file)));
+}
+
+/// Two files that describe the same object: which one wins would be chance.
+pub(crate) fn duplicate(manifests: &[Manifest]) -> Option<(&Manifest, &Manifest)> {
+    let mut seen = std::collections::HashMap::new();
+    manifests.iter().find_map(|m| {
+        let group = m.api_version.split_once('/').map_or("", |(group, _)| group);
+        seen.insert((group, &m.kind, &m.namespace, &m.name), m).map(|other| (other, m))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_come_first_and_webhooks_last() {
+        let object = |kind: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n");
+        let kinds = [
+            "ValidatingWebhookConfiguration",
+            "Widget",
+            "Deployment",
+            "Namespace",
+            "Secret",
+            "CustomResourceDefinition",
+        ];
+        let text = kinds.map(object).join("---\n");
+        let mut manifests = parse("a.yaml", &text).unwrap();
+        sort(&mut manifests);
+        let sorted: Vec<_> = manifests.iter().map(|m| m.kind.as_str()).collect();
+        assert_eq!(
+            sorted,
+            [
+                "CustomResourceDefinition",
+                "Namespace",
+                "Secret",
+                "Deployment",
+                "Widget",
+                "ValidatingWebhookConfiguration"
+            ]
+        );
+    }
+
+    #[test]
+    fn lists_are_taken_apart_and_empty_documents_left_out() {
+        let text = "---\n# nothing\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}}\n";
+        let manifests = parse("a.yaml", text).unwrap();
+        assert_eq!(manifests.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Pod shop/a"]);
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_named() {
+        let message = |text: &str| parse("a.yaml", text).unwrap_err().to_string();
+        assert_eq!(message("kind: Pod"), "document 1 of a.yaml has no `apiVersion`");
+        assert_eq!(
+            message("apiVersion: v1\nkind: Pod\nmetadata: {}"),
+            "document 1 of a.yaml has no `metadata.name`"
+        );
+        assert_eq!(message("a: [1"), "a.yaml is not valid YAML");
+        assert_eq!(message("a: 1\na: 2"), "a.yaml is not valid YAML");
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", ")));
+        }
+        assert_eq!(parse("a.yaml", &bomb).unwrap_err().to_string(), "a.yaml is not valid YAML");
+    }
+
+    #[test]
+    fn the_same_object_twice_is_found() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
+        let mut manifests = parse("a.yaml", text).unwrap();
+        assert!(duplicate(&manifests).is_none());
+        manifests.extend(parse("b.yaml", text).unwrap());
+        let (first, second) = duplicate(&manifests).unwrap();
+        assert_eq!((first.file.as_str(), second.file.as_str()), ("a.yaml", "b.yaml"));
+    }
+}

@@ -1,0 +1,307 @@
+//! What of an object belongs to the cluster it was read from, and so doesn't go into a file. Pure.
+
+use serde_json::{Map, Value};
+
+use crate::workload::{controller, text};
+
+/// Fields of `metadata` that the API server sets.
+const METADATA: [&str; 9] = [
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
+    // Controllers add theirs again; one whose controller is left behind would block every deletion.
+    "finalizers",
+];
+
+/// Annotations that the cluster's own controllers and kubectl write.
+const ANNOTATIONS: [&str; 13] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deployment.kubernetes.io/revision",
+    "deprecated.daemonset.template.generation",
+    "pv.kubernetes.io/bind-completed",
+    "pv.kubernetes.io/bound-by-controller",
+    "volume.kubernetes.io/storage-provisioner",
+    "volume.beta.kubernetes.io/storage-provisioner",
+    "volume.kubernetes.io/selected-node",
+    "volume.kubernetes.io/storage-resizer",
+    "batch.kubernetes.io/job-tracking",
+    "cronjob.kubernetes.io/instantiate",
+    "endpoints.kubernetes.io/last-change-trigger-time",
+    "control-plane.alpha.kubernetes.io/leader",
+];
+
+/// Labels by which a Job finds its pods: made of its uid.
+const JOB_LABELS: [&str; 4] =
+    ["controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+
+/// Kinds that a cluster makes by itself.
+const DERIVED_KINDS: [&str; 8] = [
+    "Endpoints",
+    "EndpointSlice",
+    "Event",
+    "ReplicaSet",
+    "ControllerRevision",
+    "Lease",
+    "PodMetrics",
+    "CSIStorageCapacity",
+];
+
+/// Whether objects of this kind are never written by people, so that they need not even be listed.
+pub(crate) fn is_derived(kind: &str) -> bool {
+    DERIVED_KINDS.contains(&kind)
+}
+
+/// Why `object` is not exported; `None` when it is.
+pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
+    let kind = text(object, &["kind"])?;
+    let name = text(object, &["metadata", "name"]).unwrap_or_default();
+    if is_derived(kind) {
+        return Some("the cluster makes it");
+    }
+    let group = text(object, &["apiVersion"]).unwrap_or_default().split('/').next().unwrap_or_default();
+    if group.ends_with(".k8s.aws") || group.ends_with(".k8s.amazonaws.com") {
+        return Some("it belongs to an AWS controller");
+    }
+    if controller(object).is_some() {
+        return Some("its controller makes it");
+    }
+    match kind {
+        "ConfigMap" if name == "kube-root-ca.crt" => Some("the cluster makes it"),
+        "Secret" if text(object, &["type"]) == Some("kubernetes.io/service-account-token") => {
+            Some("a token of the source cluster")
+        }
+        "ServiceAccount" if name == "default" && is_bare_account(object) => Some("the cluster makes it"),
+        "Job" if is_finished(object) => Some("it is done and must not run twice"),
+        "Pod" if matches!(text(object, &["status", "phase"]), Some("Succeeded" | "Failed")) => {
+            Some("it is done and must not run twice")
+        }
+        _ if object.pointer("/metadata/deletionTimestamp").is_some() => Some("it is being deleted"),
+        _ => None,
+    }
+}
+
+fn is_bare_account(account: &Value) -> bool {
+    let has = |field: &str| match account.pointer(field) {
+        Some(Value::Object(map)) => !map.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        _ => false,
+    };
+    !has("/metadata/annotations") && !has("/imagePullSecrets")
+}
+
+fn is_finished(job: &Value) -> bool {
+    let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| {
+        matches!(text(condition, &["type"]), Some("Complete" | "Failed"))
+            && text(condition, &["status"]) == Some("True")
+    })
+}
+
+/// Takes from `object` what the source cluster put there.
+pub(crate) fn strip(object: &mut Value) {
+    let kind = text(object, &["kind"]).unwrap_or_default().to_owned();
+    if let Some(fields) = object.as_object_mut() {
+        fields.shift_remove("status");
+    }
+    if let Some(metadata) = object.get_mut("metadata") {
+        strip_metadata(metadata);
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.shift_remove("ownerReferences");
+        }
+    }
+    match kind.as_str() {
+        "Service" => service(object),
+        "PersistentVolumeClaim" => remove(object, "/spec", &["volumeName"]),
+        "ServiceAccount" => remove(object, "", &["secrets"]),
+        "Namespace" => {
+            remove(object, "", &["spec"]);
+            remove(object, "/metadata/labels", &["kubernetes.io/metadata.name"]);
+        }
+        "Pod" => {
+            if let Some(spec) = object.get_mut("spec") {
+                pod(spec);
+            }
+        }
+        "Job" => job(object),
+        "CustomResourceDefinition" => crd(object),
+        "StatefulSet" => {
+            let templates = object.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut);
+            for template in templates.into_iter().flatten() {
+                remove(template, "", &["status"]);
+                if let Some(metadata) = template.get_mut("metadata") {
+                    strip_metadata(metadata);
+                }
+            }
+        }
+        _ => {}
+    }
+    for template in
+        ["/spec/template/metadata", "/spec/jobTemplate/spec/template/metadata", "/spec/jobTemplate/metadata"]
+    {
+        remove(object, template, &["creationTimestamp"]);
+    }
+    prune(object, "/metadata", "annotations");
+    prune(object, "/metadata", "labels");
+}
+
+fn strip_metadata(metadata: &mut Value) {
+    let Some(fields) = metadata.as_object_mut() else { return };
+    for name in METADATA {
+        fields.shift_remove(name);
+    }
+    if let Some(annotations) = fields.get_mut("annotations").and_then(Value::as_object_mut) {
+        for name in ANNOTATIONS {
+            annotations.shift_remove(name);
+        }
+    }
+}
+
+/// Addresses are the cluster's own, but for `None`, which makes a Service headless. Node ports of a
+/// load balancer are never chosen by people; those of a NodePort Service may be, and stay.
+fn service(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    if spec.get("clusterIP").and_then(Value::as_str) != Some("None") {
+        spec.shift_remove("clusterIP");
+    }
+    for name in ["clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
+        spec.shift_remove(name);
+    }
+    if spec.get("type").and_then(Value::as_str) == Some("LoadBalancer") {
+        let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
+        for port in ports.into_iter().flatten() {
+            remove(port, "", &["nodePort"]);
+        }
+    }
+}
+
+/// A pod made by hand: what admission and the scheduler added is not part of it.
+fn pod(spec: &mut Value) {
+    remove(spec, "", &["nodeName", "serviceAccount", "priority", "preemptionPolicy", "ephemeralContainers"]);
+    let injected =
+        |volume: &Value| text(volume, &["name"]).is_some_and(|n| n.starts_with("kube-api-access-"));
+    retain(spec, "volumes", |volume| !injected(volume));
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            retain(container, "volumeMounts", |mount| !injected(mount));
+        }
+    }
+    retain(spec, "tolerations", |toleration| {
+        let key = text(toleration, &["key"]).unwrap_or_default();
+        let added = matches!(key, "node.kubernetes.io/not-ready" | "node.kubernetes.io/unreachable")
+            && toleration.get("tolerationSeconds").and_then(Value::as_i64) == Some(300);
+        !added
+    });
+}
+
+fn job(object: &mut Value) {
+    if object.pointer("/spec/manualSelector").and_then(Value::as_bool) == Some(true) {
+        return;
+    }
+    remove(object, "/spec", &["selector"]);
+    remove(object, "/metadata/labels", &JOB_LABELS);
+    remove(object, "/spec/template/metadata/labels", &JOB_LABELS);
+    prune(object, "/spec/template/metadata", "labels");
+}
+
+/// The bundle of a conversion webhook is the source cluster's; who set it sets it again.
+fn crd(object: &mut Value) {
+    remove(object, "/spec/conversion/webhook/clientConfig", &["caBundle"]);
+}
+
+fn remove(object: &mut Value, at: &str, names: &[&str]) {
+    if let Some(fields) = object.pointer_mut(at).and_then(Value::as_object_mut) {
+        for name in names {
+            fields.shift_remove(*name);
+        }
+    }
+}
+
+/// Removes the map `name` at `at` where nothing is left in it.
+fn prune(object: &mut Value, at: &str, name: &str) {
+    if let Some(fields) = object.pointer_mut(at).and_then(Value::as_object_mut)
+        && fields.get(name).and_then(Value::as_object).is_some_and(Map::is_empty)
+    {
+        fields.shift_remove(name);
+    }
+}
+
+fn retain(object: &mut Value, name: &str, keep: impl Fn(&Value) -> bool) {
+    let Some(fields) = object.as_object_mut() else { return };
+    let Some(items) = fields.get_mut(name).and_then(Value::as_array_mut) else { return };
+    items.retain(keep);
+    if items.is_empty() {
+        fields.shift_remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifests::yaml::to_yaml;
+    use serde_json::json;
+
+    fn stripped(mut object: Value) -> String {
+        strip(&mut object);
+        to_yaml(&object)
+    }
+
+    #[test]
+    fn what_the_cluster_added_is_gone() {
+        let metadata = json!({ "name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "1", "generation": 3,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["service.kubernetes.io/load-balancer-cleanup"],
+            "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" } });
+        let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {
+            "type": "LoadBalancer", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "healthCheckNodePort": 30001, "selector": { "app": "web" },
+            "ports": [{ "port": 80, "targetPort": 8080, "nodePort": 30000 }] }, "status": { "loadBalancer": {} } });
+        let headless = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "db" },
+            "spec": { "clusterIP": "None", "clusterIPs": ["None"] } });
+        let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data",
+            "annotations": { "pv.kubernetes.io/bind-completed": "yes", "mine": "kept" } },
+            "spec": { "storageClassName": "gp3", "volumeName": "pvc-1" } });
+        let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "load",
+            "labels": { "controller-uid": "u", "app": "load" } }, "spec": { "selector": { "matchLabels": {} },
+            "template": { "metadata": { "creationTimestamp": null, "labels": { "batch.kubernetes.io/controller-uid": "u" } } } } });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "one" }, "spec": { "nodeName": "n1",
+            "tolerations": [{ "key": "node.kubernetes.io/not-ready", "tolerationSeconds": 300 }],
+            "volumes": [{ "name": "kube-api-access-x1" }, { "name": "data" }],
+            "containers": [{ "name": "a", "volumeMounts": [{ "name": "kube-api-access-x1" }] }] } });
+        let all: Vec<String> = [service, headless, claim, job, pod].into_iter().map(stripped).collect();
+        insta::assert_snapshot!(all.join("---\n"));
+    }
+
+    #[test]
+    fn what_is_made_again_or_done_is_left_out() {
+        let of = |kind: &str, rest: Value| {
+            let mut object = json!({ "kind": kind, "metadata": { "name": "x" } });
+            for (key, value) in rest.as_object().unwrap() {
+                object[key] = value.clone();
+            }
+            left_out(&object)
+        };
+        let owned = json!({ "metadata": { "name": "x", "ownerReferences": [
+            { "kind": "ReplicaSet", "name": "web", "controller": true }] } });
+        assert!(of("Pod", owned.clone()).is_some() && of("Job", owned).is_some());
+        assert!(of("EndpointSlice", json!({})).is_some());
+        assert!(of("ConfigMap", json!({ "metadata": { "name": "kube-root-ca.crt" } })).is_some());
+        assert!(of("Secret", json!({ "type": "kubernetes.io/service-account-token" })).is_some());
+        assert!(of("Secret", json!({ "type": "Opaque" })).is_none());
+        let done = json!({ "status": { "conditions": [{ "type": "Complete", "status": "True" }] } });
+        assert!(of("Job", done).is_some() && of("Job", json!({})).is_none());
+        let default =
+            |annotations: Value| json!({ "metadata": { "name": "default", "annotations": annotations } });
+        assert!(of("ServiceAccount", default(json!({}))).is_some());
+        assert!(of("ServiceAccount", default(json!({ "eks.amazonaws.com/role-arn": "x" }))).is_none());
+        let aws = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1" });
+        assert_eq!(of("TargetGroupBinding", aws), Some("it belongs to an AWS controller"));
+        let half_owned =
+            json!({ "metadata": { "name": "x", "ownerReferences": [{ "kind": "App", "name": "a" }] } });
+        assert!(of("ConfigMap", half_owned).is_none());
+    }
+}

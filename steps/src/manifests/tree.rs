@@ -1,0 +1,324 @@
+//! Folders of manifests: read with limits, replaced as a whole or not at all.
+//!
+//! Owns the marker file by which a folder is known to be ours. Invariant: a folder without it is
+//! never replaced. Symbolic links are never followed.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use migrate_plugin_api::{IdempotencyKey, StepError};
+
+/// Says that a folder was written by `migrate` and may be replaced.
+const MARKER: &str = ".migrate-manifests";
+
+/// etcd takes 1.5 MiB an object; a file may hold many, but not without end.
+pub(crate) const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Files a folder: far above any real estate, below what exhausts memory.
+const FILES_LIMIT: usize = 200_000;
+
+/// Names that are shown at once.
+const NAMED: usize = 20;
+
+/// Folders in folders.
+const DEPTH_LIMIT: usize = 64;
+
+/// One file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Relative to the folder, with `/`.
+    pub path: String,
+    /// Where it is.
+    pub absolute: PathBuf,
+}
+
+impl Entry {
+    /// Whether it is a manifest by its name.
+    pub(crate) fn is_manifest(&self) -> bool {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        !name.starts_with('.') && [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end))
+    }
+}
+
+/// A folder's files and what of it is no file (links, sockets).
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Sorted by path, without the marker.
+    pub files: Vec<Entry>,
+    /// Sorted paths of what is neither file nor folder.
+    pub others: Vec<String>,
+}
+
+/// Lists `root` and all below it.
+///
+/// # Errors
+/// `Permanent` where it can't be read or is beyond a limit.
+pub(crate) fn list(root: &Path) -> Result<Listing, StepError> {
+    let mut listing = Listing::default();
+    walk(root, root, 0, &mut listing)?;
+    listing.files.sort_by(|a, b| a.path.cmp(&b.path));
+    listing.others.sort();
+    Ok(listing)
+}
+
+fn walk(root: &Path, folder: &Path, depth: usize, listing: &mut Listing) -> Result<(), StepError> {
+    if depth > DEPTH_LIMIT {
+        return Err(StepError::permanent(format!("{} is nested too deeply", folder.display())));
+    }
+    let failed =
+        |e: io::Error| StepError::permanent(format!("failed to read {}", folder.display())).with_source(e);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let kind = entry.file_type().map_err(failed)?;
+        let absolute = entry.path();
+        let relative = absolute.strip_prefix(root).map(Path::to_path_buf).unwrap_or_default();
+        let Some(path) = relative.to_str().map(str::to_owned) else {
+            return Err(StepError::permanent(format!("{} has no UTF-8 name", absolute.display())));
+        };
+        if kind.is_dir() {
+            walk(root, &absolute, depth + 1, listing)?;
+        } else if !kind.is_file() {
+            listing.others.push(path);
+        } else if path != MARKER {
+            listing.files.push(Entry { path, absolute });
+        }
+        if listing.files.len() > FILES_LIMIT {
+            return Err(StepError::permanent(format!(
+                "{} has more than {FILES_LIMIT} files",
+                root.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a file, at most [`FILE_LIMIT_BYTES`].
+///
+/// # Errors
+/// `Permanent`, naming the file.
+pub(crate) fn read(entry: &Entry) -> Result<Vec<u8>, StepError> {
+    let failed = |e: io::Error| StepError::permanent(format!("failed to read {}", entry.path)).with_source(e);
+    let bytes = fs::metadata(&entry.absolute).map_err(failed)?.len();
+    if bytes > FILE_LIMIT_BYTES {
+        return Err(StepError::permanent(format!(
+            "{} is {bytes} bytes long: more than {FILE_LIMIT_BYTES} are not read as a manifest",
+            entry.path
+        )));
+    }
+    fs::read(&entry.absolute).map_err(failed)
+}
+
+/// A digest over names and contents of all files: equal exactly when nothing was touched.
+///
+/// # Errors
+/// As [`list`] and [`read`].
+pub(crate) fn digest(root: &Path) -> Result<String, StepError> {
+    let mut context = Context::new(&SHA256);
+    for entry in list(root)?.files {
+        let bytes = fs::read(&entry.absolute)
+            .map_err(|e| StepError::permanent(format!("failed to read {}", entry.path)).with_source(e))?;
+        context.update(&(entry.path.len() as u64).to_be_bytes());
+        context.update(entry.path.as_bytes());
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(&bytes);
+    }
+    Ok(format!("sha256:{}", hex::encode(context.finish())))
+}
+
+/// Names for a person: none, all, or the first and how many more.
+pub(crate) fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names if names.len() <= NAMED => names.join(", "),
+        names => format!("{} and {} more", names[..NAMED].join(", "), names.len() - NAMED),
+    }
+}
+
+/// What would be replaced at `root`: the count of files, `None` where nothing is there.
+///
+/// # Errors
+/// `Conflict` where something is there that `migrate` did not write.
+pub(crate) fn replaceable(root: &Path) -> Result<Option<usize>, StepError> {
+    match fs::symlink_metadata(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => {
+            return Err(StepError::permanent(format!("failed to read {}", root.display())).with_source(e));
+        }
+        Ok(metadata) if !metadata.is_dir() => {
+            return Err(StepError::conflict(format!("{} is no folder", root.display())));
+        }
+        Ok(_) => {}
+    }
+    let listing = list(root)?;
+    let is_empty = listing.files.is_empty() && listing.others.is_empty();
+    if !is_empty && !root.join(MARKER).is_file() {
+        return Err(StepError::conflict(format!(
+            "{} holds files that migrate did not write",
+            root.display()
+        ))
+        .with_hint("name another folder, or move these files away"));
+    }
+    Ok(Some(listing.files.len()))
+}
+
+/// A folder in the making; it takes its place only by [`commit`](Self::commit) and is removed otherwise.
+pub(crate) struct Draft {
+    root: PathBuf,
+    draft: PathBuf,
+    is_committed: bool,
+}
+
+impl Draft {
+    /// Starts beside `root`, under a name of this attempt's own.
+    ///
+    /// # Errors
+    /// `Conflict` as [`replaceable`]; `Permanent` where nothing can be written.
+    pub(crate) fn new(root: &Path, key: &IdempotencyKey) -> Result<Self, StepError> {
+        replaceable(root)?;
+        let failed = |path: &Path, e: io::Error| {
+            StepError::permanent(format!("failed to make {}", path.display())).with_source(e)
+        };
+        let parent = root.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|e| failed(parent, e))?;
+        let draft = beside(root, &format!("{key}.draft"));
+        remove(&draft)?;
+        private_dir(&draft).map_err(|e| failed(&draft, e))?;
+        let draft = Self { root: root.to_owned(), draft, is_committed: false };
+        draft.write(MARKER, b"Written by migrate, which replaces this folder as a whole.\n", false)?;
+        Ok(draft)
+    }
+
+    /// Writes one file. A private one is readable by its owner only.
+    ///
+    /// # Errors
+    /// `Permanent`: `path` leaves the folder, is there already, or can't be written.
+    pub(crate) fn write(&self, path: &str, bytes: &[u8], is_private: bool) -> Result<(), StepError> {
+        let relative = Path::new(path);
+        if !relative.components().all(|c| matches!(c, Component::Normal(_))) || path.is_empty() {
+            return Err(StepError::permanent(format!("`{path}` is no path inside a folder")));
+        }
+        let file = self.draft.join(relative);
+        let failed =
+            |e: io::Error| StepError::permanent(format!("failed to write {}", file.display())).with_source(e);
+        if let Some(folder) = file.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        }
+        let mode = if is_private { 0o600 } else { 0o644 };
+        let mut open = fs::OpenOptions::new();
+        let mut handle = open.write(true).create_new(true).mode(mode).open(&file).map_err(failed)?;
+        handle.write_all(bytes).map_err(failed)?;
+        handle.sync_all().map_err(failed)
+    }
+
+    /// Puts the folder in its place. Durable when it returns.
+    ///
+    /// # Errors
+    /// `Conflict` as [`replaceable`]; `Permanent` where the folder can't be moved.
+    pub(crate) fn commit(mut self) -> Result<(), StepError> {
+        let failed = |e: io::Error| {
+            StepError::permanent(format!("failed to put {} in its place", self.root.display())).with_source(e)
+        };
+        let old = beside(&self.root, "old");
+        remove(&old)?;
+        if replaceable(&self.root)?.is_some() {
+            fs::rename(&self.root, &old).map_err(failed)?;
+        }
+        fs::rename(&self.draft, &self.root).map_err(failed)?;
+        if let Some(parent) = self.root.parent() {
+            fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        }
+        self.is_committed = true;
+        remove(&old)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            let _ = remove(&self.draft);
+        }
+    }
+}
+
+/// `.NAME.SUFFIX` beside `root`: on the same file system, so that it can be renamed.
+fn beside(root: &Path, suffix: &str) -> PathBuf {
+    let name = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    root.with_file_name(format!(".{name}.{suffix}"))
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn remove(path: &Path) -> Result<(), StepError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(StepError::permanent(format!("failed to remove {}", path.display())).with_source(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn key() -> IdempotencyKey {
+        IdempotencyKey::new("export-0000000000".to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_replaced_as_a_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("out");
+        let first = Draft::new(&root, &key()).unwrap();
+        first.write("shop/Secret-a.yaml", b"a", true).unwrap();
+        first.commit().unwrap();
+        let mode = fs::metadata(root.join("shop/Secret-a.yaml")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let before = digest(&root).unwrap();
+
+        let dropped = Draft::new(&root, &key()).unwrap();
+        dropped.write("b.yaml", b"b", false).unwrap();
+        drop(dropped);
+        assert_eq!(digest(&root).unwrap(), before);
+
+        let second = Draft::new(&root, &key()).unwrap();
+        second.write("b.yaml", b"b", false).unwrap();
+        second.commit().unwrap();
+        let paths: Vec<_> = list(&root).unwrap().files.into_iter().map(|e| e.path).collect();
+        assert_eq!(paths, ["b.yaml"]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("mine.txt"), "precious").unwrap();
+        let error = Draft::new(dir.path(), &key()).err().unwrap();
+        assert_eq!(error.class, migrate_plugin_api::ErrorClass::Conflict);
+        assert!(dir.path().join("mine.txt").is_file());
+    }
+
+    #[test]
+    fn nothing_is_written_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let draft = Draft::new(&dir.path().join("out"), &key()).unwrap();
+        for path in ["../evil", "/etc/evil", "a/../../evil", "", "./a"] {
+            assert!(draft.write(path, b"", false).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn links_are_reported_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a.yaml")).unwrap();
+        let listing = list(dir.path()).unwrap();
+        assert!(listing.files.is_empty());
+        assert_eq!(listing.others, ["a.yaml"]);
+    }
+}
