@@ -1,6 +1,6 @@
 //! `blob.copy` between the sandbox's real S3 and Blob services.
 //!
-//! Needs a running sandbox: `MIGRATE_SANDBOX_PROJECT=… cargo test -p migrate-tests --features sandbox --test blobs`.
+//! Needs a running sandbox: `MIGRATE_SANDBOX_PROJECT=… cargo test -p migrate-tests --features sandbox --test sandbox_blobs`.
 
 #[path = "blobs/rig.rs"]
 mod rig;
