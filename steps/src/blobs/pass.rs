@@ -76,7 +76,10 @@ struct Pass<'a> {
 pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOutputs, StepError> {
     let source = Arc::new(Source::new(ctx, &config.aws, &config.from).await);
     let target = Arc::new(Target::new(ctx, &config.to).await?);
-    let mut cursor = ctx.cursor::<Cursor>()?.filter(|c| c.key == ctx.key.as_str()).unwrap_or_default();
+    let phases = phases(config.order, config.prefixes.as_deref());
+    // After a finished pass somebody asks again because what it left is no longer so.
+    let usable = |c: &Cursor| c.key == ctx.key.as_str() && c.phase < phases.len();
+    let mut cursor = ctx.cursor::<Cursor>()?.filter(usable).unwrap_or_default();
     if cursor.key.is_empty() {
         ctx.key.as_str().clone_into(&mut cursor.key);
         cursor.counts.as_of_seconds = jiff::Timestamp::now().as_second();
@@ -91,7 +94,6 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
         concurrency,
         std::mem::take(&mut cursor.partial),
     );
-    let phases = phases(config.order, config.prefixes.as_deref());
     let totals = Arc::new(Totals::default());
     let _counting = AbortOnDrop(
         tokio::spawn(count(Arc::clone(&source), phases.clone(), Arc::clone(&totals))).abort_handle(),
