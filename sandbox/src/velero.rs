@@ -44,14 +44,19 @@ pub async fn install(layout: &Layout, cluster: Cluster, client: &Client) -> Resu
 /// Whether the server, the node agent and the storage location are ready.
 pub async fn ready(client: &Client) -> Result<(), String> {
     let text = |error: kube::Error| error.to_string();
+    // A rollout must be over: a server that is about to be replaced takes a backup and fails it when it ends.
     let server =
         Api::<Deployment>::namespaced(client.clone(), NAMESPACE).get("velero").await.map_err(text)?;
-    if server.status.and_then(|status| status.available_replicas).unwrap_or(0) == 0 {
+    let (generation, status) = (server.metadata.generation, server.status.unwrap_or_default());
+    let replicas = [status.replicas, status.updated_replicas, status.available_replicas];
+    if status.observed_generation != generation || replicas != [Some(1); 3] {
         return Err("its server is not available".to_owned());
     }
     let agent =
         Api::<DaemonSet>::namespaced(client.clone(), NAMESPACE).get("node-agent").await.map_err(text)?;
-    if agent.status.is_none_or(|status| status.number_ready == 0) {
+    let (generation, status) = (agent.metadata.generation, agent.status.unwrap_or_default());
+    let ready = status.number_ready == 1 && status.updated_number_scheduled == Some(1);
+    if status.observed_generation != generation || !ready {
         return Err("its node agent is not ready".to_owned());
     }
     let location = api_of(client, "velero.io/v1", "BackupStorageLocation", Some(NAMESPACE))
@@ -115,6 +120,8 @@ fn manifests(layout: &Layout, cluster: Cluster) -> Result<Vec<Value>> {
             "--use-volume-snapshots=false",
             "--use-node-agent",
             "--default-volumes-to-fs-backup",
+            // Otherwise the server waits for one pod's volumes before it begins with the next pod's.
+            &format!("--item-block-worker-count={VOLUMES_AT_ONCE}"),
             // Its host paths must be the real folders of this cluster's kubelet.
             &format!("--kubelet-root-dir={}", layout.kubelet_root(cluster).display()),
             // One machine carries both clusters: nothing is reserved.
