@@ -1,1 +1,242 @@
-//! Tests that need the whole.
+//! Tests that need the whole, and what they share: a running sandbox, and `migrate` run in it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Set by `cargo xtask test`: the sandbox's project folder.
+const PROJECT: &str = "MIGRATE_SANDBOX_PROJECT";
+
+/// A running sandbox with a seeded estate.
+pub struct Sandbox {
+    project: PathBuf,
+}
+
+impl Sandbox {
+    /// The running sandbox, its target emptied and every run forgotten.
+    ///
+    /// # Panics
+    /// When there is none: these tests never skip.
+    pub fn reset() -> Self {
+        let project = std::env::var_os(PROJECT)
+            .unwrap_or_else(|| panic!("{PROJECT} is not set: run `cargo xtask test`"))
+            .into();
+        let sandbox = Self { project };
+        expect_success(Command::new(built("sandbox")).args(["seed", "--reset"]));
+        match std::fs::remove_dir_all(sandbox.project.join(".migrate")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("failed to forget runs: {e}"),
+            _ => sandbox,
+        }
+    }
+
+    /// The project folder.
+    pub fn project(&self) -> &Path {
+        &self.project
+    }
+
+    /// `migrate ARGS…` in the project folder.
+    pub fn migrate(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(built("migrate"));
+        command.args(args).current_dir(&self.project).stdin(Stdio::null());
+        command
+    }
+
+    /// `migrate ARGS… --json`, which must succeed: its report.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn report(&self, args: &[&str]) -> Value {
+        let output = expect_success(self.migrate(args).arg("--json"));
+        report_of(&output)
+    }
+
+    /// Starts the stateful workflow and reads its events.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn start(&self) -> Running {
+        let mut child = self
+            .migrate(&["run", "stateful", "--param", "namespaces=shop", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("migrate starts");
+        let events = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Running { child, events }
+    }
+
+    /// `kubectl --context CONTEXT ARGS…`: its stdout.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn kubectl(&self, context: &str, args: &[&str]) -> String {
+        let kubectl = std::fs::read_dir(target().join("sandbox/bin"))
+            .expect("the sandbox's programs")
+            .filter_map(Result::ok)
+            .map(|entry| entry.path().join("kubectl"))
+            .find(|path| path.exists())
+            .expect("the sandbox has kubectl");
+        let output = expect_success(
+            Command::new(kubectl)
+                .arg("--kubeconfig")
+                .arg(self.project.join("kubeconfig"))
+                .args(["--context", context])
+                .args(args),
+        );
+        String::from_utf8(output.stdout).expect("kubectl prints text")
+    }
+}
+
+impl Sandbox {
+    /// Changes one byte in the middle of a copied kopia pack blob, leaving its size, its metadata
+    /// and its recorded MD5 as they were: only reading it tells. Returns the blob's name.
+    ///
+    /// # Panics
+    /// When there is no such blob, or the service refuses.
+    pub fn flip_a_byte_of_a_kopia_blob(&self) -> String {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let container = self.container();
+            let listing = format!(
+                "{}?restype=container&comp=list&prefix=kopia/shop/p&{}",
+                container.url, container.sas
+            );
+            let http = reqwest::Client::new();
+            let ok = "the Blob service answers";
+            let xml = http.get(listing).send().await.expect(ok).text().await.expect(ok);
+            let name = xml
+                .split_once("<Name>")
+                .and_then(|(_, rest)| rest.split_once("</Name>"))
+                .map(|(name, _)| name.to_owned())
+                .unwrap_or_else(|| panic!("a pack blob in {xml}"));
+            let url = format!("{}/{name}?{}", container.url, container.sas);
+            let read = http.get(&url).send().await.expect(ok).error_for_status().expect(ok);
+            let mut write = http.put(&url).header("x-ms-blob-type", "BlockBlob");
+            for (header, value) in read.headers() {
+                match header.as_str() {
+                    "content-type" => write = write.header("x-ms-blob-content-type", value),
+                    "content-md5" => write = write.header("x-ms-blob-content-md5", value),
+                    name if name.starts_with("x-ms-meta-") => write = write.header(header, value),
+                    _ => {}
+                }
+            }
+            let mut content = read.bytes().await.expect(ok).to_vec();
+            let middle = content.len() / 2;
+            content[middle] ^= 1;
+            write.body(content).send().await.expect(ok).error_for_status().expect("the blob is written");
+            name
+        })
+    }
+
+    fn container(&self) -> Container {
+        let read = |name: &str| std::fs::read_to_string(self.project.join(name)).expect("a project file");
+        let site: toml::Table = read("migration.toml").parse().expect("TOML");
+        let objects = &site["target"]["objects"];
+        let text = |key: &str| objects[key].as_str().expect("a string").to_owned();
+        let sas = read(text("sas").strip_prefix("file:").expect("a file"));
+        Container {
+            url: format!("{}/{}", text("account-url"), text("container")),
+            sas: sas.trim().to_owned(),
+        }
+    }
+}
+
+struct Container {
+    url: String,
+    sas: String,
+}
+
+/// A `migrate run` that goes on, and its events.
+pub struct Running {
+    child: Child,
+    events: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Reads events until `wanted` says yes; `None` when the run ended before.
+    pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.events.read_line(&mut line).expect("stdout can be read") == 0 {
+                return None;
+            }
+            let event: Value = serde_json::from_str(&line).expect("every line is JSON");
+            if wanted(&event) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Sends `signal` (`KILL`, `INT`).
+    pub fn signal(&self, signal: &str) {
+        expect_success(Command::new("kill").args(["-s", signal, &self.child.id().to_string()]));
+    }
+
+    /// Waits for the end.
+    pub fn end(self) -> Output {
+        drop(self.events);
+        self.child.wait_with_output().expect("migrate ends")
+    }
+}
+
+/// The report in the last line of `output`.
+///
+/// # Panics
+/// When there is none.
+pub fn report_of(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().expect("migrate prints its report");
+    let mut value: Value = serde_json::from_str(last).expect("the report is JSON");
+    assert_eq!(value["type"], "report", "{last}");
+    value["report"].take()
+}
+
+/// All checks of a report as (node, subject, what, source, target, status).
+pub fn checks(report: &Value) -> Vec<[String; 6]> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let nodes = report["nodes"].as_array().expect("nodes");
+    nodes
+        .iter()
+        .flat_map(|node| {
+            let checks = node["evidence"]["checks"].as_array().cloned().unwrap_or_default();
+            checks.into_iter().map(move |check| {
+                [
+                    text(&node["node"]),
+                    text(&check["subject"]),
+                    text(&check["what"]),
+                    text(&check["source"]),
+                    text(&check["target"]),
+                    text(&check["status"]),
+                ]
+            })
+        })
+        .collect()
+}
+
+/// Runs `command`, which must succeed.
+///
+/// # Panics
+/// With its stderr when it fails.
+pub fn expect_success(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("failed to start {command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+/// A program that cargo has built.
+fn built(program: &str) -> PathBuf {
+    target().join("debug").join(program)
+}

@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("migrate-steps", &["migrate-plugin-api"]),
     ("migrate", &["migrate-engine", "migrate-plugin-api", "migrate-steps"]),
     ("sandbox", &[]),
-    ("migrate-tests", &[]),
+    ("migrate-tests", &["migrate-plugin-api", "migrate-steps"]),
     ("xtask", &[]),
 ];
 

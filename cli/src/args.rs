@@ -11,7 +11,14 @@ use crate::exit;
 #[command(name = "migrate", version, after_help = exit::HELP, disable_help_subcommand = true)]
 pub struct Cli {
     /// Folder of migration.toml; runs are remembered in its `.migrate` folder
-    #[arg(short = 'C', long, global = true, value_name = "DIR", default_value = ".", env = "MIGRATE_PROJECT")]
+    #[arg(
+        short = 'C',
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = ".",
+        env = "MIGRATE_PROJECT"
+    )]
     pub project: PathBuf,
 
     /// Print data as JSON on stdout (versioned; progress stays on stderr)

@@ -1,2 +1,38 @@
-//! `migrate`.
-fn main() {}
+//! `migrate`: the command line over the engine and the built-in steps. Owns rendering and exit
+//! codes; decides nothing about runs. stdout is data, stderr is progress and messages.
+
+mod args;
+mod commands;
+mod evidence;
+mod exit;
+mod failure;
+mod progress;
+mod render;
+mod shipped;
+mod signals;
+mod table;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MIGRATE_LOG").unwrap_or_else(|_| "error".into()),
+        )
+        .init();
+    match commands::run(&cli).await {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit().into()
+        }
+    }
+}

@@ -119,7 +119,8 @@ pub fn describe(progress: &Progress, elapsed: Duration) -> String {
         if bytes.done > 0 && seconds >= 1.0 {
             let rate = bytes.done as f64 / seconds;
             parts.push(format!("{}/s", HumanBytes(rate as u64)));
-            if let Some(left) = bytes.total.and_then(|total| total.checked_sub(bytes.done)).filter(|l| *l > 0) {
+            if let Some(left) = bytes.total.and_then(|total| total.checked_sub(bytes.done)).filter(|l| *l > 0)
+            {
                 parts.push(format!("{} left", HumanDuration(Duration::from_secs_f64(left as f64 / rate))));
             }
         }

@@ -1,1 +1,25 @@
 //! Loads, checks and runs workflows; remembers every fact durably.
+//!
+//! The engine knows the Step contract (`migrate-plugin-api`) and nothing of AWS, Azure, Kubernetes
+//! or Velero. Three rooms: [`workflow`] (TOML → [`Checked`], pure), `store` (durable facts) and
+//! `run` (a pure core that turns facts and events into commands, and the tasks around it).
+//! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
+
+mod engine;
+mod event;
+mod report;
+mod run;
+mod shutdown;
+mod store;
+pub mod workflow;
+
+pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
+pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
+pub use report::{
+    Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, PlanReport, REPORT_VERSION, RunReport,
+    RunState, RunStatus, RunSummary,
+};
+pub use run::Holder;
+pub use shutdown::{Shutdown, ShutdownLevel};
+pub use store::StoreError;
+pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

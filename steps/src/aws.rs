@@ -1,8 +1,8 @@
 //! AWS client configuration from [`AwsAccess`].
 
-use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use migrate_plugin_api::StepContext;
 
 use crate::site::AwsAccess;
@@ -19,9 +19,9 @@ pub(crate) async fn config(ctx: &StepContext, access: &AwsAccess) -> SdkConfig {
         loader = loader.profile_name(profile);
     }
     if let Some(file) = &access.credentials_file {
-        let files = ProfileFiles::builder()
+        let files = EnvConfigFiles::builder()
             .include_default_config_file(true)
-            .with_file(ProfileFileKind::Credentials, ctx.path(file))
+            .with_file(EnvConfigFileKind::Credentials, ctx.path(file))
             .build();
         loader = loader.profile_files(files);
     }

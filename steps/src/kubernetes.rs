@@ -102,5 +102,9 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
         },
         _ => StepError::transient(message),
     };
-    step_error.with_source(error)
+    match error {
+        // Its own text alone: kube's Display adds the whole Status once more as Debug.
+        kube::Error::Api(status) => step_error.with_source(*status),
+        other => step_error.with_source(other),
+    }
 }

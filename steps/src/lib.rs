@@ -3,14 +3,18 @@
 
 mod assess;
 mod aws;
+mod azure;
+pub mod blobs;
 mod checks;
 mod duration;
 mod exec;
+mod images;
 mod inventory;
 mod kubernetes;
 mod manifests;
 mod rollout;
 pub mod site;
+mod velero;
 mod workload;
 
 use std::sync::Arc;
@@ -19,9 +23,13 @@ use migrate_plugin_api::Step;
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
-    let mut all = Vec::new();
-    all.extend(assess::steps());
-    all.extend(manifests::steps());
-    all.extend(checks::steps());
-    all
+    let families = [
+        assess::steps(),
+        blobs::steps(),
+        checks::steps(),
+        images::steps(),
+        manifests::steps(),
+        velero::steps(),
+    ];
+    families.into_iter().flatten().collect()
 }

@@ -37,6 +37,24 @@ pub struct AwsAccess {
     pub ecr_endpoint: Option<Url>,
 }
 
+/// How Azure's control plane is reached: `[target.azure]`. Without a token by Entra: workload
+/// identity, the Azure CLIs, managed identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AzureAccess {
+    /// Subscription ID.
+    pub subscription: String,
+    /// Resource group of what is named in the target's sections.
+    pub resource_group: String,
+    /// Another endpoint for Azure Resource Manager, for sovereign clouds and private links;
+    /// default: `https://management.azure.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm_endpoint: Option<Url>,
+    /// A bearer token for it, where no identity of the machine may be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretRef>,
+}
+
 /// A container registry: `[source.registry]`, `[target.registry]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -8,7 +8,7 @@ use crate::cargo::{self, Outcome, SANDBOX_TESTS, cargo};
 pub fn quick() -> Outcome {
     cargo(&["fmt", "--all", "--check"])?;
     cargo::build()?;
-    cargo(&["test", "--workspace"])
+    cargo(&["test", "--workspace", "--no-fail-fast"])
 }
 
 /// [`quick`], the rehearsal, the end-to-end tests in the sandbox it leaves, and its end.

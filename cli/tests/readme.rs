@@ -1,0 +1,57 @@
+//! What the README says can be done can be done: its `migration.toml` is valid for the shipped
+//! workflows, and its commands are commands.
+
+use std::path::Path;
+use std::process::Command;
+
+fn readme() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    std::fs::read_to_string(path).expect("the README is there")
+}
+
+/// Code blocks of `language`.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+fn migrate(project: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+    command.current_dir(project).env_remove("MIGRATE_PROJECT");
+    command
+}
+
+#[test]
+fn its_migration_toml_is_valid_for_the_shipped_workflows() {
+    let project = tempfile::tempdir().unwrap();
+    let [site] = blocks(&readme(), "toml").try_into().expect("one TOML block");
+    std::fs::write(project.path().join("migration.toml"), site).unwrap();
+    for workflow in ["stateful", "stateless"] {
+        let output = migrate(project.path())
+            .args(["validate", workflow, "--param", "namespaces=shop"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{workflow}: {said}");
+        assert!(said.contains("are valid"), "{said}");
+    }
+}
+
+#[test]
+fn its_commands_are_commands() {
+    let project = tempfile::tempdir().unwrap();
+    let all = blocks(&readme(), "sh").concat();
+    let commands: Vec<&str> = all
+        .lines()
+        .filter_map(|line| line.strip_prefix("migrate "))
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .collect();
+    assert!(commands.len() >= 6, "{commands:?}");
+    for command in commands {
+        // In an empty folder each must fail for want of files or runs, not of words.
+        let output = migrate(project.path()).args(command.split_whitespace()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("Usage:"), "migrate {command}: {said}");
+        assert!(!said.contains("panicked"), "migrate {command}: {said}");
+    }
+}

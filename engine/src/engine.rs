@@ -1,0 +1,481 @@
+//! The way in: [`Engine`] checks, plans, runs, resumes, verifies and tells.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
+use serde_json::Map;
+
+use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
+use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
+use crate::run::Holder;
+use crate::run::change::changes;
+use crate::run::core::Core;
+use crate::run::dispatcher::{Dispatcher, Session};
+use crate::run::key::run_id;
+use crate::run::lock::{LockError, RunLock, holder};
+use crate::run::preflight::Preflight;
+use crate::run::state::RunFacts;
+use crate::run::verify::Verifier;
+use crate::shutdown::{Shutdown, ShutdownLevel};
+use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
+use crate::store::{SqliteStore, Store, StoreError};
+use crate::workflow::{
+    Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
+};
+
+/// Folder in the project where everything of the engine is.
+const STATE_DIR: &str = ".migrate";
+
+/// The store's file in it.
+const STATE_FILE: &str = "state.db";
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Two steps of one name.
+    #[error("two steps are called `{0}`")]
+    DuplicateStep(String),
+    /// A step whose schemas are no JSON Schemas.
+    #[error("step `{step}` describes itself with an invalid JSON Schema: {reason}")]
+    InvalidSchema {
+        /// The step.
+        step: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Why a run did not begin, or could not go on. A failed node is no error: see [`RunReport`].
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another process runs here. Nothing was touched.
+    #[error("another run holds this project: {0}")]
+    Locked(Holder),
+    /// The lock file can't be used.
+    #[error("failed to lock {}", .path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Preflight found what stands in the way. Nothing was touched.
+    #[error("preflight found problems; nothing was started")]
+    Refused(Box<PlanReport>),
+    /// The workflow or the environment has mistakes now.
+    #[error(transparent)]
+    Invalid(#[from] Diagnostics),
+    /// A file that the run was started from can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Finished or begun nodes have another config now; nothing was touched.
+    #[error("the workflow or the environment has changed since the run")]
+    Changed(Box<Changes>),
+    /// There is no run to resume, or not this one.
+    #[error("there is no run `{0}`")]
+    UnknownRun(String),
+    /// No run at all.
+    #[error("this project has no run yet")]
+    NoRuns,
+    /// The run is already done.
+    #[error("run `{0}` is done; there is nothing to resume")]
+    AlreadyDone(RunId),
+    /// The run has no such node.
+    #[error("the workflow has no node `{0}`")]
+    UnknownNode(NodeId),
+    /// Asked to stop before anything was started.
+    #[error("stopped on request before anything was started")]
+    Cancelled,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What to resume, and how.
+#[derive(Debug, Clone, Default)]
+pub struct ResumeRequest {
+    /// The run; default: the newest.
+    pub run: Option<RunId>,
+    /// Rerun what has changed.
+    pub accept_changes: bool,
+    /// Run these again whatever is known of them; the way on when a person has decided about an
+    /// attempt whose end can't be told.
+    pub rerun: Vec<NodeId>,
+    /// Parameters that replace stored ones.
+    pub params: Params,
+}
+
+/// What to verify again.
+#[derive(Debug, Clone)]
+pub struct VerifyRequest {
+    /// The run; default: the newest.
+    pub run: Option<RunId>,
+    /// How hard to look.
+    pub depth: VerifyDepth,
+}
+
+/// One project folder and the steps that are known.
+pub struct Engine {
+    project_dir: PathBuf,
+    steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
+    catalog: Arc<Catalog>,
+}
+
+impl Engine {
+    /// An engine for the project in `project_dir` (the folder of `migration.toml`). Touches nothing.
+    ///
+    /// # Errors
+    /// When two steps have one name or a step's schema is none.
+    pub fn open(project_dir: impl Into<PathBuf>, steps: Vec<Arc<dyn Step>>) -> Result<Self, OpenError> {
+        let mut known = BTreeMap::new();
+        let mut catalog = Catalog::new();
+        for step in steps {
+            let info = step.describe();
+            let invalid = |error: jsonschema::ValidationError<'_>| OpenError::InvalidSchema {
+                step: info.name.clone(),
+                reason: error.to_string(),
+            };
+            let validator = jsonschema::validator_for(&info.config_schema).map_err(invalid)?;
+            if known.insert(info.name.clone(), step).is_some() {
+                return Err(OpenError::DuplicateStep(info.name));
+            }
+            catalog.insert(info.name.clone(), Described { info, validator });
+        }
+        Ok(Self { project_dir: project_dir.into(), steps: Arc::new(known), catalog: Arc::new(catalog) })
+    }
+
+    /// The project folder.
+    pub fn project_dir(&self) -> &Path {
+        &self.project_dir
+    }
+
+    /// Every known step, by name.
+    pub fn steps(&self) -> impl Iterator<Item = &StepInfo> {
+        self.catalog.values().map(|described| &described.info)
+    }
+
+    /// Checks everything that can be checked without asking any service: the workflow, the
+    /// environment and the parameters together.
+    ///
+    /// # Errors
+    /// Every mistake found, not only the first.
+    pub fn check(
+        &self,
+        workflow: &Source,
+        environment: &Source,
+        params: &Params,
+    ) -> Result<Checked, Diagnostics> {
+        check(&self.catalog, workflow, environment, params)
+    }
+
+    /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
+    /// counts as unknown, not as missing.
+    ///
+    /// # Errors
+    /// Every mistake found, not only the first.
+    pub fn validate(
+        &self,
+        workflow: &Source,
+        environment: Option<&Source>,
+        params: &Params,
+    ) -> Result<(), Diagnostics> {
+        validate(&self.catalog, workflow, environment, params)
+    }
+
+    /// Asks every step what it would do. Reads only; needs no lock and no store.
+    pub async fn plan(&self, checked: &Checked, cancel: &CancellationToken) -> PlanReport {
+        let run = run_id(Timestamp::now(), rand::random());
+        self.preflight(&run, checked, &RunFacts::default(), cancel).await
+    }
+
+    /// Runs a workflow from its beginning.
+    ///
+    /// # Errors
+    /// When it did not begin or could not go on; a failed or interrupted run is `Ok`.
+    pub async fn run(
+        &self,
+        checked: &Checked,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        let started_at = Timestamp::now();
+        let id = run_id(started_at, rand::random());
+        let _lock = self.lock(&id).await?;
+        let store = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let facts = RunFacts::default();
+        self.admit(&id, checked, &facts, false, &events, shutdown).await?;
+        let definition = definition(checked);
+        let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
+        store.create_run(&run).await?;
+        self.dispatch(&run, checked, store, facts, BTreeMap::new(), events, shutdown).await
+    }
+
+    /// Goes on with a run from its durable facts, with the current workflow and environment files.
+    ///
+    /// # Errors
+    /// When it did not begin or could not go on; a failed or interrupted run is `Ok`.
+    pub async fn resume(
+        &self,
+        request: ResumeRequest,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        // Found first without the lock, so that the lock can say which run it is for.
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&store, request.run.as_ref()).await?.id;
+        let _lock = self.lock(&id).await?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let run = find(&*store, Some(&id)).await?;
+        let mut facts = RunFacts::fold(store.facts(&id).await?);
+        if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
+            return Err(RunError::AlreadyDone(id));
+        }
+        let checked = self.current(&run, &facts, &request.params)?;
+        if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
+            return Err(RunError::UnknownNode(unknown.clone()));
+        }
+        let mut places = store.places(&id).await?;
+        let batch = reset(&request.rerun, &checked, &mut facts, &mut places);
+        let changed = changes(&facts, &checked, &self.catalog);
+        if !changed.is_empty() && !request.accept_changes {
+            return Err(RunError::Changed(Box::new(changed)));
+        }
+        self.admit(&id, &checked, &facts, true, &events, shutdown).await?;
+        store.append(&id, &batch).await?;
+        self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
+    }
+
+    /// Verifies all finished nodes of a run again. Changes nothing, needs no lock.
+    /// A node with a failed check is reported as failed.
+    ///
+    /// # Errors
+    /// When the run or its files can't be read.
+    pub async fn verify(
+        &self,
+        request: VerifyRequest,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&store, request.run.as_ref()).await?;
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let cancel = CancellationToken::new();
+        let verifier = Verifier {
+            run: &run,
+            steps: &self.steps,
+            project_dir: &self.project_dir,
+            events,
+            depth: request.depth,
+            cancel: &cancel,
+        };
+        let level = shutdown.subscribe();
+        tokio::pin! { let work = verifier.verify(facts); }
+        tokio::select! {
+            report = &mut work => Ok(report),
+            () = stop_requested(level) => {
+                cancel.cancel();
+                Err(RunError::Cancelled)
+            }
+        }
+    }
+
+    /// A run as it stands, by default the newest. Needs no lock.
+    ///
+    /// # Errors
+    /// When there is no such run or the store can't be read.
+    pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&store, run).await?;
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = holder.filter(|_| facts.ended.is_none());
+        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
+    }
+
+    /// All runs, newest first. Needs no lock.
+    ///
+    /// # Errors
+    /// When the store can't be read. A project without a store has no runs.
+    pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
+        let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
+        let holder = holder(&self.state_dir());
+        let mut summaries = Vec::new();
+        for run in store.runs().await? {
+            let facts = RunFacts::fold(store.facts(&run.id).await?);
+            let alive = holder.as_ref().is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
+            let report = facts.report(&run, alive);
+            let RunReport { run, workflow, state, started_at, ended_at, .. } = report;
+            summaries.push(RunSummary { run, workflow, state, started_at, ended_at });
+        }
+        Ok(summaries)
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.project_dir.join(STATE_DIR)
+    }
+
+    async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
+        SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
+    }
+
+    async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
+        let dir = self.state_dir();
+        let failed = |source| RunError::Lock { path: dir.join("lock"), source };
+        make_private_dir(&dir).map_err(failed)?;
+        RunLock::acquire(&dir, run).await.map_err(|error| match error {
+            LockError::Held(holder) => RunError::Locked(holder),
+            LockError::Io(source) => failed(source),
+        })
+    }
+
+    /// The workflow and the environment as they are now; the stored workflow if its file is gone.
+    fn current(&self, run: &RunRecord, facts: &RunFacts, params: &Params) -> Result<Checked, RunError> {
+        let definition = facts.definition.as_ref().unwrap_or(&run.definition);
+        let path = self.project_dir.join(&definition.workflow_path);
+        let workflow = match Source::read(&path) {
+            Ok(source) => source,
+            Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Source::new(&definition.workflow_path, definition.workflow_text.as_str())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let environment = Source::read(self.project_dir.join(&definition.environment_path))?;
+        Ok(self.check(&workflow, &environment, &params.over(&definition.params))?)
+    }
+
+    async fn preflight(
+        &self,
+        run: &RunId,
+        checked: &Checked,
+        facts: &RunFacts,
+        cancel: &CancellationToken,
+    ) -> PlanReport {
+        let (catalog, steps, project_dir) = (&*self.catalog, &*self.steps, &*self.project_dir);
+        Preflight { run, checked, catalog, steps, project_dir, facts, cancel }.plan().await
+    }
+
+    /// Says that the run begins, and lets it pass only if nothing stands in its way.
+    async fn admit(
+        &self,
+        run: &RunId,
+        checked: &Checked,
+        facts: &RunFacts,
+        resumed: bool,
+        events: &EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<(), RunError> {
+        let emit = |kind| {
+            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: run.clone(), kind });
+        };
+        let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
+        emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
+        let cancel = CancellationToken::new();
+        let _stop = cancel.clone().drop_guard();
+        let report = tokio::select! {
+            report = self.preflight(run, checked, facts, &cancel) => report,
+            () = stop_requested(shutdown.subscribe()) => return Err(RunError::Cancelled),
+        };
+        for planned in &report.nodes {
+            if let Some(plan) = &planned.plan {
+                let (node, step) = (planned.node.clone(), planned.step.clone());
+                emit(EventKind::NodePlanned { node, step, plan: plan.clone() });
+            }
+        }
+        if report.refuses() { Err(RunError::Refused(Box::new(report))) } else { Ok(()) }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything a run consists of, once")]
+    async fn dispatch(
+        &self,
+        run: &RunRecord,
+        checked: &Checked,
+        store: Arc<dyn Store>,
+        facts: RunFacts,
+        places: BTreeMap<NodeId, Place>,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        let session = Session {
+            run: run.id.clone(),
+            project_dir: self.project_dir.clone(),
+            steps: Arc::clone(&self.steps),
+            store: Arc::clone(&store),
+            events,
+            places,
+            shutdown: shutdown.subscribe(),
+        };
+        let random = Box::new(rand::random::<f64>);
+        let core =
+            Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
+        let result = Dispatcher::new(session, core).work().await;
+        store.close().await;
+        Ok(result?.facts().report(run, false))
+    }
+}
+
+/// What a run is started from, as it is stored.
+fn definition(checked: &Checked) -> Definition {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+    };
+    let workflow = &checked.workflow;
+    let outline = |(node, step): (&NodeId, &str)| NodeOutline {
+        node: node.clone(),
+        step: step.to_owned(),
+        needs: workflow.dependencies[node].iter().cloned().collect(),
+    };
+    let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+    Definition {
+        workflow_path: absolute(workflow.file.path()),
+        workflow_text: workflow.file.text().to_owned(),
+        environment_path: absolute(checked.environment.file.path()),
+        environment_digest: Digest::of(&checked.environment.value),
+        params: params.collect::<Map<_, _>>(),
+        nodes: checked.nodes().map(outline).collect(),
+    }
+}
+
+/// The facts with which a run is taken up again, already applied to `facts` and `places`.
+fn reset(
+    rerun: &[NodeId],
+    checked: &Checked,
+    facts: &mut RunFacts,
+    places: &mut BTreeMap<NodeId, Place>,
+) -> Batch {
+    let at = Timestamp::now();
+    let mut batch = Batch::default();
+    let mut add = |fact: Fact| {
+        facts.apply(&fact, at);
+        batch.facts.push(Stamped { at, fact });
+    };
+    add(Fact::Resumed { definition: Box::new(definition(checked)) });
+    for node in rerun {
+        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
+        places.remove(node);
+    }
+    batch.cleared = rerun.to_vec();
+    batch
+}
+
+async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
+    let missing = || id.map_or(RunError::NoRuns, |id| RunError::UnknownRun(id.to_string()));
+    store.run(id).await?.ok_or_else(missing)
+}
+
+async fn stop_requested(mut level: tokio::sync::watch::Receiver<ShutdownLevel>) {
+    if level.wait_for(|level| *level > ShutdownLevel::None).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn make_private_dir(dir: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}

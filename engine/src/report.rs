@@ -1,0 +1,232 @@
+//! What the engine tells about plans and runs, as data: serializable, with no secrets in it.
+
+use jiff::Timestamp;
+use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPlan};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::run::Holder;
+
+/// Version of the JSON forms in this file.
+pub const REPORT_VERSION: u32 = 1;
+
+/// How a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// A process works on it.
+    Running,
+    /// Every node is finished, reused or skipped.
+    Done,
+    /// A node failed. Can be resumed.
+    Failed,
+    /// Stopped on request, or its process died. Can be resumed.
+    Interrupted,
+}
+
+impl RunState {
+    /// Whether `resume` has something to do.
+    pub fn is_resumable(self) -> bool {
+        matches!(self, Self::Failed | Self::Interrupted)
+    }
+}
+
+/// How a node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Not begun.
+    Pending,
+    /// An attempt runs, or is waited for.
+    Running,
+    /// Begun, and stopped before its end was known.
+    Interrupted,
+    /// Applied and verified.
+    Finished,
+    /// Finished by an earlier process and verified again by this one.
+    Reused,
+    /// Not run, on purpose.
+    Skipped,
+    /// Failed.
+    Failed,
+    /// Can't run: something that it needs has failed.
+    Blocked,
+}
+
+/// One node of a [`RunReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeReport {
+    /// Its name.
+    pub node: NodeId,
+    /// Its step.
+    pub step: String,
+    /// How it stands.
+    pub state: NodeState,
+    /// Attempts over all processes of the run.
+    pub attempts: u32,
+    /// Time of all its attempts in milliseconds, verification included.
+    pub duration_ms: u64,
+    /// Outputs; sensitive ones are masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Value>,
+    /// What proves the effect, or what disproves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// The last failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorRecord>,
+    /// Why it was skipped or blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RunReport {
+    /// [`REPORT_VERSION`].
+    pub version: u32,
+    /// Its ID.
+    pub run: RunId,
+    /// The workflow's name.
+    pub workflow: String,
+    /// How it stands.
+    pub state: RunState,
+    /// When it was first started.
+    pub started_at: Timestamp,
+    /// When it last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// In an order in which they may run.
+    pub nodes: Vec<NodeReport>,
+}
+
+impl RunReport {
+    /// The node called `name`.
+    pub fn node(&self, name: &str) -> Option<&NodeReport> {
+        self.nodes.iter().find(|report| report.node.as_str() == name)
+    }
+}
+
+/// A run as a reader sees it, while it runs or later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RunStatus {
+    /// Everything that is durable about it.
+    pub report: RunReport,
+    /// The process that works on it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// One line of the list of runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RunSummary {
+    /// Its ID.
+    pub run: RunId,
+    /// The workflow's name.
+    pub workflow: String,
+    /// How it stands.
+    pub state: RunState,
+    /// When it was first started.
+    pub started_at: Timestamp,
+    /// When it last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What one node would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodePlan {
+    /// Its name.
+    pub node: NodeId,
+    /// Its step.
+    pub step: String,
+    /// What it waits for.
+    pub needs: Vec<NodeId>,
+    /// Why it will not run; then there is no plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// Its condition, where that is only known during the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// What the step says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<StepPlan>,
+    /// Why the step couldn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorRecord>,
+}
+
+impl NodePlan {
+    /// Whether it keeps the run from starting.
+    pub fn refuses(&self) -> bool {
+        self.error.is_some()
+            || self.plan.iter().flat_map(|p| &p.problems).any(|p| p.severity == Severity::Error)
+    }
+}
+
+/// What a run would do, node by node in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlanReport {
+    /// [`REPORT_VERSION`].
+    pub version: u32,
+    /// The workflow's name.
+    pub workflow: String,
+    /// Every node.
+    pub nodes: Vec<NodePlan>,
+}
+
+impl PlanReport {
+    /// Whether something keeps the run from starting.
+    pub fn refuses(&self) -> bool {
+        self.nodes.iter().any(NodePlan::refuses)
+    }
+}
+
+/// One field that is no longer what it was when the node ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FieldChange {
+    /// `with.images[0].from`, or `step`, or `step version`.
+    pub field: String,
+    /// As it was; absent if it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Value>,
+    /// As it is; absent if it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Value>,
+}
+
+/// A node that ran with another config than it has now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeChange {
+    /// The node.
+    pub node: NodeId,
+    /// Whether it is no longer in the workflow.
+    pub removed: bool,
+    /// Exactly what differs.
+    pub fields: Vec<FieldChange>,
+    /// Nodes that depend on it, have run, and will be looked at again: rerun if their inputs differ.
+    pub affects: Vec<NodeId>,
+}
+
+/// Why a run isn't resumed without `accept_changes`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Changes {
+    /// Every changed node that has begun or finished.
+    pub nodes: Vec<NodeChange>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+}

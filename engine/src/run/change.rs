@@ -1,0 +1,98 @@
+//! What is no longer as it was when nodes of a run began: exactly which field, from what to what.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use migrate_plugin_api::NodeId;
+use serde_json::Value;
+
+use super::state::{NodeRecord, Phase, RunFacts};
+use crate::report::{Changes, FieldChange, NodeChange};
+use crate::workflow::model::Workflow;
+use crate::workflow::{Catalog, Checked, Ended, dotted, has_unknown};
+
+/// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
+/// may change freely.
+pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) -> Changes {
+    let mut found = Changes::default();
+    let ended = |id: &NodeId| match facts.nodes.get(id) {
+        Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
+        _ => Ended::Open,
+    };
+    for (id, record) in &facts.nodes {
+        let (true, Some(was)) = (counts(record), &record.config) else { continue };
+        let Some(node) = checked.workflow.node(id) else {
+            found.nodes.push(NodeChange {
+                node: id.clone(),
+                removed: true,
+                fields: Vec::new(),
+                affects: Vec::new(),
+            });
+            continue;
+        };
+        let mut fields = Vec::new();
+        let version = catalog.get(&node.step).map(|described| described.info.version.as_str());
+        word("step", record.step.as_deref(), Some(&node.step), &mut fields);
+        if fields.is_empty() {
+            word("step version", record.step_version.as_deref(), version, &mut fields);
+        }
+        if let Ok(now) = checked.config(node, &ended) {
+            compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
+        }
+        if !fields.is_empty() {
+            let affects = affected(id, &checked.workflow, facts);
+            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects });
+        }
+    }
+    found
+}
+
+fn counts(record: &NodeRecord) -> bool {
+    !record.failed && matches!(record.phase, Phase::Open | Phase::Applied | Phase::Finished)
+}
+
+fn word(field: &str, was: Option<&str>, now: Option<&str>, fields: &mut Vec<FieldChange>) {
+    if was != now {
+        let value = |text: Option<&str>| text.map(Value::from);
+        fields.push(FieldChange { field: field.to_owned(), was: value(was), now: value(now) });
+    }
+}
+
+fn compare(path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>, fields: &mut Vec<FieldChange>) {
+    match (was, now) {
+        (was, now) if was == now => {}
+        // Only known when the node that it comes from has run again.
+        (_, Some(now)) if has_unknown(now) && !now.is_object() && !now.is_array() => {}
+        (Some(Value::Object(was)), Some(Value::Object(now))) if !now.contains_key("$unknown") => {
+            let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
+            for key in keys {
+                path.push(key.clone());
+                compare(path, was.get(key), now.get(key), fields);
+                path.pop();
+            }
+        }
+        (Some(Value::Array(was)), Some(Value::Array(now))) => {
+            for at in 0..was.len().max(now.len()) {
+                path.push(at.to_string());
+                compare(path, was.get(at), now.get(at), fields);
+                path.pop();
+            }
+        }
+        (_, Some(Value::Object(now))) if now.contains_key("$unknown") => {}
+        (was, now) => fields.push(FieldChange { field: dotted(path), was: was.cloned(), now: now.cloned() }),
+    }
+}
+
+/// Everything downstream of `changed` that has run.
+fn affected(changed: &NodeId, workflow: &Workflow, facts: &RunFacts) -> Vec<NodeId> {
+    let mut seen = BTreeSet::new();
+    let mut queue = VecDeque::from([changed.clone()]);
+    while let Some(id) = queue.pop_front() {
+        for (dependent, needs) in &workflow.dependencies {
+            if needs.contains(&id) && seen.insert(dependent.clone()) {
+                queue.push_back(dependent.clone());
+            }
+        }
+    }
+    let ran = |id: &&NodeId| facts.nodes.get(*id).is_some_and(counts);
+    workflow.nodes.iter().map(|node| &node.id).filter(|id| seen.contains(*id)).filter(ran).cloned().collect()
+}

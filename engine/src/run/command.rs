@@ -1,0 +1,58 @@
+//! The words between the core and the dispatcher: what happened, and what to do.
+
+use std::time::Duration;
+
+use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId, Observation};
+use serde_json::Value;
+
+use crate::event::EventKind;
+use crate::report::RunState;
+use crate::store::fact::Fact;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Begin,
+    Observed(NodeId, Result<Observation, ErrorRecord>),
+    Applied(NodeId, Result<Value, ErrorRecord>),
+    Verified(NodeId, Result<Evidence, ErrorRecord>),
+    /// A wait is over.
+    Wake(NodeId),
+    /// Stop starting; what runs has been asked to stop.
+    Drain,
+}
+
+/// Which call of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    Observe,
+    Apply,
+    Verify,
+}
+
+/// A call to make.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub node: NodeId,
+    pub step: String,
+    pub kind: CallKind,
+    pub attempt: u32,
+    pub key: IdempotencyKey,
+    pub config: Value,
+    pub outputs: Option<Value>,
+    /// What is left of the node's time.
+    pub limit: Duration,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Record(Fact),
+    /// Forget the node's cursor and handle.
+    Clear(NodeId),
+    SetHandle(NodeId, String),
+    Emit(EventKind),
+    Call(Box<Call>),
+    Wake(NodeId, Duration),
+    End(RunState),
+}

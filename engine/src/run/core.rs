@@ -1,0 +1,563 @@
+//! The pure core: (facts, input) → commands.
+//!
+//! Owns the state of a run while a process works on it. Does no I/O and knows no clock, so that
+//! it can be simulated: time comes with each input, randomness from a given source. Commands are
+//! carried out in this order: every `Record` and `Place` of one step is durable before any `Call`.
+//!
+//! A node: waiting → (decided) → observing → applying → verifying → ended, with a wait before
+//! anything is tried again. An attempt whose end is not known is observed before `apply` is called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use migrate_plugin_api::{
+    ErrorClass, ErrorRecord, Evidence, Idempotency, LogLevel, NodeId, Observation, RunId,
+};
+use serde_json::Value;
+
+use super::command::{Call, CallKind, Command, Input};
+use super::key::idempotency_key;
+use super::retry;
+use super::state::{NodeRecord, Phase, RunFacts};
+use crate::event::EventKind;
+use crate::report::RunState;
+use crate::store::fact::Fact;
+use crate::workflow::model::{Node, OnFailure};
+use crate::workflow::{Catalog, Checked, Decision, Ended, Resolved};
+
+/// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
+pub(crate) const MAX_RUNNING: usize = 16;
+
+/// How long a node may take where its `timeout` says nothing: a migration is watched daily.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Live {
+    Waiting,
+    Busy(CallKind),
+    Backoff(CallKind),
+    Ended,
+}
+
+struct Cell {
+    live: Live,
+    resolved: Option<Resolved>,
+    /// Tries of any call of this node in this process.
+    tries: u32,
+    began: Duration,
+    /// Up to when time has been recorded.
+    accounted: Duration,
+    missing: usize,
+}
+
+/// The state machine of one run.
+pub(crate) struct Core {
+    run: RunId,
+    checked: Arc<Checked>,
+    catalog: Arc<Catalog>,
+    random: Box<dyn FnMut() -> f64 + Send>,
+    facts: RunFacts,
+    cells: Vec<Cell>,
+    dependents: Vec<Vec<usize>>,
+    ready: BTreeSet<usize>,
+    running: usize,
+    pools: BTreeMap<String, usize>,
+    stopping: bool,
+    draining: bool,
+    ended: bool,
+    now: Duration,
+    at: Timestamp,
+    out: Vec<Command>,
+}
+
+impl Core {
+    /// A core that goes on from `facts`.
+    pub(crate) fn new(
+        run: RunId,
+        checked: Arc<Checked>,
+        catalog: Arc<Catalog>,
+        facts: RunFacts,
+        random: Box<dyn FnMut() -> f64 + Send>,
+    ) -> Self {
+        let workflow = &checked.workflow;
+        let mut dependents = vec![Vec::new(); workflow.nodes.len()];
+        let mut cells = Vec::with_capacity(workflow.nodes.len());
+        for (at, node) in workflow.nodes.iter().enumerate() {
+            let needed = &workflow.dependencies[&node.id];
+            needed.iter().for_each(|id| dependents[workflow.index[id]].push(at));
+            let zero = Duration::ZERO;
+            cells.push(Cell {
+                live: Live::Waiting,
+                resolved: None,
+                tries: 0,
+                began: zero,
+                accounted: zero,
+                missing: needed.len(),
+            });
+        }
+        let ready = (0..cells.len()).filter(|at| cells[*at].missing == 0).collect();
+        Self {
+            run,
+            checked,
+            catalog,
+            random,
+            facts,
+            cells,
+            dependents,
+            ready,
+            running: 0,
+            pools: BTreeMap::new(),
+            stopping: false,
+            draining: false,
+            ended: false,
+            now: Duration::ZERO,
+            at: Timestamp::UNIX_EPOCH,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one input at time `now` (since the process began with the run; `at` on the wall).
+    pub(crate) fn step(&mut self, input: Input, now: Duration, at: Timestamp) -> Vec<Command> {
+        (self.now, self.at) = (now, at);
+        match input {
+            Input::Begin => {}
+            Input::Drain => self.drain(),
+            Input::Wake(id) => self.on(&id, Self::woken),
+            Input::Observed(id, result) => self.on(&id, |core, at| core.observed(at, result)),
+            Input::Applied(id, result) => self.on(&id, |core, at| core.applied(at, result)),
+            Input::Verified(id, result) => self.on(&id, |core, at| core.verified(at, result)),
+        }
+        self.start_ready();
+        self.end_if_idle();
+        std::mem::take(&mut self.out)
+    }
+
+    /// The run was aborted from outside.
+    pub(crate) fn abort(&mut self, at: Timestamp) -> Fact {
+        let fact = Fact::Ended { state: RunState::Interrupted };
+        self.facts.apply(&fact, at);
+        fact
+    }
+
+    /// What is known, for the report.
+    pub(crate) fn facts(&self) -> &RunFacts {
+        &self.facts
+    }
+
+    fn on(&mut self, id: &NodeId, act: impl FnOnce(&mut Self, usize)) {
+        if let Some(at) = self.checked.workflow.index.get(id).copied() {
+            act(self, at);
+        }
+    }
+
+    fn node(&self, at: usize) -> &Node {
+        &self.checked.workflow.nodes[at]
+    }
+
+    fn id(&self, at: usize) -> NodeId {
+        self.node(at).id.clone()
+    }
+
+    fn record_of(&self, at: usize) -> NodeRecord {
+        self.facts.nodes.get(&self.node(at).id).cloned().unwrap_or_default()
+    }
+
+    fn record(&mut self, fact: Fact) {
+        self.facts.apply(&fact, self.at);
+        self.out.push(Command::Record(fact));
+    }
+
+    fn emit(&mut self, kind: EventKind) {
+        self.out.push(Command::Emit(kind));
+    }
+
+    // Starting.
+
+    fn start_ready(&mut self) {
+        // Skipped nodes make others ready at once, so this goes on until nothing changes.
+        while !self.stopping && !self.draining {
+            let next = self.ready.iter().copied().find(|at| self.has_room(*at));
+            let Some(at) = next.filter(|_| self.running < MAX_RUNNING) else { return };
+            self.ready.remove(&at);
+            self.begin(at);
+        }
+    }
+
+    fn has_room(&self, at: usize) -> bool {
+        let Some(pool) = &self.node(at).pool else { return true };
+        let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);
+        self.pools.get(pool).copied().unwrap_or(0) < size
+    }
+
+    fn begin(&mut self, at: usize) {
+        let decision = {
+            let ended = |id: &NodeId| match self.facts.nodes.get(id) {
+                Some(record) if record.phase == Phase::Skipped => Ended::Skipped,
+                Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
+                _ => Ended::Open,
+            };
+            let checked: &Checked = &self.checked;
+            checked.decide(&self.catalog, &checked.workflow.nodes[at], &ended)
+        };
+        (self.cells[at].began, self.cells[at].accounted) = (self.now, self.now);
+        let node = self.id(at);
+        match decision {
+            Decision::Skip(reason) => {
+                self.record(Fact::Skipped { node: node.clone(), reason: reason.clone() });
+                self.emit(EventKind::NodeSkipped { node, reason });
+                self.done(at);
+            }
+            Decision::Refuse(why) => {
+                let error = error(ErrorClass::Permanent, why, None);
+                self.occupy(at);
+                self.fail(at, error, None, false);
+            }
+            Decision::Run(resolved) => {
+                self.occupy(at);
+                self.take_up(at, resolved);
+            }
+        }
+    }
+
+    fn occupy(&mut self, at: usize) {
+        self.running += 1;
+        if let Some(pool) = self.node(at).pool.clone() {
+            *self.pools.entry(pool).or_default() += 1;
+        }
+    }
+
+    fn release(&mut self, at: usize) {
+        self.cells[at].live = Live::Ended;
+        self.running -= 1;
+        if let Some(pool) = self.node(at).pool.clone() {
+            *self.pools.entry(pool).or_insert(1) -= 1;
+        }
+    }
+
+    /// Goes on with a node from what is durably known of it.
+    fn take_up(&mut self, at: usize, resolved: Resolved) {
+        let record = self.record_of(at);
+        let same = record.digest.as_ref() == Some(&resolved.digest);
+        self.cells[at].resolved = Some(resolved);
+        match record.phase {
+            Phase::New | Phase::Skipped => self.apply(at),
+            _ if !same => {
+                self.reset(at, "its config or its step has changed");
+                self.apply(at);
+            }
+            Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
+            Phase::Open => self.call(at, CallKind::Observe),
+        }
+    }
+
+    fn reset(&mut self, at: usize, reason: &str) {
+        let node = self.id(at);
+        self.out.push(Command::Clear(node.clone()));
+        self.record(Fact::Reset { node, reason: reason.to_owned() });
+    }
+
+    fn apply(&mut self, at: usize) {
+        let Some(resolved) = self.cells[at].resolved.clone() else { return };
+        let (node, step) = (self.id(at), self.node(at).step.clone());
+        let attempt = self.record_of(at).attempts + 1;
+        let key = idempotency_key(&self.run, &node, &resolved.digest);
+        self.record(Fact::Started {
+            node: node.clone(),
+            attempt,
+            key,
+            digest: resolved.digest,
+            step: step.clone(),
+            step_version: resolved.step_version,
+            config: resolved.config,
+        });
+        self.emit(EventKind::NodeStarted { node, step, attempt });
+        self.call(at, CallKind::Apply);
+    }
+
+    fn call(&mut self, at: usize, kind: CallKind) {
+        let Some(resolved) = &self.cells[at].resolved else { return };
+        let record = self.record_of(at);
+        let node = self.node(at);
+        let spent = self.now.saturating_sub(self.cells[at].began);
+        let call = Call {
+            node: node.id.clone(),
+            step: node.step.clone(),
+            kind,
+            attempt: record.attempts,
+            key: idempotency_key(&self.run, &node.id, &resolved.digest),
+            config: resolved.config.clone(),
+            outputs: record.outputs.filter(|_| kind == CallKind::Verify),
+            limit: node.timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent),
+        };
+        if kind == CallKind::Verify {
+            self.emit(EventKind::NodeVerifying { node: call.node.clone() });
+        }
+        self.cells[at].live = Live::Busy(kind);
+        self.out.push(Command::Call(Box::new(call)));
+    }
+
+    // Results.
+
+    fn observed(&mut self, at: usize, result: Result<Observation, ErrorRecord>) {
+        if self.cells[at].live != Live::Busy(CallKind::Observe) {
+            return;
+        }
+        match result {
+            Err(error) => self.failed_call(at, CallKind::Observe, error),
+            Ok(Observation::Done { outputs }) => self.effect_is_there(at, outputs, true),
+            // Its intent stands; nothing more is begun.
+            Ok(_) if self.draining => self.interrupted(at),
+            Ok(Observation::Absent) => self.apply(at),
+            Ok(Observation::Running { handle }) => {
+                self.out.push(Command::SetHandle(self.id(at), handle));
+                self.apply(at);
+            }
+            Ok(Observation::Unknown { reason }) => {
+                let step = &self.node(at).step;
+                let idempotency = self.catalog.get(step).map(|described| described.info.idempotency);
+                if matches!(idempotency, Some(Idempotency::Natural | Idempotency::Keyed)) {
+                    self.apply(at);
+                    return;
+                }
+                let node = self.id(at);
+                let message = format!("can't tell whether an earlier attempt took effect: {reason}");
+                let hint = format!(
+                    "look for yourself; to do it again: `migrate resume {} --rerun {node}`",
+                    self.run
+                );
+                self.fail(at, error(ErrorClass::Conflict, message, Some(hint)), None, false);
+            }
+        }
+    }
+
+    fn applied(&mut self, at: usize, result: Result<Value, ErrorRecord>) {
+        if self.cells[at].live != Live::Busy(CallKind::Apply) {
+            return;
+        }
+        match result {
+            Ok(outputs) => self.effect_is_there(at, outputs, false),
+            Err(error) => self.failed_call(at, CallKind::Apply, error),
+        }
+    }
+
+    fn effect_is_there(&mut self, at: usize, mut outputs: Value, observed: bool) {
+        if let Some(described) = self.catalog.get(&self.node(at).step) {
+            mask(&mut outputs, &described.info.sensitive);
+        }
+        self.record(Fact::Applied { node: self.id(at), outputs, observed });
+        self.cells[at].tries = 0;
+        if self.draining {
+            self.interrupted(at);
+        } else {
+            self.call(at, CallKind::Verify);
+        }
+    }
+
+    fn verified(&mut self, at: usize, result: Result<Evidence, ErrorRecord>) {
+        if self.cells[at].live != Live::Busy(CallKind::Verify) {
+            return;
+        }
+        let reuse = self.record_of(at).phase == Phase::Finished;
+        let evidence = match result {
+            Ok(evidence) => evidence,
+            Err(error) => return self.failed_call(at, CallKind::Verify, error),
+        };
+        match (evidence.passed(), reuse) {
+            (true, true) => {
+                let node = self.id(at);
+                self.record(Fact::Reused { node: node.clone(), evidence: evidence.clone() });
+                self.emit(EventKind::NodeReused { node, evidence });
+                self.release(at);
+                self.done(at);
+            }
+            (true, false) => self.finish(at, evidence),
+            (false, true) => {
+                let message = format!("{}; the node runs again", disproof(&evidence));
+                self.emit(EventKind::NodeLog {
+                    node: self.id(at),
+                    level: LogLevel::Warn,
+                    message: message.clone(),
+                });
+                if self.draining {
+                    return self.interrupted(at);
+                }
+                self.reset(at, &message);
+                self.apply(at);
+            }
+            (false, false) => {
+                let error = error(ErrorClass::Corrupt, disproof(&evidence), None);
+                self.fail(at, error, Some(evidence), true);
+            }
+        }
+    }
+
+    fn finish(&mut self, at: usize, evidence: Evidence) {
+        let node = self.id(at);
+        let duration_ms = self.account(at);
+        self.record(Fact::Finished { node: node.clone(), evidence: evidence.clone(), duration_ms });
+        let record = self.record_of(at);
+        self.emit(EventKind::NodeFinished {
+            node,
+            attempts: record.attempts,
+            duration_ms: self.spent_ms(at),
+            outputs: record.outputs.unwrap_or_default(),
+            evidence,
+        });
+        self.release(at);
+        self.done(at);
+    }
+
+    /// A call failed: try again later, stop, or give up.
+    fn failed_call(&mut self, at: usize, kind: CallKind, error: ErrorRecord) {
+        if self.draining && (error.class == ErrorClass::Cancelled || error.class.is_retryable()) {
+            return self.interrupted(at);
+        }
+        self.cells[at].tries += 1;
+        let random = (self.random)();
+        match retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random) {
+            None => self.fail(at, error, None, false),
+            Some(delay) => {
+                let node = self.id(at);
+                let duration_ms = self.account(at);
+                self.record(Fact::Retrying { node: node.clone(), error: error.clone(), duration_ms });
+                self.emit(EventKind::NodeRetrying {
+                    node: node.clone(),
+                    attempt: self.record_of(at).attempts,
+                    error,
+                    delay_ms: millis(delay),
+                });
+                // An attempt that failed may have had its effect all the same.
+                let next = if kind == CallKind::Verify { CallKind::Verify } else { CallKind::Observe };
+                self.cells[at].live = Live::Backoff(next);
+                self.out.push(Command::Wake(node, delay));
+            }
+        }
+    }
+
+    fn woken(&mut self, at: usize) {
+        if let Live::Backoff(kind) = self.cells[at].live {
+            self.call(at, kind);
+        }
+    }
+
+    fn fail(&mut self, at: usize, error: ErrorRecord, evidence: Option<Evidence>, disproved: bool) {
+        let node = self.id(at);
+        let duration_ms = self.account(at);
+        if disproved {
+            // Its cursor claims what has just been found untrue.
+            self.out.push(Command::Clear(node.clone()));
+        }
+        self.record(Fact::Failed {
+            node: node.clone(),
+            error: error.clone(),
+            evidence: evidence.clone(),
+            disproved,
+            duration_ms,
+        });
+        self.emit(EventKind::NodeFailed {
+            node,
+            attempts: self.record_of(at).attempts,
+            duration_ms: self.spent_ms(at),
+            error,
+            evidence,
+        });
+        self.release(at);
+        self.stopping |= self.node(at).on_failure == OnFailure::Stop;
+    }
+
+    fn interrupted(&mut self, at: usize) {
+        let node = self.id(at);
+        let duration_ms = self.account(at);
+        if self.record_of(at).phase != Phase::Finished {
+            self.record(Fact::Interrupted { node: node.clone(), duration_ms });
+            self.emit(EventKind::NodeInterrupted { node });
+        }
+        self.release(at);
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        for at in 0..self.cells.len() {
+            if matches!(self.cells[at].live, Live::Backoff(_)) {
+                self.interrupted(at);
+            }
+        }
+    }
+
+    fn done(&mut self, at: usize) {
+        self.cells[at].live = Live::Ended;
+        for dependent in std::mem::take(&mut self.dependents[at]) {
+            self.cells[dependent].missing -= 1;
+            if self.cells[dependent].missing == 0 {
+                self.ready.insert(dependent);
+            }
+        }
+    }
+
+    fn end_if_idle(&mut self) {
+        if self.running > 0 || self.ended {
+            return;
+        }
+        self.ended = true;
+        let record = |at: usize| self.facts.nodes.get(&self.node(at).id);
+        // A finished node that was not looked at again by this process does not count.
+        let is_done =
+            |at: usize| self.cells[at].live == Live::Ended && record(at).is_some_and(NodeRecord::is_done);
+        let all_done = (0..self.cells.len()).all(is_done);
+        let any_failed = (0..self.cells.len()).any(|at| record(at).is_some_and(|record| record.failed));
+        let state = match () {
+            () if all_done => RunState::Done,
+            () if any_failed && !self.draining => RunState::Failed,
+            () => RunState::Interrupted,
+        };
+        self.record(Fact::Ended { state });
+        self.out.push(Command::End(state));
+    }
+
+    fn account(&mut self, at: usize) -> u64 {
+        let cell = &mut self.cells[at];
+        let part = self.now.saturating_sub(cell.accounted);
+        cell.accounted = self.now;
+        millis(part)
+    }
+
+    fn spent_ms(&self, at: usize) -> u64 {
+        millis(self.now.saturating_sub(self.cells[at].began))
+    }
+}
+
+/// Milliseconds, as far as they fit.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn error(class: ErrorClass, message: String, hint: Option<String>) -> ErrorRecord {
+    ErrorRecord { class, message, causes: Vec::new(), hint }
+}
+
+/// What failed checks say, in one line.
+pub(crate) fn disproof(evidence: &Evidence) -> String {
+    const SHOWN: usize = 3;
+    let failures: Vec<_> = evidence.failures().collect();
+    let shown: Vec<String> = failures
+        .iter()
+        .take(SHOWN)
+        .map(|check| {
+            format!("{}: {} is {}, expected {}", check.subject, check.what, check.target, check.source)
+        })
+        .collect();
+    let more = failures.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    format!("verification failed: {}{more}", shown.join("; "))
+}
+
+/// Replaces what is sensitive.
+fn mask(outputs: &mut Value, sensitive: &[String]) {
+    for pointer in sensitive {
+        if let Some(value) = outputs.pointer_mut(pointer) {
+            *value = Value::from("(sensitive)");
+        }
+    }
+}

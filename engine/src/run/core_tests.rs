@@ -1,0 +1,247 @@
+//! The core without a clock, a store or a step: inputs in, commands out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use migrate_plugin_api::{
+    Check, ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, Observation, RunId, StepInfo,
+};
+use serde_json::json;
+
+use super::command::{CallKind, Command, Input};
+use super::core::{Core, MAX_RUNNING};
+use super::state::RunFacts;
+use crate::report::RunState;
+use crate::store::fact::{Fact, Stamped};
+use crate::workflow::{Catalog, Described, Params, Source, check};
+
+fn catalog() -> Catalog {
+    let info = StepInfo {
+        name: "s".to_owned(),
+        version: "1".to_owned(),
+        summary: String::new(),
+        config_schema: json!({}),
+        output_schema: json!({}),
+        sensitive: Vec::new(),
+        idempotency: Idempotency::Keyed,
+        supports_undo: false,
+    };
+    let validator = jsonschema::validator_for(&info.config_schema).unwrap();
+    BTreeMap::from([("s".to_owned(), Described { info, validator })])
+}
+
+struct Machine {
+    core: Core,
+    now: Duration,
+    facts: Vec<Fact>,
+    end: Option<RunState>,
+}
+
+impl Machine {
+    fn new(nodes: &str, facts: Vec<Fact>) -> Self {
+        let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
+        let environment = Source::new("migration.toml", "schema = 1\n");
+        let catalog = catalog();
+        let checked = check(&catalog, &workflow, &environment, &Params::new()).unwrap();
+        let stamped = facts.into_iter().map(|fact| Stamped { at: Timestamp::UNIX_EPOCH, fact });
+        let core = Core::new(
+            RunId::new("r").unwrap(),
+            Arc::new(checked),
+            Arc::new(catalog),
+            RunFacts::fold(stamped),
+            Box::new(|| 1.0),
+        );
+        Self { core, now: Duration::ZERO, facts: Vec::new(), end: None }
+    }
+
+    /// What the core wants done, in short.
+    fn step(&mut self, input: Input) -> Vec<String> {
+        let mut out = Vec::new();
+        for command in self.core.step(input, self.now, Timestamp::UNIX_EPOCH) {
+            match command {
+                Command::Record(fact) => {
+                    self.facts.push(fact);
+                }
+                Command::Call(call) => out.push(format!("{:?} {} #{}", call.kind, call.node, call.attempt)),
+                Command::Wake(node, delay) => out.push(format!("wake {node} in {}s", delay.as_secs())),
+                Command::Clear(node) => out.push(format!("clear {node}")),
+                Command::SetHandle(node, handle) => out.push(format!("handle {node} {handle}")),
+                Command::End(state) => {
+                    self.end = Some(state);
+                    out.push(format!("end {state:?}"));
+                }
+                Command::Emit(_) => {}
+            }
+        }
+        out
+    }
+
+    fn apply_ok(&mut self, node: &str) -> Vec<String> {
+        self.step(Input::Applied(id(node), Ok(json!({}))))
+    }
+
+    fn verify(&mut self, node: &str, good: bool) -> Vec<String> {
+        let check = Check::equal("it", "rows", "1", if good { "1" } else { "0" });
+        self.step(Input::Verified(id(node), Ok(Evidence::from_iter([check]))))
+    }
+}
+
+fn id(node: &str) -> NodeId {
+    NodeId::new(node).unwrap()
+}
+
+fn failure(class: ErrorClass) -> ErrorRecord {
+    ErrorRecord { class, message: "no".to_owned(), causes: Vec::new(), hint: None }
+}
+
+const TRANSIENT: ErrorClass = ErrorClass::Transient { retry_after_ms: None };
+
+#[test]
+fn an_intent_is_recorded_with_every_apply_and_before_it() {
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\n", Vec::new());
+    let commands = machine.core.step(Input::Begin, Duration::ZERO, Timestamp::UNIX_EPOCH);
+    let intent = commands.iter().position(|c| matches!(c, Command::Record(Fact::Started { attempt: 1, .. })));
+    let call = commands.iter().position(|c| matches!(c, Command::Call(call) if call.kind == CallKind::Apply));
+    assert!(intent.unwrap() < call.unwrap());
+}
+
+#[test]
+fn a_retry_waits_twice_as_long_each_time_and_observes_first() {
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\nretry = { attempts = 3 }\n", Vec::new());
+    assert_eq!(machine.step(Input::Begin), ["Apply a #1"]);
+    let fail = |machine: &mut Machine| machine.step(Input::Applied(id("a"), Err(failure(TRANSIENT))));
+    assert_eq!(fail(&mut machine), ["wake a in 1s"]);
+    assert_eq!(machine.step(Input::Wake(id("a"))), ["Observe a #1"]);
+    assert_eq!(machine.step(Input::Observed(id("a"), Ok(Observation::Absent))), ["Apply a #2"]);
+    assert_eq!(fail(&mut machine), ["wake a in 2s"]);
+    assert_eq!(machine.step(Input::Wake(id("a"))), ["Observe a #2"]);
+    let running = Observation::Running { handle: "h".to_owned() };
+    assert_eq!(machine.step(Input::Observed(id("a"), Ok(running))), ["handle a h", "Apply a #3"]);
+    assert_eq!(fail(&mut machine), ["end Failed"]);
+    // Late answers of calls that no longer count change nothing.
+    assert!(machine.apply_ok("a").is_empty());
+}
+
+#[test]
+fn every_class_but_two_fails_at_once() {
+    for class in [
+        ErrorClass::Auth,
+        ErrorClass::Conflict,
+        ErrorClass::Permanent,
+        ErrorClass::Corrupt,
+        ErrorClass::Cancelled,
+    ] {
+        let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\n", Vec::new());
+        machine.step(Input::Begin);
+        assert_eq!(machine.step(Input::Applied(id("a"), Err(failure(class)))), ["end Failed"], "{class:?}");
+    }
+}
+
+#[test]
+fn a_failure_stops_what_has_not_begun_and_lets_the_rest_finish() {
+    let nodes =
+        "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\n[nodes.c]\nstep = \"s\"\nneeds = [\"b\"]\n";
+    let mut machine = Machine::new(nodes, Vec::new());
+    assert_eq!(machine.step(Input::Begin), ["Apply a #1", "Apply b #1"]);
+    assert!(machine.step(Input::Applied(id("a"), Err(failure(ErrorClass::Permanent)))).is_empty());
+    assert_eq!(machine.apply_ok("b"), ["Verify b #1"]);
+    assert_eq!(machine.verify("b", true), ["end Failed"]);
+
+    let nodes = nodes.replacen("step = \"s\"", "step = \"s\"\non_failure = \"continue\"", 1);
+    let mut machine = Machine::new(&nodes, Vec::new());
+    machine.step(Input::Begin);
+    machine.step(Input::Applied(id("a"), Err(failure(ErrorClass::Permanent))));
+    machine.apply_ok("b");
+    assert_eq!(machine.verify("b", true), ["Apply c #1"]);
+}
+
+#[test]
+fn a_disproved_node_forgets_its_place() {
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\n", Vec::new());
+    machine.step(Input::Begin);
+    machine.apply_ok("a");
+    assert_eq!(machine.verify("a", false), ["clear a", "end Failed"]);
+    assert!(matches!(machine.facts.last_mut(), Some(Fact::Ended { state: RunState::Failed })));
+    // The next process does it again at once: its claim is what was wrong.
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\n", machine.facts);
+    assert_eq!(machine.step(Input::Begin), ["Apply a #2"]);
+}
+
+#[test]
+fn every_prefix_of_a_run_can_be_taken_up_and_ends_done() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\nwith = { x = \"${nodes.a.y}\" }\n";
+    let finish = |facts: Vec<Fact>| {
+        let mut machine = Machine::new(nodes, facts);
+        let mut todo = machine.step(Input::Begin);
+        let mut calls = Vec::new();
+        while machine.end.is_none() {
+            let next = todo.remove(0);
+            let node = next.split(' ').nth(1).unwrap().to_owned();
+            calls.push(next.clone());
+            let more = match next.split(' ').next().unwrap() {
+                "Observe" => machine.step(Input::Observed(id(&node), Ok(Observation::Absent))),
+                "Apply" => machine.step(Input::Applied(id(&node), Ok(json!({ "y": 1 })))),
+                "Verify" => machine.verify(&node, true),
+                other => panic!("{other}"),
+            };
+            todo.extend(more.into_iter().filter(|c| !c.starts_with("end")));
+        }
+        assert_eq!(machine.end, Some(RunState::Done));
+        (machine.facts, calls)
+    };
+    let (facts, _) = finish(Vec::new());
+    assert_eq!(facts.len(), 7, "{facts:?}");
+    for length in 0..facts.len() {
+        let (_, calls) = finish(facts[..length].to_vec());
+        // An attempt with an intent and no result is never applied again without a look first.
+        for node in ["a", "b"] {
+            let begun = facts[..length]
+                .iter()
+                .any(|f| matches!(f, Fact::Started { node: n, .. } if n.as_str() == node));
+            let first = calls.iter().find(|call| call.contains(&format!(" {node} "))).unwrap();
+            assert_eq!(first.starts_with("Apply"), !begun, "after {length} facts: {calls:?}");
+        }
+    }
+}
+
+#[test]
+fn draining_starts_nothing_and_keeps_what_is_done() {
+    let nodes =
+        "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\n[nodes.c]\nstep = \"s\"\nneeds = [\"b\"]\n";
+    let mut machine = Machine::new(nodes, Vec::new());
+    machine.step(Input::Begin);
+    machine.step(Input::Applied(id("a"), Err(failure(TRANSIENT))));
+    assert!(machine.step(Input::Drain).is_empty());
+    assert_eq!(machine.apply_ok("b"), ["end Interrupted"]);
+    let mut machine = Machine::new(nodes, machine.facts);
+    assert_eq!(machine.step(Input::Begin), ["Observe a #1", "Verify b #1"]);
+}
+
+#[test]
+fn pools_and_the_whole_run_are_bounded() {
+    let mut nodes = "[pools]\nwrites = 2\n".to_owned();
+    for at in 0..5 {
+        nodes.push_str(&format!("[nodes.w{at}]\nstep = \"s\"\npool = \"writes\"\n"));
+    }
+    let mut machine = Machine::new(&nodes, Vec::new());
+    assert_eq!(machine.step(Input::Begin), ["Apply w0 #1", "Apply w1 #1"]);
+    machine.apply_ok("w1");
+    assert_eq!(machine.verify("w1", true), ["Apply w2 #1"]);
+    let wide: String = (0..40).map(|at| format!("[nodes.n{at}]\nstep = \"s\"\n")).collect();
+    assert_eq!(Machine::new(&wide, Vec::new()).step(Input::Begin).len(), MAX_RUNNING);
+}
+
+#[test]
+fn a_plan_of_ten_thousand_nodes_is_quick_enough_to_check_in_a_test() {
+    let mut nodes = String::new();
+    for at in 0..10_000 {
+        nodes.push_str(&format!("[nodes.n{at}]\nstep = \"s\"\n"));
+        if at > 0 {
+            nodes.push_str(&format!("with = {{ x = \"${{nodes.n{}.y}}\" }}\n", at - 1));
+        }
+    }
+    let mut machine = Machine::new(&nodes, Vec::new());
+    assert_eq!(machine.step(Input::Begin), ["Apply n0 #1"]);
+}

@@ -1,0 +1,282 @@
+//! One task that owns a run: it alone writes facts, starts calls and emits their events.
+//!
+//! Everything reaches it through one channel; each turn takes what has arrived, asks the core,
+//! stores all of it in one transaction, and only then acts. So an intent is durable before its
+//! effect, and a step's `checkpoint` returns only when it is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepContext};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::command::{Call, Command, Input};
+use super::core::{Core, millis};
+use super::executor::execute;
+use super::host::{Host, Message};
+use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
+use crate::report::RunState;
+use crate::shutdown::ShutdownLevel;
+use crate::store::fact::{Batch, Place, Stamped};
+use crate::store::{Store, StoreError};
+
+/// Messages that wait for the dispatcher. Steps wait when it is full, which bounds memory.
+const QUEUE: usize = 1_024;
+
+/// Messages taken in one turn, and so stored in one transaction.
+const MAX_TURN: usize = 256;
+
+/// Time that steps have to reach a checkpoint after the first request to stop.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(60);
+
+/// What a dispatcher works with.
+pub(crate) struct Session {
+    pub run: RunId,
+    pub project_dir: PathBuf,
+    pub steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
+    pub store: Arc<dyn Store>,
+    pub events: EventSink,
+    pub places: BTreeMap<NodeId, Place>,
+    pub shutdown: watch::Receiver<ShutdownLevel>,
+}
+
+/// The task's state.
+pub(crate) struct Dispatcher {
+    session: Session,
+    core: Core,
+    started: Instant,
+    tasks: JoinSet<()>,
+    tokens: BTreeMap<NodeId, CancellationToken>,
+    sender: mpsc::Sender<Message>,
+    receiver: mpsc::Receiver<Message>,
+    abort_at: Option<Instant>,
+}
+
+/// What one turn must store and then do.
+#[derive(Default)]
+struct Turn {
+    batch: Batch,
+    acknowledge: Vec<oneshot::Sender<()>>,
+    act: Vec<Command>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(session: Session, core: Core) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        Self {
+            session,
+            core,
+            started: Instant::now(),
+            tasks: JoinSet::new(),
+            tokens: BTreeMap::new(),
+            sender,
+            receiver,
+            abort_at: None,
+        }
+    }
+
+    /// Works until the run ends. Returns the core with all that is known.
+    ///
+    /// # Errors
+    /// When the store fails; everything that ran is aborted then.
+    pub(crate) async fn work(mut self) -> Result<Core, StoreError> {
+        let mut turn = Turn::default();
+        self.ask(Input::Begin, &mut turn);
+        loop {
+            if let Some(state) = self.finish_turn(turn).await? {
+                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+                return Ok(self.core);
+            }
+            turn = Turn::default();
+            if self.wait(&mut turn).await == Next::Abort {
+                return self.abort().await;
+            }
+        }
+    }
+
+    /// Waits for something to happen and takes in all of it.
+    async fn wait(&mut self, turn: &mut Turn) -> Next {
+        let level = *self.session.shutdown.borrow_and_update();
+        match (level, self.abort_at) {
+            (ShutdownLevel::Kill, _) => return Next::Abort,
+            (ShutdownLevel::Drain, None) => {
+                self.abort_at = Some(Instant::now() + DRAIN_GRACE);
+                self.tokens.values().for_each(CancellationToken::cancel);
+                self.ask(Input::Drain, turn);
+                return Next::Turn;
+            }
+            _ => {}
+        }
+        let late = self.abort_at;
+        let patience = async move {
+            match late {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut shutdown = self.session.shutdown.clone();
+        tokio::select! {
+            biased;
+            () = patience => return Next::Abort,
+            () = changed(&mut shutdown) => {}
+            // The dispatcher keeps a sender, so the channel never ends.
+            Some(message) = self.receiver.recv() => {
+                self.take(message, turn);
+                for _ in 1..MAX_TURN {
+                    let Ok(message) = self.receiver.try_recv() else { break };
+                    self.take(message, turn);
+                }
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+        Next::Turn
+    }
+
+    fn take(&mut self, message: Message, turn: &mut Turn) {
+        match message {
+            Message::Input(input) => {
+                if let Input::Observed(node, _) | Input::Applied(node, _) | Input::Verified(node, _) = &*input
+                {
+                    self.tokens.remove(node);
+                }
+                self.ask(*input, turn);
+            }
+            Message::Checkpoint(node, cursor, done) => {
+                self.place(&node).cursor = Some(cursor.clone());
+                turn.batch.cursors.push((node, cursor));
+                turn.acknowledge.push(done);
+            }
+            Message::Handle(node, handle, done) => {
+                self.place(&node).handle = Some(handle.clone());
+                turn.batch.handles.push((node, handle));
+                turn.acknowledge.push(done);
+            }
+            Message::Log(line) => turn.batch.logs.push(line),
+        }
+    }
+
+    fn place(&mut self, node: &NodeId) -> &mut Place {
+        self.session.places.entry(node.clone()).or_default()
+    }
+
+    fn ask(&mut self, input: Input, turn: &mut Turn) {
+        let at = Timestamp::now();
+        for command in self.core.step(input, self.started.elapsed(), at) {
+            match command {
+                Command::Record(fact) => turn.batch.facts.push(Stamped { at, fact }),
+                Command::Clear(node) => {
+                    self.session.places.remove(&node);
+                    turn.batch.cursors.retain(|(other, _)| *other != node);
+                    turn.batch.handles.retain(|(other, _)| *other != node);
+                    turn.batch.cleared.push(node);
+                }
+                Command::SetHandle(node, handle) => {
+                    self.place(&node).handle = Some(handle.clone());
+                    turn.batch.handles.push((node, handle));
+                }
+                other => turn.act.push(other),
+            }
+        }
+    }
+
+    /// Stores, then acknowledges and acts. `Some` when the run has ended.
+    async fn finish_turn(&mut self, turn: Turn) -> Result<Option<RunState>, StoreError> {
+        if let Err(error) = self.session.store.append(&self.session.run, &turn.batch).await {
+            // Nothing may go on that can't be remembered.
+            self.tasks.shutdown().await;
+            return Err(error);
+        }
+        for done in turn.acknowledge {
+            // A step that no longer waits has been aborted.
+            let _ = done.send(());
+        }
+        let mut ended = None;
+        for command in turn.act {
+            match command {
+                Command::Emit(kind) => self.emit(kind),
+                Command::Call(call) => self.call(*call),
+                Command::Wake(node, delay) => {
+                    let sender = self.sender.clone();
+                    self.tasks.spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        let _ = sender.send(Message::Input(Box::new(Input::Wake(node)))).await;
+                    });
+                }
+                Command::End(state) => ended = Some(state),
+                Command::Record(_) | Command::Clear(_) | Command::SetHandle(..) => {}
+            }
+        }
+        Ok(ended)
+    }
+
+    fn call(&mut self, call: Call) {
+        let Some(step) = self.session.steps.get(&call.step).cloned() else { return };
+        let token = CancellationToken::new();
+        if self.abort_at.is_some() {
+            token.cancel();
+        }
+        self.tokens.insert(call.node.clone(), token.clone());
+        let session = &self.session;
+        let host = Host::new(
+            session.run.clone(),
+            call.node.clone(),
+            session.project_dir.clone(),
+            session.events.clone(),
+            Some(self.sender.clone()),
+        );
+        let place = session.places.get(&call.node).cloned().unwrap_or_default();
+        let ctx = StepContext::new(
+            session.run.clone(),
+            call.node.clone(),
+            call.attempt,
+            call.key.clone(),
+            session.project_dir.clone(),
+            Arc::new(host),
+        )
+        .with_state(place.handle, place.cursor)
+        .with_cancel(token);
+        let sender = self.sender.clone();
+        self.tasks.spawn(async move {
+            let input = execute(step, ctx, call).await;
+            let _ = sender.send(Message::Input(Box::new(input))).await;
+        });
+    }
+
+    /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
+    async fn abort(mut self) -> Result<Core, StoreError> {
+        self.tasks.shutdown().await;
+        let at = Timestamp::now();
+        let state = RunState::Interrupted;
+        let fact = self.core.abort(at);
+        let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
+        self.session.store.append(&self.session.run, &batch).await?;
+        for node in std::mem::take(&mut self.tokens).into_keys() {
+            self.emit(EventKind::NodeInterrupted { node });
+        }
+        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+        Ok(self.core)
+    }
+
+    fn emit(&self, kind: EventKind) {
+        let run = self.session.run.clone();
+        self.session.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run, kind });
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Next {
+    Turn,
+    Abort,
+}
+
+/// Waits for a change; for ever when nobody is left to make one.
+async fn changed(shutdown: &mut watch::Receiver<ShutdownLevel>) {
+    if shutdown.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

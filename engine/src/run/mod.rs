@@ -1,0 +1,25 @@
+//! Running: a pure core, and the tasks around it.
+//!
+//! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of
+//! `command`) are pure; so are
+//! `retry`, `key` and `change`. `dispatcher` owns a run while a process works on it and alone
+//! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
+//! `preflight` asks before anything is touched; `lock` lets one
+//! process in; `verify` looks again at what is finished.
+
+pub(crate) mod change;
+pub(crate) mod command;
+pub(crate) mod core;
+#[cfg(test)]
+mod core_tests;
+pub(crate) mod dispatcher;
+pub(crate) mod executor;
+pub(crate) mod host;
+pub(crate) mod key;
+pub(crate) mod lock;
+pub(crate) mod preflight;
+mod retry;
+pub(crate) mod state;
+pub(crate) mod verify;
+
+pub use lock::Holder;

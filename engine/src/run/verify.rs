@@ -1,0 +1,130 @@
+//! Verifies what a run has finished, outside of the run: changes nothing, and needs no lock.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use migrate_plugin_api::{
+    CancellationToken, ErrorClass, ErrorRecord, Evidence, NodeId, Step, StepContext, VerifyDepth,
+};
+use serde_json::Value;
+
+use super::core::{disproof, millis};
+use super::executor::bounded;
+use super::host::Host;
+use super::state::{NodeRecord, Phase, RunFacts};
+use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
+use crate::report::{NodeState, RunReport, RunState};
+use crate::store::fact::RunRecord;
+
+/// Nodes verified at once.
+const MAX_VERIFYING: usize = 8;
+
+/// Longest verification of one node: a deep one reads all its data again.
+const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// One pass over the finished nodes of a run.
+pub(crate) struct Verifier<'a> {
+    pub run: &'a RunRecord,
+    pub steps: &'a BTreeMap<String, Arc<dyn Step>>,
+    pub project_dir: &'a Path,
+    pub events: EventSink,
+    pub depth: VerifyDepth,
+    pub cancel: &'a CancellationToken,
+}
+
+impl Verifier<'_> {
+    /// The report of the run with the evidence of now.
+    pub(crate) async fn verify(&self, facts: RunFacts) -> RunReport {
+        let began = Instant::now();
+        let mut report = facts.report(self.run, false);
+        let finished = |record: &NodeRecord| record.phase == Phase::Finished;
+        let work = facts
+            .nodes
+            .iter()
+            .filter(|(_, record)| finished(record))
+            .map(|(node, record)| async move { (node.clone(), self.node(node, record).await) });
+        let mut results = futures::stream::iter(work).buffer_unordered(MAX_VERIFYING);
+        let mut failed = false;
+        while let Some((node, result)) = results.next().await {
+            let Some(entry) = report.nodes.iter_mut().find(|entry| entry.node == node) else { continue };
+            (entry.evidence, entry.error) = match result {
+                Ok(evidence) => (Some(evidence.clone()), disproved(&evidence)),
+                Err(error) => (entry.evidence.take(), Some(error)),
+            };
+            entry.state = if entry.error.is_some() { NodeState::Failed } else { NodeState::Finished };
+            failed |= entry.error.is_some();
+        }
+        if failed {
+            report.state = RunState::Failed;
+        }
+        self.emit(EventKind::RunFinished { state: report.state, duration_ms: millis(began.elapsed()) });
+        report
+    }
+
+    async fn node(&self, node: &NodeId, record: &NodeRecord) -> Result<Evidence, ErrorRecord> {
+        let refuse = |message: String| ErrorRecord {
+            class: ErrorClass::Permanent,
+            message,
+            causes: Vec::new(),
+            hint: None,
+        };
+        let began = Instant::now();
+        let name = record.step.clone().unwrap_or_default();
+        let (Some(step), Some(key)) = (self.steps.get(&name), &record.key) else {
+            return Err(refuse(format!("there is no step `{name}`")));
+        };
+        self.emit(EventKind::NodeVerifying { node: node.clone() });
+        let project = self.project_dir.to_owned();
+        let host = Host::new(self.run.id.clone(), node.clone(), project.clone(), self.events.clone(), None);
+        let ctx = StepContext::new(
+            self.run.id.clone(),
+            node.clone(),
+            record.attempts,
+            key.clone(),
+            project,
+            Arc::new(host),
+        )
+        .with_cancel(self.cancel.child_token());
+        let (config, outputs) = (record.config.clone(), record.outputs.clone());
+        let (config, outputs) = (config.unwrap_or(Value::Null), outputs.unwrap_or(Value::Null));
+        let work = step.verify(&ctx, &config, &outputs, self.depth);
+        let result = bounded("verify", &ctx.cancel.clone(), VERIFY_LIMIT, work).await;
+        let failure = match &result {
+            Ok(evidence) => disproved(evidence).map(|error| (error, Some(evidence.clone()))),
+            Err(error) => Some((error.clone(), None)),
+        };
+        let (attempts, duration_ms) = (record.attempts, millis(began.elapsed()));
+        self.emit(match (&result, failure) {
+            (_, Some((error, evidence))) => {
+                EventKind::NodeFailed { node: node.clone(), attempts, duration_ms, error, evidence }
+            }
+            (Ok(evidence), None) => EventKind::NodeFinished {
+                node: node.clone(),
+                attempts,
+                duration_ms,
+                outputs,
+                evidence: evidence.clone(),
+            },
+            (Err(_), None) => return result,
+        });
+        result
+    }
+
+    fn emit(&self, kind: EventKind) {
+        let run = self.run.id.clone();
+        self.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run, kind });
+    }
+}
+
+fn disproved(evidence: &Evidence) -> Option<ErrorRecord> {
+    (!evidence.passed()).then(|| ErrorRecord {
+        class: ErrorClass::Corrupt,
+        message: disproof(evidence),
+        causes: Vec::new(),
+        hint: None,
+    })
+}

@@ -1,0 +1,116 @@
+//! The facts of a run. What is not a fact here did not happen.
+
+use jiff::Timestamp;
+use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, LogLevel, NodeId, RunId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::report::RunState;
+use crate::workflow::{Digest, NodeOutline};
+
+/// What a run was started from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Definition {
+    /// Where the workflow file was.
+    pub workflow_path: String,
+    /// Its text.
+    pub workflow_text: String,
+    /// Where the environment file was.
+    pub environment_path: String,
+    /// Digest of its values.
+    pub environment_digest: Digest,
+    /// Values of all parameters. Sensitive ones are references.
+    pub params: Map<String, Value>,
+    /// The nodes, in an order in which they may run.
+    pub nodes: Vec<NodeOutline>,
+}
+
+/// A run as stored.
+#[derive(Debug, Clone)]
+pub(crate) struct RunRecord {
+    pub id: RunId,
+    pub workflow: String,
+    pub definition: Definition,
+    pub started_at: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub(crate) enum Fact {
+    /// A process took the run up again, with this definition.
+    Resumed { definition: Box<Definition> },
+    /// The intent of an attempt. Durable before the step is called.
+    Started {
+        node: NodeId,
+        attempt: u32,
+        key: IdempotencyKey,
+        digest: Digest,
+        step: String,
+        step_version: String,
+        config: Value,
+    },
+    /// The effect is there, and not yet verified. `observed`: found, not made by this attempt.
+    Applied { node: NodeId, outputs: Value, observed: bool },
+    /// Verified. The node is finished.
+    Finished { node: NodeId, evidence: Evidence, duration_ms: u64 },
+    /// An attempt failed, and another follows.
+    Retrying { node: NodeId, error: ErrorRecord, duration_ms: u64 },
+    /// The node failed. `disproved`: by its verification, so nothing it claims can be trusted.
+    Failed { node: NodeId, error: ErrorRecord, evidence: Option<Evidence>, disproved: bool, duration_ms: u64 },
+    /// The step stopped on request, at a place it knows.
+    Interrupted { node: NodeId, duration_ms: u64 },
+    /// Not run.
+    Skipped { node: NodeId, reason: String },
+    /// Verified again by a later process.
+    Reused { node: NodeId, evidence: Evidence },
+    /// What is known of the node no longer counts.
+    Reset { node: NodeId, reason: String },
+    /// The process ended with the run.
+    Ended { state: RunState },
+}
+
+/// A fact and when it happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stamped {
+    pub at: Timestamp,
+    pub fact: Fact,
+}
+
+/// The place of a node: what its step stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Place {
+    pub cursor: Option<Value>,
+    pub handle: Option<String>,
+}
+
+/// One line that a step said.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LogLine {
+    pub at: Timestamp,
+    pub node: NodeId,
+    pub level: LogLevel,
+    pub message: String,
+}
+
+/// Everything that is stored together: all of it or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub facts: Vec<Stamped>,
+    pub cursors: Vec<(NodeId, Value)>,
+    pub handles: Vec<(NodeId, String)>,
+    /// Nodes whose place no longer counts.
+    pub cleared: Vec<NodeId>,
+    pub logs: Vec<LogLine>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.facts.is_empty()
+            && self.cursors.is_empty()
+            && self.handles.is_empty()
+            && self.cleared.is_empty()
+            && self.logs.is_empty()
+    }
+}

@@ -1,0 +1,80 @@
+//! Durable facts: a small trait, and SQLite behind it.
+//!
+//! The store owns `.migrate/state.db`. A [`Batch`](fact::Batch) is durable, whole, when
+//! [`Store::append`] returns. Facts are append-only and chained by a checksum; a damaged store is
+//! told and never guessed at. The store knows nothing of what facts mean.
+
+pub(crate) mod fact;
+mod sqlite;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use migrate_plugin_api::{NodeId, RunId};
+
+use fact::{Batch, Place, RunRecord, Stamped};
+
+pub(crate) use sqlite::SqliteStore;
+
+/// Why a fact could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file can't be made or opened.
+    #[error("failed to open the state in {}", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is damaged. Nothing was guessed and nothing was changed.
+    #[error("the state in {} is damaged: {reason}", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Written by a newer version.
+    #[error("the state in {} was written by a newer version of migrate", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An operation failed: disk full, I/O error.
+    #[error("failed to {operation}")]
+    Failed {
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Where facts are kept.
+#[async_trait]
+pub(crate) trait Store: Send + Sync {
+    /// Adds a run. Durable when it returns.
+    async fn create_run(&self, run: &RunRecord) -> Result<(), StoreError>;
+
+    /// Adds facts and places of a run, all or none. Durable when it returns.
+    async fn append(&self, run: &RunId, batch: &Batch) -> Result<(), StoreError>;
+
+    /// One run; the newest when `id` is `None`.
+    async fn run(&self, id: Option<&RunId>) -> Result<Option<RunRecord>, StoreError>;
+
+    /// All runs, newest first.
+    async fn runs(&self) -> Result<Vec<RunRecord>, StoreError>;
+
+    /// All facts of a run, oldest first.
+    async fn facts(&self, run: &RunId) -> Result<Vec<Stamped>, StoreError>;
+
+    /// All places of a run.
+    async fn places(&self, run: &RunId) -> Result<BTreeMap<NodeId, Place>, StoreError>;
+
+    /// Gives the files back, whole: nothing is left in a side file that only this process knows.
+    async fn close(&self);
+}

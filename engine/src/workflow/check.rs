@@ -1,0 +1,427 @@
+//! Everything that can be known of a workflow without asking any service: steps, references,
+//! types, conditions, and the config of every node against its step's schema.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use migrate_plugin_api::NodeId;
+use serde_json::{Map, Value};
+
+use super::diagnostic::{Mistakes, Source};
+use super::environment::Environment;
+use super::model::{Node, Workflow};
+use super::schema::{self, Child, Fault};
+use super::template::{Lookup, Part, Reference, ResolveError, Root, Template, TemplateKind, node_of};
+use super::tree::Span;
+use super::{Catalog, Described};
+
+/// One pass over a workflow and what surrounds it.
+pub(crate) struct Checker<'a> {
+    pub catalog: &'a Catalog,
+    pub workflow: &'a Workflow,
+    /// `None`: unknown, not empty.
+    pub environment: Option<&'a Environment>,
+    pub params: &'a BTreeMap<String, Option<Value>>,
+    pub mistakes: &'a mut Mistakes,
+}
+
+/// What is already known to be skipped, and why.
+pub(crate) type Skipped = BTreeMap<NodeId, String>;
+
+impl Checker<'_> {
+    /// Checks every node, in order.
+    pub(crate) fn nodes(&mut self) -> Skipped {
+        let mut skipped = Skipped::new();
+        for node in &self.workflow.nodes {
+            if let Some(pool) = node.pool.as_ref().filter(|pool| !self.workflow.pools.contains_key(*pool)) {
+                self.mistakes
+                    .add(
+                        &self.workflow.file,
+                        node.span.clone(),
+                        "unknown-pool",
+                        format!("there is no pool `{pool}`"),
+                    )
+                    .suggest(pool, self.workflow.pools.keys().map(String::as_str))
+                    .help(format!("declare it: `[pools]` and `{pool} = 8`"));
+            }
+            let reason = self.skip_reason(node, &skipped);
+            let is_skipped = reason.is_some();
+            skipped.extend(reason.map(|reason| (node.id.clone(), reason)));
+            let condition = node.when.iter().flat_map(|when| &when.references);
+            for reference in node.with.references().into_iter().chain(condition) {
+                self.reference(node, reference, is_skipped);
+            }
+            let described = self.catalog.get(&node.step);
+            match described {
+                Some(described) => self.config(node, described, is_skipped),
+                None if node.step.is_empty() => {}
+                None => {
+                    let message = format!("there is no step `{}`", node.step);
+                    self.mistakes
+                        .add(&self.workflow.file, node.step_span.clone(), "unknown-step", message)
+                        .help("`migrate steps` lists them all")
+                        .suggest(&node.step, self.catalog.keys().map(String::as_str));
+                }
+            }
+        }
+        skipped
+    }
+
+    /// Why the node will certainly not run.
+    fn skip_reason(&mut self, node: &Node, skipped: &Skipped) -> Option<String> {
+        let condition = node.when.iter().flat_map(|when| &when.references);
+        let mut references = node.with.references().into_iter().chain(condition);
+        if let Some(gone) = references.find_map(|r| node_of(r).filter(|id| skipped.contains_key(id))) {
+            return Some(refers_to_skipped(&gone));
+        }
+        let when = node.when.as_ref()?;
+        let known = |r: &Reference| match r.root {
+            Root::Nodes => false,
+            Root::Params => self.params.get(&r.path[0]).is_some_and(Option::is_some),
+            Root::Env => self.environment.is_some(),
+        };
+        if !when.references.iter().all(known) {
+            return None;
+        }
+        let scope = scope(self.params, self.environment.map(|e| &e.value), Map::new());
+        match when.evaluate(&scope) {
+            Ok(true) => None,
+            Ok(false) => Some(condition_is_false(&when.text)),
+            Err(why) => {
+                let exists = |r: &Reference| !matches!(self.lookup(r), Lookup::Missing);
+                // A missing name is reported where the reference is.
+                if when.references.iter().all(exists) {
+                    let message = format!("the condition can't be decided: {why}");
+                    self.mistakes.add(&self.workflow.file, when.span.clone(), "invalid-condition", message);
+                }
+                None
+            }
+        }
+    }
+
+    fn lookup(&self, reference: &Reference) -> Lookup<'_> {
+        lookup(reference, self.params, self.environment.map(|e| &e.value), &|_| None)
+    }
+
+    fn reference(&mut self, node: &Node, reference: &Reference, is_skipped: bool) {
+        let file = &self.workflow.file;
+        let name = &reference.path[0];
+        match reference.root {
+            Root::Params => {
+                if !self.params.contains_key(name) {
+                    self.mistakes
+                        .add(
+                            file,
+                            reference.span.clone(),
+                            "unknown-param",
+                            format!("there is no parameter `{name}`"),
+                        )
+                        .suggest(name, self.params.keys().map(String::as_str))
+                        .help(format!("declare it: `[params.{name}]`"));
+                } else if matches!(self.lookup(reference), Lookup::Missing) {
+                    let message =
+                        format!("`{}` stands for nothing: the parameter has no such field", reference.text());
+                    self.mistakes.add(file, reference.span.clone(), "unknown-param", message);
+                }
+            }
+            Root::Env if is_skipped => {}
+            Root::Env => self.env_reference(reference),
+            Root::Nodes => self.output_reference(node, reference),
+        }
+    }
+
+    fn env_reference(&mut self, reference: &Reference) {
+        let Some(environment) = self.environment else { return };
+        let (tree, _, depth) = environment.tree.descend(&reference.path);
+        if depth == reference.path.len() {
+            return;
+        }
+        let (missing, place) = (&reference.path[depth], reference.path[..depth].join("."));
+        let shown = environment.file.path().display();
+        let message = match place.as_str() {
+            "" => format!("{shown} has no `{missing}`"),
+            place => format!("{shown} has no `{missing}` in `{place}`"),
+        };
+        let known = tree.entries().unwrap_or_default().iter().map(|entry| entry.key.as_str());
+        self.mistakes
+            .add(&self.workflow.file, reference.span.clone(), "unknown-env", message)
+            .suggest(missing, known);
+    }
+
+    fn output_reference(&mut self, node: &Node, reference: &Reference) {
+        let file = &self.workflow.file;
+        let name = &reference.path[0];
+        let target = NodeId::new(name.clone()).ok().and_then(|id| self.workflow.node(&id));
+        let Some(target) = target else {
+            let message = format!("node `{}` refers to `{name}`, which is no node", node.id);
+            self.mistakes
+                .add(file, reference.span.clone(), "unknown-node", message)
+                .suggest(name, self.workflow.nodes.iter().map(|n| n.id.as_str()));
+            return;
+        };
+        let Some(described) = self.catalog.get(&target.step) else { return };
+        let root = &described.info.output_schema;
+        let mut schemas = vec![root];
+        for (depth, segment) in reference.path.iter().enumerate().skip(1) {
+            match schema::child(root, &schemas, segment) {
+                Child::Schemas(found) => schemas = found,
+                Child::Open => return,
+                Child::Absent(known) => {
+                    let of = match depth {
+                        1 => format!("step `{}`", target.step),
+                        _ => format!("`{}` of step `{}`", reference.path[1..depth].join("."), target.step),
+                    };
+                    let message = format!("{of} has no output `{segment}`");
+                    self.mistakes
+                        .add(file, reference.span.clone(), "unknown-output", message)
+                        .suggest(segment, known.iter().map(String::as_str));
+                    return;
+                }
+            }
+        }
+        let pointer = format!("/{}", reference.path[1..].join("/"));
+        let sensitive = |s: &String| pointer.starts_with(s.as_str()) || s.starts_with(&pointer);
+        if described.info.sensitive.iter().any(sensitive) {
+            let message = format!("`{}` is sensitive and is not kept", reference.text());
+            self.mistakes
+                .add(file, reference.span.clone(), "sensitive", message)
+                .help("pass a reference to the secret (`env:NAME`, `file:PATH`) instead");
+        }
+    }
+
+    /// The config of one node against its step's schema.
+    fn config(&mut self, node: &Node, described: &Described, is_skipped: bool) {
+        let before = self.mistakes.len();
+        let mut errors = Vec::new();
+        let lookup = |reference: &Reference| match self.lookup(reference) {
+            Lookup::Missing => Lookup::Unknown,
+            Lookup::Known(_) if is_skipped && reference.root == Root::Env => Lookup::Unknown,
+            other => other,
+        };
+        let config = node.with.resolve_all(&lookup, &mut errors);
+        for error in errors {
+            let span = match &error {
+                ResolveError::NotScalar(_, _, span) => span.clone(),
+                ResolveError::Missing(_) => node.with.span.clone(),
+            };
+            self.mistakes.add(&self.workflow.file, span, "wrong-type", error.to_string());
+        }
+        for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
+            self.complain(node, &complaint.path, complaint.fault);
+        }
+        if self.mistakes.len() == before {
+            self.output_types(&node.with, described, &mut vec![&described.info.config_schema]);
+        }
+    }
+
+    fn complain(&mut self, node: &Node, path: &[String], fault: Fault) {
+        let field = dotted(path);
+        let (full, known): (Vec<String>, Vec<String>) = match &fault {
+            Fault::UnknownField { name, known } => {
+                (path.iter().cloned().chain([name.clone()]).collect(), known.clone())
+            }
+            _ => (path.to_vec(), Vec::new()),
+        };
+        let (file, span, reference) = self.place(node, &full);
+        let owner = match (&reference, field.is_empty()) {
+            (_, true) => format!("step `{}`", node.step),
+            (_, false) => format!("`{field}` of step `{}`", node.step),
+        };
+        let mistake = match fault {
+            Fault::UnknownField { name, .. } => self
+                .mistakes
+                .add(&file, span, "unknown-field", format!("{owner} has no field `{name}`"))
+                .suggest(&name, known.iter().map(String::as_str)),
+            Fault::MissingField { name } => {
+                self.mistakes.add(&file, span, "missing-field", format!("{owner} needs the field `{name}`"))
+            }
+            Fault::Other(text) => self.mistakes.add(&file, span, "wrong-type", format!("{owner} {text}")),
+        };
+        if let Some(reference) = reference {
+            let note = format!("node `{}` uses it as `${{{}}}`", node.id, reference.text());
+            mistake.help = Some(match mistake.help.take() {
+                Some(help) => format!("{help}\n{note}"),
+                None => note,
+            });
+        }
+    }
+
+    /// Where the value at `path` of a node's config is written: in the workflow, or in the
+    /// environment that it refers to.
+    fn place<'n>(&self, node: &'n Node, path: &[String]) -> (Source, Span, Option<&'n Reference>) {
+        let file = &self.workflow.file;
+        let mut template = &node.with;
+        let mut span = if path.is_empty() { node.span.clone() } else { template.span.clone() };
+        for (depth, segment) in path.iter().enumerate() {
+            match &template.kind {
+                TemplateKind::Map(entries) => match entries.iter().find(|(key, _, _)| key == segment) {
+                    Some((_, key_span, value)) => {
+                        let last = depth + 1 == path.len();
+                        let shown =
+                            last && !matches!(value.kind, TemplateKind::Map(_) | TemplateKind::List(_));
+                        span = if shown { value.span.clone() } else { key_span.clone() };
+                        template = value;
+                    }
+                    None => break,
+                },
+                TemplateKind::List(items) => match segment.parse().ok().and_then(|at: usize| items.get(at)) {
+                    Some(item) => (template, span) = (item, item.span.clone()),
+                    None => break,
+                },
+                TemplateKind::Reference(reference) => return self.referred(reference, &path[depth..]),
+                _ => break,
+            }
+        }
+        match &template.kind {
+            TemplateKind::Reference(reference) => self.referred(reference, &[]),
+            _ => (file.clone(), span, None),
+        }
+    }
+
+    fn referred<'n>(
+        &self,
+        reference: &'n Reference,
+        rest: &[String],
+    ) -> (Source, Span, Option<&'n Reference>) {
+        match self.environment {
+            Some(environment) if reference.root == Root::Env => {
+                let full: Vec<String> = reference.path.iter().chain(rest).cloned().collect();
+                let (tree, key, depth) = environment.tree.descend(&full);
+                let whole = depth == full.len() && tree.entries().is_none();
+                let span = key.filter(|_| !whole).cloned().unwrap_or_else(|| tree.span.clone());
+                (environment.file.clone(), span, Some(reference))
+            }
+            _ => (self.workflow.file.clone(), reference.span.clone(), Some(reference)),
+        }
+    }
+
+    /// Types of referenced outputs against the types that the config asks for.
+    fn output_types<'s>(
+        &mut self,
+        template: &Template,
+        described: &'s Described,
+        schemas: &mut Vec<&'s Value>,
+    ) {
+        let root = &described.info.config_schema;
+        match &template.kind {
+            TemplateKind::Reference(reference) if reference.root == Root::Nodes => {
+                let (Some(from), Some(to)) = (self.output_type(reference), schema::types(root, schemas))
+                else {
+                    return;
+                };
+                if !schema::compatible(&from, &to) {
+                    let (is, must) = (schema::spell(&from), schema::spell(&to));
+                    let message = format!("`{}` is {is}, but must be {must} here", reference.text());
+                    self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+                }
+            }
+            TemplateKind::Text(parts) => self.text_types(parts),
+            TemplateKind::Map(entries) => {
+                for (key, _, value) in entries {
+                    if let Child::Schemas(mut found) = schema::child(root, schemas, key) {
+                        self.output_types(value, described, &mut found);
+                    }
+                }
+            }
+            TemplateKind::List(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    if let Child::Schemas(mut found) = schema::child(root, schemas, &at.to_string()) {
+                        self.output_types(item, described, &mut found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Only scalars can be written into a text.
+    fn text_types(&mut self, parts: &[Part]) {
+        for part in parts {
+            let Part::Reference(reference) = part else { continue };
+            let Some(types) = self.output_type(reference).filter(|_| reference.root == Root::Nodes) else {
+                continue;
+            };
+            if types.iter().all(|name| matches!(*name, "array" | "object")) {
+                let is = schema::spell(&types);
+                let message = format!("`${{{}}}` is {is} and can't be written into a text", reference.text());
+                self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+            }
+        }
+    }
+
+    fn output_type(&self, reference: &Reference) -> Option<BTreeSet<&str>> {
+        let target = self.workflow.node(&node_of(reference)?)?;
+        let root = &self.catalog.get(&target.step)?.info.output_schema;
+        let mut schemas = vec![root];
+        for segment in &reference.path[1..] {
+            match schema::child(root, &schemas, segment) {
+                Child::Schemas(found) => schemas = found,
+                _ => return None,
+            }
+        }
+        schema::types(root, &schemas)
+    }
+}
+
+/// `a.b[2].c`.
+pub(crate) fn dotted(path: &[String]) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment.parse::<usize>() {
+            Ok(at) if !text.is_empty() => text.push_str(&format!("[{at}]")),
+            _ if text.is_empty() => text.push_str(segment),
+            _ => text.push_str(&format!(".{segment}")),
+        }
+    }
+    text
+}
+
+/// The reason of a skipped node whose condition says so.
+pub(crate) fn condition_is_false(text: &str) -> String {
+    format!("`when` is false: {text}")
+}
+
+/// The reason of a skipped node that refers to another.
+pub(crate) fn refers_to_skipped(node: &NodeId) -> String {
+    format!("it refers to outputs of `{node}`, which is skipped")
+}
+
+/// What a condition sees.
+pub(crate) fn scope(
+    params: &BTreeMap<String, Option<Value>>,
+    environment: Option<&Value>,
+    nodes: Map<String, Value>,
+) -> Map<String, Value> {
+    let params: Map<String, Value> =
+        params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+    let environment = environment.cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    Map::from_iter([
+        ("params".to_owned(), Value::Object(params)),
+        ("env".to_owned(), environment),
+        ("nodes".to_owned(), Value::Object(nodes)),
+    ])
+}
+
+/// What a reference stands for.
+pub(crate) fn lookup<'a>(
+    reference: &Reference,
+    params: &'a BTreeMap<String, Option<Value>>,
+    environment: Option<&'a Value>,
+    outputs: &dyn Fn(&NodeId) -> Option<&'a Value>,
+) -> Lookup<'a> {
+    let (value, path) = match reference.root {
+        Root::Params => match params.get(&reference.path[0]) {
+            Some(Some(value)) => (value, &reference.path[1..]),
+            Some(None) => return Lookup::Unknown,
+            None => return Lookup::Missing,
+        },
+        Root::Env => match environment {
+            Some(value) => (value, &reference.path[..]),
+            None => return Lookup::Unknown,
+        },
+        Root::Nodes => match node_of(reference).as_ref().and_then(outputs) {
+            Some(value) => (value, &reference.path[1..]),
+            None => return Lookup::Unknown,
+        },
+    };
+    super::template::descend(value, path).map_or(Lookup::Missing, Lookup::Known)
+}

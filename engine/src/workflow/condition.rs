@@ -1,0 +1,217 @@
+//! `when`: a CEL expression over `params`, `env` and the outputs of `nodes`.
+//!
+//! Names with `-` are reached by index, `nodes['copy-backup'].count`, since CEL reads `a-b` as a
+//! subtraction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::objects::{Key, Map as CelMap};
+use cel::{Context, Value as CelValue};
+use serde_json::{Map, Value};
+
+use super::diagnostic::{Mistakes, Source};
+use super::template::{Reference, Root};
+use super::tree::Span;
+
+/// Longest expression. The parser's effort grows with it.
+const MAX_CHARS: usize = 2_048;
+
+/// Deepest expression. The parser goes through a dozen functions a level, the evaluation too.
+const MAX_DEPTH: u16 = 16;
+
+/// Stack of the thread that parses. The generated parser overflows a usual stack (2 MiB) of a build
+/// without optimisation before it notices its own limit of depth.
+const PARSER_STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// A parsed condition.
+#[derive(Debug, Clone)]
+pub(crate) struct Condition {
+    pub text: String,
+    pub span: Span,
+    /// What it looks at.
+    pub references: Vec<Reference>,
+    expression: Arc<IdedExpr>,
+}
+
+impl Condition {
+    /// Parses `text`, which stands at `span`.
+    pub(crate) fn parse(text: &str, span: &Span, file: &Source, mistakes: &mut Mistakes) -> Option<Self> {
+        if text.len() > MAX_CHARS {
+            let message = format!("the condition is longer than {MAX_CHARS} characters");
+            mistakes.add(file, span.clone(), "invalid-condition", message);
+            return None;
+        }
+        let expression = match parse(text) {
+            Ok(expression) => expression,
+            Err(why) => {
+                mistakes
+                    .add(file, span.clone(), "invalid-condition", format!("the condition is no CEL: {why}"))
+                    .help("as in `params.mode == 'copy' && nodes['pull-images'].count > 0`");
+                return None;
+            }
+        };
+        let mut walk = Walk { bound: Vec::new(), references: Vec::new(), unknown: Vec::new(), span };
+        walk.visit(&expression);
+        for name in &walk.unknown {
+            mistakes
+                .add(file, span.clone(), "invalid-condition", format!("the condition uses `{name}`, which is nothing"))
+                .suggest(name, ["params", "env", "nodes"])
+                .help("it can use `params`, `env` and `nodes`; reach a name with `-` by index: `nodes['copy-backup'].count`");
+        }
+        let references = std::mem::take(&mut walk.references);
+        let expression = Arc::new(expression);
+        Some(Self { text: text.to_owned(), span: span.clone(), references, expression })
+    }
+
+    /// Whether the node runs. `scope` has `params`, `env` and `nodes`.
+    ///
+    /// # Errors
+    /// Why there is no yes or no.
+    pub(crate) fn evaluate(&self, scope: &Map<String, Value>) -> Result<bool, String> {
+        let mut context = Context::default();
+        for (name, value) in scope {
+            context.add_variable_from_value(name.as_str(), to_cel(value));
+        }
+        match CelValue::resolve(&self.expression, &context) {
+            Ok(CelValue::Bool(yes)) => Ok(yes),
+            Ok(other) => {
+                let kind = format!("{:?}", other.type_of()).to_lowercase();
+                Err(format!("its value is of type {kind}, not true or false"))
+            }
+            Err(error) => {
+                let text = error.to_string();
+                Err(text.chars().take(200).collect())
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<IdedExpr, String> {
+    let parser = || {
+        let parser = cel::parser::Parser::new().max_recursion_depth(MAX_DEPTH);
+        parser.parse(text).map_err(|errors| {
+            let first =
+                errors.errors.first().map(|error| error.msg.lines().next().unwrap_or_default().to_owned());
+            first.unwrap_or_default()
+        })
+    };
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, parser).map_err(|error| error.to_string())?;
+        thread.join().unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+    })
+}
+
+fn to_cel(value: &Value) -> CelValue {
+    match value {
+        Value::Null => CelValue::Null,
+        Value::Bool(yes) => CelValue::Bool(*yes),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(signed), _) => CelValue::Int(signed),
+            (None, Some(unsigned)) => CelValue::UInt(unsigned),
+            (None, None) => CelValue::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => CelValue::String(Arc::new(text.clone())),
+        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(to_cel).collect())),
+        Value::Object(map) => {
+            let entry = |(key, value): (&String, &Value)| (Key::String(Arc::new(key.clone())), to_cel(value));
+            CelValue::Map(CelMap { map: Arc::new(map.iter().map(entry).collect::<HashMap<_, _>>()) })
+        }
+    }
+}
+
+struct Walk<'a> {
+    bound: Vec<String>,
+    references: Vec<Reference>,
+    unknown: Vec<String>,
+    span: &'a Span,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, expression: &IdedExpr) {
+        if let Some(path) = constant_path(expression) {
+            self.path(path);
+            return;
+        }
+        match &expression.expr {
+            Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+            Expr::Select(select) => self.visit(&select.operand),
+            Expr::Call(call) => {
+                call.target.iter().for_each(|target| self.visit(target));
+                call.args.iter().for_each(|arg| self.visit(arg));
+            }
+            Expr::List(list) => list.elements.iter().for_each(|element| self.visit(element)),
+            Expr::Map(map) => map.entries.iter().for_each(|entry| self.entry(&entry.expr)),
+            Expr::Struct(structure) => structure.entries.iter().for_each(|entry| self.entry(&entry.expr)),
+            Expr::Comprehension(inner) => {
+                self.visit(&inner.iter_range);
+                self.visit(&inner.accu_init);
+                let before = self.bound.len();
+                self.bound.extend([inner.iter_var.clone(), inner.accu_var.clone()]);
+                self.bound.extend(inner.iter_var2.clone());
+                self.visit(&inner.loop_cond);
+                self.visit(&inner.loop_step);
+                self.visit(&inner.result);
+                self.bound.truncate(before);
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &EntryExpr) {
+        match entry {
+            EntryExpr::StructField(field) => self.visit(&field.value),
+            EntryExpr::MapEntry(entry) => {
+                self.visit(&entry.key);
+                self.visit(&entry.value);
+            }
+        }
+    }
+
+    fn path(&mut self, mut path: Vec<String>) {
+        let name = path.remove(0);
+        if self.bound.contains(&name) || name.starts_with('@') {
+            return;
+        }
+        let root = match name.as_str() {
+            "params" => Root::Params,
+            "env" => Root::Env,
+            "nodes" => Root::Nodes,
+            _ => {
+                self.unknown.push(name);
+                return;
+            }
+        };
+        if !path.is_empty() {
+            self.references.push(Reference { root, path, span: self.span.clone() });
+        } else if root == Root::Nodes {
+            self.unknown.push("nodes (as a whole)".to_owned());
+        }
+    }
+}
+
+/// `a.b['c'].d` as its segments, where every one is constant. A presence test, `has(a.b)`, stops
+/// before what it tests.
+fn constant_path(expression: &IdedExpr) -> Option<Vec<String>> {
+    match &expression.expr {
+        Expr::Ident(name) => Some(vec![name.clone()]),
+        Expr::Select(select) => {
+            let mut path = constant_path(&select.operand)?;
+            if !select.test {
+                path.push(select.field.clone());
+            }
+            Some(path)
+        }
+        Expr::Call(call) if call.func_name == "_[_]" && call.target.is_none() && call.args.len() == 2 => {
+            let mut path = constant_path(&call.args[0])?;
+            match &call.args[1].expr {
+                Expr::Literal(LiteralValue::String(text)) => path.push(text.inner().to_owned()),
+                Expr::Literal(LiteralValue::Int(number)) => path.push(number.inner().to_string()),
+                _ => return None,
+            }
+            Some(path)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,273 @@
+//! Mistakes in files, each with its place and the way out.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+
+/// Largest file that is read: a thousand nodes fit many times; a mistaken path to a core dump doesn't.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Why a file can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not there, not readable.
+    #[error("failed to read {}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Too large to be what it should be.
+    #[error("{} is larger than {MAX_FILE_BYTES} bytes", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not UTF-8.
+    #[error("{} is not UTF-8 text", .path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A text file with its path, for messages and for finding it again at `resume`.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    code: Arc<NamedSource<String>>,
+}
+
+impl Source {
+    /// A text that stands at `path`.
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        let path = path.into();
+        let name = path.display().to_string();
+        Self { path, code: Arc::new(NamedSource::new(name, text.into())) }
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When it isn't there, too large, or no text.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ReadError> {
+        use std::io::Read;
+        let path = path.as_ref();
+        let io = |source| ReadError::Io { path: path.to_owned(), source };
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(io)?;
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(ReadError::TooLarge { path: path.to_owned() });
+        }
+        let text = String::from_utf8(bytes).map_err(|_| ReadError::NotText { path: path.to_owned() })?;
+        Ok(Self::new(path, text))
+    }
+
+    /// The same file with what stands at `span` made unreadable.
+    pub(crate) fn masked(&self, span: &Range<usize>) -> Self {
+        let text = self.text();
+        let at = |index: usize| span.contains(&index);
+        let hide = |(index, c): (usize, char)| {
+            if at(index) && c != '\n' { "*".repeat(c.len_utf8()) } else { c.to_string() }
+        };
+        Self::new(&self.path, text.char_indices().map(hide).collect::<String>())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        self.code.inner()
+    }
+}
+
+/// One mistake. Rendered by miette with file, line, caret and help.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Mistake {
+    /// What kind: `unknown-step`, `cycle`; stable.
+    pub code: &'static str,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// At the caret.
+    pub label: Option<String>,
+    /// The way out.
+    pub help: Option<String>,
+    /// Where, in bytes of the file.
+    pub span: Range<usize>,
+    file: Source,
+}
+
+impl Mistake {
+    /// The file it is in.
+    pub fn file(&self) -> &Source {
+        &self.file
+    }
+}
+
+impl Diagnostic for Mistake {
+    fn code<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        Some(Box::new(self.code))
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&*self.file.code)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let label = LabeledSpan::new_primary_with_span(self.label.clone(), self.span.clone());
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// All mistakes found in one pass, in the order of files and lines. Never empty.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("found {} mistake{}", .mistakes.len(), if .mistakes.len() == 1 { "" } else { "s" })]
+pub struct Diagnostics {
+    mistakes: Vec<Mistake>,
+}
+
+impl Diagnostics {
+    /// Each one.
+    pub fn mistakes(&self) -> &[Mistake] {
+        &self.mistakes
+    }
+}
+
+impl Diagnostic for Diagnostics {
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        Some(Box::new(self.mistakes.iter().map(|mistake| mistake as &dyn Diagnostic)))
+    }
+}
+
+/// Most mistakes that are reported: nobody reads more, and a hostile file can hold millions.
+const MAX_MISTAKES: usize = 100;
+
+/// Farthest name that is still suggested, as a share of the longer one's length.
+const MAX_NAME_DISTANCE: f64 = 0.4;
+
+/// Collects mistakes.
+#[derive(Debug, Default)]
+pub(crate) struct Mistakes {
+    found: Vec<Mistake>,
+    scratch: Option<Mistake>,
+}
+
+impl Mistakes {
+    /// Adds a mistake; label and help can be added to what is returned.
+    pub(crate) fn add(
+        &mut self,
+        file: &Source,
+        span: Range<usize>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> &mut Mistake {
+        let message = message.into();
+        let mistake = Mistake { code, message, label: None, help: None, span, file: file.clone() };
+        if self.found.len() < MAX_MISTAKES {
+            self.found.push(mistake);
+            let last = self.found.len() - 1;
+            return &mut self.found[last];
+        }
+        self.scratch.insert(mistake)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Takes back what is only missing because a key is there twice and one of them was dropped.
+    fn forgive_duplicates(&mut self) {
+        let doubled: Vec<PathBuf> =
+            self.found.iter().filter(|m| m.code == "duplicate-key").map(|m| m.file.path.clone()).collect();
+        self.found.retain(|m| m.code != "missing-field" || !doubled.contains(&m.file.path));
+    }
+
+    /// `Err` with all mistakes, each once, file by file and line by line.
+    pub(crate) fn into_result(mut self) -> Result<(), Diagnostics> {
+        self.forgive_duplicates();
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let mut files: Vec<PathBuf> = Vec::new();
+        for mistake in &self.found {
+            if !files.contains(&mistake.file.path) {
+                files.push(mistake.file.path.clone());
+            }
+        }
+        let rank = |m: &Mistake| files.iter().position(|path| *path == m.file.path);
+        self.found.sort_by_key(|m| (rank(m), m.span.start, m.span.end));
+        self.found.dedup_by(|a, b| a.span == b.span && a.message == b.message && a.file.path == b.file.path);
+        Err(Diagnostics { mistakes: self.found })
+    }
+}
+
+impl Mistake {
+    pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Suggests the nearest of `known` to `written`, or lists them.
+    pub(crate) fn suggest<'a>(
+        &mut self,
+        written: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> &mut Self {
+        const MAX_LISTED: usize = 12;
+        let known: Vec<&str> = known.into_iter().collect();
+        if let Some(near) = nearest(written, &known) {
+            self.label = Some(format!("did you mean `{near}`?"));
+        }
+        if self.help.is_none() && !known.is_empty() {
+            let more = if known.len() > MAX_LISTED { ", …" } else { "" };
+            let listed: Vec<String> = known.iter().take(MAX_LISTED).map(|k| format!("`{k}`")).collect();
+            self.help = Some(format!("known: {}{more}", listed.join(", ")));
+        }
+        self
+    }
+}
+
+fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |name: &str| {
+        let longer = name.chars().count().max(written.chars().count()).max(1);
+        strsim::damerau_levenshtein(&written.to_lowercase(), name) as f64 / longer as f64
+    };
+    known
+        .iter()
+        .map(|name| (distance(name), *name))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(distance, _)| *distance <= MAX_NAME_DISTANCE)
+        .map(|(_, name)| name)
+}
+
+impl Diagnostics {
+    /// For a file that could not be read although no mistake was found in it.
+    pub(crate) fn unreadable(file: &Source) -> Self {
+        let message = "the file can't be understood".to_owned();
+        let mistake =
+            Mistake { code: "unreadable", message, label: None, help: None, span: 0..0, file: file.clone() };
+        Self { mistakes: vec![mistake] }
+    }
+}

@@ -1,0 +1,128 @@
+//! Edges between nodes, the order they allow, and the cycles that they must not have.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use migrate_plugin_api::NodeId;
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use super::diagnostic::Mistakes;
+use super::model::Workflow;
+use super::template::node_of;
+use super::tree::Span;
+
+/// Every edge as (waits, waited for, where it is written). Unknown names are mistakes.
+fn edges(workflow: &Workflow, mistakes: &mut Mistakes) -> Vec<(usize, usize, Span)> {
+    let mut edges = Vec::new();
+    for (at, node) in workflow.nodes.iter().enumerate() {
+        for (needed, span) in &node.needs {
+            match workflow.index.get(needed) {
+                Some(to) => edges.push((at, *to, span.clone())),
+                None => {
+                    let message = format!("node `{}` needs `{needed}`, which is no node", node.id);
+                    mistakes
+                        .add(&workflow.file, span.clone(), "unknown-node", message)
+                        .suggest(needed.as_str(), workflow.nodes.iter().map(|n| n.id.as_str()));
+                }
+            }
+        }
+        let condition = node.when.iter().flat_map(|when| &when.references);
+        for reference in node.with.references().into_iter().chain(condition) {
+            // Unknown names are reported with the reference itself.
+            if let Some(to) = node_of(reference).and_then(|id| workflow.index.get(&id)) {
+                edges.push((at, *to, reference.span.clone()));
+            }
+        }
+    }
+    edges
+}
+
+/// Sets `dependencies` and puts the nodes into an order in which they may run, as near to the
+/// file's as that allows. Every cycle is a mistake that names its path.
+pub(crate) fn arrange(workflow: &mut Workflow, mistakes: &mut Mistakes) {
+    let edges = edges(workflow, mistakes);
+    let mut graph: DiGraph<(), Span> = DiGraph::with_capacity(workflow.nodes.len(), edges.len());
+    let indexes: Vec<NodeIndex> = workflow.nodes.iter().map(|_| graph.add_node(())).collect();
+    for (from, to, span) in &edges {
+        graph.add_edge(indexes[*from], indexes[*to], span.clone());
+    }
+    let mut cyclic = false;
+    for component in tarjan_scc(&graph) {
+        if component.len() > 1 || graph.find_edge(component[0], component[0]).is_some() {
+            cyclic = true;
+            report_cycle(workflow, &graph, &component, mistakes);
+        }
+    }
+    let mut dependencies: BTreeMap<NodeId, BTreeSet<NodeId>> =
+        workflow.nodes.iter().map(|node| (node.id.clone(), BTreeSet::new())).collect();
+    for (from, to, _) in &edges {
+        if let Some(waits_for) = dependencies.get_mut(&workflow.nodes[*from].id) {
+            waits_for.insert(workflow.nodes[*to].id.clone());
+        }
+    }
+    workflow.dependencies = dependencies;
+    if !cyclic {
+        sort(workflow);
+    }
+}
+
+/// Kahn's algorithm; of several nodes that may come next, the first in the file does.
+fn sort(workflow: &mut Workflow) {
+    let count = workflow.nodes.len();
+    let mut missing: Vec<usize> = vec![0; count];
+    let mut dependents: Vec<Vec<usize>> = vec![Vec::new(); count];
+    for (at, node) in workflow.nodes.iter().enumerate() {
+        for needed in &workflow.dependencies[&node.id] {
+            dependents[workflow.index[needed]].push(at);
+            missing[at] += 1;
+        }
+    }
+    let mut ready: BinaryHeap<Reverse<usize>> =
+        (0..count).filter(|at| missing[*at] == 0).map(Reverse).collect();
+    let mut order = Vec::with_capacity(count);
+    while let Some(Reverse(at)) = ready.pop() {
+        order.push(at);
+        for dependent in &dependents[at] {
+            missing[*dependent] -= 1;
+            if missing[*dependent] == 0 {
+                ready.push(Reverse(*dependent));
+            }
+        }
+    }
+    let mut nodes: Vec<_> = std::mem::take(&mut workflow.nodes).into_iter().map(Some).collect();
+    workflow.nodes = order.iter().filter_map(|at| nodes[*at].take()).collect();
+    workflow.index = workflow.nodes.iter().enumerate().map(|(at, node)| (node.id.clone(), at)).collect();
+}
+
+fn report_cycle(
+    workflow: &Workflow,
+    graph: &DiGraph<(), Span>,
+    component: &[NodeIndex],
+    mistakes: &mut Mistakes,
+) {
+    let members: BTreeSet<NodeIndex> = component.iter().copied().collect();
+    let Some(start) = members.first().copied() else { return };
+    // Within a strongly connected component, following any inner edge long enough closes a cycle.
+    let mut path: Vec<NodeIndex> = vec![start];
+    let (cycle, span) = loop {
+        let here = path[path.len() - 1];
+        let Some(edge) = graph.edges(here).find(|edge| members.contains(&edge.target())) else { return };
+        if let Some(at) = path.iter().position(|index| *index == edge.target()) {
+            break (path.split_off(at), edge.weight().clone());
+        }
+        path.push(edge.target());
+    };
+    let name = |index: &NodeIndex| format!("`{}`", workflow.nodes[index.index()].id);
+    let mut names: Vec<String> = cycle.iter().map(name).collect();
+    names.push(names[0].clone());
+    let message = match names.len() {
+        2 => format!("node {} waits for itself", names[0]),
+        _ => format!("nodes wait for each other: {}", names.join(" → ")),
+    };
+    mistakes
+        .add(&workflow.file, span, "cycle", message)
+        .label("this closes the cycle")
+        .help("an arrow reads \"waits for\"; take one of them away");
+}

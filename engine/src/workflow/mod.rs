@@ -1,0 +1,138 @@
+//! TOML → [`Checked`]: pure, and every mistake in one pass.
+//!
+//! `tree` (a file with places) → `parse` ([`Workflow`](model::Workflow)) → `graph` (edges, order,
+//! cycles) → `check` (steps, references, types) → [`Checked`]. Nothing here does I/O except
+//! [`Source::read`], which bounds the size of a file. Rules that a user relies on:
+//!
+//! - A string that is exactly one reference takes the referenced value with its type; in a longer
+//!   string, references are written as text and must be scalars.
+//! - A reference to a node's outputs waits for that node, as `needs` does.
+//! - A node whose `when` is false is skipped. `needs` on a skipped node is satisfied; a node that
+//!   *refers* to a skipped node's outputs, in `with` or `when`, is skipped too.
+//! - What a skipped node would need of the environment may be missing.
+
+mod check;
+mod condition;
+mod diagnostic;
+pub(crate) mod duration;
+mod environment;
+mod graph;
+pub(crate) mod model;
+mod params;
+mod parse;
+mod resolve;
+mod schema;
+mod template;
+mod tree;
+
+use std::collections::BTreeMap;
+
+use jsonschema::Validator;
+use migrate_plugin_api::{NodeId, StepInfo};
+use serde_json::Value;
+
+pub(crate) use check::dotted;
+pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
+pub(crate) use model::NodeOutline;
+pub use params::Params;
+pub(crate) use resolve::{Decision, Digest, Ended, Resolved, resolved};
+pub(crate) use schema::has_unknown;
+
+use check::{Checker, Skipped};
+use diagnostic::Mistakes;
+use environment::Environment;
+use model::Workflow;
+use parse::Reader;
+
+/// A step's description with its schema made ready.
+pub(crate) struct Described {
+    pub info: StepInfo,
+    pub validator: Validator,
+}
+
+/// Every known step, by name.
+pub(crate) type Catalog = BTreeMap<String, Described>;
+
+/// A workflow, its environment and its parameters, all checked together. Can be planned and run.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    pub(crate) workflow: Workflow,
+    pub(crate) environment: Environment,
+    pub(crate) params: BTreeMap<String, Option<Value>>,
+    /// Nodes that certainly don't run, and why.
+    pub(crate) skipped: Skipped,
+}
+
+impl Checked {
+    /// The workflow's name.
+    pub fn name(&self) -> &str {
+        &self.workflow.name
+    }
+
+    /// Its description.
+    pub fn description(&self) -> Option<&str> {
+        self.workflow.description.as_deref()
+    }
+
+    /// Nodes with their steps, in an order in which they may run.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &str)> {
+        self.workflow.nodes.iter().map(|node| (&node.id, node.step.as_str()))
+    }
+}
+
+/// Checks a workflow with everything that it needs.
+pub(crate) fn check(
+    catalog: &Catalog,
+    workflow: &Source,
+    environment: &Source,
+    params: &Params,
+) -> Result<Checked, Diagnostics> {
+    let mut mistakes = Mistakes::default();
+    let parts = examine(catalog, workflow, Some(environment), params, false, &mut mistakes);
+    mistakes.into_result()?;
+    match parts {
+        Some((workflow, Some(environment), params, skipped)) => {
+            Ok(Checked { workflow, environment, params, skipped })
+        }
+        // Both are only missing together with a mistake.
+        _ => Err(Diagnostics::unreadable(workflow)),
+    }
+}
+
+/// Checks a workflow with what there is of its surroundings.
+pub(crate) fn validate(
+    catalog: &Catalog,
+    workflow: &Source,
+    environment: Option<&Source>,
+    params: &Params,
+) -> Result<(), Diagnostics> {
+    let mut mistakes = Mistakes::default();
+    examine(catalog, workflow, environment, params, true, &mut mistakes);
+    mistakes.into_result()
+}
+
+type Parts = (Workflow, Option<Environment>, BTreeMap<String, Option<Value>>, Skipped);
+
+fn examine(
+    catalog: &Catalog,
+    workflow: &Source,
+    environment: Option<&Source>,
+    params: &Params,
+    partial: bool,
+    mistakes: &mut Mistakes,
+) -> Option<Parts> {
+    let read = Reader { file: workflow, mistakes }.workflow();
+    let environment = environment.and_then(|file| Environment::parse(file, mistakes));
+    let mut workflow = read?;
+    graph::arrange(&mut workflow, mistakes);
+    let params = params::resolve(&workflow, params, partial, mistakes);
+    let checker = Checker {
+        catalog,
+        workflow: &workflow,
+        environment: environment.as_ref(),
+        params: &params,
+        mistakes,
+    };
+    let skipped = { checker }.nodes();
+    Some((workflow, environment, params, skipped))
+}

@@ -1,0 +1,111 @@
+//! A workflow as read from its file, before anything is known of its surroundings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use migrate_plugin_api::NodeId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::condition::Condition;
+use super::diagnostic::Source;
+use super::template::Template;
+use super::tree::Span;
+
+/// The type of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ParamType {
+    String,
+    Integer,
+    Boolean,
+    Duration,
+    List,
+    Map,
+}
+
+/// `[params.NAME]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Param {
+    pub name: String,
+    pub span: Span,
+    pub kind: ParamType,
+    pub default: Option<Value>,
+    /// Whether there must be a value: no default was written, not even a wrong one.
+    pub required: bool,
+    pub help: Option<String>,
+    pub choices: Option<Vec<Value>>,
+    pub sensitive: bool,
+}
+
+/// `retry`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retry {
+    /// Attempts in one process of the run, the first included.
+    pub attempts: u32,
+    /// Wait before the second attempt; doubled each time, and a random share of it is taken.
+    pub backoff: Duration,
+    /// The longest wait, unless a service asks for more.
+    pub max_backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, backoff: Duration::from_secs(1), max_backoff: Duration::from_secs(60) }
+    }
+}
+
+/// What the failure of a node means for the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum OnFailure {
+    /// Nothing more is started; what runs goes on to its end.
+    #[default]
+    Stop,
+    /// Only what needs it is not run.
+    Continue,
+}
+
+/// `[nodes.NAME]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub id: NodeId,
+    pub span: Span,
+    pub step: String,
+    pub step_span: Span,
+    pub with: Template,
+    pub needs: Vec<(NodeId, Span)>,
+    pub when: Option<Condition>,
+    pub timeout: Option<Duration>,
+    pub retry: Retry,
+    pub pool: Option<String>,
+    pub on_failure: OnFailure,
+}
+
+/// A whole workflow file.
+#[derive(Debug, Clone)]
+pub(crate) struct Workflow {
+    pub file: Source,
+    pub name: String,
+    pub description: Option<String>,
+    pub params: Vec<Param>,
+    pub pools: BTreeMap<String, usize>,
+    /// In the order of the file until the graph is known, then in an order in which they may run.
+    pub nodes: Vec<Node>,
+    /// Where each node is in `nodes`.
+    pub index: BTreeMap<NodeId, usize>,
+    /// What each node waits for.
+    pub dependencies: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
+
+impl Workflow {
+    pub(crate) fn node(&self, id: &NodeId) -> Option<&Node> {
+        self.index.get(id).map(|at| &self.nodes[*at])
+    }
+}
+
+/// What a reader needs to know of a node when the workflow file is no longer at hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeOutline {
+    pub node: NodeId,
+    pub step: String,
+    pub needs: Vec<NodeId>,
+}

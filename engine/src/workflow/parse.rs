@@ -1,0 +1,345 @@
+//! A TOML tree → [`Workflow`]: the shape of the file, with nothing known yet of steps,
+//! environment or parameter values.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use migrate_plugin_api::NodeId;
+
+use super::condition::Condition;
+use super::diagnostic::{Mistakes, Source};
+use super::duration;
+use super::environment::check_schema;
+use super::model::{Node, OnFailure, Param, ParamType, Retry, Workflow};
+use super::params;
+use super::template::Template;
+use super::tree::{Entry, Kind, Tree};
+
+/// Most nodes of a workflow: twice the widest that is known to work.
+const MAX_NODES: usize = 20_000;
+
+/// Most attempts that can be asked for; with backoff this is hours.
+const MAX_ATTEMPTS: i64 = 100;
+
+/// Most places in a pool.
+const MAX_POOL: i64 = 10_000;
+
+const NODE_FIELDS: [&str; 9] =
+    ["step", "with", "needs", "when", "for_each", "timeout", "retry", "pool", "on_failure"];
+
+/// Reads one file.
+pub(crate) struct Reader<'a> {
+    pub file: &'a Source,
+    pub mistakes: &'a mut Mistakes,
+}
+
+impl Reader<'_> {
+    /// The whole workflow; `None` when the file is no TOML.
+    pub(crate) fn workflow(&mut self) -> Option<Workflow> {
+        let tree = Tree::parse(self.file, self.mistakes)?;
+        check_schema(&tree, self.file, self.mistakes);
+        self.known_keys(&tree, "a workflow", &["schema", "name", "description", "params", "pools", "nodes"]);
+        let name = match tree.get("name") {
+            Some(entry) => self.string(entry).unwrap_or_default(),
+            None => {
+                self.mistakes.add(self.file, 0..0, "missing-field", "the workflow has no `name`");
+                String::new()
+            }
+        };
+        let description = tree.get("description").and_then(|entry| self.string(entry));
+        let params = self.each(&tree, "params", Self::param);
+        let pools = self.each(&tree, "pools", Self::pool).into_iter().collect();
+        let nodes = self.each(&tree, "nodes", Self::node);
+        if nodes.is_empty() && self.mistakes.is_empty() {
+            self.mistakes.add(self.file, 0..0, "missing-field", "the workflow has no nodes");
+        }
+        if nodes.len() > MAX_NODES {
+            let message = format!("{} nodes are more than the {MAX_NODES} that are allowed", nodes.len());
+            self.mistakes.add(self.file, 0..0, "too-large", message);
+            return None;
+        }
+        let index = nodes.iter().enumerate().map(|(at, node)| (node.id.clone(), at)).collect();
+        let file = self.file.clone();
+        Some(Workflow { file, name, description, params, pools, nodes, index, dependencies: BTreeMap::new() })
+    }
+
+    fn each<T>(&mut self, tree: &Tree, key: &str, read: fn(&mut Self, &Entry) -> Option<T>) -> Vec<T> {
+        let Some(entry) = tree.get(key) else { return Vec::new() };
+        match entry.value.entries() {
+            Some(entries) => entries.iter().filter_map(|entry| read(self, entry)).collect(),
+            None => {
+                self.wrong_type(entry, "a table");
+                Vec::new()
+            }
+        }
+    }
+
+    fn param(&mut self, entry: &Entry) -> Option<Param> {
+        let table = self.table(entry)?;
+        let what = format!("parameter `{}`", entry.key);
+        self.known_keys(table, &what, &["type", "default", "help", "enum", "sensitive"]);
+        let Some(kind) = table.get("type") else {
+            self.missing(entry, &what, "type");
+            return None;
+        };
+        let kind = self.one_of(
+            kind,
+            &[
+                ("string", ParamType::String),
+                ("integer", ParamType::Integer),
+                ("boolean", ParamType::Boolean),
+                ("duration", ParamType::Duration),
+                ("list", ParamType::List),
+                ("map", ParamType::Map),
+            ],
+        )?;
+        let choices = table.get("enum").and_then(|list| self.choices(list, kind));
+        let sensitive = table.get("sensitive").and_then(|flag| self.boolean(flag)).unwrap_or(false);
+        if sensitive && kind != ParamType::String {
+            self.mistakes
+                .add(
+                    self.file,
+                    entry.key_span.clone(),
+                    "sensitive",
+                    format!("{what} is sensitive but no string"),
+                )
+                .help("a sensitive parameter holds a reference to a secret: `env:NAME` or `file:PATH`");
+        }
+        let help = table.get("help").and_then(|text| self.string(text));
+        let (name, span) = (entry.key.clone(), entry.key_span.clone());
+        let required = table.get("default").is_none();
+        let mut param = Param { name, span, kind, default: None, required, help, choices, sensitive };
+        if let Some(default) = table.get("default") {
+            let value = default.value.to_json();
+            match params::accept(&param, value) {
+                Ok(value) => param.default = Some(value),
+                Err(why) => {
+                    let message = format!("the default of {what} {why}");
+                    let span = default.value.span.clone();
+                    // What was written may be the secret itself.
+                    let file = if sensitive { self.file.masked(&span) } else { self.file.clone() };
+                    self.mistakes.add(&file, span, "wrong-type", message);
+                }
+            }
+        }
+        Some(param)
+    }
+
+    fn choices(&mut self, list: &Entry, kind: ParamType) -> Option<Vec<serde_json::Value>> {
+        let Kind::List(items) = &list.value.kind else {
+            self.wrong_type(list, "a list");
+            return None;
+        };
+        for item in items {
+            if let Err(why) = params::of_type(kind, &item.to_json()) {
+                self.mistakes.add(self.file, item.span.clone(), "wrong-type", format!("this choice {why}"));
+            }
+        }
+        Some(items.iter().map(Tree::to_json).collect())
+    }
+
+    fn pool(&mut self, entry: &Entry) -> Option<(String, usize)> {
+        match entry.value.kind {
+            Kind::Integer(size @ 1..=MAX_POOL) => Some((entry.key.clone(), usize::try_from(size).ok()?)),
+            _ => {
+                let message = format!("pool `{}` needs a size from 1 to {MAX_POOL}", entry.key);
+                self.mistakes.add(self.file, entry.value.span.clone(), "wrong-type", message);
+                None
+            }
+        }
+    }
+
+    fn node(&mut self, entry: &Entry) -> Option<Node> {
+        let id = match NodeId::new(entry.key.clone()) {
+            Ok(id) => id,
+            Err(error) => {
+                self.mistakes.add(self.file, entry.key_span.clone(), "invalid-name", error.to_string());
+                return None;
+            }
+        };
+        let table = self.table(entry)?;
+        let what = format!("node `{id}`");
+        self.known_keys(table, &what, &NODE_FIELDS);
+        if let Some(field) = table.get("for_each") {
+            self.mistakes
+                .add(self.file, field.key_span.clone(), "not-supported", "`for_each` is not supported yet")
+                .help("write one node for each item");
+        }
+        let step = match table.get("step") {
+            Some(step) => (self.string(step).unwrap_or_default(), step.value.span.clone()),
+            None => {
+                self.missing(entry, &what, "step");
+                (String::new(), entry.key_span.clone())
+            }
+        };
+        let with = match table.get("with") {
+            Some(with) if with.value.entries().is_some() => {
+                Template::new(&with.value, self.file, self.mistakes)
+            }
+            Some(with) => {
+                self.wrong_type(with, "a table");
+                Template::empty(with.value.span.clone())
+            }
+            None => Template::empty(entry.key_span.clone()),
+        };
+        Some(Node {
+            id,
+            span: entry.key_span.clone(),
+            step: step.0,
+            step_span: step.1,
+            with,
+            needs: self.needs(table),
+            when: table.get("when").and_then(|when| self.when(when)),
+            timeout: table.get("timeout").and_then(|timeout| self.duration(timeout)),
+            retry: table.get("retry").and_then(|retry| self.retry(retry)).unwrap_or_default(),
+            pool: table.get("pool").and_then(|pool| self.string(pool)),
+            on_failure: table
+                .get("on_failure")
+                .and_then(|choice| self.on_failure(choice))
+                .unwrap_or_default(),
+        })
+    }
+
+    fn on_failure(&mut self, entry: &Entry) -> Option<OnFailure> {
+        if matches!(&entry.value.kind, Kind::String(text) if text == "undo") {
+            self.mistakes
+                .add(self.file, entry.value.span.clone(), "not-supported", "`undo` is not supported yet")
+                .help("use `stop` or `continue`");
+            return None;
+        }
+        self.one_of(entry, &[("stop", OnFailure::Stop), ("continue", OnFailure::Continue)])
+    }
+
+    fn needs(&mut self, table: &Tree) -> Vec<(NodeId, super::tree::Span)> {
+        let Some(entry) = table.get("needs") else { return Vec::new() };
+        let Kind::List(items) = &entry.value.kind else {
+            self.wrong_type(entry, "a list of node names");
+            return Vec::new();
+        };
+        let mut needs = Vec::new();
+        let mut seen = BTreeSet::new();
+        for item in items {
+            let Kind::String(name) = &item.kind else {
+                let message = format!("`needs` holds node names, not {}", item.type_name());
+                self.mistakes.add(self.file, item.span.clone(), "wrong-type", message);
+                continue;
+            };
+            if !seen.insert(name) {
+                let message = format!("`{name}` is in `needs` twice");
+                self.mistakes.add(self.file, item.span.clone(), "duplicate", message);
+                continue;
+            }
+            match NodeId::new(name.clone()) {
+                Ok(id) => needs.push((id, item.span.clone())),
+                Err(error) => {
+                    self.mistakes.add(self.file, item.span.clone(), "invalid-name", error.to_string());
+                }
+            }
+        }
+        needs
+    }
+
+    fn when(&mut self, entry: &Entry) -> Option<Condition> {
+        let text = self.string(entry)?;
+        Condition::parse(&text, &entry.value.span, self.file, self.mistakes)
+    }
+
+    fn retry(&mut self, entry: &Entry) -> Option<Retry> {
+        let table = self.table(entry)?;
+        self.known_keys(table, "`retry`", &["attempts", "backoff", "max_backoff"]);
+        let mut retry = Retry::default();
+        if let Some(attempts) = table.get("attempts") {
+            match attempts.value.kind {
+                Kind::Integer(count @ 1..=MAX_ATTEMPTS) => retry.attempts = u32::try_from(count).unwrap_or(1),
+                _ => {
+                    let message = format!("`attempts` is a number from 1 to {MAX_ATTEMPTS}");
+                    self.mistakes.add(self.file, attempts.value.span.clone(), "wrong-type", message);
+                }
+            }
+        }
+        if let Some(backoff) = table.get("backoff").and_then(|backoff| self.duration(backoff)) {
+            retry.backoff = backoff;
+        }
+        if let Some(max) = table.get("max_backoff").and_then(|max| self.duration(max)) {
+            retry.max_backoff = max;
+        }
+        Some(retry)
+    }
+
+    fn duration(&mut self, entry: &Entry) -> Option<Duration> {
+        let text = self.string(entry)?;
+        let duration = duration::parse(&text);
+        if duration.is_none() {
+            let message = format!("`{text}` is no duration");
+            self.mistakes
+                .add(self.file, entry.value.span.clone(), "invalid-duration", message)
+                .help(duration::HELP);
+        }
+        duration
+    }
+
+    fn one_of<T: Copy>(&mut self, entry: &Entry, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.string(entry)?;
+        let found = choices.iter().find(|(name, _)| *name == text);
+        if found.is_none() {
+            let message = format!("`{}` can't be `{text}`", entry.key);
+            self.mistakes
+                .add(self.file, entry.value.span.clone(), "unknown-choice", message)
+                .suggest(&text, choices.iter().map(|(name, _)| *name));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    fn string(&mut self, entry: &Entry) -> Option<String> {
+        match &entry.value.kind {
+            Kind::String(text) => Some(text.clone()),
+            _ => {
+                self.wrong_type(entry, "a string");
+                None
+            }
+        }
+    }
+
+    fn boolean(&mut self, entry: &Entry) -> Option<bool> {
+        match entry.value.kind {
+            Kind::Boolean(yes) => Some(yes),
+            _ => {
+                self.wrong_type(entry, "a boolean");
+                None
+            }
+        }
+    }
+
+    fn table<'t>(&mut self, entry: &'t Entry) -> Option<&'t Tree> {
+        if entry.value.entries().is_none() {
+            self.wrong_type(entry, "a table");
+            return None;
+        }
+        Some(&entry.value)
+    }
+
+    fn known_keys(&mut self, table: &Tree, what: &str, known: &[&str]) {
+        for entry in table.entries().unwrap_or_default() {
+            if !known.contains(&entry.key.as_str()) {
+                self.mistakes
+                    .add(
+                        self.file,
+                        entry.key_span.clone(),
+                        "unknown-field",
+                        format!("{what} has no field `{}`", entry.key),
+                    )
+                    .suggest(&entry.key, known.iter().copied());
+            }
+        }
+    }
+
+    fn missing(&mut self, entry: &Entry, what: &str, field: &str) {
+        let message = format!("{what} has no `{field}`");
+        self.mistakes.add(self.file, entry.key_span.clone(), "missing-field", message);
+    }
+
+    fn wrong_type(&mut self, entry: &Entry, expected: &str) {
+        let message = format!("`{}` is {}, but must be {expected}", entry.key, entry.value.type_name());
+        self.mistakes.add(self.file, entry.value.span.clone(), "wrong-type", message);
+    }
+}

@@ -1,0 +1,374 @@
+//! Every message that the checker can give, as a person sees it. Each file here is wrong on purpose.
+
+use std::sync::Arc;
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use migrate_engine::{Diagnostics, Engine, Params, Source};
+use migrate_plugin_api::{
+    Evidence, Idempotency, PlanConfig, Step, StepContext, StepError, StepPlan, Typed, TypedObservation,
+    TypedStep, VerifyDepth, async_trait,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Cluster {
+    context: String,
+    kubeconfig: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Rename {
+    from: String,
+    to: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Plain,
+    Velero,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Config {
+    cluster: Cluster,
+    namespaces: Vec<String>,
+    #[serde(default)]
+    rename_images: Vec<Rename>,
+    order: Option<Order>,
+    count: Option<u32>,
+    scratch: Option<Cluster>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+struct Outputs {
+    backup: String,
+    objects: u64,
+    images: Vec<String>,
+    place: Cluster,
+}
+
+struct Backup;
+
+#[async_trait]
+impl TypedStep for Backup {
+    const NAME: &'static str = "velero.backup";
+    const SUMMARY: &'static str = "Only to be checked against";
+    const IDEMPOTENCY: Idempotency = Idempotency::Keyed;
+    type Config = Config;
+    type Outputs = Outputs;
+
+    async fn plan(&self, _: &StepContext, _: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn observe(&self, _: &StepContext, _: &Config) -> Result<TypedObservation<Outputs>, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn apply(&self, _: &StepContext, _: &Config) -> Result<Outputs, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn verify(
+        &self,
+        _: &StepContext,
+        _: &Config,
+        _: &Outputs,
+        _: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        unreachable!("checking calls no step")
+    }
+}
+
+const ENVIRONMENT: &str = r#"schema = 1
+
+[source.cluster]
+context = "eks"
+
+[target.cluster]
+contxt = "aks"
+"#;
+
+const GOOD: &str = r#"schema = 1
+name = "good"
+
+[params.namespaces]
+type = "list"
+help = "Namespaces to migrate."
+
+[nodes.backup]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}" }
+
+[nodes.again]
+step = "velero.backup"
+when = "nodes.backup.objects > 0 && 'a' in params.namespaces"
+with = { cluster = "${nodes.backup.place}", namespaces = "${nodes.backup.images}", count = "${nodes.backup.objects}" }
+"#;
+
+fn engine() -> Engine {
+    Engine::open(".", vec![Arc::new(Typed(Backup)) as Arc<dyn Step>]).unwrap()
+}
+
+fn render(diagnostics: &Diagnostics) -> String {
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(110);
+    let mut text = String::new();
+    handler.render_report(&mut text, diagnostics).unwrap();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn wrong_in(workflow: &str, environment: &str, params: &[(&str, &str)]) -> String {
+    let mut given = Params::new();
+    params.iter().for_each(|(name, text)| given.set(*name, *text));
+    let workflow = Source::new("w.toml", workflow);
+    match engine().check(&workflow, &Source::new("migration.toml", environment), &given) {
+        Ok(_) => panic!("nothing was found"),
+        Err(diagnostics) => render(&diagnostics),
+    }
+}
+
+/// A workflow of these nodes.
+fn wrong(nodes: &str) -> String {
+    wrong_in(&format!("schema = 1\nname = \"w\"\n\n{nodes}"), ENVIRONMENT, &[])
+}
+
+#[test]
+fn a_good_file_is_good() {
+    let mut params = Params::new();
+    params.set("namespaces", "shop, files");
+    let (workflow, environment) = (Source::new("w.toml", GOOD), Source::new("migration.toml", ENVIRONMENT));
+    let checked = engine().check(&workflow, &environment, &params).map_err(|d| render(&d)).unwrap();
+    assert_eq!(checked.nodes().map(|(node, _)| node.as_str()).collect::<Vec<_>>(), ["backup", "again"]);
+    // Alone, what it needs is unknown and not missing.
+    engine().validate(&workflow, None, &Params::new()).map_err(|d| render(&d)).unwrap();
+}
+
+#[test]
+fn unknown_steps_and_fields() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.backup]
+step = "velero.bakcup"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+timeuot = "6h"
+
+[nodes.second]
+step = "velero.backup"
+with = { cluster = { context = "a", kubconfig = "x" }, namespces = [], rename-images = [{ from = "a", too = "b" }] }
+
+[nodes.third]
+with = []
+"#
+    ));
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_shown_there() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.restore]
+step = "velero.backup"
+with = { cluster = "${env.target.cluster}", namespaces = ["a"] }
+
+[nodes.other]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster.context}", namespaces = ["${env.sorce.cluster}"] }
+"#
+    ));
+}
+
+#[test]
+fn references_to_nothing() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.backup]
+step = "velero.backup"
+needs = ["bakup", "restore", "restore", 3]
+with = { cluster = "${env.source.clustr}", namespaces = "${params.namespaces}" }
+
+[nodes.restore]
+step = "velero.backup"
+with = { cluster = "${nodes.backup.plac}", namespaces = "${nodes.bakcup.images}", count = "${nodes.backup.place.size}" }
+
+[nodes.syntax]
+step = "velero.backup"
+with = { cluster = "${parms.x}", namespaces = ["${nodes}", "${env.source", "fine $${x}"] }
+"#
+    ));
+}
+
+#[test]
+fn wrong_types() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.a]
+step = "velero.backup"
+with = { cluster = 3, namespaces = "shop", order = "sorted", count = -1 }
+timeout = "6 hours"
+retry = { attempts = 0, backoff = 5 }
+on_failure = "explode"
+pool = "writes"
+
+[nodes.b]
+step = "velero.backup"
+with = { cluster = "${nodes.a.backup}", namespaces = ["x ${nodes.a.images}"], count = "${nodes.a.images}" }
+
+[nodes.c]
+step = 3
+with = { cluster = "${env.source.cluster}", namespaces = ["in ${env.source.cluster}"] }
+
+[nodes.d]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = ["in ${env.source.cluster}"], scratch = { kubeconfig = "x" } }
+
+[nodes.Upper_Case]
+step = "velero.backup"
+"#
+    ));
+}
+
+#[test]
+fn cycles() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.a]
+step = "velero.backup"
+needs = ["c"]
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.b]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${nodes.a.images}" }
+
+[nodes.c]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${nodes.b.images}" }
+
+[nodes.self]
+step = "velero.backup"
+needs = ["self"]
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+"#
+    ));
+}
+
+#[test]
+fn conditions() {
+    insta::assert_snapshot!(wrong(
+        r#"[params.mode]
+type = "string"
+default = "copy"
+
+[nodes.a]
+step = "velero.backup"
+when = "params.mode = 'copy'"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.copy-backup]
+step = "velero.backup"
+when = "params.mod == 'copy' && nodes.copy-backup.objects > 0"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.c]
+step = "velero.backup"
+when = "params.mode"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.d]
+step = "velero.backup"
+when = "nodes.a.objcts > 0"
+for_each = "${nodes.a.images}"
+on_failure = "undo"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+"#
+    ));
+}
+
+#[test]
+fn parameters() {
+    let workflow = r#"schema = 1
+name = "w"
+
+[params.namespaces]
+type = "list"
+help = "Namespaces to migrate."
+
+[params.mode]
+type = "string"
+enum = ["copy", "import"]
+default = "move"
+
+[params.wait]
+type = "duration"
+default = "5 minutes"
+
+[params.password]
+type = "string"
+sensitive = true
+default = "hunter2"
+
+[params.count]
+type = "int"
+
+[params.limit]
+type = "integer"
+
+[params.labels]
+type = "map"
+hlep = "x"
+
+[nodes.a]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+"#;
+    let given = [
+        ("limit", "many"),
+        ("mode", "delete"),
+        ("labels", "{ a = "),
+        ("lable", "x"),
+        ("password", "hunter3"),
+    ];
+    let text = wrong_in(workflow, ENVIRONMENT, &given);
+    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_form_of_the_files() {
+    insta::assert_snapshot!(wrong_in("schema = 2\nnodes = 3\nnode = {}\n", "[source]\na = 1\n", &[]));
+    insta::assert_snapshot!(wrong_in(
+        "schema = 1\nname = \"w\"\n[nodes.a]\nstep = = 3\nwith = {\n",
+        "schema = 1\n",
+        &[]
+    ));
+    insta::assert_snapshot!(wrong_in(
+        "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"velero.backup\"\nstep = \"x\"\n[nodes.a]\n",
+        "schema = \"1\"\n",
+        &[]
+    ));
+}
+
+#[test]
+fn hostile_files_are_refused_in_time() {
+    let deep = format!(
+        "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"x\"\nwith = {{ a = {}{} }}\n",
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
+    assert!(wrong_in(&deep, ENVIRONMENT, &[]).contains("recurs"));
+    let mut many = String::new();
+    for at in 0..20_001 {
+        many.push_str(&format!("[nodes.n{at}]\nstep = \"velero.backup\"\n"));
+    }
+    assert!(wrong(&many).contains("20001 nodes are more than the 20000 that are allowed"));
+    let condition = format!(
+        "[nodes.a]\nstep = \"velero.backup\"\nwhen = \"{}true{}\"\n",
+        "(".repeat(1000),
+        ")".repeat(1000)
+    );
+    assert!(wrong(&condition).contains("the condition is no CEL"));
+    let unknown = "x = 1\n".to_owned() + &(0..500).map(|at| format!("x{at} = 1\n")).collect::<String>();
+    assert!(wrong_in(&unknown, ENVIRONMENT, &[]).contains("found 100 mistakes"));
+    let dir = tempfile::tempdir().unwrap();
+    let big = dir.path().join("big.toml");
+    std::fs::write(&big, vec![b' '; 5 * 1024 * 1024]).unwrap();
+    assert!(Source::read(&big).unwrap_err().to_string().contains("is larger than"));
+}

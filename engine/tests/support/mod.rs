@@ -1,0 +1,267 @@
+//! A project in a folder of its own, and a step that does as it is told and remembers every call.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use migrate_engine::{Checked, Engine, Event, EventSink, Params, RunReport, Shutdown, Source, event_channel};
+use migrate_plugin_api::{
+    Check, Evidence, Idempotency, LogLevel, Observation, Problem, Progress, Step, StepContext, StepError,
+    StepInfo, StepPlan, VerifyDepth, async_trait,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+/// What one call of `apply` does.
+#[derive(Debug, Clone)]
+pub enum Apply {
+    Succeed,
+    Transient,
+    Permanent,
+    Panic,
+    /// Stores a cursor and a handle, tells the test, and waits to be stopped.
+    CheckpointAndWait,
+    /// Tells the test and ignores every request to stop.
+    Hang,
+}
+
+/// What the step does, by node; anything not said is the plain good case.
+#[derive(Default)]
+pub struct Script {
+    pub apply: BTreeMap<String, VecDeque<Apply>>,
+    pub observe: BTreeMap<String, VecDeque<Observation>>,
+    /// `false`: a failed check.
+    pub verify: BTreeMap<String, VecDeque<bool>>,
+    pub refuse: BTreeMap<String, String>,
+    pub calls: Vec<String>,
+}
+
+/// The scripted step `test`; `test.once` is the same without idempotency.
+#[derive(Clone)]
+pub struct Scripted {
+    name: &'static str,
+    version: String,
+    pub script: Arc<Mutex<Script>>,
+    pub reached: Arc<Notify>,
+}
+
+impl Scripted {
+    fn called(&self, kind: &str, ctx: &StepContext) -> String {
+        let node = ctx.node.to_string();
+        self.script.lock().unwrap().calls.push(format!("{kind} {node}"));
+        node
+    }
+}
+
+#[async_trait]
+impl Step for Scripted {
+    fn describe(&self) -> StepInfo {
+        StepInfo {
+            name: self.name.to_owned(),
+            version: self.version.clone(),
+            summary: "Does as it is told".to_owned(),
+            config_schema: json!({
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "value": {},
+                    "text": { "type": "string" },
+                    "items": { "type": "array", "items": { "type": "string" } }
+                }
+            }),
+            output_schema: json!({
+                "type": "object",
+                "required": ["value", "attempt"],
+                "properties": {
+                    "value": {},
+                    "attempt": { "type": "integer" },
+                    "token": { "type": "string" },
+                    "list": { "type": "array", "items": { "type": "string" } }
+                }
+            }),
+            sensitive: vec!["/token".to_owned()],
+            idempotency: if self.name == "test" { Idempotency::Keyed } else { Idempotency::None },
+            supports_undo: false,
+        }
+    }
+
+    async fn plan(&self, ctx: &StepContext, config: &Value) -> Result<StepPlan, StepError> {
+        let node = self.called("plan", ctx);
+        let mut plan = StepPlan::new(format!("would use {config}"));
+        if let Some(problem) = self.script.lock().unwrap().refuse.get(&node) {
+            plan.problems.push(Problem::error(problem.clone()));
+        }
+        Ok(plan)
+    }
+
+    async fn observe(&self, ctx: &StepContext, _: &Value) -> Result<Observation, StepError> {
+        let node = self.called("observe", ctx);
+        let mut script = self.script.lock().unwrap();
+        let next = script.observe.get_mut(&node).and_then(VecDeque::pop_front);
+        Ok(next.unwrap_or(Observation::Absent))
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &Value) -> Result<Value, StepError> {
+        let node = self.called("apply", ctx);
+        let act = self.script.lock().unwrap().apply.get_mut(&node).and_then(VecDeque::pop_front);
+        match act.unwrap_or(Apply::Succeed) {
+            Apply::Succeed => {}
+            Apply::Transient => return Err(StepError::transient("failed to reach the service")),
+            Apply::Permanent => {
+                return Err(StepError::permanent("failed to do the thing").with_hint("do another"));
+            }
+            Apply::Panic => panic!("this step is broken"),
+            Apply::CheckpointAndWait => {
+                ctx.progress(Progress::message("half way").items(5, 10));
+                ctx.info("reached the middle");
+                ctx.checkpoint(&json!({ "place": 5 })).await?;
+                ctx.set_handle("job-1").await?;
+                self.reached.notify_one();
+                ctx.cancel.cancelled().await;
+                return Err(StepError::cancelled());
+            }
+            Apply::Hang => {
+                self.reached.notify_one();
+                std::future::pending::<()>().await;
+            }
+        }
+        let cursor: Option<Value> = ctx.cursor()?;
+        if cursor.is_some() || ctx.handle().is_some() {
+            let place = json!([cursor, ctx.handle()]);
+            self.script.lock().unwrap().calls.push(format!("apply {node} at {place}"));
+        }
+        let effect = format!("{node} {}\n", ctx.key);
+        let mut all = std::fs::read_to_string(ctx.path("effects")).unwrap_or_default();
+        all.push_str(&effect);
+        std::fs::write(ctx.path("effects"), all).unwrap();
+        Ok(
+            json!({ "value": config.get("value"), "attempt": ctx.attempt, "token": "hunter2", "list": ["a", "b"] }),
+        )
+    }
+
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        _: &Value,
+        _: &Value,
+        depth: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let kind = if depth == VerifyDepth::Deep { "verify deep" } else { "verify" };
+        let node = self.called(kind, ctx);
+        let good = self.script.lock().unwrap().verify.get_mut(&node).and_then(VecDeque::pop_front);
+        let found = if good.unwrap_or(true) { "3" } else { "2" };
+        Ok(Evidence::from_iter([Check::equal("table shop.orders", "rows", "3", found)]))
+    }
+
+    async fn undo(&self, _: &StepContext, _: &Value, _: &Value) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// A project folder with its files, and the step's script.
+pub struct Project {
+    pub dir: TempDir,
+    pub step: Scripted,
+    version: String,
+}
+
+impl Project {
+    pub fn new(workflow: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let step = Scripted {
+            name: "test",
+            version: "1".to_owned(),
+            script: Arc::default(),
+            reached: Arc::default(),
+        };
+        let project = Self { dir, step, version: "1".to_owned() };
+        project.write_workflow(workflow);
+        project.write_environment("[site]\nname = \"here\"\n");
+        project
+    }
+
+    pub fn write_workflow(&self, body: &str) {
+        std::fs::write(self.path("w.toml"), format!("schema = 1\nname = \"w\"\n{body}")).unwrap();
+    }
+
+    pub fn write_environment(&self, body: &str) {
+        std::fs::write(self.path("migration.toml"), format!("schema = 1\n{body}")).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A later version of the step is installed.
+    pub fn upgrade(&mut self) {
+        self.version = "2".to_owned();
+    }
+
+    /// A new engine, as a new process would have it.
+    pub fn engine(&self) -> Engine {
+        let step = |name| {
+            let step = Scripted { name, version: self.version.clone(), ..self.step.clone() };
+            Arc::new(step) as Arc<dyn Step>
+        };
+        Engine::open(self.dir.path(), vec![step("test"), step("test.once")]).unwrap()
+    }
+
+    pub fn checked(&self, engine: &Engine) -> Checked {
+        let workflow = Source::read(self.path("w.toml")).unwrap();
+        let environment = Source::read(self.path("migration.toml")).unwrap();
+        match engine.check(&workflow, &environment, &Params::new()) {
+            Ok(checked) => checked,
+            Err(diagnostics) => panic!("{:?}", diagnostics.mistakes()),
+        }
+    }
+
+    pub async fn run(&self) -> RunReport {
+        let engine = self.engine();
+        let checked = self.checked(&engine);
+        engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap()
+    }
+
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.step.script.lock().unwrap());
+    }
+
+    /// Every call so far but `plan`s, and forgets them.
+    pub fn calls(&self) -> Vec<String> {
+        let mut script = self.step.script.lock().unwrap();
+        let calls = std::mem::take(&mut script.calls);
+        calls.into_iter().filter(|call| !call.starts_with("plan ")).collect()
+    }
+
+    /// Nodes whose effect happened, in order, with the key it was made under.
+    pub fn effects(&self) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(self.path("effects")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(n, k)| (n.to_owned(), k.to_owned()))
+            .collect()
+    }
+}
+
+/// All events of a finished run.
+pub fn collector() -> (EventSink, tokio::task::JoinHandle<Vec<Event>>) {
+    let (sink, mut stream) = event_channel();
+    let task = tokio::spawn(async move {
+        let mut events = Vec::new();
+        while let Some(event) = stream.next().await {
+            events.push(event);
+        }
+        events
+    });
+    (sink, task)
+}
+
+pub fn states(report: &RunReport) -> Vec<(String, String)> {
+    let name = |state| serde_json::to_value(state).unwrap().as_str().unwrap().to_owned();
+    report.nodes.iter().map(|node| (node.node.to_string(), name(node.state))).collect()
+}
+
+pub fn level_name(level: LogLevel) -> String {
+    format!("{level:?}")
+}

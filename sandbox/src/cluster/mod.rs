@@ -1,0 +1,100 @@
+//! One single-node Kubernetes cluster in a network namespace of its own, out of the real binaries.
+//!
+//! [`runtime`] is what runs pods (containerd, its images), [`control`] the API server and what belongs to it, [`node`]
+//! the kubelet and kube-proxy, [`kubeconfig`] how clients reach it, [`storage`] its storage classes. [`up`] starts them
+//! in order and returns when the node is Ready; a second call finds everything running.
+
+mod control;
+pub mod kubeconfig;
+mod node;
+pub mod runtime;
+pub mod storage;
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use miette::{IntoDiagnostic, Result, WrapErr};
+
+use crate::layout::{Cluster, Layout};
+use crate::mounts;
+use crate::oci::Built;
+use crate::pki::Pki;
+use crate::process::{Daemon, wait_for};
+
+/// A daemon that only has to open its port: etcd and containerd take under a second each.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The API server answers within 5 s on two cores; a loaded machine may need much longer.
+const API_TIMEOUT: Duration = Duration::from_secs(120);
+/// A node is Ready about 2 s after its kubelet has started.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A cluster's daemons in the order of their start.
+pub fn daemons(layout: &Layout, cluster: Cluster, pki: &Pki) -> Vec<Daemon> {
+    let mut all = vec![control::etcd(layout, cluster), runtime::containerd(layout, cluster)];
+    all.push(control::api_server(layout, cluster, pki));
+    all.push(control::controller_manager(layout, cluster, pki));
+    all.push(control::scheduler(layout, cluster));
+    all.push(node::kubelet(layout, cluster));
+    all.push(node::proxy(layout, cluster));
+    all
+}
+
+/// Brings a cluster up, until its node is Ready and its storage classes are there.
+pub async fn up(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Client> {
+    start(layout, cluster, images).await.wrap_err_with(|| format!("the cluster {cluster} does not come up"))
+}
+
+async fn start(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Client> {
+    let pki = Pki::ensure(layout, cluster)?;
+    mounts::make_cgroups(cluster)?;
+    mounts::share(&layout.cluster(cluster))?;
+    kubeconfig::write(layout, cluster, &pki)?;
+    runtime::configure(layout, cluster)?;
+    node::configure(layout, cluster, &pki)?;
+
+    let daemons = daemons(layout, cluster, &pki);
+    for daemon in &daemons {
+        daemon.start(layout)?;
+    }
+    for daemon in &daemons {
+        let timeout = if daemon.name.ends_with("apiserver") { API_TIMEOUT } else { START_TIMEOUT };
+        daemon.wait_ready(layout, timeout).await?;
+    }
+    let (own, own_images) = (layout.clone(), images.to_vec());
+    let import = tokio::task::spawn_blocking(move || runtime::import_images(&own, cluster, &own_images));
+    import.await.into_diagnostic()??;
+    let client = kubeconfig::client(layout, cluster).await?;
+    wait_for("the API server is ready", API_TIMEOUT, || api_ready(&client)).await?;
+    wait_for("the node is Ready", READY_TIMEOUT, || node_ready(&client, cluster)).await?;
+    storage::apply(&client, cluster).await?;
+    Ok(client)
+}
+
+/// Whether the API server says that it is ready.
+pub async fn api_ready(client: &Client) -> Result<(), String> {
+    let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
+    client.request_text(request).await.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Whether the node is Ready.
+pub async fn node_ready(client: &Client, cluster: Cluster) -> Result<(), String> {
+    let node =
+        Api::<Node>::all(client.clone()).get(cluster.node()).await.map_err(|error| error.to_string())?;
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    match conditions.iter().find(|condition| condition.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => Ok(()),
+        Some(ready) => Err(ready.message.clone().unwrap_or_else(|| "not Ready".to_owned())),
+        None => Err("the node has not reported yet".to_owned()),
+    }
+}
+
+/// Removes what a cluster leaves outside its folders, once its processes have ended.
+pub fn clean(layout: &Layout, cluster: Cluster) -> Result<()> {
+    mounts::unmount_under(&layout.cluster(cluster))?;
+    mounts::unmount_under(&layout.cluster_run(cluster))?;
+    mounts::remove_cgroups(cluster)?;
+    runtime::clean(layout, cluster).into_diagnostic()?;
+    node::clean();
+    Ok(())
+}

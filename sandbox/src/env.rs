@@ -1,0 +1,125 @@
+//! `sandbox env`: the project folder in which `migrate` is run against the sandbox.
+//!
+//! A site like any other: `migration.toml`, a kubeconfig, an AWS credentials file and files with the
+//! target's secrets, all for the owner alone.
+
+use miette::{IntoDiagnostic, Result, WrapErr};
+
+use crate::layout::{Layout, host_url, ports};
+use crate::process::write_atomically;
+use crate::services::{self, ACR_HOST, BUCKET, CONTAINER, ECR_HOST, REGION};
+
+/// Writes the project folder. A SAS that is there stays, so that an unchanged sandbox gives
+/// unchanged files.
+///
+/// # Errors
+/// When the sandbox isn't up or the folder can't be written.
+pub fn write(layout: &Layout) -> Result<()> {
+    let secrets = services::credentials(layout)?;
+    let project = layout.project();
+    let put = |name: &str, text: &str| write_atomically(&project.join(name), text.as_bytes());
+    let kubeconfig = std::fs::read_to_string(layout.kubeconfig())
+        .into_diagnostic()
+        .wrap_err("can't read the kubeconfig; run `cargo xtask sandbox up` first")?;
+    put("kubeconfig", &kubeconfig)?;
+    put(
+        "aws-credentials",
+        &format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            secrets.aws_access_key, secrets.aws_secret_key
+        ),
+    )?;
+    put("acr-password", &secrets.acr_password)?;
+    if !project.join("sas").exists() {
+        put("sas", &services::container_sas(&secrets, CONTAINER)?)?;
+    }
+    put("migration.toml", &migration(&secrets))
+}
+
+/// What `sandbox env` prints: where the project is, for `eval`.
+pub fn exports(layout: &Layout) -> String {
+    let project = layout.project();
+    format!(
+        "export MIGRATE_SANDBOX_PROJECT={0}\nexport KUBECONFIG={0}/kubeconfig\n\
+         export AWS_SHARED_CREDENTIALS_FILE={0}/aws-credentials\nexport AWS_REGION={REGION}\n",
+        project.display()
+    )
+}
+
+fn migration(secrets: &services::Credentials) -> String {
+    format!(
+        r#"# The sandbox, as a site. Written by `sandbox seed` and `sandbox env`.
+schema = 1
+
+[source.cluster]
+kubeconfig = "kubeconfig"
+context = "eks"
+
+[source.aws]
+region = "{REGION}"
+credentials-file = "aws-credentials"
+ecr-endpoint = "{moto}"
+
+[source.registry]
+host = "{ECR_HOST}"
+endpoint = "{ecr}"
+
+[source.objects]
+bucket = "{BUCKET}"
+endpoint = "{s3}"
+
+[target.cluster]
+kubeconfig = "kubeconfig"
+context = "aks"
+
+[target.azure]
+subscription = "00000000-0000-0000-0000-000000000000"
+resource-group = "sandbox"
+
+[target.registry]
+host = "{ACR_HOST}"
+endpoint = "{acr}"
+username = "{acr_username}"
+password = "file:acr-password"
+
+[target.objects]
+account-url = "{account}"
+container = "{CONTAINER}"
+sas = "file:sas"
+
+[storage-classes]
+gp3 = "managed-csi-premium"
+efs-sc = "azurefile-csi-nfs"
+
+[[smoke]]
+name = "web is rolled out"
+rollout = {{ namespace = "shop", kind = "deployment", name = "web" }}
+
+[[smoke]]
+name = "web answers"
+http = {{ namespace = "shop", service = "web", port = 80, path = "/healthz", status = 200 }}
+
+[[smoke]]
+name = "orders can be read"
+sql = {{ namespace = "shop", pod = "postgres-0", container = "postgres", database = "shop", user = "shop", query = "select count(*) >= 200000 from orders", expect = "t" }}
+
+[[data]]
+name = "orders"
+rows = {{ namespace = "shop", pod = "postgres-0", container = "postgres", database = "shop", user = "shop", tables = ["orders", "customers"] }}
+
+[[data]]
+name = "archive"
+files = {{ namespace = "shop", pod = "postgres-0", container = "postgres", directory = "/var/lib/postgresql/data/archive" }}
+
+[[data]]
+name = "uploads"
+files = {{ namespace = "shop", pod = "files-0", container = "files", directory = "/data" }}
+"#,
+        moto = host_url(ports::MOTO),
+        ecr = host_url(ports::ECR),
+        s3 = host_url(ports::S3),
+        acr = host_url(ports::ACR),
+        acr_username = secrets.acr_username,
+        account = services::account_url(secrets),
+    )
+}

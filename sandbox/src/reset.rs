@@ -1,0 +1,124 @@
+//! `sandbox seed --reset`: back to before a migration, without a new sandbox.
+//!
+//! Removes what a migration leaves: the namespace and Velero's objects on both sides, the bucket's
+//! and the container's content, ACR's repositories, images that the target's node has pulled, and
+//! the project's run. The estate on the EKS side stays. Order matters: Velero's objects go after the
+//! stores are empty, or its sync makes them again.
+
+use std::fs;
+use std::time::Duration;
+
+use miette::{IntoDiagnostic, Result, WrapErr};
+
+use crate::estate::NAMESPACE;
+use crate::kubectl::Kubectl;
+use crate::layout::{Cluster, Layout};
+use crate::{lock, process, services, velero};
+
+/// What Velero keeps in the cluster about backups, restores and their repositories.
+const VELERO_KINDS: [&str; 9] = [
+    "backups",
+    "restores",
+    "podvolumebackups",
+    "podvolumerestores",
+    "deletebackuprequests",
+    "backuprepositories",
+    "datauploads",
+    "datadownloads",
+    "downloadrequests",
+];
+/// Its volumes are folders on this machine; removing them takes seconds.
+const NAMESPACE_TIMEOUT: &str = "--timeout=120s";
+/// The registry starts within a second.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Removes everything that a migration leaves.
+///
+/// # Errors
+/// When something can't be removed.
+pub async fn reset(layout: &Layout) -> Result<()> {
+    let _lock = lock::take(layout, "reset")?;
+    let aks = Kubectl::new(layout, Cluster::Aks);
+    // A restore that still waits would fill the namespace again.
+    delete_velero_objects(&aks, &["restores", "podvolumerestores"])?;
+    aks.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", NAMESPACE_TIMEOUT])?;
+    aks.run(&["delete", "crd", "coupons.shop.example.com", "--ignore-not-found"])?;
+    aks.run(&["delete", "ingressclass", "alb", "--ignore-not-found"])?;
+    let maps = ["-n", velero::NAMESPACE, "-l", "velero.io/plugin-config", "--ignore-not-found"];
+    aks.run(&[&["delete", "configmaps"], &maps[..]].concat())?;
+
+    let secrets = services::credentials(layout)?;
+    services::aws::empty_bucket(&secrets).await?;
+    services::empty_container(&secrets).await?;
+    for cluster in Cluster::ALL {
+        delete_velero_objects(&Kubectl::new(layout, cluster), &VELERO_KINDS)?;
+    }
+    empty_registry(layout).await?;
+    forget_images(layout)?;
+    forget_run(layout)
+}
+
+/// Deletes Velero's objects at once: their finalizers would look for what is gone from the stores.
+fn delete_velero_objects(kubectl: &Kubectl, kinds: &[&str]) -> Result<()> {
+    for kind in kinds {
+        let kind = format!("{kind}.velero.io");
+        let names = kubectl.run(&["get", &kind, "-n", velero::NAMESPACE, "-o", "name"])?;
+        let names: Vec<&str> = names.lines().collect();
+        if names.is_empty() {
+            continue;
+        }
+        let in_velero = ["-n", velero::NAMESPACE];
+        kubectl.run(&[&["delete", "--wait=false"], &in_velero[..], &names].concat())?;
+        for name in names {
+            let patch = r#"{"metadata":{"finalizers":null}}"#;
+            let patched =
+                kubectl.run(&[&["patch", name, "--type=merge", "-p", patch], &in_velero[..]].concat());
+            // It has no finalizer, and so is gone already.
+            if let Err(e) = patched
+                && !e.to_string().contains("NotFound")
+            {
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An empty registry: its own deletion would leave the layers.
+async fn empty_registry(layout: &Layout) -> Result<()> {
+    process::stop(layout, "acr")?;
+    remove(&layout.state_of("acr").join("blobs"))?;
+    for daemon in services::daemons(layout)? {
+        if daemon.name == "acr" {
+            daemon.ensure(layout, REGISTRY_TIMEOUT).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the target's node has pulled from ACR: a second migration must pull it anew.
+fn forget_images(layout: &Layout) -> Result<()> {
+    let socket = layout.containerd_socket(Cluster::Aks);
+    let socket = socket.to_string_lossy();
+    let ctr = ["--address", &socket, "--namespace", "k8s.io", "images"];
+    let images = process::run("ctr", &[&ctr[..], &["ls", "-q"]].concat())?;
+    let pulled: Vec<&str> = images.lines().filter(|name| name.starts_with(services::ACR_HOST)).collect();
+    if pulled.is_empty() {
+        return Ok(());
+    }
+    process::run("ctr", &[&ctr[..], &["rm", "--sync"], &pulled].concat()).map(drop)
+}
+
+/// The project's last run: its facts and what it had on disk.
+fn forget_run(layout: &Layout) -> Result<()> {
+    remove(&layout.project().join(".migrate"))
+}
+
+fn remove(folder: &std::path::Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).into_diagnostic().wrap_err_with(|| format!("can't remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,44 @@
+//! `sandbox up`: from whatever state the machine is in to a sandbox that serves.
+
+use std::time::{Duration, Instant};
+
+use miette::{IntoDiagnostic, Result};
+
+use crate::layout::{Cluster, Layout};
+use crate::oci::Built;
+use crate::{cluster, images, lock, network, provisioner, services, tools, velero};
+
+/// It only has to run.
+const PROVISIONER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Brings everything up; what runs already is left alone, what has died is started again.
+pub async fn up(layout: &Layout) -> Result<()> {
+    let started = Instant::now();
+    tools::ensure(layout)?;
+    let _lock = lock::take(layout, "up")?;
+    lock::claim(layout)?;
+    layout.create()?;
+    network::up()?;
+    cluster::kubeconfig::write_merged(layout)?;
+    let own = layout.clone();
+    let built =
+        tokio::task::spawn_blocking(move || images::cluster_images(&own)).await.into_diagnostic()??;
+    let (_, eks, aks) = tokio::try_join!(
+        services::up(layout),
+        join(layout, Cluster::Eks, &built),
+        join(layout, Cluster::Aks, &built)
+    )?;
+    eprintln!("clusters Ready and services up after {:.0} s", started.elapsed().as_secs_f64());
+    tokio::try_join!(
+        velero::install(layout, Cluster::Eks, &eks),
+        velero::install(layout, Cluster::Aks, &aks)
+    )?;
+    eprintln!("sandbox up after {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn join(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<kube::Client> {
+    let client = cluster::up(layout, cluster, images).await?;
+    provisioner::daemon(cluster)?.ensure(layout, PROVISIONER_TIMEOUT).await?;
+    Ok(client)
+}

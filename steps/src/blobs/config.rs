@@ -1,0 +1,136 @@
+//! What `blob.copy` is given and what it gives.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::site::{AwsAccess, BucketRef, ContainerRef};
+
+/// The order in which objects are copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// As the bucket lists them.
+    #[default]
+    Listing,
+    /// Volume data first, then the backups' files, `velero-backup.json` last, each only when all
+    /// before it is there: Velero reads a backup once, the moment that file appears.
+    Velero,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// Server-side where it works, through this machine otherwise, decided for each object.
+    #[default]
+    Auto,
+    /// Azure fetches from S3 by presigned URLs. What it can't fetch fails.
+    ServerSide,
+    /// Through this machine.
+    Stream,
+}
+
+/// What to do with a blob that differs from the object of its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// Replace it, and count it in `replaced`.
+    #[default]
+    ReplaceChanged,
+    /// Leave it, and fail that object.
+    Refuse,
+}
+
+/// `with` of `blob.copy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CopyConfig {
+    /// The source bucket.
+    pub from: BucketRef,
+    /// How AWS is reached.
+    pub aws: AwsAccess,
+    /// The target container.
+    pub to: ContainerRef,
+    /// Only keys that start with one of these, below the bucket's own prefix; default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Vec<String>>,
+    /// The order of copying.
+    #[serde(default)]
+    pub order: Order,
+    /// Which way bytes go.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Requests that move data at the same time; default 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<NonZeroUsize>,
+    /// What to do with a blob that differs.
+    #[serde(default)]
+    pub overwrite: Overwrite,
+}
+
+/// What `blob.copy` did. Counts are of the whole node, over all its attempts; an object that was
+/// copied just before an interruption may count as skipped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CopyOutputs {
+    /// Objects in the bucket that the pass took.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects copied.
+    pub copied: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
+    /// Objects that were there already, equal.
+    pub skipped: u64,
+    /// Copied ones that took the place of a blob that differed.
+    pub replaced: u64,
+    /// Copied ones that Azure fetched itself.
+    pub server_side: u64,
+    /// Copied ones that went through this machine.
+    pub streamed: u64,
+    /// Why objects were streamed, with how many.
+    pub reasons: BTreeMap<String, u64>,
+    /// What proved the copied ones whole, with how many: `crc64nvme` and `md5` are the source's own
+    /// checksums; `crc64-computed` was taken while the bytes passed (or by Azure as it fetched
+    /// them), for want of one; `etag` says only that size and ETag stayed the same.
+    pub checksums: BTreeMap<String, u64>,
+    /// Blocks of half-copied objects that an earlier attempt had sent and this one did not.
+    pub blocks_reused: u64,
+    /// Folder markers (empty keys ending in `/`), which Blob has no use for: not copied.
+    pub folder_markers: u64,
+    /// Metadata names that Azure can't hold and what they became, with how many objects.
+    pub renamed_metadata: BTreeMap<String, u64>,
+    /// When the first attempt began, in seconds since 1970. What changed at the source later
+    /// belongs to the next pass.
+    pub as_of_seconds: i64,
+}
+
+impl CopyOutputs {
+    /// Adds the counts of a part.
+    pub(super) fn add(&mut self, part: &Self) {
+        self.objects += part.objects;
+        self.bytes += part.bytes;
+        self.copied += part.copied;
+        self.copied_bytes += part.copied_bytes;
+        self.skipped += part.skipped;
+        self.replaced += part.replaced;
+        self.server_side += part.server_side;
+        self.streamed += part.streamed;
+        self.blocks_reused += part.blocks_reused;
+        self.folder_markers += part.folder_markers;
+        let pairs = [
+            (&mut self.reasons, &part.reasons),
+            (&mut self.checksums, &part.checksums),
+            (&mut self.renamed_metadata, &part.renamed_metadata),
+        ];
+        for (whole, part) in pairs {
+            for (name, count) in part {
+                *whole.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+}

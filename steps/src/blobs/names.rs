@@ -1,0 +1,234 @@
+//! Names: which keys a pass takes and in what order, what Azure can't hold, and metadata names.
+//! Pure.
+//!
+//! Keys here are relative: without the bucket's prefix, and the same on both sides.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::config::Order;
+
+/// Azure's limits of a blob's name.
+const MAX_NAME_CHARS: usize = 1024;
+const MAX_NAME_SEGMENTS: usize = 254;
+
+/// Velero reads a backup the moment this file is there, and never again: it must come last.
+const BACKUP_FILE: &str = "/velero-backup.json";
+const BACKUPS: &str = "backups/";
+/// Velero's repositories of volume data.
+const REPOSITORIES: [&str; 2] = ["kopia/", "restic/"];
+
+/// A part of a pass. A phase starts only when the one before it has succeeded wholly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Phase {
+    /// For people.
+    pub(super) name: &'static str,
+    /// Prefixes to list, in order, none inside another.
+    pub(super) scopes: Vec<String>,
+    only: Only,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    All,
+    Files,
+    BackupFiles,
+}
+
+impl Phase {
+    /// Whether `key`, which is in one of the scopes, belongs to this phase.
+    pub(super) fn takes(&self, key: &str) -> bool {
+        let repository = REPOSITORIES.iter().any(|r| key.starts_with(r));
+        let backup_file = key.starts_with(BACKUPS) && key.ends_with(BACKUP_FILE);
+        match self.only {
+            Only::All => true,
+            Only::Files => !repository && !backup_file,
+            Only::BackupFiles => backup_file,
+        }
+    }
+}
+
+/// The phases of a pass over `prefixes` (none: everything).
+pub(super) fn phases(order: Order, prefixes: Option<&[String]>) -> Vec<Phase> {
+    let scopes = scopes(prefixes);
+    match order {
+        Order::Listing => vec![Phase { name: "objects", scopes, only: Only::All }],
+        Order::Velero => {
+            let repositories = REPOSITORIES.iter().flat_map(|r| within(&scopes, r)).collect();
+            let files =
+                scopes.iter().filter(|s| !REPOSITORIES.iter().any(|r| s.starts_with(r))).cloned().collect();
+            let backups = within(&scopes, BACKUPS);
+            vec![
+                Phase { name: "repositories", scopes: repositories, only: Only::All },
+                Phase { name: "files", scopes: files, only: Only::Files },
+                Phase { name: "velero-backup.json", scopes: backups, only: Only::BackupFiles },
+            ]
+        }
+    }
+}
+
+/// Sorted, without any that lies inside another.
+pub(super) fn scopes(prefixes: Option<&[String]>) -> Vec<String> {
+    let mut sorted: Vec<String> = match prefixes {
+        None => vec![String::new()],
+        Some(prefixes) => prefixes.iter().map(|p| p.trim_start_matches('/').to_owned()).collect(),
+    };
+    sorted.sort();
+    let mut scopes: Vec<String> = Vec::new();
+    for prefix in sorted {
+        if !scopes.iter().any(|s| prefix.starts_with(s.as_str())) {
+            scopes.push(prefix);
+        }
+    }
+    scopes
+}
+
+/// What of `folder` lies in `scopes`.
+fn within(scopes: &[String], folder: &str) -> Vec<String> {
+    scopes
+        .iter()
+        .filter_map(|scope| {
+            if scope.starts_with(folder) {
+                Some(scope.clone())
+            } else if folder.starts_with(scope.as_str()) {
+                Some(folder.to_owned())
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+/// A `prefix` of a site's file, ready to be put before relative keys.
+pub(super) fn folder(prefix: Option<&str>) -> String {
+    match prefix.map(|p| p.trim_matches('/')) {
+        None | Some("") => String::new(),
+        Some(prefix) => format!("{prefix}/"),
+    }
+}
+
+/// Why Azure can't hold a blob of this name so that every client finds it again, if so.
+/// (Naming and referencing containers, blobs and metadata, learn.microsoft.com.)
+pub(super) fn invalid_name(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        return Some("the name is empty");
+    }
+    if name.chars().count() > MAX_NAME_CHARS {
+        return Some("the name is longer than 1,024 characters");
+    }
+    if name.split('/').count() > MAX_NAME_SEGMENTS {
+        return Some("the name has more than 254 path segments");
+    }
+    if name.ends_with('/') || name.ends_with('\\') {
+        return Some("the name ends with a slash");
+    }
+    if name.split('/').any(|segment| segment.ends_with('.')) {
+        return Some("a path segment ends with a dot");
+    }
+    // XML 1.0, in which Azure lists, has no way to write these.
+    if name.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) {
+        return Some("the name holds a control character");
+    }
+    None
+}
+
+/// The metadata of the blob and the names that had to change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Metadata {
+    /// As the blob gets it.
+    pub(super) entries: HashMap<String, String>,
+    /// Source name → name on the blob.
+    pub(super) renamed: BTreeMap<String, String>,
+}
+
+/// Azure's metadata names are C# identifiers, S3's may hold anything a header may.
+///
+/// # Errors
+/// The two names that would fall together.
+pub(super) fn metadata(source: &HashMap<String, String>) -> Result<Metadata, (String, String)> {
+    let mut result = Metadata::default();
+    let mut from: BTreeMap<String, &str> = BTreeMap::new();
+    let mut names: Vec<&String> = source.keys().collect();
+    names.sort();
+    for name in names {
+        let mut valid: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        if valid.starts_with(|c: char| c.is_ascii_digit()) || valid.is_empty() {
+            valid.insert(0, '_');
+        }
+        // Names differ on Azure by more than case only.
+        if let Some(other) = from.insert(valid.to_ascii_lowercase(), name) {
+            return Err((other.to_owned(), name.clone()));
+        }
+        if valid != *name {
+            result.renamed.insert(name.clone(), valid.clone());
+        }
+        result.entries.insert(valid, source[name].clone());
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn velero_order_is_data_first_and_the_backup_file_last() {
+        let prefixes = ["kopia/shop/".to_owned(), "backups/b1/".to_owned(), "backups/b1/x".to_owned()];
+        let phases = phases(Order::Velero, Some(&prefixes));
+        let scopes: Vec<_> = phases.iter().map(|p| p.scopes.join(" ")).collect();
+        assert_eq!(scopes, ["kopia/shop/", "backups/b1/", "backups/b1/"]);
+        let place = |key: &str| -> Vec<usize> {
+            (0..3)
+                .filter(|i| phases[*i].scopes.iter().any(|s| key.starts_with(s)) && phases[*i].takes(key))
+                .collect()
+        };
+        assert_eq!(place("kopia/shop/p01"), [0]);
+        assert_eq!(place("kopia/shop/velero-backup.json"), [0]);
+        assert_eq!(place("backups/b1/b1.tar.gz"), [1]);
+        assert_eq!(place("backups/b1/velero-backup.json"), [2]);
+    }
+
+    #[test]
+    fn every_key_of_a_whole_bucket_is_taken_once() {
+        let phases = phases(Order::Velero, None);
+        for key in ["kopia/a", "restic/b", "backups/b/velero-backup.json", "backups/b/x", "root", "plugins/p"]
+        {
+            let times = phases
+                .iter()
+                .flat_map(|p| p.scopes.iter().map(move |s| (p, s)))
+                .filter(|(p, s)| key.starts_with(s.as_str()) && p.takes(key))
+                .count();
+            assert_eq!(times, 1, "{key}");
+        }
+    }
+
+    #[test]
+    fn scopes_never_overlap() {
+        let prefixes: Vec<String> = ["/b/", "a/b", "a/", "b/c/"].map(str::to_owned).into();
+        assert_eq!(scopes(Some(&prefixes)), ["a/", "b/"]);
+        assert_eq!(scopes(None), [""]);
+        assert_eq!(scopes(Some(&[])), [] as [String; 0]);
+    }
+
+    #[test]
+    fn names_azure_would_lose_are_refused() {
+        for good in ["a", "a//b", "ä/😀", "a-b/.hidden", &"ü".repeat(1024)] {
+            assert_eq!(invalid_name(good), None, "{good}");
+        }
+        for bad in ["", "a/", "a.", "a./b", "a\\", "a\u{1}b", &"a".repeat(1025), &"a/".repeat(254)] {
+            assert!(invalid_name(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_names_are_made_valid_and_collisions_found() {
+        let map = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let made = metadata(&map(&[("a-b", "1"), ("plain", "2"), ("0x", "3")])).unwrap();
+        assert_eq!(made.entries, map(&[("a_b", "1"), ("plain", "2"), ("_0x", "3")]));
+        assert_eq!(made.renamed.len(), 2);
+        let clash = metadata(&map(&[("a-b", "1"), ("a_b", "2")])).unwrap_err();
+        assert_eq!(clash, ("a-b".to_owned(), "a_b".to_owned()));
+    }
+}

@@ -1,0 +1,451 @@
+//! One object, from the bucket to a whole blob.
+//!
+//! Every read is bound to the ETag of the version that is copied, and every block's ID holds it, so
+//! versions are never mixed: a source that changes is noticed, and the object begins anew with the
+//! version that is there now. What a transfer reads is compared with what S3 knows of the object
+//! before the blob exists, and what is sent carries its checksum for Azure to check.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use migrate_plugin_api::{ErrorClass, StepError};
+use tokio::sync::Semaphore;
+
+use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans, md5};
+use super::config::{CopyOutputs, Engine, Overwrite};
+use super::cursor::Partial;
+use super::names::{invalid_name, metadata};
+use super::source::{Object, Properties, Source};
+use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
+
+/// Bytes held at once, over all objects: what several blocks in flight need and no more.
+const MEMORY_BYTES: u64 = 64 << 20;
+/// Times an object is begun, for a source that changes or a line that breaks. The clients have
+/// their own repeats for single requests below this.
+const OBJECT_ATTEMPTS: u32 = 3;
+/// First pause before an object is begun again; doubled.
+const OBJECT_PAUSE: Duration = Duration::from_millis(500);
+/// Blocks of one object at the same time.
+const BLOCKS_AT_ONCE: usize = 8;
+/// Objects up to this go in one request when Azure fetches; above, a broken fetch costs too much.
+const FETCH_WHOLE_BYTES: u64 = 256 << 20;
+/// Azure's limit of the URL it fetches from.
+const MAX_SOURCE_URL_BYTES: usize = 2048;
+/// Refusals with no success between after which `auto` no longer asks Azure to fetch.
+const REFUSALS_TO_STOP: u32 = 3;
+
+/// What all transfers of a pass share.
+pub(super) struct Mover {
+    source: Arc<Source>,
+    target: Arc<Target>,
+    engine: Engine,
+    overwrite: Overwrite,
+    requests: Semaphore,
+    memory: Semaphore,
+    refusals: AtomicU32,
+    /// Bytes at the target, for the progress line; counts a block when it is there.
+    pub(super) moved: AtomicU64,
+    partial: Mutex<BTreeMap<String, Partial>>,
+}
+
+impl Mover {
+    pub(super) fn new(
+        source: Arc<Source>,
+        target: Arc<Target>,
+        (engine, overwrite): (Engine, Overwrite),
+        concurrency: usize,
+        partial: BTreeMap<String, Partial>,
+    ) -> Self {
+        Self {
+            source,
+            target,
+            engine,
+            overwrite,
+            requests: Semaphore::new(concurrency),
+            memory: Semaphore::new(usize::try_from(MEMORY_BYTES >> 10).unwrap_or(usize::MAX)),
+            refusals: AtomicU32::new(0),
+            moved: AtomicU64::new(0),
+            partial: Mutex::new(partial),
+        }
+    }
+
+    /// Half-copied objects, for the cursor.
+    pub(super) fn partial(&self) -> BTreeMap<String, Partial> {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn partials<T>(&self, f: impl FnOnce(&mut BTreeMap<String, Partial>) -> T) -> T {
+        f(&mut self.partial.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies `object` and counts it. `replaces`: a blob of its name is there and differs.
+    pub(super) async fn copy(&self, mut object: Object, replaces: bool) -> Result<CopyOutputs, StepError> {
+        if let Some(why) = invalid_name(&self.target.name(&object.key)) {
+            return Err(StepError::permanent(format!("Azure can't hold `{}`: {why}", object.key)));
+        }
+        if object.archived {
+            return Err(StepError::permanent(format!("object `{}` is archived", object.key))
+                .with_hint("restore it from Glacier first"));
+        }
+        if replaces && self.overwrite == Overwrite::Refuse {
+            return Err(StepError::conflict(format!("blob `{}` is there and differs", object.key)));
+        }
+        let mut pause = OBJECT_PAUSE;
+        for attempt in 1.. {
+            let error = match self.copy_once(&object).await {
+                Ok(mut counts) => {
+                    self.partials(|p| p.remove(&object.key));
+                    counts.objects = 1;
+                    counts.copied = 1;
+                    counts.bytes = object.size;
+                    counts.copied_bytes = object.size;
+                    counts.replaced = u64::from(replaces);
+                    return Ok(counts);
+                }
+                Err(error) => error,
+            };
+            let again = error.class.is_retryable() || error.class == ErrorClass::Conflict;
+            if !again || attempt >= OBJECT_ATTEMPTS {
+                return Err(error);
+            }
+            tokio::time::sleep(error.class.retry_after().unwrap_or(pause)).await;
+            pause *= 2;
+            match self.source.head(&object.key).await? {
+                Some((now, _)) => object = now,
+                None => {
+                    return Err(StepError::conflict(format!(
+                        "object `{}` is gone from the source",
+                        object.key
+                    )));
+                }
+            }
+        }
+        unreachable!("the loop returns at its last attempt")
+    }
+
+    async fn copy_once(&self, object: &Object) -> Result<CopyOutputs, StepError> {
+        let ask_azure = match self.engine {
+            Engine::Stream => false,
+            Engine::ServerSide => true,
+            Engine::Auto => object.size > 0 && self.refusals.load(Ordering::Relaxed) < REFUSALS_TO_STOP,
+        };
+        let mut reason = match self.engine {
+            Engine::Stream => "as configured",
+            _ if object.size == 0 => "empty objects",
+            _ => "Azure refused the objects before",
+        }
+        .to_owned();
+        if ask_azure {
+            match self.fetch(object).await {
+                Ok(counts) => {
+                    self.refusals.store(0, Ordering::Relaxed);
+                    return Ok(counts);
+                }
+                Err(FetchError::Failed(error)) => return Err(error),
+                Err(FetchError::Refused(refusal, why)) if self.engine == Engine::ServerSide => {
+                    let message = format!("object `{}` can't go server-side: {why}", object.key);
+                    let error = if refusal == Refusal::Passing {
+                        StepError::transient(message)
+                    } else {
+                        StepError::permanent(message)
+                    };
+                    return Err(error.with_hint("use `engine = \"auto\"`"));
+                }
+                Err(FetchError::Refused(refusal, why)) => {
+                    if refusal != Refusal::Object {
+                        self.refusals.fetch_add(1, Ordering::Relaxed);
+                    }
+                    reason = why;
+                }
+            }
+        }
+        let mut counts = if object.size <= STREAM_BLOCK_BYTES {
+            self.stream_whole(object).await
+        } else {
+            self.stream_blocks(object).await
+        }?;
+        counts.streamed = 1;
+        counts.reasons.insert(reason, 1);
+        Ok(counts)
+    }
+
+    /// A small object: one GET, one Put Blob.
+    async fn stream_whole(&self, object: &Object) -> Result<CopyOutputs, StepError> {
+        let _request = acquire(&self.requests, 1).await?;
+        let _memory = self.room(object.size).await?;
+        let (properties, bytes) = self.source.whole(object).await?;
+        let (crc64, md5) = (Crc64::of(&bytes), md5(&bytes));
+        let kind = if let Some(known) = properties.crc64 {
+            same(object, known, crc64)?;
+            "crc64nvme"
+        } else if let Some(known) = &properties.md5 {
+            if *known != md5 {
+                return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&md5)));
+            }
+            "md5"
+        } else {
+            "crc64-computed"
+        };
+        let (mut dress, mut counts) = self.dress(object, properties, Some(crc64))?;
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
+        dress.md5 = Some(md5);
+        self.target.put(&object.key, bytes, dress).await?;
+        self.moved.fetch_add(object.size, Ordering::Relaxed);
+        counts.checksums.insert(kind.to_owned(), 1);
+        Ok(counts)
+    }
+
+    /// A large object: ranges to blocks, several at once, then the commit.
+    async fn stream_blocks(&self, object: &Object) -> Result<CopyOutputs, StepError> {
+        let properties = self.look(object).await?;
+        let layout = Layout::new(object.size, STREAM_BLOCK_BYTES);
+        let staged = self.target.staged(&object.key).await?;
+        let found = layout.found(&object.etag, &staged);
+        // A block that two reads disagree on, or that Azure fetched, is read again.
+        let reusable = found.iter().filter_map(|(index, crcs)| match crcs.as_slice() {
+            [Some(crc64)] => Some((*index, *crc64)),
+            _ => None,
+        });
+        let mut crcs: Vec<Option<Crc64>> = vec![None; usize::try_from(layout.count()).unwrap_or(usize::MAX)];
+        let mut reused = 0;
+        for (index, crc64) in reusable {
+            crcs[index as usize] = Some(crc64);
+            reused += 1;
+            self.moved.fetch_add(layout.range(index).1, Ordering::Relaxed);
+        }
+        let mut crc64 = self.stream_missing(object, layout, &found, &mut crcs).await?;
+        if reused > 0 && properties.crc64.is_some_and(|known| known != crc64) {
+            // One of the blocks found was read wrongly by the attempt that staged it.
+            crcs.fill(None);
+            reused = 0;
+            crc64 = self.stream_missing(object, layout, &found, &mut crcs).await?;
+        }
+        let kind = match properties.crc64 {
+            Some(known) => {
+                same(object, known, crc64)?;
+                "crc64nvme"
+            }
+            None => "crc64-computed",
+        };
+        let (dress, mut counts) = self.dress(object, properties, Some(crc64))?;
+        let ids =
+            (0..).zip(&crcs).map(|(index, crc64)| layout.block_id(&object.etag, index, *crc64)).collect();
+        self.target.commit(&object.key, ids, dress).await?;
+        counts.checksums.insert(kind.to_owned(), 1);
+        counts.blocks_reused = reused;
+        Ok(counts)
+    }
+
+    /// Streams the blocks without a CRC in `crcs`, fills it, and combines it.
+    async fn stream_missing(
+        &self,
+        object: &Object,
+        layout: Layout,
+        found: &HashMap<u64, Vec<Option<Crc64>>>,
+        crcs: &mut [Option<Crc64>],
+    ) -> Result<Crc64, StepError> {
+        let missing: Vec<u64> =
+            (0..).zip(&*crcs).filter(|(_, crc64)| crc64.is_none()).map(|(i, _)| i).collect();
+        let read: Vec<(u64, Crc64)> = stream::iter(missing)
+            .map(|index| async move {
+                let there = found.get(&index).map_or(&[] as &[_], Vec::as_slice);
+                self.stream_block(object, layout, index, there).await.map(|crc64| (index, crc64))
+            })
+            .buffer_unordered(BLOCKS_AT_ONCE)
+            .try_collect()
+            .await?;
+        for (index, crc64) in read {
+            crcs[index as usize] = Some(crc64);
+        }
+        let blocks = (0..).zip(&*crcs).filter_map(|(index, crc64)| Some(((*crc64)?, layout.range(index).1)));
+        Ok(blocks.fold(Crc64::of(b""), |whole, (crc64, bytes)| whole.then(crc64, bytes)))
+    }
+
+    async fn stream_block(
+        &self,
+        object: &Object,
+        layout: Layout,
+        index: u64,
+        there: &[Option<Crc64>],
+    ) -> Result<Crc64, StepError> {
+        let (offset, length) = layout.range(index);
+        let _request = acquire(&self.requests, 1).await?;
+        let _memory = self.room(length).await?;
+        let bytes = self.source.range(object, offset, length).await?;
+        let crc64 = Crc64::of(&bytes);
+        if !there.contains(&Some(crc64)) {
+            let id = layout.block_id(&object.etag, index, Some(crc64));
+            self.target.stage(&object.key, &id, bytes, crc64).await?;
+        }
+        self.moved.fetch_add(length, Ordering::Relaxed);
+        Ok(crc64)
+    }
+
+    /// Has Azure fetch the object: whole where its MD5 is known for Azure to check, in blocks
+    /// otherwise, because only those tell their CRC.
+    async fn fetch(&self, object: &Object) -> Result<CopyOutputs, FetchError> {
+        let properties = self.look(object).await.map_err(FetchError::Failed)?;
+        let mut counts = match properties.md5.clone() {
+            Some(md5) if object.size <= FETCH_WHOLE_BYTES => {
+                self.fetch_whole(object, properties, md5).await?
+            }
+            _ => self.fetch_blocks(object, properties).await?,
+        };
+        counts.server_side = 1;
+        Ok(counts)
+    }
+
+    async fn fetch_whole(
+        &self,
+        object: &Object,
+        properties: Properties,
+        md5: Vec<u8>,
+    ) -> Result<CopyOutputs, FetchError> {
+        let _request = acquire(&self.requests, 1).await.map_err(FetchError::Failed)?;
+        let url = self.url(object).await?;
+        let crc64 = properties.crc64;
+        let (mut dress, mut counts) = self.dress(object, properties, crc64).map_err(FetchError::Failed)?;
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
+        dress.md5 = Some(md5.clone());
+        self.target.put_from_url(&object.key, url, md5, dress).await?;
+        self.moved.fetch_add(object.size, Ordering::Relaxed);
+        counts.checksums.insert("md5".to_owned(), 1);
+        Ok(counts)
+    }
+
+    async fn fetch_blocks(&self, object: &Object, properties: Properties) -> Result<CopyOutputs, FetchError> {
+        let layout = Layout::new(object.size, SERVER_BLOCK_BYTES);
+        let staged = self.target.staged(&object.key).await.map_err(FetchError::Failed)?;
+        let known = self.known(object, layout, &layout.found(&object.etag, &staged));
+        let reused = known.iter().filter(|known| **known).count() as u64;
+        stream::iter((0..layout.count()).filter(|i| !known[*i as usize]).map(Ok))
+            .try_for_each_concurrent(BLOCKS_AT_ONCE, |index| self.fetch_block(object, layout, index))
+            .await?;
+        // Azure's fetches were not bound to the version; the version must still be the one.
+        self.look(object).await.map_err(FetchError::Failed)?;
+        let crc64 = self.partials(|partials| partials.get(&object.key)?.spans.whole(layout.count()));
+        let kind = match (properties.crc64, crc64) {
+            (Some(known), Some(crc64)) => {
+                // Blocks that don't add up must not be taken for good by the next attempt.
+                same(object, known, crc64)
+                    .inspect_err(|_| self.partials(|partials| drop(partials.remove(&object.key))))
+                    .map_err(FetchError::Failed)?;
+                "crc64nvme"
+            }
+            (None, Some(_)) => "crc64-computed",
+            (_, None) => "etag",
+        };
+        let (dress, mut counts) = self.dress(object, properties, crc64).map_err(FetchError::Failed)?;
+        let ids = (0..layout.count()).map(|index| layout.block_id(&object.etag, index, None)).collect();
+        self.target.commit(&object.key, ids, dress).await.map_err(FetchError::Failed)?;
+        counts.checksums.insert(kind.to_owned(), 1);
+        counts.blocks_reused = reused;
+        Ok(counts)
+    }
+
+    async fn fetch_block(&self, object: &Object, layout: Layout, index: u64) -> Result<(), FetchError> {
+        let _request = acquire(&self.requests, 1).await.map_err(FetchError::Failed)?;
+        // Signed anew for every block: the credentials may have changed meanwhile.
+        let url = self.url(object).await?;
+        let (offset, length) = layout.range(index);
+        let id = layout.block_id(&object.etag, index, None);
+        let crc64 = self.target.stage_from_url(&object.key, &id, url, offset, length).await?;
+        self.moved.fetch_add(length, Ordering::Relaxed);
+        if let Some(crc64) = crc64 {
+            self.partials(|partials| {
+                if let Some(partial) = partials.get_mut(&object.key) {
+                    partial.spans.insert(index, length, crc64);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn url(&self, object: &Object) -> Result<String, FetchError> {
+        let url = self.source.presigned(object).await.map_err(FetchError::Failed)?;
+        if url.len() > MAX_SOURCE_URL_BYTES {
+            let why = "the presigned URL is longer than 2 KiB".to_owned();
+            return Err(FetchError::Refused(Refusal::Object, why));
+        }
+        Ok(url)
+    }
+
+    /// What the object carries, if it is still this version.
+    async fn look(&self, object: &Object) -> Result<Properties, StepError> {
+        match self.source.head(&object.key).await? {
+            Some((now, properties)) if now.etag == object.etag && now.size == object.size => Ok(properties),
+            _ => Err(StepError::conflict(format!("object `{}` changed while it was copied", object.key))),
+        }
+    }
+
+    /// Which fetched blocks are there with a CRC that Azure told. Forgets CRCs of blocks that are not.
+    fn known(&self, object: &Object, layout: Layout, found: &HashMap<u64, Vec<Option<Crc64>>>) -> Vec<bool> {
+        let fresh = Partial { etag: object.etag.clone(), block: layout.block, spans: Spans::default() };
+        let known = self.partials(|partials| {
+            let partial = partials.entry(object.key.clone()).or_insert_with(|| fresh.clone());
+            if partial.etag != fresh.etag || partial.block != fresh.block {
+                *partial = fresh;
+            }
+            partial.spans.retain(|index| found.get(&index).is_some_and(|crcs| crcs.contains(&None)));
+            (0..layout.count()).map(|i| partial.spans.contains(i)).collect::<Vec<bool>>()
+        });
+        let bytes = (0..).zip(&known).filter(|(_, known)| **known).map(|(index, _)| layout.range(index).1);
+        self.moved.fetch_add(bytes.sum(), Ordering::Relaxed);
+        known
+    }
+
+    /// What the blob will carry.
+    fn dress(
+        &self,
+        object: &Object,
+        properties: Properties,
+        crc64: Option<Crc64>,
+    ) -> Result<(Dress, CopyOutputs), StepError> {
+        let made = metadata(&properties.metadata).map_err(|(one, other)| {
+            StepError::permanent(format!(
+                "the metadata names `{one}` and `{other}` of object `{}` would be one on Azure",
+                object.key
+            ))
+        })?;
+        let mut counts = CopyOutputs::default();
+        for (from, to) in &made.renamed {
+            counts.renamed_metadata.insert(format!("{from} → {to}"), 1);
+        }
+        let mut metadata: HashMap<String, String> = made.entries;
+        metadata.insert(META_ETAG.to_owned(), object.etag.clone());
+        if let Some(crc64) = crc64 {
+            metadata.insert(META_CRC64.to_owned(), crc64.to_string());
+        }
+        let only_if_absent = self.overwrite == Overwrite::Refuse;
+        Ok((Dress { properties, metadata, md5: None, only_if_absent }, counts))
+    }
+
+    /// Room in memory for `bytes`; all of it where they are more.
+    async fn room(&self, bytes: u64) -> Result<tokio::sync::SemaphorePermit<'_>, StepError> {
+        let kibibytes = bytes.min(MEMORY_BYTES).div_ceil(1 << 10);
+        acquire(&self.memory, u32::try_from(kibibytes).unwrap_or(u32::MAX)).await
+    }
+}
+
+async fn acquire(semaphore: &Semaphore, count: u32) -> Result<tokio::sync::SemaphorePermit<'_>, StepError> {
+    // Never closed; were it, the pass would be over.
+    semaphore.acquire_many(count).await.map_err(|_| StepError::cancelled())
+}
+
+/// Proves that what was read is what the source says it has.
+fn same(object: &Object, source: Crc64, read: Crc64) -> Result<(), StepError> {
+    if source == read {
+        return Ok(());
+    }
+    Err(differs(object, "CRC64", &source.to_string(), &read.to_string()))
+}
+
+fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {
+    StepError::corrupt(format!(
+        "object `{}` was read with {what} {read}, but the source has {source}",
+        object.key
+    ))
+}

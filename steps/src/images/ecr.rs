@@ -1,0 +1,159 @@
+//! ECR's password: `GetAuthorizationToken`, renewed before its 12 hours end.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_sdk_ecr::error::{DisplayErrorContext, SdkError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use migrate_plugin_api::{Secret, StepContext, StepError};
+use tokio::sync::Mutex;
+
+use crate::site::AwsAccess;
+
+/// Tokens live 12 hours; renewed well before, so that a long blob never meets the end.
+const RENEW_AFTER: Duration = Duration::from_secs(10 * 60 * 60);
+
+/// Where the service says when the token ends, it is renewed so long before.
+const MARGIN: Duration = Duration::from_secs(30 * 60);
+
+struct Login {
+    user: String,
+    password: Secret,
+    renew_at: Instant,
+}
+
+/// Logs in to ECR with AWS credentials.
+pub(crate) struct EcrLogin {
+    client: aws_sdk_ecr::Client,
+    region: String,
+    login: Mutex<Option<Login>>,
+}
+
+impl EcrLogin {
+    /// Sends nothing yet.
+    pub(crate) async fn new(ctx: &StepContext, access: &AwsAccess) -> Self {
+        let shared = crate::aws::config(ctx, access).await;
+        let mut config = aws_sdk_ecr::config::Builder::from(&shared);
+        if let Some(endpoint) = &access.ecr_endpoint {
+            config = config.endpoint_url(endpoint.as_str());
+        }
+        let client = aws_sdk_ecr::Client::from_conf(config.build());
+        Self { client, region: access.region.clone(), login: Mutex::new(None) }
+    }
+
+    /// User name and password, no older than they may be.
+    pub(crate) async fn password(&self) -> Result<(String, Secret), StepError> {
+        let mut login = self.login.lock().await;
+        match &*login {
+            Some(login) if login.renew_at > Instant::now() => {
+                Ok((login.user.clone(), login.password.clone()))
+            }
+            _ => {
+                let fresh = self.fetch().await?;
+                let answer = (fresh.user.clone(), fresh.password.clone());
+                *login = Some(fresh);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// The next [`password`](Self::password) asks the service.
+    pub(crate) async fn forget(&self) {
+        *self.login.lock().await = None;
+    }
+
+    async fn fetch(&self) -> Result<Login, StepError> {
+        let answer = self.client.get_authorization_token().send().await.map_err(|e| self.error(&e))?;
+        let unreadable = || StepError::auth("ECR gave no authorization token that can be read");
+        let data = answer.authorization_data().first().ok_or_else(unreadable)?;
+        let token = data.authorization_token().ok_or_else(unreadable)?;
+        let token = BASE64.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let token = token.ok_or_else(unreadable)?;
+        let (user, password) = token.split_once(':').ok_or_else(unreadable)?;
+        let ends = data.expires_at().and_then(|at| SystemTime::try_from(*at).ok());
+        Ok(Login {
+            user: user.to_owned(),
+            password: Secret::new(password),
+            renew_at: Instant::now() + renew_after(ends, SystemTime::now()),
+        })
+    }
+
+    fn error<E, R>(&self, error: &SdkError<E, R>) -> StepError
+    where
+        E: std::error::Error + 'static,
+        R: std::fmt::Debug,
+    {
+        let message = format!("failed to get an ECR authorization token in {}", self.region);
+        let text = DisplayErrorContext(error).to_string();
+        let error = match error {
+            SdkError::TimeoutError(_) | SdkError::ResponseError(_) => StepError::transient(message),
+            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+                StepError::transient(message)
+            }
+            SdkError::ServiceError(_) if text.contains("Throttl") => StepError::throttled(message, None),
+            SdkError::ServiceError(_) if text.contains("ServerException") => StepError::transient(message),
+            _ => StepError::auth(message)
+                .with_hint("check `[source.aws]` in migration.toml; it needs ecr:GetAuthorizationToken"),
+        };
+        error.with_source(text)
+    }
+}
+
+/// A time in the past is no reason to renew at every request: stand-ins and skewed clocks give
+/// them, and a token that has really ended is answered with 401.
+fn renew_after(ends: Option<SystemTime>, now: SystemTime) -> Duration {
+    match ends.and_then(|ends| ends.duration_since(now).ok()) {
+        Some(left) if left > MARGIN => (left - MARGIN).min(RENEW_AFTER),
+        _ => RENEW_AFTER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_past_expiry_is_not_believed() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(renew_after(Some(now - 10 * 365 * 24 * hour), now), RENEW_AFTER);
+        assert_eq!(renew_after(None, now), RENEW_AFTER);
+        assert_eq!(renew_after(Some(now + hour), now), hour - MARGIN);
+        assert_eq!(renew_after(Some(now + 12 * hour), now), RENEW_AFTER);
+    }
+
+    #[tokio::test]
+    async fn the_password_is_asked_for_once_even_if_it_seems_to_have_ended() {
+        use wiremock::matchers::{header, method};
+        use wiremock::{Mock, MockServer, ResponseTemplate};
+
+        let server = MockServer::start().await;
+        let answer = serde_json::json!({ "authorizationData": [{
+            "authorizationToken": BASE64.encode("AWS:secret:part"),
+            "expiresAt": 1_428_000_000, "proxyEndpoint": "https://123456789012.dkr.ecr.us-east-1.amazonaws.com"
+        }] });
+        Mock::given(method("POST"))
+            .and(header("x-amz-target", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .expect(2)
+            .mount(&server)
+            .await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
+        std::fs::write(folder.path().join("credentials"), file).unwrap();
+        let ctx = super::super::stand::host().context("pull", folder.path());
+        let access = AwsAccess {
+            region: "us-east-1".into(),
+            profile: None,
+            credentials_file: Some("credentials".into()),
+            ecr_endpoint: Some(server.uri().parse().unwrap()),
+        };
+        let login = EcrLogin::new(&ctx, &access).await;
+        for _ in 0..3 {
+            let (user, password) = login.password().await.unwrap();
+            assert_eq!((user.as_str(), password.expose()), ("AWS", "secret:part"));
+        }
+        login.forget().await;
+        login.password().await.unwrap();
+    }
+}

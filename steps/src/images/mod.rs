@@ -1,0 +1,47 @@
+//! Images from ECR to ACR: `ecr.pull` and `acr.push` through a layout on disk, `image.copy`
+//! streaming, `acr.import` inside Azure.
+//!
+//! Digests never change on the way: manifests are moved as bytes. All platforms go along, and so
+//! do OCI referrers and cosign's signatures.
+
+mod access;
+mod arm;
+mod auth;
+mod content;
+mod copy;
+mod deliver;
+mod digest;
+mod ecr;
+mod errors;
+mod graph;
+mod import;
+mod layout;
+mod manifest;
+mod meter;
+mod pull;
+mod push;
+mod reference;
+mod registry;
+mod upload;
+mod verify;
+
+#[cfg(test)]
+mod import_tests;
+#[cfg(test)]
+mod stand;
+#[cfg(test)]
+mod steps_tests;
+
+use std::sync::Arc;
+
+use migrate_plugin_api::{Step, Typed};
+
+/// The steps of this family.
+pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
+    vec![
+        Arc::new(Typed(pull::Pull)),
+        Arc::new(Typed(push::Push)),
+        Arc::new(Typed(copy::Copy)),
+        Arc::new(Typed(import::Import::default())),
+    ]
+}

@@ -1,0 +1,575 @@
+//! A client of one registry (OCI distribution v2): manifests, tags, referrers and blob reads.
+//! Uploads are in `upload`.
+//!
+//! Every small request is tried again here, by class and with the waits that the registry asks
+//! for; a blob read goes on where its connection broke. Nothing is kept on disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
+use migrate_plugin_api::{ErrorClass, StepError};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::auth::{Authenticator, Credentials, Scope, authorize};
+use super::digest::Digest;
+use super::errors;
+use super::manifest::{self, Descriptor, Index, MAX_MANIFEST_BYTES, Manifest};
+
+/// Long enough for a far registry, short enough to say within a breath that there is none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tries of one request before the step sees the error; the engine retries the step itself.
+pub(crate) const MAX_TRIES: u32 = 5;
+
+/// Tags a page; what registries serve at most.
+const TAGS_A_PAGE: u32 = 1000;
+
+/// Pages of tags or referrers that are read before a repository is called unreasonable.
+const MAX_PAGES: u32 = 1000;
+
+/// Digest of a manifest, as the registry says it.
+const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// The registry will list what was pushed among its subject's referrers.
+const OCI_SUBJECT: &str = "oci-subject";
+
+/// Times and sizes that tests make small.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// No byte for so long means the connection is dead (go-containerregistry #1766).
+    pub stall: Duration,
+    /// First wait between tries; doubled each time, with jitter.
+    pub backoff: Duration,
+    /// Longest wait between tries that nobody asked for.
+    pub max_backoff: Duration,
+    /// Blobs up to this size go up in one PUT, larger ones in chunks of this size. ACR has
+    /// refused large single PUTs (Azure/acr #866).
+    pub chunk_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stall: Duration::from_secs(60),
+            backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(20),
+            chunk_bytes: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// One registry.
+pub(crate) struct Registry {
+    pub(super) host: String,
+    pub(super) endpoint: Url,
+    pub(super) http: reqwest::Client,
+    pub(super) auth: Authenticator,
+    pub(super) limits: Limits,
+    tags: Mutex<HashMap<String, Arc<Vec<String>>>>,
+    /// The registry said that it has no referrers API.
+    no_referrers: AtomicBool,
+}
+
+#[derive(Deserialize)]
+struct TagPage {
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+}
+
+impl Registry {
+    /// Sends nothing yet. `endpoint` defaults to `https://HOST`.
+    pub(crate) fn new(
+        host: &str,
+        endpoint: Option<&Url>,
+        credentials: Credentials,
+        limits: Limits,
+    ) -> Result<Arc<Self>, StepError> {
+        let endpoint = match endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => Url::parse(&format!("https://{host}"))
+                .map_err(|e| StepError::permanent(format!("`{host}` is no registry host")).with_source(e))?,
+        };
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| StepError::permanent("failed to set up the registry client").with_source(e))?;
+        let auth = Authenticator::new(http.clone(), host.to_owned(), endpoint.clone(), credentials);
+        Ok(Arc::new(Self {
+            host: host.to_owned(),
+            endpoint,
+            http,
+            auth,
+            limits,
+            tags: Mutex::default(),
+            no_referrers: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether it answers and knows us.
+    pub(crate) async fn ping(&self) -> Result<(), StepError> {
+        let what = "log in";
+        let url = self.url("")?;
+        let response = self.send(what, &Scope::Ping, || self.http.get(url.clone())).await?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            _ => Err(self.refusal(what, response).await),
+        }
+    }
+
+    /// What `reference` (a tag or a digest) is; `None` where there is none.
+    pub(crate) async fn head_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Descriptor>, StepError> {
+        let what = format!("look for {}", label(repository, reference));
+        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
+        let request = || self.http.head(url.clone()).header(ACCEPT, manifest::ACCEPT);
+        let response = self.send(&what, &Scope::Pull(repository.to_owned()), request).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(self.refusal(&what, response).await),
+        }
+        let headers = response.headers();
+        let digest = text(headers, DOCKER_CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
+        let size = text(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+        match (digest, size) {
+            (Some(digest), Some(size)) => {
+                let media_type = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+                Ok(Some(Descriptor::new(media_type, digest, size)))
+            }
+            // HEAD without them is allowed: then the manifest itself has to say.
+            _ => Ok(self.get_manifest(repository, reference).await?.map(|m| m.descriptor())),
+        }
+    }
+
+    /// The manifest of `reference`, its digest checked; `None` where there is none.
+    pub(crate) async fn get_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Manifest>, StepError> {
+        let name = label(repository, reference);
+        let what = format!("read manifest {name}");
+        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
+        let request = || self.http.get(url.clone()).header(ACCEPT, manifest::ACCEPT);
+        let scope = Scope::Pull(repository.to_owned());
+        let Some((headers, bytes)) = self.read(&what, &scope, request, MAX_MANIFEST_BYTES).await? else {
+            return Ok(None);
+        };
+        let expected = Digest::parse(reference)
+            .ok()
+            .or_else(|| text(&headers, DOCKER_CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok()));
+        let media_type = text(&headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+        Manifest::read(&name, media_type, bytes, expected.as_ref()).map(Some)
+    }
+
+    /// Stores `manifest` under `reference`. `true` when the registry has taken notice of its
+    /// subject, so that no list of referrers must be kept for it.
+    pub(crate) async fn put_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        manifest: &Manifest,
+    ) -> Result<bool, StepError> {
+        let what = format!("write manifest {}", label(repository, reference));
+        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
+        let request = || {
+            self.http.put(url.clone()).header(CONTENT_TYPE, &manifest.media_type).body(manifest.bytes.clone())
+        };
+        let response = self.send(&what, &Scope::Push(repository.to_owned()), request).await?;
+        if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+            return Err(self.refusal(&what, response).await);
+        }
+        match text(response.headers(), DOCKER_CONTENT_DIGEST) {
+            Some(found) if found != manifest.digest.to_string() => Err(StepError::corrupt(format!(
+                "registry {} stored {} as {found} instead of {}",
+                self.host,
+                label(repository, reference),
+                manifest.digest
+            ))),
+            _ => Ok(response.headers().contains_key(OCI_SUBJECT)),
+        }
+    }
+
+    /// The size of a blob, where it is there.
+    pub(crate) async fn head_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<u64>, StepError> {
+        let what = format!("look for blob {}", label(repository, &digest.to_string()));
+        let url = self.url(&format!("{repository}/blobs/{digest}"))?;
+        let response =
+            self.send(&what, &Scope::Pull(repository.to_owned()), || self.http.head(url.clone())).await?;
+        match response.status() {
+            // Some registries leave the size out of a HEAD: then only presence is known.
+            StatusCode::OK => Ok(text(response.headers(), CONTENT_LENGTH.as_str())
+                .and_then(|text| text.parse().ok())
+                .or(Some(u64::MAX))),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.refusal(&what, response).await),
+        }
+    }
+
+    /// The bytes of a blob from `offset` on. A broken or stalled connection is opened again where
+    /// it ended; the bytes are not hashed here.
+    pub(crate) fn read_blob(
+        self: &Arc<Self>,
+        repository: &str,
+        blob: &Descriptor,
+        offset: u64,
+    ) -> BoxStream<'static, Result<Bytes, StepError>> {
+        let reader = BlobReader {
+            registry: Arc::clone(self),
+            repository: repository.to_owned(),
+            blob: blob.clone(),
+            position: offset,
+            body: None,
+            failures: 0,
+        };
+        futures::stream::try_unfold(reader, BlobReader::next).boxed()
+    }
+
+    /// Every tag of a repository. Asked once.
+    pub(crate) async fn tags(&self, repository: &str) -> Result<Arc<Vec<String>>, StepError> {
+        if let Some(tags) = self.tags.lock().await.get(repository) {
+            return Ok(Arc::clone(tags));
+        }
+        let what = format!("list the tags of {repository}");
+        let mut next = Some(self.url(&format!("{repository}/tags/list?n={TAGS_A_PAGE}"))?);
+        let mut tags = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let Some(url) = next.take() else { break };
+            let scope = Scope::Pull(repository.to_owned());
+            let request = || self.http.get(url.clone());
+            let Some((headers, bytes)) = self.read(&what, &scope, request, MAX_MANIFEST_BYTES).await? else {
+                break;
+            };
+            let page: TagPage = self.json(&what, &bytes)?;
+            tags.extend(page.tags.unwrap_or_default());
+            next = next_page(&headers, &url);
+        }
+        let tags = Arc::new(tags);
+        self.tags.lock().await.insert(repository.to_owned(), Arc::clone(&tags));
+        Ok(tags)
+    }
+
+    /// What names `digest` as its subject, by the referrers API; empty where the registry has none.
+    pub(crate) async fn referrers(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Vec<Descriptor>, StepError> {
+        if self.no_referrers.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let what = format!("list the referrers of {}", label(repository, &digest.to_string()));
+        let mut next = Some(self.url(&format!("{repository}/referrers/{digest}"))?);
+        let mut found = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let Some(url) = next.take() else { break };
+            let request = || self.http.get(url.clone()).header(ACCEPT, manifest::OCI_INDEX);
+            let response = self.send(&what, &Scope::Pull(repository.to_owned()), request).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                // "MUST be 404 when the API is not supported"; older registries say other things.
+                status if status.is_client_error() && status != StatusCode::FORBIDDEN => {
+                    self.no_referrers.store(true, Ordering::Relaxed);
+                    return Ok(Vec::new());
+                }
+                _ => return Err(self.refusal(&what, response).await),
+            }
+            let headers = response.headers().clone();
+            let bytes = self.body(&what, response, MAX_MANIFEST_BYTES).await?;
+            let page: Index = self.json(&what, &bytes)?;
+            found.extend(page.manifests);
+            next = next_page(&headers, &url);
+        }
+        Ok(found)
+    }
+
+    /// Sends a request that can be repeated, until it gets an answer that means something: neither
+    /// 401, 429 nor 5xx.
+    pub(super) async fn send(
+        &self,
+        what: &str,
+        scope: &Scope,
+        build: impl Fn() -> reqwest::RequestBuilder + Send + Sync,
+    ) -> Result<reqwest::Response, StepError> {
+        let mut login_retried = false;
+        let mut tries = 1;
+        loop {
+            let error = match self.send_once(what, scope, build(), errors::ANSWER_TIMEOUT).await {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !login_retried => {
+                    login_retried = true;
+                    self.auth.refused(response.headers(), scope).await;
+                    continue;
+                }
+                Ok(response) if is_final(response.status()) => return Ok(response),
+                Ok(response) => self.refusal(what, response).await,
+                Err(error) => error,
+            };
+            if !error.class.is_retryable() || tries >= MAX_TRIES {
+                return Err(error);
+            }
+            self.wait(tries, &error).await;
+            tries += 1;
+        }
+    }
+
+    /// Sends once, with our credentials where the URL is the registry's own.
+    pub(super) async fn send_once(
+        &self,
+        what: &str,
+        scope: &Scope,
+        request: reqwest::RequestBuilder,
+        timeout: Duration,
+    ) -> Result<reqwest::Response, StepError> {
+        let message = || format!("failed to {what} at {}", self.host);
+        let header = self.auth.header(scope).await?;
+        let mut request = request.build().map_err(|e| errors::network(message(), e))?;
+        authorize(&mut request, &self.endpoint, header);
+        match tokio::time::timeout(timeout, self.http.execute(request)).await {
+            Ok(answer) => answer.map_err(|e| errors::network(message(), e)),
+            Err(_) => {
+                Err(StepError::transient(format!("{}: no answer in {} s", message(), timeout.as_secs())))
+            }
+        }
+    }
+
+    /// Waits before the next try: as long as the registry asked, or ever longer, with jitter.
+    pub(super) async fn wait(&self, tries: u32, error: &StepError) {
+        let doubled = self.limits.backoff.saturating_mul(1 << tries.min(16)).min(self.limits.max_backoff);
+        let wait = error.class.retry_after().unwrap_or_else(|| jitter(doubled));
+        tokio::time::sleep(wait).await;
+    }
+
+    /// A refused request as an error. A refusal by whom a redirect led to (S3 behind ECR) may be an
+    /// expired link: asking the registry again gives a new one.
+    pub(super) async fn refusal(&self, what: &str, response: reqwest::Response) -> StepError {
+        let foreign = response.url().origin() != self.endpoint.origin();
+        let mut error = errors::status(format!("failed to {what} at {}", self.host), response).await;
+        if foreign && matches!(error.class, ErrorClass::Auth | ErrorClass::Permanent) {
+            error.class = ErrorClass::Transient { retry_after_ms: None };
+        }
+        error
+    }
+
+    async fn read(
+        &self,
+        what: &str,
+        scope: &Scope,
+        build: impl Fn() -> reqwest::RequestBuilder + Send + Sync,
+        max_bytes: u64,
+    ) -> Result<Option<(HeaderMap, Bytes)>, StepError> {
+        let mut tries = 1;
+        loop {
+            let response = self.send(what, scope, &build).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Ok(None),
+                _ => return Err(self.refusal(what, response).await),
+            }
+            let headers = response.headers().clone();
+            match self.body(what, response, max_bytes).await {
+                Ok(bytes) => return Ok(Some((headers, bytes))),
+                Err(error) if error.class.is_retryable() && tries < MAX_TRIES => {
+                    self.wait(tries, &error).await;
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn body(&self, what: &str, mut response: reqwest::Response, max: u64) -> Result<Bytes, StepError> {
+        let message = || format!("failed to {what} at {}", self.host);
+        let mut bytes = BytesMut::new();
+        loop {
+            match tokio::time::timeout(self.limits.stall, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
+                Ok(Ok(None)) => return Ok(bytes.freeze()),
+                Ok(Err(e)) => return Err(errors::network(message(), e)),
+                Err(_) => return Err(StepError::transient(format!("{}: the answer stalled", message()))),
+            }
+            if bytes.len() as u64 > max {
+                return Err(StepError::permanent(format!("{}: the answer is over {max} bytes", message())));
+            }
+        }
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, what: &str, bytes: &[u8]) -> Result<T, StepError> {
+        serde_json::from_slice(bytes).map_err(|e| {
+            StepError::permanent(format!("failed to {what} at {}: the answer can't be read", self.host))
+                .with_source(e)
+        })
+    }
+
+    /// `ENDPOINT/v2/PATH`.
+    pub(super) fn url(&self, path: &str) -> Result<Url, StepError> {
+        self.endpoint.join(&format!("/v2/{path}")).map_err(|e| {
+            StepError::permanent(format!("`{}` is no registry endpoint", self.endpoint)).with_source(e)
+        })
+    }
+}
+
+struct BlobReader {
+    registry: Arc<Registry>,
+    repository: String,
+    blob: Descriptor,
+    position: u64,
+    body: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
+    /// In a row, without one byte between them.
+    failures: u32,
+}
+
+impl BlobReader {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, StepError> {
+        loop {
+            if self.position == self.blob.size {
+                return Ok(None);
+            }
+            let error = match self.step().await {
+                Ok(bytes) if bytes.is_empty() => continue,
+                Ok(bytes) => {
+                    self.position += bytes.len() as u64;
+                    self.failures = 0;
+                    if self.position > self.blob.size {
+                        return Err(StepError::corrupt(format!(
+                            "registry {} sends more than the {} bytes of blob {}",
+                            self.registry.host, self.blob.size, self.blob.digest
+                        )));
+                    }
+                    return Ok(Some((bytes, self)));
+                }
+                Err(error) => error,
+            };
+            self.body = None;
+            self.failures += 1;
+            if !error.class.is_retryable() || self.failures >= MAX_TRIES {
+                return Err(error);
+            }
+            self.registry.wait(self.failures, &error).await;
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("read blob {}", label(&self.repository, &self.blob.digest.to_string()))
+    }
+
+    async fn step(&mut self) -> Result<Bytes, StepError> {
+        if self.body.is_none() {
+            self.body = Some(self.open().await?);
+        }
+        let (what, host, position) = (self.what(), self.registry.host.clone(), self.position);
+        let message = |tail: &str| format!("failed to {what} at {host}: {tail} after {position} bytes");
+        let Some(body) = self.body.as_mut() else { return Ok(Bytes::new()) };
+        match tokio::time::timeout(self.registry.limits.stall, body.next()).await {
+            Ok(Some(Ok(bytes))) => Ok(bytes),
+            Ok(Some(Err(e))) => Err(errors::network(message("the connection broke"), e)),
+            Ok(None) => Err(StepError::transient(message("the answer ended"))),
+            Err(_) => Err(StepError::transient(message("the answer stalled"))),
+        }
+    }
+
+    /// `&mut` only because the body in `self` is no `Sync`.
+    async fn open(&mut self) -> Result<BoxStream<'static, reqwest::Result<Bytes>>, StepError> {
+        let registry = Arc::clone(&self.registry);
+        let what = self.what();
+        let url = registry.url(&format!("{}/blobs/{}", self.repository, self.blob.digest))?;
+        let position = self.position;
+        let request = || {
+            let request = registry.http.get(url.clone());
+            if position > 0 { request.header(RANGE, format!("bytes={position}-")) } else { request }
+        };
+        let response = registry.send(&what, &Scope::Pull(self.repository.clone()), request).await?;
+        match response.status() {
+            // The registry ignored the range: what is already there is dropped on the way.
+            StatusCode::OK => Ok(skip(response.bytes_stream().boxed(), position)),
+            StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), position) => {
+                Ok(response.bytes_stream().boxed())
+            }
+            StatusCode::PARTIAL_CONTENT => Err(StepError::corrupt(format!(
+                "registry {} answers blob {} with another range than asked for",
+                registry.host, self.blob.digest
+            ))),
+            StatusCode::NOT_FOUND => Err(StepError::permanent(format!(
+                "blob {} of {}/{} is missing",
+                self.blob.digest, registry.host, self.repository
+            ))
+            .with_hint("the image is broken in that registry: push it again")),
+            _ => Err(registry.refusal(&what, response).await),
+        }
+    }
+}
+
+fn skip(
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    mut bytes_left: u64,
+) -> BoxStream<'static, reqwest::Result<Bytes>> {
+    body.map(move |chunk| {
+        chunk.map(|mut chunk| {
+            let cut = usize::try_from(bytes_left).unwrap_or(usize::MAX).min(chunk.len());
+            bytes_left -= cut as u64;
+            chunk.split_off(cut)
+        })
+    })
+    .boxed()
+}
+
+fn starts_at(headers: &HeaderMap, position: u64) -> bool {
+    text(headers, CONTENT_RANGE.as_str()).is_some_and(|range| {
+        range.trim_start_matches("bytes").trim_start().starts_with(&format!("{position}-"))
+    })
+}
+
+fn is_final(status: StatusCode) -> bool {
+    !status.is_server_error()
+        && !matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
+}
+
+/// Half to all of `wait`.
+fn jitter(wait: Duration) -> Duration {
+    let mut byte = [0_u8; 1];
+    // Without randomness the wait is only less spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    wait / 2 + (wait / 2) * u32::from(byte[0]) / 255
+}
+
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `Link: <…>; rel="next"`.
+fn next_page(headers: &HeaderMap, of: &Url) -> Option<Url> {
+    let link = text(headers, LINK.as_str())?;
+    let (target, rest) = link.strip_prefix('<')?.split_once('>')?;
+    if !rest.contains("next") {
+        return None;
+    }
+    of.join(target).ok()
+}
+
+/// `shop/web:1.0` or `shop/web@sha256:…`.
+pub(super) fn label(repository: &str, reference: &str) -> String {
+    let separator = if reference.contains(':') { '@' } else { ':' };
+    format!("{repository}{separator}{reference}")
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

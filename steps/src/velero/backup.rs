@@ -1,0 +1,473 @@
+//! `velero.backup`: one file-system backup of whole namespaces on the source.
+//!
+//! The Backup is named by the idempotency key, so that a repeated attempt joins the first one's
+//! and there is never a second. A stop leaves it running in the cluster; the next attempt goes on
+//! following it. It is only handed on when it is complete: a claim without data fails the step.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use kube::api::PostParams;
+use migrate_plugin_api::{
+    Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
+    StepPlan, TypedObservation, TypedStep, VerifyDepth,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
+use super::default_velero_namespace;
+use super::files::{Texts, VeleroFile, fetch};
+use super::follow::{Pace, Patience, Stage, Stall, stage};
+use super::install::{Role, preflight, to_problem};
+use super::volumes::{VolumeBackup, VolumeStates, backed_up, claims_and_pods, left_out, missed, prefixes};
+use crate::kubernetes::kube_error;
+use crate::site::ClusterRef;
+
+/// `with` of `velero.backup`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BackupConfig {
+    /// The source cluster.
+    pub cluster: ClusterRef,
+    /// Namespaces to back up, with everything in them.
+    pub namespaces: Vec<String>,
+    /// Where Velero runs.
+    #[serde(default = "default_velero_namespace")]
+    pub velero_namespace: String,
+    /// Storage location; default: Velero's default one.
+    #[serde(default)]
+    pub storage_location: Option<String>,
+    /// How long Velero keeps the backup, as `720h`; default: Velero's, usually 30 days.
+    #[serde(default)]
+    pub ttl: Option<String>,
+    /// Accept that claims which no running pod mounts are left behind without their data.
+    #[serde(default)]
+    pub allow_unmounted: bool,
+}
+
+/// Outputs of `velero.backup`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackupOutputs {
+    /// Name of the Backup.
+    pub backup: String,
+    /// What to copy, relative to the storage location's prefix, in the order in which it must
+    /// arrive.
+    pub prefixes: Vec<String>,
+    /// Its volumes.
+    pub volumes: Vec<VolumeBackup>,
+    /// `NAMESPACE/NAME` (`NAME` where cluster-scoped) of all its objects by `VERSION/Kind`.
+    pub objects: BTreeMap<String, Vec<String>>,
+    /// Bound claims without data in the backup; only ever filled with `allow-unmounted`.
+    pub left_out: Vec<String>,
+    /// Velero's warnings.
+    pub warnings: Vec<String>,
+    /// Velero's errors.
+    pub errors: Vec<String>,
+    /// Bytes of all volumes.
+    pub bytes: u64,
+}
+
+/// The step.
+#[derive(Debug, Default)]
+pub struct VeleroBackup {
+    pace: Pace,
+}
+
+impl VeleroBackup {
+    #[cfg(test)]
+    pub(super) fn at(pace: Pace) -> Self {
+        Self { pace }
+    }
+
+    /// Creates the backup, or joins the one that an earlier attempt has made.
+    async fn start(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        velero: &Velero,
+    ) -> Result<(), StepError> {
+        let name = ctx.key.as_str();
+        let spec = spec(config);
+        if velero.backup(name).await?.is_none() {
+            refuse_missed_claims(config, velero).await?;
+            let backup = Velero::new_backup(ctx, name, spec.clone());
+            match velero.backups().create(&PostParams::default(), &backup).await {
+                Ok(_) => ctx.info(format!("created backup `{name}`")),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(e) => return Err(kube_error(format!("failed to create backup `{name}`"), e)),
+            }
+        }
+        let found = velero.backup(name).await?.ok_or_else(|| gone(name))?;
+        if !is_same(&spec, &found.spec) {
+            return Err(StepError::conflict(format!("backup `{name}` exists with another content"))
+                .with_hint("nothing of this run made it; look at it, and delete it if it isn't needed"));
+        }
+        ctx.set_handle(name).await
+    }
+
+    /// Follows the backup to its end.
+    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Backup, StepError> {
+        let name = ctx.key.as_str();
+        let mut patience = Patience::new(self.pace.outage);
+        let mut stall = Stall::new(self.pace.stall);
+        loop {
+            ctx.check_cancelled()?;
+            let look = async {
+                let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
+                Ok((backup, velero.volumes_of_backup(name).await?))
+            };
+            if let Some((backup, volumes)) = patience.bear(look.await, Instant::now())? {
+                let status = backup.status.clone().unwrap_or_default();
+                let states = VolumeStates::of_backup(&volumes);
+                let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
+                ctx.progress(states.progress(&status.phase, items));
+                match stage(&status.phase) {
+                    Stage::Completed => return Ok(backup),
+                    Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
+                    // Velero makes one backup after the other: its turn may be hours away.
+                    Stage::Queued => stall.reset(),
+                    Stage::Working => {
+                        let fingerprint = format!("{}|{items:?}|{}", status.phase, states.fingerprint());
+                        if stall.is_stalled(fingerprint, Instant::now()) {
+                            return Err(stuck(name, &states, self.pace));
+                        }
+                    }
+                }
+            }
+            self.pace.pause(ctx).await?;
+        }
+    }
+
+    /// Why the backup failed, as the error to return.
+    async fn failure(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        status: &BackupStatus,
+        volumes: &[PodVolumeBackup],
+    ) -> Result<StepError, StepError> {
+        let name = ctx.key.as_str();
+        let counts = (status.warnings, status.errors);
+        let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
+        let reasons = failure_reasons(
+            status.validation_errors.as_deref(),
+            &status.failure_reason,
+            volumes.iter().map(|v| (v.spec.pod.clone(), v.spec.volume.clone(), v.status.clone())),
+            texts.errors,
+        );
+        let message = format!("backup `{name}` ended as {}: {reasons}", status.phase);
+        Ok(StepError::permanent(message).with_hint(format!(
+            "see `velero backup logs {name}`; when the cause is gone, `velero backup delete {name}` and resume"
+        )))
+    }
+
+    async fn outputs(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        velero: &Velero,
+        backup: &Backup,
+    ) -> Result<BackupOutputs, StepError> {
+        let name = ctx.key.as_str();
+        let status = backup.status.clone().unwrap_or_default();
+        let pod_volume_backups = velero.volumes_of_backup(name).await?;
+        refuse_restic(&pod_volume_backups)?;
+        let volumes = backed_up(&pod_volume_backups);
+        let (claims, _) = claims_and_pods(velero, &config.namespaces).await?;
+        let left_out = left_out(&claims, &volumes, status.start_timestamp.as_ref());
+        if !left_out.is_empty() && !config.allow_unmounted {
+            return Err(StepError::permanent(format!(
+                "backup `{name}` has no data of these claims: {}",
+                left_out.join(", ")
+            ))
+            .with_hint(UNMOUNTED_HINT));
+        }
+        let counts = (status.warnings, status.errors);
+        let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
+        let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
+        let objects = match list {
+            Ok(objects) => objects,
+            Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
+            Err(e) => {
+                ctx.warn(format!("the list of objects in backup `{name}` can't be read: {e}"));
+                BTreeMap::new()
+            }
+        };
+        let bytes = volumes.iter().map(|v| v.bytes).sum();
+        let prefixes = prefixes(name, &volumes);
+        let (warnings, errors) = (texts.warnings, texts.errors);
+        Ok(BackupOutputs {
+            backup: name.to_owned(),
+            prefixes,
+            volumes,
+            objects,
+            left_out,
+            warnings,
+            errors,
+            bytes,
+        })
+    }
+}
+
+const UNMOUNTED_HINT: &str = "start a pod that mounts each of them, or set `allow-unmounted = true` to leave \
+                              their data behind";
+/// Reasons that an error quotes; the rest is in Velero's log.
+const MAX_REASONS: usize = 10;
+
+fn gone(name: &str) -> StepError {
+    StepError::permanent(format!("backup `{name}` was deleted while it ran"))
+        .with_hint("resume makes it again")
+}
+
+fn stuck(name: &str, states: &VolumeStates, pace: Pace) -> StepError {
+    let open = states.unfinished_paths();
+    let what = if open.is_empty() { "objects".to_owned() } else { open.join(", ") };
+    let minutes = pace.stall.as_secs() / 60;
+    StepError::permanent(format!("backup `{name}` has made no progress for {minutes} minutes, at {what}"))
+        .with_hint("look at the velero and node-agent pods' logs; resume goes on waiting for the same backup")
+}
+
+fn spec(config: &BackupConfig) -> BackupSpec {
+    BackupSpec {
+        included_namespaces: config.namespaces.clone(),
+        storage_location: config.storage_location.clone(),
+        ttl: config.ttl.clone(),
+        default_volumes_to_fs_backup: Some(true),
+        snapshot_volumes: Some(false),
+    }
+}
+
+/// Whether `found` is what `ours` asks for; Velero fills in what we leave open.
+fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    let seconds = |ttl: &Option<String>| ttl.as_deref().and_then(go_duration_seconds);
+    sorted(&ours.included_namespaces) == sorted(&found.included_namespaces)
+        && (ours.storage_location.is_none() || ours.storage_location == found.storage_location)
+        && (ours.ttl.is_none() || seconds(&ours.ttl) == seconds(&found.ttl))
+        && ours.default_volumes_to_fs_backup == found.default_volumes_to_fs_backup
+        && ours.snapshot_volumes == found.snapshot_volumes
+}
+
+/// All that Velero says about a failure, the most telling first.
+pub(super) fn failure_reasons(
+    validation: Option<&[String]>,
+    reason: &str,
+    volumes: impl Iterator<Item = (super::api::PodRef, String, Option<super::api::PodVolumeStatus>)>,
+    errors: Vec<String>,
+) -> String {
+    let mut reasons: Vec<String> = validation.unwrap_or_default().to_vec();
+    if !reason.is_empty() {
+        reasons.push(reason.to_owned());
+    }
+    for (pod, volume, status) in volumes {
+        if let Some(status) = status.filter(|s| s.phase == "Failed" || s.phase == "Canceled") {
+            let path = format!("{}/{}/{volume}", pod.namespace, pod.name);
+            reasons.push(format!("volume {path} {}: {}", status.phase.to_lowercase(), status.message));
+        }
+    }
+    reasons.extend(errors);
+    let more = reasons.len().saturating_sub(MAX_REASONS);
+    reasons.truncate(MAX_REASONS);
+    match (reasons.is_empty(), more) {
+        (true, _) => "Velero gives no reason".to_owned(),
+        (false, 0) => reasons.join("; "),
+        (false, more) => format!("{}; and {more} more", reasons.join("; ")),
+    }
+}
+
+async fn refuse_missed_claims(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
+    if config.allow_unmounted {
+        return Ok(());
+    }
+    let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+    let missed: Vec<String> =
+        missed(&claims, &pods).iter().map(|(claim, why)| format!("{} ({why})", claim.path())).collect();
+    if missed.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the data of these claims would be left behind: {}", missed.join(", "));
+    Err(StepError::permanent(message).with_hint(UNMOUNTED_HINT))
+}
+
+fn refuse_restic(volumes: &[PodVolumeBackup]) -> Result<(), StepError> {
+    match volumes.iter().find(|v| v.spec.uploader_type != "kopia") {
+        None => Ok(()),
+        Some(v) => {
+            let uploader = if v.spec.uploader_type.is_empty() { "restic" } else { &v.spec.uploader_type };
+            let path = format!("{}/{}/{}", v.spec.pod.namespace, v.spec.pod.name, v.spec.volume);
+            Err(StepError::permanent(format!("volume {path} was backed up by {uploader}, not kopia"))
+                .with_hint("start Velero's server with `--uploader-type=kopia`"))
+        }
+    }
+}
+
+#[async_trait]
+impl TypedStep for VeleroBackup {
+    const NAME: &'static str = "velero.backup";
+    const SUMMARY: &'static str = "Backs up namespaces with their volumes through Velero";
+    const IDEMPOTENCY: Idempotency = Idempotency::Keyed;
+
+    type Config = BackupConfig;
+    type Outputs = BackupOutputs;
+
+    async fn plan(
+        &self,
+        ctx: &StepContext,
+        config: &PlanConfig<BackupConfig>,
+    ) -> Result<StepPlan, StepError> {
+        let namespaces = config.field::<Vec<String>>("namespaces")?.unwrap_or_default();
+        let mut plan = StepPlan::new(format!("back up {} with Velero", named(&namespaces)));
+        if let Some(ttl) = config.field::<String>("ttl")?.filter(|t| go_duration_seconds(t).is_none()) {
+            let problem = Problem::error(format!("`{ttl}` is no duration that Velero reads")).in_field("ttl");
+            plan.problems.push(problem.with_hint("write hours, minutes and seconds: `720h`"));
+        }
+        let Some(cluster) = config.field::<ClusterRef>("cluster")? else { return Ok(plan) };
+        let velero_namespace = config.field("velero-namespace")?.unwrap_or_else(default_velero_namespace);
+        let location = config.field::<String>("storage-location")?;
+        let found = preflight(ctx, &cluster, &velero_namespace, location.as_deref(), Role::Source).await;
+        plan.problems.extend(found.problems);
+        let Some(velero) = found.velero else { return Ok(plan) };
+        let (claims, pods) = match claims_and_pods(&velero, &namespaces).await {
+            Ok(found) => found,
+            Err(e) => {
+                plan.problems.push(to_problem(&e));
+                return Ok(plan);
+            }
+        };
+        plan.items = Some(claims.len() as u64);
+        plan.summary = format!("back up {} with {} claims with Velero", named(&namespaces), claims.len());
+        let allowed = config.field::<bool>("allow-unmounted")?.unwrap_or(false);
+        for (claim, why) in missed(&claims, &pods) {
+            let message = format!("the data of claim {} would be left behind: {why}", claim.path());
+            let problem = if allowed {
+                Problem::warning(message)
+            } else {
+                Problem::error(message).with_hint(UNMOUNTED_HINT)
+            };
+            plan.problems.push(problem.in_field("namespaces"));
+        }
+        Ok(plan)
+    }
+
+    async fn observe(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+    ) -> Result<TypedObservation<BackupOutputs>, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        // Also when it is over: `apply` joins it and returns at once, with outputs or its failure.
+        Ok(match velero.backup(ctx.key.as_str()).await? {
+            None => TypedObservation::Absent,
+            Some(_) => TypedObservation::Running { handle: ctx.key.to_string() },
+        })
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &BackupConfig) -> Result<BackupOutputs, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        self.start(ctx, config, &velero).await?;
+        let backup = self.follow(ctx, &velero).await?;
+        self.outputs(ctx, config, &velero, &backup).await
+    }
+
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        outputs: &BackupOutputs,
+        depth: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        let subject = format!("backup {}", outputs.backup);
+        let backup = velero.backup(&outputs.backup).await?;
+        let status = backup.and_then(|b| b.status).unwrap_or_default();
+        let phase = if status.phase.is_empty() { "absent" } else { &status.phase };
+        let mut checks = vec![Check::equal(&subject, "phase", "Completed", phase)];
+        if let Some(progress) = &status.progress {
+            let (all, done) = (progress.total_items, progress.items_backed_up);
+            checks.push(Check::equal(&subject, "objects", all.to_string(), done.to_string()));
+        }
+        let found = backed_up(&velero.volumes_of_backup(&outputs.backup).await?);
+        let (known, there) = (outputs.volumes.len().to_string(), found.len().to_string());
+        checks.push(Check::equal(&subject, "volumes", known, there));
+        let left_out = match depth {
+            VerifyDepth::Quick => outputs.left_out.clone(),
+            VerifyDepth::Deep => {
+                let (claims, _) = claims_and_pods(&velero, &config.namespaces).await?;
+                left_out(&claims, &found, status.start_timestamp.as_ref())
+            }
+        };
+        checks.extend(left_out.iter().map(|claim| {
+            let status = if config.allow_unmounted { CheckStatus::Warning } else { CheckStatus::Failed };
+            Check { status, ..Check::equal(format!("claim {claim}"), "data", "bound", "not in the backup") }
+        }));
+        if outputs.objects.is_empty() {
+            checks.push(Check {
+                status: CheckStatus::Warning,
+                ..Check::equal(&subject, "list of objects", "read", "can't be read from here")
+            });
+        }
+        checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
+        Ok(checks.into_iter().collect())
+    }
+}
+
+/// A warning of Velero's as a line of evidence.
+pub(super) fn warning(subject: &str, text: &str) -> Check {
+    Check { status: CheckStatus::Warning, ..Check::equal(subject, "warning", "none", "one").with_note(text) }
+}
+
+fn named(namespaces: &[String]) -> String {
+    match namespaces {
+        [] => "namespaces".to_owned(),
+        [one] => format!("namespace {one}"),
+        more => format!("namespaces {}", more.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_the_same_if_velero_only_filled_in_its_defaults() {
+        let ours = BackupSpec {
+            included_namespaces: vec!["b".to_owned(), "a".to_owned()],
+            ttl: Some("48h".to_owned()),
+            default_volumes_to_fs_backup: Some(true),
+            snapshot_volumes: Some(false),
+            ..Default::default()
+        };
+        let mut found = ours.clone();
+        found.included_namespaces.reverse();
+        found.storage_location = Some("default".to_owned());
+        found.ttl = Some("48h0m0s".to_owned());
+        assert!(is_same(&ours, &found));
+        found.included_namespaces.push("c".to_owned());
+        assert!(!is_same(&ours, &found));
+        assert!(!is_same(&ours, &BackupSpec { ttl: Some("1h".to_owned()), ..ours.clone() }));
+        assert!(!is_same(&ours, &BackupSpec { default_volumes_to_fs_backup: None, ..ours.clone() }));
+    }
+
+    #[test]
+    fn a_failure_says_why_but_not_everything() {
+        let pod = super::super::api::PodRef { namespace: "shop".to_owned(), name: "p".to_owned() };
+        let status = super::super::api::PodVolumeStatus {
+            phase: "Failed".to_owned(),
+            message: "no space".to_owned(),
+            ..Default::default()
+        };
+        let volumes = || [(pod.clone(), "data".to_owned(), Some(status.clone()))].into_iter();
+        let reasons = failure_reasons(Some(&["bad".to_owned()]), "lost", volumes(), vec!["x".to_owned()]);
+        assert_eq!(reasons, "bad; lost; volume shop/p/data failed: no space; x");
+        let many = failure_reasons(None, "", volumes(), vec!["x".to_owned(); 12]);
+        assert!(many.ends_with("x; and 3 more"), "{many}");
+        assert_eq!(failure_reasons(None, "", std::iter::empty(), Vec::new()), "Velero gives no reason");
+    }
+}

@@ -1,0 +1,399 @@
+//! What a backup holds against what the target has: the proof that a restore left nothing out.
+//!
+//! Velero leaves out kinds that the target's API doesn't serve without a word, and its phase
+//! doesn't tell. So every object of the backup is looked for on the target. Every kind and every
+//! name that may be missing is in one of the tables here, with its reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::discovery::{Discovery, Scope};
+use kube::{Api, Client, ResourceExt};
+use migrate_plugin_api::{Check, CheckStatus, StepError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::api::{PAGE_ITEMS, RESTORE_NAME_LABEL};
+use crate::kubernetes::kube_error;
+
+/// Names that a note quotes before it only counts.
+const MAX_NAMES: usize = 5;
+
+/// Kinds that aren't compared, by group and kind, with the reason.
+const LEFT_TO_THE_TARGET: &[(&str, &str, &str)] = &[
+    // `nonRestorableResources` of Velero's restore controller.
+    ("", "Node", "Velero never restores it"),
+    ("", "Event", "Velero never restores it"),
+    ("events.k8s.io", "Event", "Velero never restores it"),
+    ("storage.k8s.io", "CSINode", "Velero never restores it"),
+    ("storage.k8s.io", "VolumeAttachment", "Velero never restores it"),
+    ("velero.io", "Backup", "Velero never restores it"),
+    ("velero.io", "Restore", "Velero never restores it"),
+    ("velero.io", "BackupRepository", "Velero never restores it"),
+    // Made by the target's controllers from objects that are compared.
+    ("", "Endpoints", "made again from its Service"),
+    ("discovery.k8s.io", "EndpointSlice", "made again from its Service"),
+    ("apps", "ControllerRevision", "made again from its StatefulSet or DaemonSet"),
+    ("", "PersistentVolume", "provisioned again under another name; its claim is compared"),
+    ("coordination.k8s.io", "Lease", "state of a running process"),
+];
+
+/// Kinds whose objects Velero restores and the target's controllers may then replace or remove, so
+/// that their absence is no fault if Velero did its part.
+const MAY_VANISH: &[(&str, &str)] = &[("", "Pod"), ("batch", "Job"), ("apps", "ReplicaSet")];
+
+/// Kinds of which Velero doesn't restore what had ended (`isCompleted`).
+const MAY_BE_COMPLETE: &[(&str, &str)] = &[("", "Pod"), ("batch", "Job")];
+
+/// Objects that each cluster makes by itself in every namespace, with its own content.
+const MADE_BY_EACH_CLUSTER: &[(&str, &str, &str)] =
+    &[("", "ConfigMap", "kube-root-ca.crt"), ("", "ServiceAccount", "default")];
+
+/// What Velero says it did, of one kind; what is in none of these was created or updated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct KindOutcome {
+    /// It could not be restored, or another one was there already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    /// The same was there already, or a plugin of Velero's discards such an object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+    /// Velero didn't look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untouched: Vec<String>,
+}
+
+/// What became of the backup's `objects`, from a restore's resource list, whose entries read
+/// `NAMESPACE/NAME(created)`. Kinds of which everything was created or updated are left out.
+pub(super) fn outcomes(
+    objects: &BTreeMap<String, Vec<String>>,
+    list: &BTreeMap<String, Vec<String>>,
+) -> BTreeMap<String, KindOutcome> {
+    let mut outcomes = BTreeMap::new();
+    for (kind, names) in objects {
+        let entries = list.get(kind).map_or(&[][..], Vec::as_slice);
+        let actions: BTreeMap<&str, &str> =
+            entries.iter().filter_map(|entry| entry.strip_suffix(')')?.rsplit_once('(')).collect();
+        let mut outcome = KindOutcome::default();
+        for name in names {
+            match actions.get(name.as_str()) {
+                Some(&("created" | "updated")) => {}
+                Some(&"skipped") => outcome.skipped.push(name.clone()),
+                Some(_) => outcome.failed.push(name.clone()),
+                None => outcome.untouched.push(name.clone()),
+            }
+        }
+        if outcome != KindOutcome::default() {
+            outcomes.insert(kind.clone(), outcome);
+        }
+    }
+    outcomes
+}
+
+/// Objects created or updated, by kind, from a restore's resource list.
+pub(super) fn restored_counts(list: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, u64> {
+    let done = |entry: &&String| entry.ends_with("(created)") || entry.ends_with("(updated)");
+    list.iter()
+        .map(|(kind, entries)| (kind.clone(), entries.iter().filter(done).count() as u64))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+/// Group, version and kind of `apps/v1/Deployment`, `v1/Pod`.
+fn parse_kind(kind: &str) -> Option<GroupVersionKind> {
+    let (version, kind) = kind.rsplit_once('/')?;
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    Some(GroupVersionKind::gvk(group, version, kind))
+}
+
+fn left_to_the_target(gvk: &GroupVersionKind) -> Option<&'static str> {
+    LEFT_TO_THE_TARGET.iter().find(|(group, kind, _)| *group == gvk.group && *kind == gvk.kind).map(|x| x.2)
+}
+
+fn is_in(table: &[(&str, &str)], gvk: &GroupVersionKind) -> bool {
+    table.iter().any(|(group, kind)| *group == gvk.group && *kind == gvk.kind)
+}
+
+/// What the target has of one kind.
+#[derive(Debug, Default)]
+struct Found {
+    /// The target's API serves the kind.
+    is_served: bool,
+    /// With the label of our restore.
+    labelled: BTreeSet<String>,
+    /// With it or without.
+    present: BTreeSet<String>,
+}
+
+/// How one kind came out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Verdict {
+    /// On the target.
+    there: usize,
+    /// On the target before the restore, and left as it was.
+    left_as_is: Vec<String>,
+    /// Not on the target, for a good reason.
+    explained: BTreeMap<&'static str, Vec<String>>,
+    /// Not on the target.
+    missing: Vec<String>,
+}
+
+fn judge(gvk: &GroupVersionKind, source: &[String], outcome: Option<&KindOutcome>, found: &Found) -> Verdict {
+    let mut verdict = Verdict::default();
+    let is = |list: fn(&KindOutcome) -> &Vec<String>, name: &String| {
+        outcome.is_some_and(|o| list(o).contains(name))
+    };
+    for name in source {
+        let own = MADE_BY_EACH_CLUSTER.iter().any(|(group, kind, n)| {
+            *group == gvk.group && *kind == gvk.kind && name.ends_with(&format!("/{n}"))
+        });
+        let failed = is(|o| &o.failed, name);
+        let untouched = is(|o| &o.untouched, name);
+        let present = found.present.contains(name);
+        let mut explain = |reason| verdict.explained.entry(reason).or_default().push(name.clone());
+        if found.labelled.contains(name) || present && (own || !failed && !untouched) {
+            verdict.there += 1;
+        } else if present {
+            verdict.there += 1;
+            verdict.left_as_is.push(name.clone());
+        } else if is(|o| &o.skipped, name) {
+            explain("discarded by a plugin of Velero's");
+        } else if is_in(MAY_BE_COMPLETE, gvk) && untouched {
+            explain("had ended already");
+        } else if is_in(MAY_VANISH, gvk) && !failed && !untouched && found.is_served {
+            explain("replaced since by its controller");
+        } else {
+            verdict.missing.push(name.clone());
+        }
+    }
+    verdict
+}
+
+impl Verdict {
+    fn check(self, kind: &str, source: usize, is_served: bool) -> Check {
+        let mut notes = Vec::new();
+        if !self.missing.is_empty() {
+            let why = if is_served { "" } else { " (the target's API doesn't serve this kind)" };
+            notes.push(format!("missing: {}{why}", some(&self.missing)));
+        }
+        if !self.left_as_is.is_empty() {
+            notes.push(format!("there before and left as it was: {}", some(&self.left_as_is)));
+        }
+        notes.extend(self.explained.iter().map(|(reason, names)| format!("{reason}: {}", some(names))));
+        let status = match (self.missing.is_empty(), self.left_as_is.is_empty()) {
+            (false, _) => CheckStatus::Failed,
+            (true, false) => CheckStatus::Warning,
+            (true, true) => CheckStatus::Passed,
+        };
+        Check {
+            subject: kind.to_owned(),
+            what: "objects".to_owned(),
+            source: source.to_string(),
+            target: self.there.to_string(),
+            status,
+            note: (!notes.is_empty()).then(|| notes.join("; ")),
+        }
+    }
+}
+
+fn some(names: &[String]) -> String {
+    let more = names.len().saturating_sub(MAX_NAMES);
+    let shown = names.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+/// The comparison of all kinds.
+pub(super) struct Comparison {
+    /// One check a kind, and one for the kinds that aren't compared.
+    pub checks: Vec<Check>,
+    /// `VERSION/Kind NAMESPACE/NAME` of all that should be there and isn't.
+    pub missing: Vec<String>,
+}
+
+/// Looks for the backup's `objects` on the target, where `restore` put them.
+pub(super) async fn compare(
+    client: &Client,
+    restore: &str,
+    objects: &BTreeMap<String, Vec<String>>,
+    outcomes: &BTreeMap<String, KindOutcome>,
+) -> Result<Comparison, StepError> {
+    let discovery = discover(client).await?;
+    let mut comparison = Comparison { checks: Vec::new(), missing: Vec::new() };
+    let mut not_compared = Vec::new();
+    for (kind, names) in objects {
+        let Some(gvk) = parse_kind(kind) else { continue };
+        if let Some(reason) = left_to_the_target(&gvk) {
+            not_compared.push(format!("{kind} {} ({reason})", names.len()));
+            continue;
+        }
+        let found = look(client, &discovery, &gvk, restore, names).await?;
+        let verdict = judge(&gvk, names, outcomes.get(kind), &found);
+        comparison.missing.extend(verdict.missing.iter().map(|name| format!("{kind} {name}")));
+        comparison.checks.push(verdict.check(kind, names.len(), found.is_served));
+    }
+    if !not_compared.is_empty() {
+        let left = Check::equal("other kinds", "objects", "not compared", "not compared");
+        comparison.checks.push(left.with_note(not_compared.join("; ")));
+    }
+    Ok(comparison)
+}
+
+async fn discover(client: &Client) -> Result<Discovery, StepError> {
+    // Two requests since Kubernetes 1.30; one for each group before.
+    match Discovery::new(client.clone()).run_aggregated().await {
+        Ok(discovery) => Ok(discovery),
+        Err(_) => Discovery::new(client.clone())
+            .run()
+            .await
+            .map_err(|e| kube_error("failed to ask the target which kinds it serves", e)),
+    }
+}
+
+async fn look(
+    client: &Client,
+    discovery: &Discovery,
+    gvk: &GroupVersionKind,
+    restore: &str,
+    names: &[String],
+) -> Result<Found, StepError> {
+    // Another version of the same kind is as good: the API server converts.
+    let other_version = || discovery.get(&gvk.group).and_then(|group| group.recommended_kind(&gvk.kind));
+    let Some((resource, capabilities)) = discovery.resolve_gvk(gvk).or_else(other_version) else {
+        return Ok(Found::default());
+    };
+    let failed = |e| kube_error(format!("failed to list the target's {}", resource.plural), e);
+    let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let labels = format!("{RESTORE_NAME_LABEL}={restore}");
+    let labelled = names_in(&all, Some(&labels)).await.map_err(failed)?;
+    let mut present = labelled.clone();
+    let rest: Vec<&String> = names.iter().filter(|name| !labelled.contains(*name)).collect();
+    let namespaces: BTreeSet<&str> =
+        rest.iter().map(|name| name.split_once('/').map_or("", |(namespace, _)| namespace)).collect();
+    for namespace in namespaces {
+        let api = api_in(client, &resource, &capabilities.scope, namespace);
+        present.extend(names_in(&api, None).await.map_err(failed)?);
+    }
+    Ok(Found { is_served: true, labelled, present })
+}
+
+fn api_in(client: &Client, resource: &ApiResource, scope: &Scope, namespace: &str) -> Api<DynamicObject> {
+    match scope {
+        Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, resource),
+        Scope::Cluster => Api::all_with(client.clone(), resource),
+    }
+}
+
+/// `NAMESPACE/NAME` or `NAME` of all objects with `labels`.
+async fn names_in(api: &Api<DynamicObject>, labels: Option<&str>) -> kube::Result<BTreeSet<String>> {
+    let mut params = ListParams::default().limit(PAGE_ITEMS);
+    if let Some(labels) = labels {
+        params = params.labels(labels);
+    }
+    let mut names = BTreeSet::new();
+    loop {
+        let page = api.list_metadata(&params).await?;
+        names.extend(page.items.iter().map(|o| match o.namespace() {
+            Some(namespace) => format!("{namespace}/{}", o.name_any()),
+            None => o.name_any(),
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(names),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
+        let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        entries.iter().map(|(kind, names)| ((*kind).to_owned(), owned(names))).collect()
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn velero_says_what_became_of_each_object() {
+        let objects = list(&[
+            ("apps/v1/Deployment", &["shop/web"]),
+            ("v1/Secret", &["shop/a", "shop/b(x)", "shop/c", "shop/d"]),
+            ("x.io/v1/Gone", &["shop/g"]),
+        ]);
+        let restored = list(&[
+            ("apps/v1/Deployment", &["shop/web(created)", "shop/other(created)"]),
+            ("v1/Secret", &["shop/a(updated)", "shop/b(x)(skipped)", "shop/c(failed)", "shop/d()"]),
+        ]);
+        let outcomes = outcomes(&objects, &restored);
+        assert!(!outcomes.contains_key("apps/v1/Deployment"));
+        assert_eq!(outcomes["v1/Secret"].skipped, ["shop/b(x)"]);
+        assert_eq!(outcomes["v1/Secret"].failed, ["shop/c", "shop/d"]);
+        assert_eq!(outcomes["x.io/v1/Gone"].untouched, ["shop/g"]);
+        assert_eq!(restored_counts(&restored)["v1/Secret"], 1);
+    }
+
+    #[test]
+    fn kinds_are_read() {
+        let gvk = parse_kind("networking.k8s.io/v1/Ingress").unwrap();
+        assert_eq!((&*gvk.group, &*gvk.version, &*gvk.kind), ("networking.k8s.io", "v1", "Ingress"));
+        let gvk = parse_kind("v1/Pod").unwrap();
+        assert_eq!((&*gvk.group, &*gvk.version, &*gvk.kind), ("", "v1", "Pod"));
+        assert!(left_to_the_target(&parse_kind("v1/Endpoints").unwrap()).is_some());
+        assert!(left_to_the_target(&parse_kind("apps/v1/Deployment").unwrap()).is_none());
+    }
+
+    #[test]
+    fn an_absent_object_is_missing_unless_there_is_a_reason() {
+        let source = ["shop/a", "shop/b", "shop/c", "shop/d"].map(str::to_owned);
+        let outcome = KindOutcome {
+            failed: vec!["shop/b".to_owned()],
+            skipped: vec!["shop/d".to_owned()],
+            untouched: vec!["shop/c".to_owned()],
+        };
+        let nothing = Found { is_served: true, ..Default::default() };
+        let verdict =
+            |kind: &str, found: &Found| judge(&parse_kind(kind).unwrap(), &source, Some(&outcome), found);
+        assert_eq!(verdict("v1/Secret", &nothing).missing, ["shop/a", "shop/b", "shop/c"]);
+        // A pod that Velero created may be gone; one it failed to create is missing.
+        let pods = verdict("v1/Pod", &nothing);
+        assert_eq!(pods.missing, ["shop/b"]);
+        assert_eq!(pods.explained["had ended already"], ["shop/c"]);
+        assert_eq!(pods.explained["replaced since by its controller"], ["shop/a"]);
+        assert_eq!(verdict("apps/v1/ReplicaSet", &nothing).missing, ["shop/b", "shop/c"]);
+        // A kind that isn't served is missing, whatever Velero says.
+        let unserved = Found::default();
+        assert_eq!(judge(&parse_kind("x.io/v1/K").unwrap(), &source, None, &unserved).missing, source);
+    }
+
+    #[test]
+    fn what_was_there_before_is_a_warning_and_what_every_cluster_makes_is_none() {
+        let source = ["shop/kube-root-ca.crt", "shop/app"].map(str::to_owned);
+        let failed = source.to_vec();
+        let outcome = KindOutcome { failed, ..Default::default() };
+        let present = set(&["shop/kube-root-ca.crt", "shop/app"]);
+        let found = Found { is_served: true, labelled: BTreeSet::new(), present };
+        let verdict = judge(&parse_kind("v1/ConfigMap").unwrap(), &source, Some(&outcome), &found);
+        assert_eq!((verdict.there, verdict.left_as_is.clone()), (2, vec!["shop/app".to_owned()]));
+        let check = verdict.check("v1/ConfigMap", 2, true);
+        assert_eq!(check.status, CheckStatus::Warning);
+        assert_eq!(check.note.as_deref(), Some("there before and left as it was: shop/app"));
+    }
+
+    #[test]
+    fn a_missing_object_fails_the_check_and_is_named() {
+        let verdict = Verdict { there: 1, missing: vec!["shop/web".to_owned()], ..Default::default() };
+        let check = verdict.check("x.io/v1/K", 2, false);
+        assert_eq!(check.status, CheckStatus::Failed);
+        assert_eq!((&*check.source, &*check.target), ("2", "1"));
+        assert_eq!(
+            check.note.as_deref(),
+            Some("missing: shop/web (the target's API doesn't serve this kind)")
+        );
+        let many: Vec<String> = (0..7).map(|i| i.to_string()).collect();
+        assert_eq!(some(&many), "0, 1, 2, 3, 4 and 2 more");
+    }
+}

@@ -1,0 +1,238 @@
+//! Velero's files about a backup or a restore, fetched as `velero describe` does: a
+//! DownloadRequest is answered with a signed URL at the location's (public) endpoint.
+//!
+//! Such a URL is a secret: it is never logged and never part of an error.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use kube::api::{DeleteParams, PostParams};
+use migrate_plugin_api::{StepContext, StepError};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::api::{DownloadTarget, Velero};
+use super::follow::Pace;
+use crate::kubernetes::kube_error;
+
+/// The largest file we unpack. A resource list has about 100 bytes an object, so this is millions
+/// of objects; more is not what we asked for.
+const MAX_FILE_BYTES: u64 = 512 << 20;
+/// Connecting to the object store from here; where it is private this fails at once or never.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Fetching one file of at most [`MAX_FILE_BYTES`], packed about ten to one.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A file that Velero hands out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum VeleroFile {
+    /// Names of all objects in a backup, by kind.
+    BackupResourceList,
+    /// Texts of a backup's warnings and errors.
+    BackupResults,
+    /// Names of all objects a restore looked at, by kind, with what became of each.
+    RestoreResourceList,
+    /// Texts of a restore's warnings and errors.
+    RestoreResults,
+}
+
+impl VeleroFile {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::BackupResourceList => "BackupResourceList",
+            Self::BackupResults => "BackupResults",
+            Self::RestoreResourceList => "RestoreResourceList",
+            Self::RestoreResults => "RestoreResults",
+        }
+    }
+}
+
+/// Fetches and reads `file` about the backup or restore called `name`.
+///
+/// # Errors
+/// `Transient` when the store can't be reached from here, `Corrupt` when the file can't be read.
+pub(super) async fn fetch<T: DeserializeOwned>(
+    ctx: &StepContext,
+    velero: &Velero,
+    pace: Pace,
+    file: VeleroFile,
+    name: &str,
+) -> Result<T, StepError> {
+    let url = signed_url(ctx, velero, pace, file, name).await?;
+    let what = format!("{} of `{name}`", file.kind());
+    let failed = |e: reqwest::Error| {
+        StepError::transient(format!("failed to download the {what}")).with_source(e.without_url())
+    };
+    let http = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(FETCH_TIMEOUT)
+        .build()
+        .map_err(failed)?;
+    let response =
+        http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+    let packed = response.bytes().await.map_err(failed)?;
+    parse(&packed).map_err(|reason| StepError::corrupt(format!("failed to read the {what}: {reason}")))
+}
+
+/// The URL at which Velero offers `file`.
+async fn signed_url(
+    ctx: &StepContext,
+    velero: &Velero,
+    pace: Pace,
+    file: VeleroFile,
+    name: &str,
+) -> Result<String, StepError> {
+    let api = velero.download_requests();
+    let what = format!("{} of `{name}`", file.kind());
+    let target = DownloadTarget { kind: file.kind().to_owned(), name: name.to_owned() };
+    let request = Velero::new_download_request(ctx, target);
+    let created = api.create(&PostParams::default(), &request).await;
+    let created = created.map_err(|e| kube_error(format!("failed to ask Velero for the {what}"), e))?;
+    let request_name = created.metadata.name.unwrap_or_default();
+    let url = wait_for_url(ctx, velero, pace, &request_name, &what).await;
+    // Velero deletes it by itself when it expires, 10 minutes later.
+    if let Err(e) = api.delete(&request_name, &DeleteParams::default()).await {
+        ctx.debug(format!("failed to delete download request `{request_name}`: {e}"));
+    }
+    url
+}
+
+async fn wait_for_url(
+    ctx: &StepContext,
+    velero: &Velero,
+    pace: Pace,
+    request: &str,
+    what: &str,
+) -> Result<String, StepError> {
+    let api = velero.download_requests();
+    let start = Instant::now();
+    loop {
+        let found = api.get(request).await;
+        let found =
+            found.map_err(|e| kube_error(format!("failed to read Velero's answer about the {what}"), e))?;
+        if let Some(status) = found.status.filter(|s| s.phase == "Processed" && !s.download_url.is_empty()) {
+            return Ok(status.download_url);
+        }
+        if start.elapsed() >= pace.download {
+            return Err(StepError::transient(format!("Velero didn't offer the {what} in time"))
+                .with_hint("is the velero deployment running, and its storage location available?"));
+        }
+        pace.pause(ctx).await?;
+    }
+}
+
+/// Reads JSON, packed by gzip or not.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut text = Vec::new();
+    let read = if bytes.starts_with(&[0x1f, 0x8b]) {
+        GzDecoder::new(bytes).take(MAX_FILE_BYTES + 1).read_to_end(&mut text)
+    } else {
+        bytes.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)
+    };
+    read.map_err(|e| e.to_string())?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("it is larger than {MAX_FILE_BYTES} bytes"));
+    }
+    serde_json::from_slice(&text).map_err(|e| e.to_string())
+}
+
+/// `NAME-results.gz`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Results {
+    pub warnings: Messages,
+    pub errors: Messages,
+}
+
+/// Messages by where they belong.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Messages {
+    velero: Vec<String>,
+    cluster: Vec<String>,
+    namespaces: BTreeMap<String, Vec<String>>,
+}
+
+impl Messages {
+    /// One line each, saying where it belongs.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let velero = self.velero.iter().map(|m| format!("velero: {m}"));
+        let cluster = self.cluster.iter().map(|m| format!("cluster: {m}"));
+        let namespaces = self
+            .namespaces
+            .iter()
+            .flat_map(|(namespace, messages)| messages.iter().map(move |m| format!("{namespace}: {m}")));
+        velero.chain(cluster).chain(namespaces).collect()
+    }
+}
+
+/// Texts of warnings and errors; where Velero counted some but they can't be read, a line that
+/// says so, so that none goes unseen.
+pub(super) struct Texts {
+    pub warnings: Vec<String>,
+    pub errors: Vec<String>,
+}
+
+impl Texts {
+    /// Fetches `file` if there is anything to read.
+    ///
+    /// # Errors
+    /// Only `Cancelled`.
+    pub(super) async fn fetch(
+        ctx: &StepContext,
+        velero: &Velero,
+        pace: Pace,
+        file: VeleroFile,
+        name: &str,
+        (warnings, errors): (u64, u64),
+    ) -> Result<Self, StepError> {
+        if warnings == 0 && errors == 0 {
+            return Ok(Self { warnings: Vec::new(), errors: Vec::new() });
+        }
+        match fetch::<Results>(ctx, velero, pace, file, name).await {
+            Ok(results) => Ok(Self { warnings: results.warnings.lines(), errors: results.errors.lines() }),
+            Err(e) if e.class == migrate_plugin_api::ErrorClass::Cancelled => Err(e),
+            Err(e) => {
+                ctx.warn(format!("the texts of warnings and errors of `{name}` can't be read: {e}"));
+                let unread = |count: u64, what: &str| {
+                    let line = format!("{count} {what}; the texts can't be read from here");
+                    if count == 0 { Vec::new() } else { vec![line] }
+                };
+                Ok(Self { warnings: unread(warnings, "warnings"), errors: unread(errors, "errors") })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn results_become_lines_that_say_where() {
+        let json = br#"{"warnings":{"velero":["slow"],"namespaces":{"shop":["exists","differs"]}},
+            "errors":{"cluster":["no CRD"]}}"#;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(json).unwrap();
+        let results: Results = parse(&gzip.finish().unwrap()).unwrap();
+        assert_eq!(results.warnings.lines(), ["velero: slow", "shop: exists", "shop: differs"]);
+        assert_eq!(results.errors.lines(), ["cluster: no CRD"]);
+        let empty: Results = parse(br#"{"errors":{},"warnings":{}}"#).unwrap();
+        assert!(empty.warnings.lines().is_empty());
+        assert!(parse::<Results>(b"<Error>").is_err());
+    }
+
+    #[test]
+    fn a_signed_url_is_never_shown() {
+        let status = super::super::api::DownloadRequestStatus {
+            phase: "Processed".to_owned(),
+            download_url: "http://store/x?X-Amz-Signature=topsecret".to_owned(),
+        };
+        assert!(!format!("{status:?}").contains("topsecret"));
+    }
+}

@@ -1,0 +1,40 @@
+//! Velero: `velero.backup` on the source, `storage-class.map` and `velero.restore` on the target.
+//!
+//! A Backup and a Restore are named by the idempotency key. So a repeated attempt, even of a process
+//! that was killed right after creating one, finds it and follows it; there is never a second. Data
+//! moves inside the clusters; this process only asks, follows and compares. What Velero leaves out
+//! without a word (claims that no running pod mounts, kinds that the target doesn't serve, volumes
+//! of a backup discovered half copied) is found here.
+
+mod api;
+mod backup;
+mod compare;
+mod config_map;
+mod diagnose;
+mod files;
+mod follow;
+mod guards;
+mod install;
+mod restore;
+mod storage_class;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+use std::sync::Arc;
+
+use migrate_plugin_api::{Step, Typed};
+
+/// The steps of this family.
+pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
+    vec![
+        Arc::new(Typed(backup::VeleroBackup::default())),
+        Arc::new(Typed(restore::VeleroRestore::default())),
+        Arc::new(Typed(storage_class::StorageClassMap)),
+    ]
+}
+
+/// Where `velero install` puts Velero.
+fn default_velero_namespace() -> String {
+    "velero".to_owned()
+}

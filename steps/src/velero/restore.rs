@@ -1,0 +1,537 @@
+//! `velero.restore`: brings a copied backup to life on the target.
+//!
+//! The Restore is named by the idempotency key, so there is never a second for the same work: a
+//! repeated attempt joins the one that is there. Nothing is restored over what already stands on
+//! the target. It counts as done only when every volume has moved its bytes and every object of
+//! the backup is there, or has its reason not to be.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use kube::ResourceExt;
+use kube::api::PostParams;
+use migrate_plugin_api::{
+    Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
+    StepPlan, TypedObservation, TypedStep, VerifyDepth,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::api::{
+    NODE_LABEL, PodVolumeRestore, RUN_LABEL, Restore, RestoreSpec, RestoreStatus, Velero, list_all,
+};
+use super::backup::{failure_reasons, warning};
+use super::compare::{KindOutcome, compare, outcomes, restored_counts};
+use super::config_map::{Plugin, ensure};
+use super::default_velero_namespace;
+use super::diagnose;
+use super::files::{Texts, VeleroFile, fetch};
+use super::follow::{Pace, Patience, Stage, Stall, stage};
+use super::guards::{
+    image_rules, occupants, occupied_error, refuse_occupied, refuse_other_password, wait_for_backup,
+};
+use super::install::{Preflight, Role, preflight, to_problem};
+use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, restored};
+use crate::kubernetes::kube_error;
+use crate::site::ClusterRef;
+
+/// Looks between two diagnoses: they list all restored claims and pods.
+const DIAGNOSE_EVERY: u32 = 5;
+
+/// A change of image names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ImageRename {
+    /// Part of an image name, usually the source registry's host.
+    pub from: String,
+    /// What stands in its place.
+    pub to: String,
+}
+
+/// What becomes of objects that are on the target already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExistingResourcePolicy {
+    /// They are left as they are.
+    None,
+    /// They are patched to what the backup holds. Never touches data of volumes.
+    Update,
+}
+
+/// `with` of `velero.restore`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RestoreConfig {
+    /// The target cluster.
+    pub cluster: ClusterRef,
+    /// The source cluster, if it is to be compared before anything starts: version of Kubernetes,
+    /// password of Velero's repositories.
+    #[serde(default)]
+    pub source: Option<ClusterRef>,
+    /// Name of the Backup.
+    pub backup: String,
+    /// Its objects, as `velero.backup` gives them; the target is compared with these.
+    #[serde(default)]
+    pub objects: BTreeMap<String, Vec<String>>,
+    /// Its volumes, as `velero.backup` gives them.
+    #[serde(default)]
+    pub volumes: Vec<VolumeBackup>,
+    /// Namespaces that will be restored, if they are to be looked at before anything starts.
+    #[serde(default)]
+    #[expect(dead_code, reason = "only the plan reads it, while the rest of the config is unknown")]
+    pub namespaces: Vec<String>,
+    /// Changes of image names.
+    #[serde(default)]
+    pub rename_images: Vec<ImageRename>,
+    /// What becomes of objects that are on the target already; default: they are left.
+    #[serde(default)]
+    pub existing_resource_policy: Option<ExistingResourcePolicy>,
+    /// Where Velero runs, in both clusters.
+    #[serde(default = "default_velero_namespace")]
+    pub velero_namespace: String,
+}
+
+/// Outputs of `velero.restore`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RestoreOutputs {
+    /// Name of the Restore.
+    pub restore: String,
+    /// Velero's warnings.
+    pub warnings: Vec<String>,
+    /// Velero's errors.
+    pub errors: Vec<String>,
+    /// Objects created or updated, by `VERSION/Kind`.
+    pub objects: BTreeMap<String, u64>,
+    /// What Velero says of the others, by `VERSION/Kind`.
+    pub outcomes: BTreeMap<String, KindOutcome>,
+    /// Volumes that were filled.
+    pub volumes: Vec<VolumeRestore>,
+    /// `VERSION/Kind NAMESPACE/NAME` of all that should be on the target and isn't.
+    pub missing: Vec<String>,
+}
+
+/// The step.
+#[derive(Debug, Default)]
+pub struct VeleroRestore {
+    pace: Pace,
+}
+
+impl VeleroRestore {
+    #[cfg(test)]
+    pub(super) fn at(pace: Pace) -> Self {
+        Self { pace }
+    }
+
+    /// Creates the restore, or joins the one that an earlier attempt has made.
+    async fn start(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+        velero: &Velero,
+    ) -> Result<(), StepError> {
+        let name = ctx.key.as_str();
+        let spec = spec(config);
+        if velero.restore(name).await?.is_none() {
+            self.prepare(ctx, config, velero).await?;
+            let restore = Velero::new_restore(ctx, name, spec.clone());
+            match velero.restores().create(&PostParams::default(), &restore).await {
+                Ok(_) => ctx.info(format!("created restore `{name}` of backup `{}`", config.backup)),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(e) => return Err(kube_error(format!("failed to create restore `{name}`"), e)),
+            }
+        }
+        let found = velero.restore(name).await?.ok_or_else(|| gone(name))?;
+        if found.spec != spec {
+            return Err(StepError::conflict(format!("restore `{name}` exists with another content"))
+                .with_hint("nothing of this run made it; look at it, and delete it if it isn't needed"));
+        }
+        ctx.set_handle(name).await
+    }
+
+    /// All that must hold before a restore starts.
+    async fn prepare(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+        velero: &Velero,
+    ) -> Result<(), StepError> {
+        let rules = image_rules(&config.rename_images).map_err(StepError::permanent)?;
+        if let Some(source) = &config.source {
+            let source = Velero::connect(ctx, source, &config.velero_namespace).await?;
+            refuse_other_password(&source, velero).await?;
+        }
+        wait_for_backup(ctx, velero, self.pace, config).await?;
+        refuse_occupied(velero, &config.volumes).await?;
+        if !rules.is_empty() {
+            ensure(ctx, velero, Plugin::ImageName, &rules).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows the restore to its end.
+    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Restore, StepError> {
+        let name = ctx.key.as_str();
+        let mut patience = Patience::new(self.pace.outage);
+        let mut stall = Stall::new(self.pace.stall);
+        let mut looks = 0_u32;
+        loop {
+            ctx.check_cancelled()?;
+            let look = async {
+                let restore = velero.restore(name).await?.ok_or_else(|| gone(name))?;
+                Ok((restore, velero.volumes_of_restore(name).await?))
+            };
+            if let Some((restore, volumes)) = patience.bear(look.await, Instant::now())? {
+                let status = restore.status.clone().unwrap_or_default();
+                let states = VolumeStates::of_restore(&volumes);
+                let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_restored, p.total_items));
+                let mut progress = states.progress(&status.phase, items);
+                match stage(&status.phase) {
+                    Stage::Completed => return Ok(restore),
+                    Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
+                    Stage::Queued => {
+                        stall.reset();
+                        if let Some(other) = blocking(velero, name).await {
+                            progress.message = Some(format!("waiting for restore {other} to end"));
+                        }
+                    }
+                    Stage::Working if looks.is_multiple_of(DIAGNOSE_EVERY) => {
+                        let looked = diagnose::look(velero, name).await;
+                        if let Some(made) = patience.bear(looked, Instant::now())? {
+                            let checked = made.refuse_missing_class(velero).await;
+                            patience.bear(checked, Instant::now())?;
+                            let fingerprint = format!(
+                                "{}|{items:?}|{}|{}",
+                                status.phase,
+                                states.fingerprint(),
+                                made.fingerprint()
+                            );
+                            if stall.is_stalled(fingerprint, Instant::now()) {
+                                return Err(stuck(velero, name, &states, &made, self.pace).await);
+                            }
+                        }
+                    }
+                    Stage::Working => {}
+                }
+                ctx.progress(progress);
+                looks += 1;
+            }
+            self.pace.pause(ctx).await?;
+        }
+    }
+
+    /// Why the restore failed, as the error to return.
+    async fn failure(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        status: &RestoreStatus,
+        volumes: &[PodVolumeRestore],
+    ) -> Result<StepError, StepError> {
+        let name = ctx.key.as_str();
+        let counts = (status.warnings, status.errors);
+        let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::RestoreResults, name, counts).await?;
+        let reasons = failure_reasons(
+            status.validation_errors.as_deref(),
+            &status.failure_reason,
+            volumes.iter().map(|v| (v.spec.pod.clone(), v.spec.volume.clone(), v.status.clone())),
+            texts.errors,
+        );
+        let hint =
+            if reasons.contains("message authentication failed") || reasons.contains("repository password") {
+                "the target's `velero-repo-credentials` must be the source's; copy it, delete the target's \
+             backuprepositories, restart its Velero, then "
+            } else {
+                "when the cause is gone, "
+            };
+        Ok(StepError::permanent(format!("restore `{name}` ended as {}: {reasons}", status.phase)).with_hint(format!(
+            "{hint}delete what it made on the target, delete the restore (`velero restore delete {name}`) and resume"
+        )))
+    }
+
+    async fn outputs(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+        velero: &Velero,
+        restore: &Restore,
+    ) -> Result<RestoreOutputs, StepError> {
+        let name = ctx.key.as_str();
+        let status = restore.status.clone().unwrap_or_default();
+        let counts = (status.warnings, status.errors);
+        let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::RestoreResults, name, counts).await?;
+        let list: Result<BTreeMap<String, Vec<String>>, StepError> =
+            fetch(ctx, velero, self.pace, VeleroFile::RestoreResourceList, name).await;
+        let (objects, outcomes) = match list {
+            Ok(list) => (restored_counts(&list), outcomes(&config.objects, &list)),
+            Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
+            Err(e) => {
+                ctx.warn(format!("the list of objects of restore `{name}` can't be read: {e}"));
+                (BTreeMap::new(), BTreeMap::new())
+            }
+        };
+        let missing = compare(&velero.client, name, &config.objects, &outcomes).await?.missing;
+        let volumes = restored(&velero.volumes_of_restore(name).await?);
+        let (warnings, errors) = (texts.warnings, texts.errors);
+        Ok(RestoreOutputs { restore: name.to_owned(), warnings, errors, objects, outcomes, volumes, missing })
+    }
+}
+
+fn gone(name: &str) -> StepError {
+    StepError::permanent(format!("restore `{name}` was deleted while it ran"))
+        .with_hint("delete what it made on the target; resume starts it again")
+}
+
+fn spec(config: &RestoreConfig) -> RestoreSpec {
+    let policy = |p| match p {
+        ExistingResourcePolicy::None => "none".to_owned(),
+        ExistingResourcePolicy::Update => "update".to_owned(),
+    };
+    RestoreSpec {
+        backup_name: config.backup.clone(),
+        existing_resource_policy: config.existing_resource_policy.map(policy),
+    }
+}
+
+/// Another restore that Velero is at: it makes one after the other.
+async fn blocking(velero: &Velero, name: &str) -> Option<String> {
+    let restores = list_all(&velero.restores(), "").await.ok()?;
+    let at_work = |r: &&Restore| {
+        r.name_any() != name && stage(&r.status.clone().unwrap_or_default().phase) == Stage::Working
+    };
+    restores.iter().find(at_work).map(ResourceExt::name_any)
+}
+
+async fn stuck(
+    velero: &Velero,
+    name: &str,
+    states: &VolumeStates,
+    made: &diagnose::Restored,
+    pace: Pace,
+) -> StepError {
+    let mut waits = made.waits();
+    if waits.is_empty() {
+        waits = states.unfinished_paths().into_iter().map(|path| format!("volume {path}")).collect();
+    }
+    waits.extend(diagnose::newest_events(velero, made).await);
+    let what = if waits.is_empty() { "objects".to_owned() } else { waits.join("; ") };
+    let minutes = pace.stall.as_secs() / 60;
+    StepError::permanent(format!("restore `{name}` has made no progress for {minutes} minutes: {what}")).with_hint(
+        "remove the cause and resume: the same restore goes on. Until it ends it blocks every other restore of the \
+         cluster",
+    )
+}
+
+/// Volumes on both sides: as many, and as many bytes in each.
+fn volume_checks(source: &[VolumeBackup], target: &[VolumeRestore]) -> Vec<Check> {
+    let filled: Vec<&VolumeBackup> = source.iter().filter(|v| !v.snapshot_id.is_empty()).collect();
+    let mut checks =
+        vec![Check::equal("volumes", "count", filled.len().to_string(), target.len().to_string())];
+    checks.extend(filled.into_iter().map(|v| {
+        let is_same =
+            |t: &&VolumeRestore| t.namespace == v.namespace && t.pod == v.pod && t.volume == v.volume;
+        let found = target.iter().find(is_same).map_or("absent".to_owned(), |t| t.bytes.to_string());
+        Check::equal(format!("volume {}", v.path()), "bytes", v.bytes.to_string(), found)
+    }));
+    checks
+}
+
+/// What the plan can see of the target's namespaces.
+async fn plan_occupants(
+    ctx: &StepContext,
+    velero: &Velero,
+    namespaces: &[String],
+) -> Result<Option<Problem>, StepError> {
+    // What an earlier attempt of this very node has restored is no obstacle to it.
+    let ours = format!("{RUN_LABEL}={},{NODE_LABEL}={}", ctx.run, ctx.node);
+    let restores = list_all(&velero.restores(), &ours).await;
+    let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
+    if !restores.is_empty() {
+        return Ok(None);
+    }
+    let found = occupants(velero, namespaces).await?;
+    Ok((!found.is_empty()).then(|| {
+        let mut problem = to_problem(&occupied_error(&found));
+        problem.field = Some("namespaces".to_owned());
+        problem
+    }))
+}
+
+/// What can be said by comparing with the source.
+async fn plan_source(
+    ctx: &StepContext,
+    source: &ClusterRef,
+    namespace: &str,
+    target: &Preflight,
+) -> Result<Vec<Problem>, StepError> {
+    let (client, version) = match crate::kubernetes::reach(ctx, source, "source").await {
+        Ok(reached) => reached,
+        Err(problem) => return Ok(vec![*problem]),
+    };
+    let mut problems = Vec::new();
+    let source_version = super::install::version_in(&format!("{}.{}", version.major, version.minor));
+    if let (Some(source), Some(target)) = (source_version, target.kubernetes) {
+        if target < source {
+            problems.push(
+                Problem::error(format!(
+                    "the target's Kubernetes {}.{} is older than the source's {}.{}",
+                    target.0, target.1, source.0, source.1
+                ))
+                .in_field("cluster")
+                .with_hint("Velero restores to the same version or a later one: upgrade the target first"),
+            );
+        }
+    }
+    if let Some(target) = &target.velero {
+        let source = Velero { client, namespace: namespace.to_owned() };
+        if let Err(e) = refuse_other_password(&source, target).await {
+            problems.push(to_problem(&e));
+        }
+    }
+    Ok(problems)
+}
+
+#[async_trait]
+impl TypedStep for VeleroRestore {
+    const NAME: &'static str = "velero.restore";
+    const SUMMARY: &'static str = "Restores a copied backup with its volumes through Velero";
+    const IDEMPOTENCY: Idempotency = Idempotency::Keyed;
+
+    type Config = RestoreConfig;
+    type Outputs = RestoreOutputs;
+
+    async fn plan(
+        &self,
+        ctx: &StepContext,
+        config: &PlanConfig<RestoreConfig>,
+    ) -> Result<StepPlan, StepError> {
+        let backup = config.field::<String>("backup")?;
+        let what = backup.map_or("the backup".to_owned(), |name| format!("backup {name}"));
+        let mut plan = StepPlan::new(format!("restore {what} with Velero"));
+        let renames = config.field::<Vec<ImageRename>>("rename-images")?.unwrap_or_default();
+        if let Err(message) = image_rules(&renames) {
+            plan.problems.push(Problem::error(message).in_field("rename-images"));
+        }
+        if let Some(volumes) = config.field::<Vec<VolumeBackup>>("volumes")? {
+            plan.items = Some(volumes.len() as u64);
+            plan.bytes = Some(volumes.iter().map(|v| v.bytes).sum());
+        }
+        let Some(cluster) = config.field::<ClusterRef>("cluster")? else { return Ok(plan) };
+        let namespace = config.field("velero-namespace")?.unwrap_or_else(default_velero_namespace);
+        let mut found = preflight(ctx, &cluster, &namespace, None, Role::Target).await;
+        plan.problems.append(&mut found.problems);
+        if let Some(source) = config.field::<ClusterRef>("source")? {
+            plan.problems.extend(plan_source(ctx, &source, &namespace, &found).await?);
+        }
+        let namespaces = config.field::<Vec<String>>("namespaces")?.unwrap_or_default();
+        if let Some(velero) = &found.velero {
+            match plan_occupants(ctx, velero, &namespaces).await {
+                Ok(problem) => plan.problems.extend(problem),
+                Err(e) => plan.problems.push(to_problem(&e)),
+            }
+        }
+        Ok(plan)
+    }
+
+    async fn observe(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+    ) -> Result<TypedObservation<RestoreOutputs>, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        // Also when it is over: `apply` joins it and returns at once, with outputs or its failure.
+        Ok(match velero.restore(ctx.key.as_str()).await? {
+            None => TypedObservation::Absent,
+            Some(_) => TypedObservation::Running { handle: ctx.key.to_string() },
+        })
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &RestoreConfig) -> Result<RestoreOutputs, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        self.start(ctx, config, &velero).await?;
+        let restore = self.follow(ctx, &velero).await?;
+        self.outputs(ctx, config, &velero, &restore).await
+    }
+
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+        outputs: &RestoreOutputs,
+        depth: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
+        let name = &outputs.restore;
+        let subject = format!("restore {name}");
+        let status = velero.restore(name).await?.and_then(|r| r.status).unwrap_or_default();
+        let phase = if status.phase.is_empty() { "absent" } else { &status.phase };
+        let mut checks = vec![Check::equal(&subject, "phase", "Completed", phase)];
+        // Quick trusts what was recorded when it ended; deep asks Velero again.
+        let volumes = match depth {
+            VerifyDepth::Quick => outputs.volumes.clone(),
+            VerifyDepth::Deep => restored(&velero.volumes_of_restore(name).await?),
+        };
+        checks.extend(volume_checks(&config.volumes, &volumes));
+        checks.extend(claim_checks(&velero, &config.volumes).await?);
+        checks.extend(compare(&velero.client, name, &config.objects, &outputs.outcomes).await?.checks);
+        if config.objects.is_empty() {
+            checks.push(Check {
+                status: CheckStatus::Warning,
+                ..Check::equal("objects", "list of the source", "read", "unknown: nothing was compared")
+            });
+        }
+        checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
+        Ok(checks.into_iter().collect())
+    }
+}
+
+/// Every claim of the backup is bound on the target.
+async fn claim_checks(velero: &Velero, volumes: &[VolumeBackup]) -> Result<Vec<Check>, StepError> {
+    let mut namespaces: Vec<String> = volumes.iter().map(|v| v.namespace.clone()).collect();
+    namespaces.sort();
+    namespaces.dedup();
+    let (bound, _) = super::volumes::claims_and_pods(velero, &namespaces).await?;
+    let mut checks = Vec::new();
+    for volume in volumes {
+        let Some(claim) = &volume.claim else { continue };
+        let is_bound = bound.iter().any(|b| b.namespace == volume.namespace && b.name == *claim);
+        let found = if is_bound { "Bound" } else { "not bound" };
+        checks.push(Check::equal(format!("claim {}/{claim}", volume.namespace), "phase", "Bound", found));
+    }
+    Ok(checks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(pod: &str, bytes: u64, snapshot_id: &str) -> VolumeBackup {
+        VolumeBackup {
+            namespace: "shop".to_owned(),
+            pod: pod.to_owned(),
+            volume: "data".to_owned(),
+            claim: None,
+            bytes,
+            snapshot_id: snapshot_id.to_owned(),
+        }
+    }
+
+    fn target(pod: &str, bytes: u64) -> VolumeRestore {
+        VolumeRestore { namespace: "shop".to_owned(), pod: pod.to_owned(), volume: "data".to_owned(), bytes }
+    }
+
+    #[test]
+    fn every_volume_must_have_moved_its_bytes() {
+        let sources = [source("a", 5, "1"), source("b", 7, "2"), source("c", 9, "3"), source("empty", 0, "")];
+        let checks = volume_checks(&sources, &[target("a", 5), target("b", 6)]);
+        let failed: Vec<&str> =
+            checks.iter().filter(|c| c.status == CheckStatus::Failed).map(|c| c.subject.as_str()).collect();
+        assert_eq!(failed, ["volumes", "volume shop/b/data", "volume shop/c/data"]);
+        let all = volume_checks(&sources, &[target("a", 5), target("b", 7), target("c", 9)]);
+        assert!(
+            all.iter().all(|c| c.status == CheckStatus::Passed),
+            "an empty volume has nothing to restore"
+        );
+    }
+}
