@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, TypeMeta};
+use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Client, ResourceExt, discovery};
 use migrate_plugin_api::{Problem, StepContext, StepError};
@@ -38,16 +39,20 @@ impl Served {
 /// All served kinds, each once, at its most stable version, sorted by [`Served::id`]; and API groups
 /// that could not be asked (an aggregated API that is down), which must not hide the others.
 pub(crate) async fn served(client: &Client) -> Result<(Vec<Served>, Vec<String>), StepError> {
+    let down = unavailable(client).await?;
     let mut kinds = Vec::new();
     let mut broken = Vec::new();
-    match Discovery::new(client.clone()).run_aggregated().await {
-        Ok(found) => found.groups().for_each(|group| kinds.extend(of_group(group))),
-        Err(_) => {
+    match aggregated(client).await {
+        Some(found) => found.groups().for_each(|group| kinds.extend(of_group(group))),
+        None => {
             let groups = client
                 .list_api_groups()
                 .await
                 .map_err(|e| kube_error("failed to ask for the cluster's API groups", e))?;
             for name in [String::new()].into_iter().chain(groups.groups.into_iter().map(|g| g.name)) {
+                if down.iter().any(|version| version.split('/').next() == Some(&name)) {
+                    continue;
+                }
                 match discovery::group(client, &name).await {
                     Ok(group) => kinds.extend(of_group(&group)),
                     Err(_) => broken.push(name),
@@ -55,8 +60,39 @@ pub(crate) async fn served(client: &Client) -> Result<(Vec<Served>, Vec<String>)
             }
         }
     }
+    kinds.retain(|kind| !down.contains(&kind.resource.api_version));
+    broken.extend(down);
     kinds.sort_by_key(Served::id);
     Ok((kinds, broken))
+}
+
+/// Discovery in two requests; `None` where the API server doesn't offer it (before 1.27, or through
+/// some proxies): it then answers in the old form, which reads as "no groups at all".
+async fn aggregated(client: &Client) -> Option<Discovery> {
+    let found = Discovery::new(client.clone()).run_aggregated().await.ok()?;
+    found.has_group(discovery::ApiGroup::CORE_GROUP).then_some(found)
+}
+
+/// Versions of API groups that other servers provide and that don't answer: `metrics.k8s.io/v1beta1`.
+/// Listing their kinds would fail, though nothing of them could be migrated.
+async fn unavailable(client: &Client) -> Result<Vec<String>, StepError> {
+    let gvk = GroupVersionKind::gvk("apiregistration.k8s.io", "v1", "APIService");
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk));
+    let services = match api.list(&ListParams::default()).await {
+        Ok(services) => services,
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => return Ok(Vec::new()),
+        Err(e) => return Err(kube_error("failed to list the cluster's API services", e)),
+    };
+    let is_down = |service: &DynamicObject| {
+        let conditions = service.data.pointer("/status/conditions").and_then(Value::as_array);
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|c| c["type"] == "Available" && c["status"] != "True")
+    };
+    let version = |service: DynamicObject| {
+        let field = |name: &str| service.data.pointer(name).and_then(Value::as_str).unwrap_or_default();
+        format!("{}/{}", field("/spec/group"), field("/spec/version"))
+    };
+    Ok(services.items.into_iter().filter(is_down).map(version).collect())
 }
 
 fn of_group(group: &discovery::ApiGroup) -> Vec<Served> {
@@ -155,9 +191,9 @@ impl Catalog {
     /// # Errors
     /// When discovery fails.
     pub(crate) async fn of(client: &Client) -> Result<Self, StepError> {
-        let found = match Discovery::new(client.clone()).run_aggregated().await {
-            Ok(found) => found,
-            Err(_) => Discovery::new(client.clone())
+        let found = match aggregated(client).await {
+            Some(found) => found,
+            None => Discovery::new(client.clone())
                 .run()
                 .await
                 .map_err(|e| kube_error("failed to ask for the kinds that the cluster serves", e))?,
@@ -196,5 +232,116 @@ mod tests {
         assert_eq!(problem.message, "the cluster has no namespace `shopp`");
         assert_eq!(problem.hint.as_deref(), Some("did you mean `shop`?"));
         assert_eq!(missing("billing", &known, "namespaces").unwrap().hint, None);
+    }
+
+    use kube::Config;
+    use migrate_plugin_api::testing::RecordingHost;
+    use serde_json::json;
+    use std::sync::Arc;
+    use wiremock::matchers::{method, path, query_param, query_param_is_missing};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    async fn cluster() -> (MockServer, Client, StepContext) {
+        let server = MockServer::start().await;
+        let mut config = Config::new(server.uri().parse().unwrap());
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("inventory", ".");
+        (server, client, ctx)
+    }
+
+    fn secrets() -> Served {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Secret"));
+        Served { resource, namespaced: true, listable: true }
+    }
+
+    fn status(code: u16) -> ResponseTemplate {
+        let body = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "no" });
+        ResponseTemplate::new(code).set_body_json(body)
+    }
+
+    #[tokio::test]
+    async fn every_page_is_visited_with_kinds_set() {
+        let (server, client, ctx) = cluster().await;
+        let page = |name: &str, token: &str| {
+            ResponseTemplate::new(200).set_body_json(json!({ "kind": "SecretList", "apiVersion": "v1",
+                "metadata": { "continue": token }, "items": [{ "metadata": { "name": name, "managedFields": [] } }] }))
+        };
+        let list = || Mock::given(method("GET")).and(path("/api/v1/namespaces/shop/secrets"));
+        list()
+            .and(query_param_is_missing("continue"))
+            .respond_with(page("a", "next"))
+            .expect(1)
+            .mount(&server)
+            .await;
+        list()
+            .and(query_param("continue", "next"))
+            .respond_with(page("b", ""))
+            .expect(1)
+            .mount(&server)
+            .await;
+        let mut seen = Vec::new();
+        let kind = secrets();
+        let listed = each_object(&ctx, &client, &kind, "shop", |object| {
+            seen.push((object["kind"].clone(), object["metadata"]["name"].clone()));
+            Ok(())
+        });
+        assert!(listed.await.unwrap());
+        assert_eq!(seen, [(json!("Secret"), json!("a")), (json!("Secret"), json!("b"))]);
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_listed_is_told_from_what_fails() {
+        let (server, client, ctx) = cluster().await;
+        let list = || Mock::given(method("GET")).and(path("/api/v1/namespaces/shop/secrets"));
+        list().respond_with(status(403)).up_to_n_times(1).mount(&server).await;
+        list().respond_with(status(500)).mount(&server).await;
+        assert!(!each_object(&ctx, &client, &secrets(), "shop", |_| Ok(())).await.unwrap());
+        let error = each_object(&ctx, &client, &secrets(), "shop", |_| Ok(())).await.unwrap_err();
+        assert_eq!(error.message, "failed to list v1/Secret of shop");
+        assert!(error.class.is_retryable());
+    }
+
+    #[tokio::test]
+    async fn an_api_that_is_down_does_not_hide_the_others() {
+        let (server, client, _ctx) = cluster().await;
+        let get = |at: &str, body: serde_json::Value| {
+            Mock::given(method("GET"))
+                .and(path(at))
+                .respond_with(ResponseTemplate::new(200).set_body_json(body))
+        };
+        let group = |name: &str| {
+            let version = json!({ "groupVersion": format!("{name}/v1"), "version": "v1" });
+            json!({ "name": name, "versions": [version.clone()], "preferredVersion": version })
+        };
+        let resource = |kind: &str, plural: &str| json!({ "name": plural, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["list"] });
+        let service = |group: &str, available: &str| {
+            json!({ "metadata": { "name": format!("v1.{group}") }, "spec": { "group": group, "version": "v1" },
+                "status": { "conditions": [{ "type": "Available", "status": available }] } })
+        };
+        let services = [service("apps", "True"), service("metrics.k8s.io", "False")];
+        get("/apis/apiregistration.k8s.io/v1/apiservices", json!({ "metadata": {}, "items": services }))
+            .mount(&server)
+            .await;
+        let groups =
+            json!({ "kind": "APIGroupList", "groups": [group("apps"), group("broken.example.com")] });
+        get("/apis", groups).mount(&server).await;
+        get("/api", json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }))
+            .mount(&server)
+            .await;
+        get("/api/v1", json!({ "kind": "APIResourceList", "groupVersion": "v1", "resources": [resource("Pod", "pods")] }))
+            .mount(&server)
+            .await;
+        let apps = json!({ "kind": "APIResourceList", "groupVersion": "apps/v1",
+            "resources": [resource("Deployment", "deployments")] });
+        get("/apis/apps/v1", apps).mount(&server).await;
+        Mock::given(method("GET"))
+            .and(path("/apis/broken.example.com/v1"))
+            .respond_with(status(503))
+            .mount(&server)
+            .await;
+        let (kinds, broken) = served(&client).await.unwrap();
+        assert_eq!(kinds.iter().map(Served::id).collect::<Vec<_>>(), ["apps/v1/Deployment", "v1/Pod"]);
+        assert_eq!(broken, ["broken.example.com", "metrics.k8s.io/v1"]);
     }
 }

@@ -16,6 +16,26 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Permanent`, naming the file and the context, when either is not there.
 pub(crate) async fn connect(ctx: &StepContext, cluster: &ClusterRef) -> Result<Client, StepError> {
+    client(config(ctx, cluster).await?)
+}
+
+/// As [`connect`], but every answer is handed on at once. kube otherwise asks again for up to five
+/// minutes after a 503, which hides what a probe is there to see.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn connect_to_probe(ctx: &StepContext, cluster: &ClusterRef) -> Result<Client, StepError> {
+    let mut config = config(ctx, cluster).await?;
+    config.default_retry = false;
+    client(config)
+}
+
+fn client(config: Config) -> Result<Client, StepError> {
+    Client::try_from(config)
+        .map_err(|e| StepError::permanent("failed to set up the cluster's client").with_source(e))
+}
+
+async fn config(ctx: &StepContext, cluster: &ClusterRef) -> Result<Config, StepError> {
     let kubeconfig = match &cluster.kubeconfig {
         Some(path) => {
             let path = ctx.path(path);
@@ -36,8 +56,7 @@ pub(crate) async fn connect(ctx: &StepContext, cluster: &ClusterRef) -> Result<C
         StepError::permanent(format!("failed to use context `{}`", cluster.context)).with_source(e)
     })?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config)
-        .map_err(|e| StepError::permanent("failed to set up the cluster's client").with_source(e))
+    Ok(config)
 }
 
 /// Connects and asks for the version, as a preflight: what fails is a [`Problem`] of `field`.

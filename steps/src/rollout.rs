@@ -53,6 +53,8 @@ impl std::fmt::Display for Workload {
 pub(crate) struct Readiness {
     /// Pods that are available.
     pub available: i64,
+    /// Pods of the newest revision.
+    pub updated: i64,
     /// Pods that there should be.
     pub wanted: i64,
     /// Whether all of them are, of the newest revision.
@@ -61,7 +63,11 @@ pub(crate) struct Readiness {
 
 impl std::fmt::Display for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} pods available", self.available, self.wanted)
+        write!(f, "{} of {} pods available", self.available, self.wanted)?;
+        if self.updated < self.wanted && !self.is_ready {
+            write!(f, ", {} of the newest revision", self.updated)?;
+        }
+        Ok(())
     }
 }
 
@@ -94,7 +100,7 @@ pub(crate) fn readiness(object: &Value) -> Readiness {
     // A new daemon has not counted its nodes yet.
     let is_counted = !is_daemon || object.pointer("/status/observedGeneration").is_some();
     let is_ready = is_seen && is_counted && is_updated && available >= wanted;
-    Readiness { available, wanted, is_ready }
+    Readiness { available, updated, wanted, is_ready }
 }
 
 impl Workload {
@@ -255,7 +261,7 @@ mod tests {
         assert!(!deployment(stale).is_ready);
         let old_pods = json!({ "observedGeneration": 2, "updatedReplicas": 1, "availableReplicas": 2 });
         assert!(!deployment(old_pods).is_ready);
-        assert_eq!(deployment(json!({})).to_string(), "0 of 2 pods available");
+        assert_eq!(deployment(json!({})).to_string(), "0 of 2 pods available, 0 of the newest revision");
         let zero = json!({ "kind": "Deployment", "metadata": { "generation": 1 }, "spec": { "replicas": 0 },
             "status": { "observedGeneration": 1 } });
         assert!(readiness(&zero).is_ready);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::{Exec, Http, Look, Probe, Rollout, Sql, Tcp};
 use crate::duration::Span;
-use crate::kubernetes::{connect, reach};
+use crate::kubernetes::{connect_to_probe, reach};
 use crate::rollout::{POLL_INTERVAL, list_pods, pause, unpulled};
 use crate::site::ClusterRef;
 
@@ -217,7 +217,7 @@ impl TypedStep for SmokeTest {
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
         let probes = config.probes()?;
-        let client = connect(ctx, &config.cluster).await?;
+        let client = connect_to_probe(ctx, &config.cluster).await?;
         let total = probes.len() as u64;
         let mut checks = Vec::new();
         for (smoke, probe) in &probes {
@@ -233,7 +233,8 @@ impl TypedStep for SmokeTest {
         if let Some(failed) = images.iter().find(|check| check.status == CheckStatus::Failed) {
             return Err(StepError::permanent(format!(
                 "{} can't pull images: {}",
-                failed.subject, failed.target
+                failed.subject,
+                failed.target.trim_start_matches("not ")
             )));
         }
         checks.extend(images);
@@ -249,7 +250,7 @@ impl TypedStep for SmokeTest {
         _: VerifyDepth,
     ) -> Result<Evidence, StepError> {
         let probes = config.probes()?;
-        let client = connect(ctx, &config.cluster).await?;
+        let client = connect_to_probe(ctx, &config.cluster).await?;
         let mut checks = Vec::new();
         for (smoke, probe) in &probes {
             let look = settle(ctx, &client, probe, VERIFY_TIMEOUT).await?;
