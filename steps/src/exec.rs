@@ -66,6 +66,18 @@ impl Container {
         Ok(self)
     }
 
+    /// Tells this pod from every other one, in whatever cluster.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub(crate) async fn pod_uid(&self) -> Result<Option<String>, StepError> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = format!("{}/{}", self.namespace, self.pod);
+        let pod = pods.get(&self.pod).await;
+        let pod = pod.map_err(|e| kube_error(format!("failed to read pod {name}"), e))?;
+        Ok(pod.metadata.uid)
+    }
+
     /// The first running pod that `selector` (`app=web,tier=front`) finds.
     ///
     /// # Errors

@@ -95,6 +95,8 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
         kube::Error::Api(status) => match status.code {
             401 | 403 => StepError::auth(message),
             404 => StepError::permanent(message),
+            // A page of a list came too late (its snapshot is gone), or the request did.
+            408 | 410 => StepError::transient(message),
             409 => StepError::conflict(message),
             429 => StepError::throttled(message, None),
             400..=499 => StepError::permanent(message),
@@ -106,5 +108,16 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
         // Its own text alone: kube's Display adds the whole Status once more as Debug.
         kube::Error::Api(status) => step_error.with_source(*status),
         other => step_error.with_source(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_whose_pages_came_too_late_is_asked_for_again() {
+        let status = kube::core::Status { code: 410, reason: "Expired".to_owned(), ..Default::default() };
+        assert!(kube_error("failed to list", kube::Error::Api(Box::new(status))).class.is_retryable());
     }
 }

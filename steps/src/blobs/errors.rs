@@ -168,6 +168,8 @@ impl BlobAnswer {
     pub(super) fn into_error(self, message: impl Into<String>) -> StepError {
         let class = match self.code.as_str() {
             "ServerBusy" | "OperationTimedOut" => class(503, self.retry_after),
+            // What arrived isn't what was sent: the line's fault, or a source that just changed.
+            "Md5Mismatch" | "Crc64Mismatch" => class(500, self.retry_after),
             _ => class(self.status, self.retry_after),
         };
         StepError::new(class, message).with_source(Said(self.text))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{ErrorClass, SecretRef, TypedStep as _};
+use migrate_plugin_api::{CheckStatus, ErrorClass, SecretRef, TypedStep as _, VerifyDepth};
 use wiremock::matchers::{header_exists, method, path_regex, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -171,6 +171,37 @@ async fn a_read_that_differs_from_the_sources_checksum_writes_nothing() {
     let said = format!("object `k0` was read with CRC64 {read}, but the source has {source}");
     assert_eq!(error.message, format!("1 of the objects could not be copied: {said}"));
     assert_eq!(rig.puts().await, (0, 0));
+}
+
+#[tokio::test]
+async fn bytes_that_arrive_damaged_are_sent_again() {
+    let mut rig = Rig::new(1).await;
+    rig.config.engine = Engine::Stream;
+    rig.object(&Crc64::of(BODY).to_string()).await;
+    let damaged = ResponseTemplate::new(400).insert_header("x-ms-error-code", "Md5Mismatch");
+    Mock::given(method("PUT"))
+        .respond_with(damaged)
+        .up_to_n_times(1)
+        .with_priority(1)
+        .mount(&rig.azure)
+        .await;
+    rig.azure_takes_blobs().await;
+    assert_eq!(rig.apply().await.unwrap().copied, 1);
+    assert_eq!(rig.puts().await.1, 2);
+}
+
+#[tokio::test]
+async fn nothing_copied_is_not_shown_as_equal() {
+    for (order, status) in [(Order::Listing, CheckStatus::Warning), (Order::Velero, CheckStatus::Failed)] {
+        let mut rig = Rig::new(0).await;
+        rig.config.order = order;
+        rig.config.prefixes = Some(vec!["kopia/shop/".to_owned()]);
+        let outputs = rig.apply().await.unwrap();
+        let ctx = rig.host.context("copy", rig.project.path());
+        let evidence = BlobCopy.verify(&ctx, &rig.config, &outputs, VerifyDepth::Quick).await.unwrap();
+        let check = evidence.checks.iter().find(|c| c.subject == "prefix kopia/shop/").unwrap();
+        assert_eq!(check.status, status);
+    }
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use futures::{StreamExt as _, stream};
 use migrate_plugin_api::{Check, CheckStatus, Evidence, Progress, StepContext, StepError, VerifyDepth};
 
 use super::checksum::{Crc64, Layout, STREAM_BLOCK_BYTES};
-use super::config::{CopyConfig, CopyOutputs};
+use super::config::{CopyConfig, CopyOutputs, Order};
 use super::merge::{Merge, Standing, standing};
-use super::names::phases;
+use super::names::{phases, scopes};
 use super::pass::DEFAULT_CONCURRENCY;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
@@ -79,6 +79,7 @@ pub(super) async fn verify(
     let source = Arc::new(Source::new(ctx, &config.aws, &config.from).await);
     let target = Arc::new(Target::new(ctx, &config.to).await?);
     let mut tally = Tally::default();
+    let mut barren = scopes(config.prefixes.as_deref());
     let mut read =
         Read { ctx, source: &source, target: &target, all: 0, equal: 0, bytes: 0, total: outputs.bytes };
     for phase in phases(config.order, config.prefixes.as_deref()) {
@@ -94,6 +95,7 @@ pub(super) async fn verify(
                 if !phase.takes(&pair.object.key) || pair.object.is_folder_marker() {
                     continue;
                 }
+                barren.retain(|prefix| !pair.object.key.starts_with(prefix.as_str()));
                 let pair = match pair.blob {
                     Some(blob) => Some((pair.object, blob)),
                     None => by_name(&target, &mut tally, pair.object, outputs).await?,
@@ -111,7 +113,23 @@ pub(super) async fn verify(
         }
     }
     let deep = (depth == VerifyDepth::Deep).then_some((read.all, read.equal));
-    Ok(tally.into_evidence(deep))
+    let mut evidence = tally.into_evidence(deep);
+    evidence.checks.extend(barren.iter().map(|prefix| nothing_below(prefix, config.order)));
+    Ok(evidence)
+}
+
+/// Nothing equals nothing, which proves nothing. What Velero is to find is never nothing: then the
+/// backup lies elsewhere, most likely below another prefix of the bucket.
+fn nothing_below(prefix: &str, order: Order) -> Check {
+    let subject = if prefix.is_empty() { "bucket".to_owned() } else { format!("prefix {prefix}") };
+    Check {
+        subject,
+        what: "objects".to_owned(),
+        source: "none".to_owned(),
+        target: "none".to_owned(),
+        status: if order == Order::Velero { CheckStatus::Failed } else { CheckStatus::Warning },
+        note: Some("the source has no such object, so nothing was copied: is its `prefix` right?".to_owned()),
+    }
 }
 
 /// What the merge has no blob for is asked for by its name, in case the two list in another order.

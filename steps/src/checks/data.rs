@@ -119,7 +119,21 @@ impl DataCheck {
             let container = self.container(client).ok_or_else(|| StepError::permanent("an empty check"))?;
             container.ready().await.map_err(|e| self.at(side, e))
         };
-        tokio::try_join!(of(source, "source"), of(target, "target"))
+        let (source, target) = tokio::try_join!(of(source, "source"), of(target, "target"))?;
+        let uids = tokio::try_join!(source.pod_uid(), target.pod_uid())?;
+        refuse_same(&self.name, uids)?;
+        Ok((source, target))
+    }
+}
+
+/// A pod compared with itself is always equal.
+fn refuse_same(check: &str, uids: (Option<String>, Option<String>)) -> Result<(), StepError> {
+    match uids {
+        (Some(source), Some(target)) if source == target => {
+            Err(StepError::permanent(format!("{check}: source and target are the same pod"))
+                .with_hint("both contexts lead to one cluster: check [source.cluster] and [target.cluster]"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -370,6 +384,14 @@ mod tests {
         let evidence = judge(&outputs);
         assert!(!evidence.passed());
         insta::assert_snapshot!(lines(&evidence));
+    }
+
+    #[test]
+    fn a_pod_is_never_compared_with_itself() {
+        let uids = |source: &str, target: &str| (Some(source.to_owned()), Some(target.to_owned()));
+        assert!(refuse_same("orders", uids("a", "b")).is_ok());
+        let error = refuse_same("orders", uids("a", "a")).unwrap_err();
+        assert_eq!(error.message, "orders: source and target are the same pod");
     }
 
     #[test]

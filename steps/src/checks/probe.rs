@@ -290,9 +290,11 @@ async fn http(client: &Client, probe: &Http) -> Result<Look, StepError> {
 fn judge_http(probe: &Http, status: StatusCode, body: &[u8]) -> Look {
     let expected = format!("status {}", probe.status);
     let found = format!("status {}", status.as_u16());
-    if status.as_u16() != probe.status {
+    let from_api_server = status_message(body);
+    // Its own 404 or 503 isn't the one that is expected of the Service.
+    if status.as_u16() != probe.status || from_api_server.is_some() {
         let mut look = Look::new(expected, found, false);
-        look.note = status_message(body);
+        look.note = from_api_server;
         return look;
     }
     let Some(text) = &probe.contains else { return Look::new(expected, found, true) };
@@ -335,13 +337,18 @@ async fn tcp(client: &Client, probe: &Tcp) -> Result<Look, StepError> {
     let forward = pods.portforward(&pod_name, &[port]).await;
     let mut forward = forward
         .map_err(|e| kube_error(format!("failed to connect to pod {}/{pod_name}", probe.namespace), e))?;
-    let (Some(mut stream), Some(error)) = (forward.take_stream(port), forward.take_error(port)) else {
+    let (Some(mut stream), Some(mut error)) = (forward.take_stream(port), forward.take_error(port)) else {
         return Err(StepError::transient(format!("failed to connect to {name}")));
     };
     let mut byte = [0];
+    // A refusal ends the stream too; which of the two is seen first is chance.
     let end = tokio::select! {
-        error = error => error.map(|e| refusal(&e)),
-        read = stream.read(&mut byte) => read.err().map(|e| e.to_string()),
+        biased;
+        end = &mut error => end.map(|e| refusal(&e)),
+        read = stream.read(&mut byte) => match read {
+            Ok(0) => tokio::time::timeout(TCP_SETTLE, &mut error).await.ok().flatten().map(|e| refusal(&e)),
+            read => read.err().map(|e| e.to_string()),
+        },
         () = tokio::time::sleep(TCP_SETTLE) => None,
     };
     forward.abort();
@@ -506,6 +513,10 @@ mod tests {
         assert_eq!(look.note.unwrap(), "no endpoints available for service \"web\"");
         let leak = judge_http(&web, StatusCode::INTERNAL_SERVER_ERROR, b"password=hunter2");
         assert_eq!(leak.note, None);
+        let gone = br#"{"kind":"Status","apiVersion":"v1","message":"services \"web\" not found"}"#;
+        let closed = probe(json!({ "status": 404 }));
+        assert!(judge_http(&closed, StatusCode::NOT_FOUND, b"not here").passed);
+        assert!(!judge_http(&closed, StatusCode::NOT_FOUND, gone).passed);
     }
 
     #[test]

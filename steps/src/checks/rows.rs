@@ -13,6 +13,9 @@ use crate::exec::Container;
 /// A line a table; a database with more tables than fit is compared in parts.
 const OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
+/// The last line that psql prints: a script or an answer that was cut off lacks it.
+const END: &str = "-- whole --";
+
 /// Which tables to compare.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -81,15 +84,22 @@ pub(crate) async fn read(
             StepError::permanent(message)
         });
     }
-    parse(&String::from_utf8_lossy(&stdout))
+    let stdout = String::from_utf8_lossy(&stdout);
+    let Some(lines) = whole(&stdout) else {
+        return Err(StepError::transient(format!("the answer of {place} was cut off")));
+    };
+    parse(lines)
         .ok_or_else(|| StepError::permanent(format!("failed to understand what psql says of {place}")))
 }
 
-/// Everything in one snapshot, so that counts and sums belong together.
+/// Everything in one snapshot, so that counts and sums belong together. Row security is off, which
+/// makes rows that the role may not see an error instead of leaving them out. A row is `t.*`: a bare
+/// `t` would be the column of that name where a table has one.
 fn script(tables: &[String]) -> Result<String, StepError> {
     let mut script = String::from(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n\
          SET LOCAL statement_timeout = 0;\n\
+         SET LOCAL row_security = off;\n\
          SET LOCAL timezone = 'UTC';\n\
          SET LOCAL datestyle = 'ISO, YMD';\n\
          SET LOCAL intervalstyle = 'iso_8601';\n\
@@ -101,13 +111,13 @@ fn script(tables: &[String]) -> Result<String, StepError> {
     for table in tables {
         let (from, name) = (quoted_table(table)?, literal(table));
         script.push_str(&format!(
-            "SELECT count(*) || '|' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) || '|' || {name} \
+            "SELECT count(*) || '|' || coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0) || '|' || {name} \
              FROM {from} AS t;\n"
         ));
     }
     if tables.is_empty() {
         script.push_str(
-            "SELECT format('SELECT count(*) || ''|'' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) \
+            "SELECT format('SELECT count(*) || ''|'' || coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0) \
              || ''|'' || %L FROM %I.%I AS t', n.nspname || '.' || c.relname, n.nspname, c.relname) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' \
@@ -115,7 +125,7 @@ fn script(tables: &[String]) -> Result<String, StepError> {
              ORDER BY 1 \\gexec\n",
         );
     }
-    script.push_str("COMMIT;\n");
+    script.push_str(&format!("COMMIT;\n\\echo '{END}'\n"));
     Ok(script)
 }
 
@@ -133,6 +143,11 @@ fn quoted_table(table: &str) -> Result<String, StepError> {
 fn literal(text: &str) -> String {
     // Backslashes are literal in standard strings; psql's own variables (`:name`) aren't replaced in quotes.
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// What stands before [`END`].
+fn whole(text: &str) -> Option<&str> {
+    text.trim_end().strip_suffix(END).filter(|lines| lines.is_empty() || lines.ends_with('\n'))
 }
 
 fn parse(text: &str) -> Option<Vec<Table>> {
@@ -174,5 +189,14 @@ mod tests {
         );
         assert_eq!(tables[1].table, "odd|name");
         assert!(parse("ERROR").is_none());
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_none() {
+        assert_eq!(whole("1|2|orders\n-- whole --\n"), Some("1|2|orders\n"));
+        assert_eq!(whole("-- whole --\n"), Some(""));
+        for cut in ["", "1|2|orders\n", "1|2|ord", "1|2|orders\n-- who", "1|2|odd -- whole --\n"] {
+            assert_eq!(whole(cut), None, "{cut:?}");
+        }
     }
 }

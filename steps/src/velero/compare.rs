@@ -224,7 +224,10 @@ pub(super) async fn compare(
     let discovery = discover(client).await?;
     let mut comparison = Comparison { checks: Vec::new(), missing: Vec::new(), not_compared: Vec::new() };
     for (kind, names) in objects {
-        let Some(gvk) = parse_kind(kind) else { continue };
+        let Some(gvk) = parse_kind(kind) else {
+            comparison.not_compared.push(format!("{kind} {} (no kind that we understand)", names.len()));
+            continue;
+        };
         if let Some(reason) = left_to_the_target(&gvk) {
             comparison.not_compared.push(format!("{kind} {} ({reason})", names.len()));
             continue;

@@ -23,7 +23,7 @@ use super::api::{
 };
 use super::backup::{failure_reasons, warning};
 use super::compare::{KindOutcome, compare, outcomes, restored_counts};
-use super::config_map::{Plugin, ensure};
+use super::config_map::{Plugin, ensure, remove};
 use super::default_velero_namespace;
 use super::diagnose;
 use super::files::{Texts, VeleroFile, fetch};
@@ -166,7 +166,10 @@ impl VeleroRestore {
         }
         wait_for_backup(ctx, velero, self.pace, config).await?;
         refuse_occupied(velero, &config.volumes).await?;
-        if !rules.is_empty() {
+        if rules.is_empty() {
+            // Those of an earlier run would rename images still.
+            remove(velero, Plugin::ImageName).await?;
+        } else {
             ensure(ctx, velero, Plugin::ImageName, &rules).await?;
         }
         Ok(())
@@ -499,11 +502,18 @@ impl TypedStep for VeleroRestore {
         checks.extend(volume_checks(&config.volumes, &volumes));
         checks.extend(claim_checks(&velero, &config.volumes).await?);
         checks.extend(compare(&velero.client, name, &config.objects, &outputs.outcomes).await?.checks);
+        let unknown = |subject: &str, what: &str, found: &str| Check {
+            status: CheckStatus::Warning,
+            ..Check::equal(subject, what, "read", found)
+        };
         if config.objects.is_empty() {
-            checks.push(Check {
-                status: CheckStatus::Warning,
-                ..Check::equal("objects", "list of the source", "read", "unknown: nothing was compared")
-            });
+            checks.push(unknown("objects", "list of the source", "unknown: nothing was compared"));
+        } else if outputs.objects.is_empty() {
+            let found = "unknown: what was there before the restore counts as restored";
+            checks.push(unknown(&subject, "list of objects", found));
+        }
+        if config.volumes.is_empty() {
+            checks.push(unknown("volumes", "list of the source", "empty: no volume's data was compared"));
         }
         checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
         Ok(checks.into_iter().collect())

@@ -178,6 +178,42 @@ async fn nothing_is_restored_over_what_is_there() {
 }
 
 #[tokio::test]
+async fn image_names_of_an_earlier_run_are_not_changed_again() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let left = "/api/v1/namespaces/velero/configmaps/migrate-change-image-name";
+    let labels = json!({ "velero.io/plugin-config": "", "velero.io/change-image-name": "RestoreItemAction",
+        "app.kubernetes.io/managed-by": "migrate" });
+    let stale =
+        json!({ "metadata": { "labels": labels }, "data": { "rule-0": "1.ecr.example,y.azurecr.example" } });
+    cluster.lock().put(left, stale);
+    let mut config = restore_config(&cluster);
+    config["rename-images"] = json!([]);
+    restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(cluster.writes(), [format!("DELETE {left}"), format!("POST {VELERO}/restores")]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_was_not_compared_is_never_shown_as_equal() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    cluster.lock().put_file("RestoreResourceList", KEY, &json!("unreadable"));
+    let config = restore_config(&cluster);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    let warned = async |config: &Value| -> Vec<String> {
+        let evidence = restore_step().verify(&ctx, config, &outputs, VerifyDepth::Quick).await.unwrap();
+        let warnings = evidence.checks.into_iter().filter(|c| c.status == CheckStatus::Warning);
+        warnings.map(|c| format!("{} {}", c.subject, c.what)).collect()
+    };
+    assert_eq!(warned(&config).await, [format!("restore {KEY} list of objects")]);
+    let mut blind = config.clone();
+    (blind["objects"], blind["volumes"]) = (json!({}), json!([]));
+    assert_eq!(warned(&blind).await, ["objects list of the source", "volumes list of the source"]);
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_foreign_image_map_is_refused() {
     let cluster = target().await;
     let (_, ctx) = context();
