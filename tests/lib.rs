@@ -1,5 +1,6 @@
 //! Tests that need the whole, and what they share: a running sandbox, and `migrate` run in it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -12,7 +13,12 @@ const PROJECT: &str = "MIGRATE_SANDBOX_PROJECT";
 /// A running sandbox with a seeded estate.
 pub struct Sandbox {
     project: PathBuf,
+    /// Bytes of each access log at the reset.
+    logs: BTreeMap<&'static str, usize>,
 }
+
+/// Daemons whose access logs tell what was written to the target.
+const LOGS: [&str; 2] = ["acr", "front"];
 
 impl Sandbox {
     /// The running sandbox, its target emptied and every run forgotten.
@@ -23,12 +29,35 @@ impl Sandbox {
         let project = std::env::var_os(PROJECT)
             .unwrap_or_else(|| panic!("{PROJECT} is not set: run `cargo xtask test`"))
             .into();
-        let sandbox = Self { project };
         expect_success(Command::new(built("sandbox")).args(["seed", "--reset"]));
+        let logs = LOGS.into_iter().map(|name| (name, log(name).len())).collect();
+        let sandbox = Self { project, logs };
         match std::fs::remove_dir_all(sandbox.project.join(".migrate")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("failed to forget runs: {e}"),
             _ => sandbox,
         }
+    }
+
+    /// What was written to the target more than once since the reset, by the access logs of the
+    /// registry and of the Blob service: blobs and manifests of images, and committed objects.
+    ///
+    /// # Panics
+    /// When a log holds no write at all: then nothing was counted.
+    pub fn written_twice(&self) -> Vec<String> {
+        let mut writes: BTreeMap<String, u32> = BTreeMap::new();
+        for (name, start) in &self.logs {
+            let log = log(name);
+            let found: Vec<String> = log[*start..].lines().filter_map(write).collect();
+            assert!(!found.is_empty(), "no write in the log of {name}");
+            for what in found {
+                *writes.entry(what).or_default() += 1;
+            }
+        }
+        writes
+            .into_iter()
+            .filter(|(_, times)| *times > 1)
+            .map(|(what, times)| format!("{times} × {what}"))
+            .collect()
     }
 
     /// The project folder.
@@ -242,6 +271,31 @@ pub fn expect_success(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// The log of a daemon of the sandbox.
+fn log(daemon: &str) -> String {
+    let path = target().join("sandbox/logs").join(format!("{daemon}.log"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()))
+}
+
+/// What a line of an access log says was wholly written, if anything.
+fn write(line: &str) -> Option<String> {
+    // The registry: `… "PUT /v2/shop/web/blobs/uploads/ID?…digest=sha256%3A… HTTP/1.1" 201 …`
+    if let Some((_, request)) = line.split_once("\"PUT ") {
+        let (address, rest) = request.split_once(' ')?;
+        if !rest.contains("\" 201 ") {
+            return None;
+        }
+        return match address.split_once("digest=") {
+            Some((_, digest)) => Some(format!("layer {}", digest.split('&').next()?)),
+            None => Some(format!("manifest {address}")),
+        };
+    }
+    // The front: `… 201 PUT /ACCOUNT/CONTAINER/NAME comp=blocklist`
+    let (_, request) = line.split_once(" 201 PUT ")?;
+    let (path, comp) = request.rsplit_once(" comp=")?;
+    matches!(comp, "" | "blocklist").then(|| format!("blob {path}"))
 }
 
 fn target() -> PathBuf {

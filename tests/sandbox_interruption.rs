@@ -43,6 +43,7 @@ fn assert_done_once(sandbox: &Sandbox, report: &Value) {
         let listed = sandbox.kubectl(context, &["get", kind, "-n", "velero", "-o", "name"]);
         assert_eq!(listed.lines().count(), 1, "{kind} on {context}: {listed}");
     }
+    assert_eq!(sandbox.written_twice(), Vec::<String>::new());
     assert!(checks(report).iter().all(|check| check[5] != "failed"), "{:#?}", checks(report));
 }
 

@@ -41,6 +41,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Only install and build what the sandbox and the tests need.
+    Tools,
     /// Bring everything up; the first time, build what is missing (about 15 minutes).
     Up,
     /// Show every part and whether it is healthy; exit code 1 when one is not.
@@ -85,6 +87,7 @@ async fn main() -> Result<ExitCode> {
 
 async fn run(command: Command, layout: &Layout) -> Result<ExitCode> {
     match command {
+        Command::Tools => tools::ensure(layout)?,
         Command::Up => up::up(layout).await?,
         Command::Status { json } => return show_status(layout, json).await,
         Command::Seed { reset } => {

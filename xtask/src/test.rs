@@ -4,10 +4,11 @@ use std::process::Command;
 
 use crate::cargo::{self, Outcome, SANDBOX_TESTS, cargo};
 
-/// Formatting, then all tests that need no sandbox.
+/// Formatting, then all tests that need programs (registries among them) but no running sandbox.
 pub fn quick() -> Outcome {
     cargo(&["fmt", "--all", "--check"])?;
     cargo::build()?;
+    cargo::sandbox(&["tools"])?;
     cargo(&["test", "--workspace", "--no-fail-fast"])
 }
 
