@@ -79,7 +79,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     let mut cursor = ctx.cursor::<Cursor>()?.filter(|c| c.key == ctx.key.as_str()).unwrap_or_default();
     if cursor.key.is_empty() {
         ctx.key.as_str().clone_into(&mut cursor.key);
-        cursor.counts.as_of_seconds = jiff::Timestamp::now().as_second();
+        cursor.counts.as_of_seconds = source.now().await?;
     } else {
         ctx.info(format!("going on behind {} objects", cursor.counts.objects));
     }
