@@ -82,7 +82,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     let mut cursor = ctx.cursor::<Cursor>()?.filter(usable).unwrap_or_default();
     if cursor.key.is_empty() {
         ctx.key.as_str().clone_into(&mut cursor.key);
-        cursor.counts.as_of_seconds = jiff::Timestamp::now().as_second();
+        cursor.counts.as_of_seconds = source.now().await?;
     } else {
         ctx.info(format!("going on behind {} objects", cursor.counts.objects));
     }

@@ -2,11 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{
+    ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+};
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ObjectStorageClass, ServerSideEncryption};
 use bytes::Bytes;
 use migrate_plugin_api::{StepContext, StepError};
@@ -59,10 +65,34 @@ pub(super) struct Properties {
     pub(super) md5: Option<Vec<u8>>,
 }
 
+/// The newest `Date` of the service's answers, in seconds since 1970; 0 before the first.
+#[derive(Debug, Clone, Default)]
+struct Clock(Arc<AtomicI64>);
+
+impl Intercept for Clock {
+    fn name(&self) -> &'static str {
+        "Clock"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        if let Some(date) = date.and_then(|d| DateTime::from_str(d, DateTimeFormat::HttpDate).ok()) {
+            self.0.fetch_max(date.secs(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// A bucket, or a folder in it.
 #[derive(Clone)]
 pub(super) struct Source {
     client: Client,
+    clock: Clock,
     bucket: String,
     prefix: String,
     /// Where it is, for people.
@@ -95,7 +125,9 @@ impl Source {
         let shared = crate::aws::config(ctx, aws).await;
         // Checksums are asked for where whole objects are read and are checked here; clients that
         // ask on every range get answers from S3-compatible stores that they then refuse.
+        let clock = Clock::default();
         let mut config = aws_sdk_s3::config::Builder::from(&shared)
+            .interceptor(clock.clone())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         if let Some(endpoint) = &from.endpoint {
@@ -104,10 +136,18 @@ impl Source {
         let host = from.endpoint.as_ref().map_or_else(|| format!("s3.{}", aws.region), ToString::to_string);
         Self {
             client: Client::from_conf(config.build()),
+            clock,
             bucket: from.bucket.clone(),
             prefix: folder(from.prefix.as_deref()),
             place: format!("bucket `{}` at {}", from.bucket, host.trim_end_matches('/')),
         }
+    }
+
+    /// Now by the clock that dates the objects, in seconds since 1970; by ours where it tells none.
+    pub(super) async fn now(&self) -> Result<i64, StepError> {
+        self.page("", None, None).await?;
+        let now = self.clock.0.load(Ordering::Relaxed);
+        Ok(if now > 0 { now } else { jiff::Timestamp::now().as_second() })
     }
 
     /// One page of keys that start with `scope`, in S3's order: those after `after`, or at `token`.

@@ -191,6 +191,30 @@ async fn bytes_that_arrive_damaged_are_sent_again() {
 }
 
 #[tokio::test]
+async fn what_changed_later_is_told_by_the_buckets_clock() {
+    let rig = Rig::new(1).await;
+    rig.s3.reset().await;
+    // A bucket whose clock is years ahead of ours: its object is no later change for that.
+    let listing = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k0</Key>\
+                   <LastModified>2099-01-01T00:00:00Z</LastModified><ETag>&quot;e&quot;</ETag><Size>10</Size>\
+                   </Contents></ListBucketResult>";
+    let answer = ResponseTemplate::new(200).insert_header("date", "Thu, 01 Jan 2099 00:00:01 GMT");
+    Mock::given(method("GET"))
+        .and(query_param("list-type", "2"))
+        .respond_with(answer.set_body_string(listing))
+        .mount(&rig.s3)
+        .await;
+    rig.object(&Crc64::of(BODY).to_string()).await;
+    rig.azure_takes_blobs().await;
+    let outputs = rig.apply().await.unwrap();
+    assert_eq!(outputs.copied, 1);
+    Mock::given(method("HEAD")).respond_with(ResponseTemplate::new(404)).mount(&rig.azure).await;
+    let ctx = rig.host.context("copy", rig.project.path());
+    let evidence = BlobCopy.verify(&ctx, &rig.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.failures().any(|c| c.subject == "blob k0"), "{evidence:?}");
+}
+
+#[tokio::test]
 async fn nothing_copied_is_not_shown_as_equal() {
     for (order, status) in [(Order::Listing, CheckStatus::Warning), (Order::Velero, CheckStatus::Failed)] {
         let mut rig = Rig::new(0).await;

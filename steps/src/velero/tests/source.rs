@@ -88,6 +88,19 @@ async fn a_backup_is_created_once_followed_and_proven() {
 }
 
 #[tokio::test]
+async fn a_list_that_can_not_be_read_is_a_warning_and_no_loss() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let config = backup_config(&cluster);
+    cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    let evidence = backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    assert!(evidence.checks.iter().any(|c| c.what == "list of objects" && c.status == CheckStatus::Warning));
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_made_in_between_is_joined_and_a_foreign_one_refused() {
     let cluster = source().await;
     let (_, ctx) = context();
