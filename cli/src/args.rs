@@ -73,6 +73,11 @@ pub struct ResumeArgs {
     /// Accept that files changed since the run began, and rerun what depends on the changes
     #[arg(long)]
     pub accept_changes: bool,
+
+    /// Run a node again whatever is known of it: the way on when only a person can tell what an
+    /// attempt has done
+    #[arg(long, value_name = "NODE")]
+    pub rerun: Vec<String>,
 }
 
 #[derive(Debug, Args)]

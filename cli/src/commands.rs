@@ -1,19 +1,19 @@
 //! The commands.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use migrate_engine::{
-    Checked, Engine, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown, Source,
-    VerifyRequest, event_channel,
+    Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
+    Source, VerifyRequest, event_channel,
 };
-use migrate_plugin_api::{CancellationToken, RunId, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 use serde::Serialize;
 
 use crate::args::{Cli, Command, ResumeArgs, RunArgs, StepsArgs, VerifyArgs, WorkflowArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::say::say;
 use crate::{evidence, render, shipped, signals, table::Table, watch};
 
 /// What describes a site; see the README.
@@ -44,8 +44,8 @@ impl Session<'_> {
         let environment = if path.exists() { Some(Source::read(&path)?) } else { None };
         self.engine.validate(&self.workflow(args)?, environment.as_ref(), &params(args)?)?;
         match environment {
-            Some(_) => eprintln!("{} and {} are valid", args.workflow, path.display()),
-            None => eprintln!("{} is valid; there is no {} to check it with", args.workflow, path.display()),
+            Some(_) => say!("{} and {} are valid", args.workflow, path.display()),
+            None => say!("{} is valid; there is no {} to check it with", args.workflow, path.display()),
         }
         Ok(Exit::Done)
     }
@@ -59,30 +59,37 @@ impl Session<'_> {
             print(&render::plan(&report))?;
         }
         for line in render::problems(&report) {
-            eprintln!("{line}");
+            say!("{line}");
         }
         Ok(if report.refuses() { Exit::Invalid } else { Exit::Done })
     }
 
     async fn run(&self, args: &WorkflowArgs) -> Result<Exit, Failure> {
         let checked = self.check(args)?;
-        self.keep_shipped(args)?;
-        self.watched(async |events, shutdown| self.engine.run(&checked, events, shutdown).await).await
+        self.advance(async |events, shutdown| self.engine.run(&checked, events, shutdown).await).await
     }
 
     async fn resume(&self, args: &ResumeArgs) -> Result<Exit, Failure> {
         let request = ResumeRequest {
             run: run_id(&args.run)?,
             accept_changes: args.accept_changes,
+            rerun: args.rerun.iter().map(NodeId::new).collect::<Result<_, _>>()?,
             ..ResumeRequest::default()
         };
-        self.watched(async |events, shutdown| self.engine.resume(request, events, shutdown).await).await
+        self.advance(async |events, shutdown| self.engine.resume(request, events, shutdown).await).await
     }
 
     async fn verify(&self, args: &VerifyArgs) -> Result<Exit, Failure> {
         let depth = if args.deep { VerifyDepth::Deep } else { VerifyDepth::Quick };
         let request = VerifyRequest { run: run_id(&args.run)?, depth };
-        self.watched(async |events, shutdown| self.engine.verify(request, events, shutdown).await).await
+        let report = self
+            .watched(async |events, shutdown| self.engine.verify(request, events, shutdown).await)
+            .await?;
+        self.show(&report);
+        if report.state == RunState::Failed {
+            say!("to do a node again: {} --rerun NODE", self.resume_command(&report));
+        }
+        Ok(exit_of(report.state))
     }
 
     async fn status(&self, args: &RunArgs) -> Result<Exit, Failure> {
@@ -92,7 +99,7 @@ impl Session<'_> {
         } else {
             print(&format!("{}\n{}", render::report(&status.report), evidence::table(&status.report)))?;
             if let Some(holder) = &status.holder {
-                eprintln!("held by {holder}");
+                say!("held by {holder}");
             }
         }
         Ok(Exit::Done)
@@ -124,43 +131,55 @@ impl Session<'_> {
         Ok(Exit::Done)
     }
 
-    /// Runs `work` under signal handling, shows its events and its result.
+    /// Works on a run, shows its result and says how to go on.
+    async fn advance(
+        &self,
+        work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
+    ) -> Result<Exit, Failure> {
+        let report = self.watched(work).await?;
+        self.show(&report);
+        let resume = self.resume_command(&report);
+        match report.state {
+            RunState::Done => {}
+            RunState::Interrupted | RunState::Running => say!("stopped; go on with: {resume}"),
+            RunState::Failed => say!("failed; when the cause is mended, go on with: {resume}"),
+        }
+        Ok(exit_of(report.state))
+    }
+
+    /// Runs `work` under signal handling and shows its events.
     async fn watched(
         &self,
-        work: impl AsyncFnOnce(migrate_engine::EventSink, &Shutdown) -> Result<RunReport, RunError>,
-    ) -> Result<Exit, Failure> {
+        work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
+    ) -> Result<RunReport, Failure> {
         let shutdown = Shutdown::new();
         if let Err(e) = signals::listen(shutdown.clone()) {
-            eprintln!("warning: signals can't be handled: {e}");
+            say!("warning: signals can't be handled: {e}");
         }
         let (sink, stream): (_, EventStream) = event_channel();
         let json = self.cli.json;
         let shown = tokio::spawn(watch::watch(stream, json));
         let result = work(sink, &shutdown).await;
         if shown.await.is_err() {
-            eprintln!("warning: the display failed; the run did not");
+            say!("warning: the display failed; the run did not");
         }
-        self.finish(&result?)
+        Ok(result?)
     }
 
-    fn finish(&self, report: &RunReport) -> Result<Exit, Failure> {
-        if self.cli.json {
-            print_json(&serde_json::json!({ "type": "report", "report": report }))?;
+    /// Shows how a run ended. That nobody reads it changes nothing about the run or its exit code.
+    fn show(&self, report: &RunReport) {
+        let shown = if self.cli.json {
+            print_json(&serde_json::json!({ "type": "report", "report": report }))
         } else {
-            print(&format!("\n{}\n{}", render::report(report), evidence::table(report)))?;
+            print(&format!("\n{}\n{}", render::report(report), evidence::table(report)))
+        };
+        if let Err(failure) = shown {
+            failure.print();
         }
-        let resume = format!("migrate{} resume {}", self.project_option(), report.run);
-        Ok(match report.state {
-            RunState::Done => Exit::Done,
-            RunState::Interrupted | RunState::Running => {
-                eprintln!("stopped; go on with: {resume}");
-                Exit::Interrupted
-            }
-            RunState::Failed => {
-                eprintln!("failed; when the cause is mended, go on with: {resume}");
-                Exit::Failed
-            }
-        })
+    }
+
+    fn resume_command(&self, report: &RunReport) -> String {
+        format!("migrate{} resume {}", self.project_option(), report.run)
     }
 
     fn project_option(&self) -> String {
@@ -185,26 +204,21 @@ impl Session<'_> {
 
     fn workflow(&self, args: &WorkflowArgs) -> Result<Source, Failure> {
         Ok(match shipped::find(&args.workflow) {
-            Some(text) => Source::new(self.kept(&args.workflow), text),
+            // No file stands there: the engine keeps the text with the run, so that `resume` goes on
+            // with what was run, after an upgrade too.
+            Some(text) => {
+                Source::new(self.cli.project.join(format!("shipped workflow {}", args.workflow)), text)
+            }
             None => Source::read(shipped::file(&args.workflow)?)?,
         })
     }
+}
 
-    /// Where a shipped workflow is kept, so that `resume` finds what was run after an upgrade too.
-    fn kept(&self, name: &str) -> PathBuf {
-        self.cli.project.join(".migrate").join("workflows").join(format!("{name}.toml"))
-    }
-
-    fn keep_shipped(&self, args: &WorkflowArgs) -> Result<(), Failure> {
-        let Some(text) = shipped::find(&args.workflow) else { return Ok(()) };
-        let path = self.kept(&args.workflow);
-        let write = || {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(&path, text)
-        };
-        write().map_err(|source| Failure::Write { path: path.clone(), source })
+fn exit_of(state: RunState) -> Exit {
+    match state {
+        RunState::Done => Exit::Done,
+        RunState::Interrupted | RunState::Running => Exit::Interrupted,
+        RunState::Failed => Exit::Failed,
     }
 }
 

@@ -9,6 +9,7 @@ use migrate_plugin_api::InvalidId;
 
 use crate::exit::Exit;
 use crate::render;
+use crate::say::say;
 use crate::shipped::UnknownWorkflow;
 
 /// Why a command could not do its work.
@@ -38,15 +39,6 @@ pub enum Failure {
     /// The run did not begin or could not go on.
     #[error(transparent)]
     Run(RunError),
-    /// A file in the project folder can't be written.
-    #[error("failed to write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -81,7 +73,7 @@ impl Failure {
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Steps(_) | Self::Write { .. } | Self::Stdout(_) => Exit::Failed,
+            Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -92,14 +84,14 @@ impl Failure {
             Self::Run(RunError::Refused(plan)) => print_refusal(plan),
             Self::Run(RunError::Changed(changes)) => print_changes(changes),
             _ => {
-                eprintln!("error: {self}");
+                say!("error: {self}");
                 let mut cause = self.source();
                 while let Some(error) = cause {
-                    eprintln!("  because {error}");
+                    say!("  because {error}");
                     cause = error.source();
                 }
                 if let Some(hint) = self.hint() {
-                    eprintln!("  help: {hint}");
+                    say!("  help: {hint}");
                 }
             }
         }
@@ -129,27 +121,25 @@ fn print_mistakes(diagnostics: &Diagnostics) {
             // The handler writes to a string, which can't fail; the message is what matters.
             text = mistake.to_string();
         }
-        eprintln!("{text}");
+        say!("{text}");
     }
-    eprintln!("error: {diagnostics}; nothing was touched");
+    say!("error: {diagnostics}; nothing was touched");
     if let Some(help) = diagnostics.help() {
-        eprintln!("  help: {help}");
+        say!("  help: {help}");
     }
 }
 
 fn print_refusal(plan: &PlanReport) {
     for line in render::problems(plan) {
-        eprintln!("{line}");
+        say!("{line}");
     }
-    eprintln!("error: the preflight found problems; nothing was touched");
+    say!("error: the preflight found problems; nothing was touched");
 }
 
 fn print_changes(changes: &Changes) {
     for line in render::changes(changes) {
-        eprintln!("{line}");
+        say!("{line}");
     }
-    eprintln!("error: the run's files have changed since these nodes ran; nothing was touched");
-    eprintln!(
-        "  help: undo the changes, or accept that these nodes run again: migrate resume --accept-changes"
-    );
+    say!("error: the run's files have changed since these nodes ran; nothing was touched");
+    say!("  help: undo the changes, or accept that these nodes run again: migrate resume --accept-changes");
 }

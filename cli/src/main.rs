@@ -1,5 +1,6 @@
 //! `migrate`: the command line over the engine and the built-in steps. Owns rendering and exit
 //! codes; decides nothing about runs. stdout is data, stderr is progress and messages.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
 mod commands;
@@ -8,6 +9,7 @@ mod exit;
 mod failure;
 mod progress;
 mod render;
+mod say;
 mod shipped;
 mod signals;
 mod table;

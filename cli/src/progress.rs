@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use migrate_plugin_api::{NodeId, Progress};
 
+use crate::say::say;
+
 /// Redraws a second on a terminal: fluent, and cheap over ssh.
 const TICK: Duration = Duration::from_millis(250);
 /// Between two plain lines of one node: enough to see that it lives, few enough to read.
@@ -38,9 +40,9 @@ impl Board {
     /// Prints a whole line above the running ones.
     pub fn say(&self, text: &str) {
         if self.terminal {
-            self.lines.suspend(|| eprintln!("{text}"));
+            self.lines.suspend(|| say!("{text}"));
         } else {
-            eprintln!("{text}");
+            say!("{text}");
         }
     }
 

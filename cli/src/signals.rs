@@ -3,6 +3,8 @@
 use migrate_engine::{Shutdown, ShutdownLevel};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::say::say;
+
 /// Listens until the process ends.
 ///
 /// # Errors
@@ -18,11 +20,9 @@ pub fn listen(shutdown: Shutdown) -> std::io::Result<()> {
             }
             match shutdown.escalate() {
                 ShutdownLevel::Drain => {
-                    eprintln!(
-                        "stopping: letting running steps reach a checkpoint (once more to stop at once)"
-                    );
+                    say!("stopping: letting running steps reach a checkpoint (once more to stop at once)");
                 }
-                _ => eprintln!("stopping at once"),
+                _ => say!("stopping at once"),
             }
         }
     });

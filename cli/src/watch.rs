@@ -7,6 +7,7 @@ use migrate_plugin_api::{CheckStatus, Evidence, LogLevel};
 
 use crate::progress::Board;
 use crate::render;
+use crate::say::say;
 
 /// Shows every event until the run ends.
 pub async fn watch(mut events: EventStream, json: bool) {
@@ -30,7 +31,7 @@ fn print_json(event: &Event) {
             // A reader that went away is no reason to stop a migration.
             let _ = writeln!(std::io::stdout(), "{line}");
         }
-        Err(e) => eprintln!("failed to write an event as JSON: {e}"),
+        Err(e) => say!("failed to write an event as JSON: {e}"),
     }
 }
 

@@ -111,3 +111,49 @@ timeuot = "6h"
     fs::write(project.path().join("broken.toml"), workflow).expect("written");
     insta::assert_snapshot!(migrate(project.path(), &["validate", "broken.toml"]));
 }
+
+#[test]
+fn a_reader_that_went_away_costs_no_exit_code() {
+    let project = project();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_migrate"))
+        .arg("status")
+        .current_dir(project.path())
+        .env_remove("MIGRATE_PROJECT")
+        .stderr(writer)
+        .status()
+        .expect("migrate starts");
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
+fn the_way_on_that_the_engine_names_is_a_command() {
+    insta::assert_snapshot!(migrate(project().path(), &["resume", "20260131-235959-3f9a", "--rerun", "pay"]), @r"
+    exit 2
+    --- stdout
+
+    --- stderr
+    error: this project has no run yet
+      help: start one: migrate run WORKFLOW
+    ");
+}
+
+/// A second `migrate run stateful`, perhaps of a newer version, must leave alone what the first runs.
+#[test]
+fn a_refused_run_writes_nothing() {
+    let project = project();
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("read");
+    let site = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    fs::write(project.path().join("migration.toml"), site).expect("written");
+    let state = project.path().join(".migrate");
+    fs::create_dir(&state).expect("made");
+    let lock = fs::File::create(state.join("lock")).expect("made");
+    lock.lock().expect("locked");
+    let said = migrate(project.path(), &["run", "stateful", "--param", "namespaces=shop"]);
+    assert!(said.starts_with("exit 6\n"), "{said}");
+    let left: Vec<_> =
+        fs::read_dir(&state).expect("read").map(|entry| entry.expect("read").file_name()).collect();
+    assert_eq!(left, ["lock"]);
+}

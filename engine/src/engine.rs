@@ -145,10 +145,14 @@ impl Engine {
             }
             catalog.insert(info.name.clone(), Described { info, validator });
         }
-        Ok(Self { project_dir: project_dir.into(), steps: Arc::new(known), catalog: Arc::new(catalog) })
+        Ok(Self {
+            project_dir: absolute(&project_dir.into()),
+            steps: Arc::new(known),
+            catalog: Arc::new(catalog),
+        })
     }
 
-    /// The project folder.
+    /// The project folder, absolute.
     pub fn project_dir(&self) -> &Path {
         &self.project_dir
     }
@@ -208,7 +212,7 @@ impl Engine {
         let store = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
         let facts = RunFacts::default();
         self.admit(&id, checked, &facts, false, &events, shutdown).await?;
-        let definition = definition(checked);
+        let definition = definition(&self.project_dir, checked);
         let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
         store.create_run(&run).await?;
         self.dispatch(&run, checked, store, facts, BTreeMap::new(), events, shutdown).await
@@ -239,7 +243,8 @@ impl Engine {
             return Err(RunError::UnknownNode(unknown.clone()));
         }
         let mut places = store.places(&id).await?;
-        let batch = reset(&request.rerun, &checked, &mut facts, &mut places);
+        let definition = definition(&self.project_dir, &checked);
+        let batch = reset(&request.rerun, definition, &mut facts, &mut places);
         let changed = changes(&facts, &checked, &self.catalog);
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
@@ -290,8 +295,9 @@ impl Engine {
     pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&store, run).await?;
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
         Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
     }
@@ -417,10 +423,17 @@ impl Engine {
     }
 }
 
-/// What a run is started from, as it is stored.
-fn definition(checked: &Checked) -> Definition {
-    let absolute = |path: &Path| {
-        std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+/// Only fails without a current folder, where a relative path leads nowhere anyway.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What a run is started from, as it is stored. Files in the project are named from there, so that a
+/// moved or copied project is resumed with its own.
+fn definition(project_dir: &Path, checked: &Checked) -> Definition {
+    let place = |path: &Path| {
+        let path = absolute(path);
+        path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
     };
     let workflow = &checked.workflow;
     let outline = |(node, step): (&NodeId, &str)| NodeOutline {
@@ -430,9 +443,9 @@ fn definition(checked: &Checked) -> Definition {
     };
     let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
     Definition {
-        workflow_path: absolute(workflow.file.path()),
+        workflow_path: place(workflow.file.path()),
         workflow_text: workflow.file.text().to_owned(),
-        environment_path: absolute(checked.environment.file.path()),
+        environment_path: place(checked.environment.file.path()),
         environment_digest: Digest::of(&checked.environment.value),
         params: params.collect::<Map<_, _>>(),
         nodes: checked.nodes().map(outline).collect(),
@@ -442,7 +455,7 @@ fn definition(checked: &Checked) -> Definition {
 /// The facts with which a run is taken up again, already applied to `facts` and `places`.
 fn reset(
     rerun: &[NodeId],
-    checked: &Checked,
+    definition: Definition,
     facts: &mut RunFacts,
     places: &mut BTreeMap<NodeId, Place>,
 ) -> Batch {
@@ -452,7 +465,7 @@ fn reset(
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
     };
-    add(Fact::Resumed { definition: Box::new(definition(checked)) });
+    add(Fact::Resumed { definition: Box::new(definition) });
     for node in rerun {
         add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
         places.remove(node);

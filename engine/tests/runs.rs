@@ -179,6 +179,80 @@ async fn without_idempotency_an_unknown_end_stops_for_a_person() {
 }
 
 #[tokio::test]
+async fn without_idempotency_nothing_that_had_its_effect_is_done_again_unasked() {
+    const PAY: &str = "[nodes.pay]\nstep = \"test.once\"\nwith = { value = 1 }\n[nodes.after]\nstep = \"test\"\nneeds = [\"pay\"]\n";
+    let paid = |project: &Project| project.effects().iter().filter(|(node, _)| node == "pay").count();
+    let prepared = |verify: &[bool]| {
+        let project = Project::new(PAY);
+        project.script(|s| {
+            s.apply.insert("after".into(), [Apply::Permanent].into());
+            s.verify.insert("pay".into(), verify.iter().copied().collect());
+        });
+        project
+    };
+    let accept = || ResumeRequest { accept_changes: true, ..Default::default() };
+    // Disproved when it was made; disproved later; and with another config now.
+    for (verify, edit) in [(&[false][..], false), (&[true, false][..], false), (&[][..], true)] {
+        let project = prepared(verify);
+        project.run().await;
+        if edit {
+            project.write_workflow(&PAY.replace("value = 1", "value = 2"));
+        }
+        let report = resume(&project, accept()).await.unwrap();
+        assert_eq!(report.state, RunState::Failed);
+        let error = report.node("pay").unwrap().error.clone().unwrap();
+        assert_eq!(error.class, ErrorClass::Conflict, "{error:?}");
+        assert!(error.hint.unwrap().contains("--rerun pay"));
+        assert_eq!(paid(&project), 1);
+        let rerun = vec![NodeId::new("pay").unwrap()];
+        let report = resume(&project, ResumeRequest { rerun, ..accept() }).await.unwrap();
+        assert_eq!(report.node("pay").unwrap().state, NodeState::Finished);
+        assert_eq!(paid(&project), 2, "once more, as a person said");
+    }
+}
+
+#[tokio::test]
+async fn a_moved_project_is_resumed_with_its_own_files() {
+    let mut project = Project::new(CHAIN);
+    project.script(|s| {
+        s.apply.insert("c".into(), [Apply::Permanent].into());
+    });
+    project.run().await;
+    let old = project.dir;
+    project.dir = tempfile::tempdir().unwrap();
+    for name in ["w.toml", "migration.toml", ".migrate", "effects"] {
+        std::fs::rename(old.path().join(name), project.path(name)).unwrap();
+    }
+    drop(old);
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+}
+
+#[tokio::test]
+async fn a_workflow_without_a_file_is_resumed_from_its_stored_text() {
+    let project = Project::new(CHAIN);
+    project.script(|s| {
+        s.apply.insert("c".into(), [Apply::Permanent].into());
+    });
+    let engine = project.engine();
+    let text = std::fs::read_to_string(project.path("w.toml")).unwrap();
+    std::fs::remove_file(project.path("w.toml")).unwrap();
+    let workflow = migrate_engine::Source::new(project.path("shipped workflow w"), text);
+    let environment = migrate_engine::Source::read(project.path("migration.toml")).unwrap();
+    let checked = engine.check(&workflow, &environment, &migrate_engine::Params::new()).unwrap();
+    engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap();
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert!(!project.path("shipped workflow w").exists());
+}
+
+#[test]
+fn the_project_folder_is_absolute_however_it_is_named() {
+    let engine = migrate_engine::Engine::open("somewhere", Vec::new()).unwrap();
+    assert_eq!(engine.project_dir(), std::env::current_dir().unwrap().join("somewhere"));
+}
+
+#[tokio::test]
 async fn changes_are_told_exactly_and_rerun_only_when_accepted() {
     let mut project = Project::new(CHAIN);
     project.script(|s| {

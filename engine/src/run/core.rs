@@ -242,7 +242,13 @@ impl Core {
         let same = record.digest.as_ref() == Some(&resolved.digest);
         self.cells[at].resolved = Some(resolved);
         match record.phase {
+            Phase::New if record.failed && record.attempts > 0 && !self.is_idempotent(at) => {
+                self.ask_person(at, "an earlier attempt was disproved", None);
+            }
             Phase::New | Phase::Skipped => self.apply(at),
+            _ if !same && !self.is_idempotent(at) => {
+                self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
+            }
             _ if !same => {
                 self.reset(at, "its config or its step has changed");
                 self.apply(at);
@@ -256,6 +262,20 @@ impl Core {
         let node = self.id(at);
         self.out.push(Command::Clear(node.clone()));
         self.record(Fact::Reset { node, reason: reason.to_owned() });
+    }
+
+    /// Whether `apply` may be called again after an attempt that has or may have had its effect.
+    fn is_idempotent(&self, at: usize) -> bool {
+        let described = self.catalog.get(&self.node(at).step);
+        described.is_some_and(|described| described.info.idempotency != Idempotency::None)
+    }
+
+    /// Fails the node because only a person may decide to do it again.
+    fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
+        let message = message.to_owned();
+        let (run, node) = (&self.run, &self.node(at).id);
+        let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
+        self.fail(at, error(ErrorClass::Conflict, message, Some(hint)), evidence, false);
     }
 
     fn apply(&mut self, at: usize) {
@@ -315,19 +335,11 @@ impl Core {
                 self.apply(at);
             }
             Ok(Observation::Unknown { reason }) => {
-                let step = &self.node(at).step;
-                let idempotency = self.catalog.get(step).map(|described| described.info.idempotency);
-                if matches!(idempotency, Some(Idempotency::Natural | Idempotency::Keyed)) {
-                    self.apply(at);
-                    return;
+                if self.is_idempotent(at) {
+                    return self.apply(at);
                 }
-                let node = self.id(at);
                 let message = format!("can't tell whether an earlier attempt took effect: {reason}");
-                let hint = format!(
-                    "look for yourself; to do it again: `migrate resume {} --rerun {node}`",
-                    self.run
-                );
-                self.fail(at, error(ErrorClass::Conflict, message, Some(hint)), None, false);
+                self.ask_person(at, &message, None);
             }
         }
     }
@@ -373,6 +385,9 @@ impl Core {
                 self.done(at);
             }
             (true, false) => self.finish(at, evidence),
+            (false, true) if !self.is_idempotent(at) => {
+                self.ask_person(at, &disproof(&evidence), Some(evidence));
+            }
             (false, true) => {
                 let message = format!("{}; the node runs again", disproof(&evidence));
                 self.emit(EventKind::NodeLog {

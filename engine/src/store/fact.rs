@@ -12,11 +12,11 @@ use crate::workflow::{Digest, NodeOutline};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Definition {
-    /// Where the workflow file was.
+    /// Where the workflow file was, seen from the project folder.
     pub workflow_path: String,
     /// Its text.
     pub workflow_text: String,
-    /// Where the environment file was.
+    /// Where the environment file was, seen from the project folder.
     pub environment_path: String,
     /// Digest of its values.
     pub environment_digest: Digest,
