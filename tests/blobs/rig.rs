@@ -219,13 +219,13 @@ impl Rig {
 }
 
 async fn s3(aws: &AwsAccess, from: &BucketRef, project: &std::path::Path) -> Client {
-    use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+    use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
     let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
         .region(aws_config::Region::new(aws.region.clone()));
     if let Some(file) = &aws.credentials_file {
         let file = project.join(file);
         loader = loader
-            .profile_files(ProfileFiles::builder().with_file(ProfileFileKind::Credentials, file).build());
+            .profile_files(EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build());
     }
     if let Some(profile) = &aws.profile {
         loader = loader.profile_name(profile);
