@@ -65,6 +65,19 @@ impl Sandbox {
         &self.project
     }
 
+    /// Does `work` with `migration.toml` as `edit` makes it, and puts it back.
+    ///
+    /// # Panics
+    /// When the file can't be read or written.
+    pub fn with_site<T>(&self, edit: impl Fn(String) -> String, work: impl FnOnce() -> T) -> T {
+        let file = self.project.join("migration.toml");
+        let original = std::fs::read_to_string(&file).expect("the site's file can be read");
+        std::fs::write(&file, edit(original.clone())).expect("the site's file can be written");
+        let result = work();
+        std::fs::write(&file, original).expect("the site's file can be written");
+        result
+    }
+
     /// `migrate ARGS…` in the project folder.
     pub fn migrate(&self, args: &[&str]) -> Command {
         let mut command = Command::new(built("migrate"));

@@ -15,11 +15,9 @@ fn run_with(
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflows/stateful.toml");
     let file = sandbox.project().join("changed.toml");
     fs::write(&file, workflow(fs::read_to_string(shipped).unwrap())).unwrap();
-    let migration = sandbox.project().join("migration.toml");
-    let original = fs::read_to_string(&migration).unwrap();
-    fs::write(&migration, site(original.clone())).unwrap();
-    let output = sandbox.migrate(&["run", "changed.toml", "--param", "namespaces=shop"]).output().unwrap();
-    fs::write(&migration, original).unwrap();
+    let output = sandbox
+        .with_site(site, || sandbox.migrate(&["run", "changed.toml", "--param", "namespaces=shop"]).output())
+        .expect("migrate starts");
     fs::remove_file(file).unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -15,7 +15,7 @@ Usage: cargo xtask COMMAND
   rehearse          Move a whole estate from one Kubernetes cluster to another on this machine,
                     with real parts, and print the evidence. The first run builds the parts.
   test              Run everything: formatting, unit tests, the rehearsal, the end-to-end tests.
-  test --quick      Only what needs no sandbox.
+  test --quick      Only what needs no running sandbox.
   lint              clippy on all targets, warnings refused.
   sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
 ";
