@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt};
 use migrate_plugin_api::{StepContext, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::rows::psql;
 use crate::exec::Container;
@@ -337,29 +337,39 @@ async fn tcp(client: &Client, probe: &Tcp) -> Result<Look, StepError> {
     let forward = pods.portforward(&pod_name, &[port]).await;
     let mut forward = forward
         .map_err(|e| kube_error(format!("failed to connect to pod {}/{pod_name}", probe.namespace), e))?;
-    let (Some(mut stream), Some(mut error)) = (forward.take_stream(port), forward.take_error(port)) else {
+    let (Some(mut stream), Some(error)) = (forward.take_stream(port), forward.take_error(port)) else {
         return Err(StepError::transient(format!("failed to connect to {name}")));
     };
-    let mut byte = [0];
-    // A refusal ends the stream too; which of the two is seen first is chance.
-    let end = tokio::select! {
-        biased;
-        end = &mut error => end.map(|e| refusal(&e)),
-        read = stream.read(&mut byte) => match read {
-            Ok(0) => tokio::time::timeout(TCP_SETTLE, &mut error).await.ok().flatten().map(|e| refusal(&e)),
-            read => read.err().map(|e| e.to_string()),
-        },
-        () = tokio::time::sleep(TCP_SETTLE) => None,
-    };
+    let end = settled(&mut stream, error).await;
     forward.abort();
     Ok(match end {
         None => Look::new("a connection", format!("connected to pod {pod_name} port {port}"), true),
-        Some(error) => {
+        Some(reason) => {
             let mut look = Look::new("a connection", format!("pod {pod_name} refuses port {port}"), false);
-            look.note = Some(error);
+            look.note = Some(reason);
             look
         }
     })
+}
+
+/// Why a forwarded connection does not stand; `None` where it does. A refusal comes as an error, but
+/// the end of the stream may be seen before it: an end alone proves nothing, so it is no success.
+async fn settled(
+    stream: &mut (impl AsyncRead + Unpin),
+    error: impl Future<Output = Option<String>>,
+) -> Option<String> {
+    let mut byte = [0];
+    let error = async { error.await.map_or_else(|| "closed at once".to_owned(), |e| refusal(&e)) };
+    tokio::pin!(error);
+    tokio::select! {
+        biased;
+        reason = &mut error => Some(reason),
+        read = stream.read(&mut byte) => match read {
+            Ok(count) if count > 0 => None,
+            _ => Some(tokio::time::timeout(TCP_SETTLE, error).await.unwrap_or_else(|_| "closed at once".to_owned())),
+        },
+        () = tokio::time::sleep(TCP_SETTLE) => None,
+    }
 }
 
 /// The runtime's words are mostly about itself; what matters stands at their end.
@@ -461,6 +471,10 @@ impl Rollout {
             return Ok(Look::new("all pods available", "it isn't there", false));
         };
         let now = readiness(&object);
+        if now.wanted == 0 {
+            // Ready by the letter, but nothing runs: no proof that anything works.
+            return Ok(Look::new("at least 1 pod available", "it is scaled to zero", false));
+        }
         let mut look = Look::new(format!("{} pods available", now.wanted), now.to_string(), now.is_ready);
         if !now.is_ready {
             let why = workload.why(client, &object).await?;
@@ -517,6 +531,22 @@ mod tests {
         let closed = probe(json!({ "status": 404 }));
         assert!(judge_http(&closed, StatusCode::NOT_FOUND, b"not here").passed);
         assert!(!judge_http(&closed, StatusCode::NOT_FOUND, gone).passed);
+    }
+
+    #[tokio::test]
+    async fn a_connection_stands_when_it_speaks_or_stays_open() {
+        let refused = || async { Some("dial tcp4 127.0.0.1:9999: connect: connection refused".to_owned()) };
+        let (mut open, _peer) = tokio::io::duplex(8);
+        assert_eq!(settled(&mut open, refused()).await.as_deref(), Some("connection refused"));
+        let late = async {
+            tokio::task::yield_now().await;
+            refused().await
+        };
+        assert_eq!(settled(&mut tokio::io::empty(), late).await.as_deref(), Some("connection refused"));
+        let dropped = async { None };
+        assert_eq!(settled(&mut tokio::io::empty(), dropped).await.as_deref(), Some("closed at once"));
+        let never = std::future::pending;
+        assert_eq!(settled(&mut &b"220 hello"[..], never()).await, None);
     }
 
     #[test]
