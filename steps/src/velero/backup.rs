@@ -23,7 +23,9 @@ use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
-use super::volumes::{VolumeBackup, VolumeStates, backed_up, claims_and_pods, left_out, missed, prefixes};
+use super::volumes::{
+    VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods, left_out, missed, prefixes,
+};
 use crate::kubernetes::kube_error;
 use crate::site::ClusterRef;
 
@@ -97,6 +99,12 @@ impl VeleroBackup {
         let name = ctx.key.as_str();
         let spec = spec(config);
         if velero.backup(name).await?.is_none() {
+            let absent = absent_namespaces(velero, &config.namespaces).await?;
+            if !absent.is_empty() {
+                let context = &config.cluster.context;
+                let message = format!("cluster `{context}` has no {}", named(&absent));
+                return Err(StepError::permanent(message));
+            }
             refuse_missed_claims(config, velero).await?;
             wait_for_kinds(ctx, velero, self.pace, &config.namespaces).await?;
             let backup = Velero::new_backup(ctx, name, spec.clone());
@@ -360,6 +368,14 @@ impl TypedStep for VeleroBackup {
         let found = preflight(ctx, &cluster, &velero_namespace, location.as_deref(), Role::Source).await;
         plan.problems.extend(found.problems);
         let Some(velero) = found.velero else { return Ok(plan) };
+        match absent_namespaces(&velero, &namespaces).await {
+            Ok(absent) if absent.is_empty() => {}
+            Ok(absent) => {
+                let message = format!("cluster `{}` has no {}", cluster.context, named(&absent));
+                plan.problems.push(Problem::error(message).in_field("namespaces"));
+            }
+            Err(e) => plan.problems.push(to_problem(&e)),
+        }
         let (claims, pods) = match claims_and_pods(&velero, &namespaces).await {
             Ok(found) => found,
             Err(e) => {

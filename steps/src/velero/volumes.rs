@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Progress, StepError};
@@ -246,6 +246,23 @@ pub(super) fn left_out(
         _ => true,
     };
     claims.iter().filter(|c| was_there(c) && !has_data(c)).map(BoundClaim::path).collect()
+}
+
+/// Those of `namespaces` that the cluster doesn't have. Velero makes a failed backup of such.
+pub(super) async fn absent_namespaces(
+    velero: &Velero,
+    namespaces: &[String],
+) -> Result<Vec<String>, StepError> {
+    let api: Api<Namespace> = Api::all(velero.client.clone());
+    let mut absent = Vec::new();
+    for namespace in namespaces {
+        let found = api.get_metadata_opt(namespace).await;
+        let found = found.map_err(|e| kube_error(format!("failed to read namespace `{namespace}`"), e))?;
+        if found.is_none() {
+            absent.push(namespace.clone());
+        }
+    }
+    Ok(absent)
 }
 
 /// The bound claims and the pods of `namespaces`.

@@ -100,6 +100,9 @@ impl State {
         if let Some(found) = self.discovery(method, &path, request) {
             return found;
         }
+        if method == "GET" && path.starts_with("/api/v1/namespaces/") && path.split('/').count() == 5 {
+            return self.get(&path);
+        }
         let Some((root, plural, kind)) = COLLECTIONS
             .iter()
             .find(|(root, plural, _)| path.starts_with(root) && path.split('/').any(|part| part == *plural))

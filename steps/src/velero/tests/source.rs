@@ -14,6 +14,7 @@ use super::*;
 pub(super) async fn source() -> Cluster {
     let cluster = cluster("ReadWrite").await;
     let mut state = cluster.lock();
+    state.put("/api/v1/namespaces/shop", json!({}));
     state.put("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0", claim("Bound", "gp3"));
     state.put("/api/v1/namespaces/shop/pods/db-0", pod());
     let objects = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
@@ -177,6 +178,22 @@ async fn a_claim_that_no_running_pod_mounts_is_never_left_behind_silently() {
     assert!(evidence.passed());
     let warned = evidence.checks.iter().find(|c| c.status == CheckStatus::Warning).unwrap();
     assert_eq!(warned.subject, "claim shop/idle");
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn a_misspelt_namespace_is_named_before_anything_starts() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let mut config = backup_config(&cluster);
+    config["namespaces"] = json!(["shop", "shpo"]);
+    let problems = backup_step().plan(&ctx, &config).await.unwrap().problems;
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].message, "cluster `test` has no namespace shpo");
+    assert_eq!(problems[0].field.as_deref(), Some("namespaces"));
+    let error = backup_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.message, "cluster `test` has no namespace shpo");
+    assert!(cluster.writes().is_empty());
     cluster.finish();
 }
 
