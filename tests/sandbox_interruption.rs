@@ -47,7 +47,9 @@ fn assert_done_once(sandbox: &Sandbox, report: &Value) {
     assert!(checks(report).iter().all(|check| check[5] != "failed"), "{:#?}", checks(report));
 }
 
-/// The evidence without what is named by the run itself.
+/// The evidence, without what is named by the run itself and without the sizes of a live database
+/// and of the repository that holds it: they differ from backup to backup. That both sides were
+/// compared, and with what result, stays in; so do digests, rows, hashes and objects.
 fn comparable(report: &Value) -> Vec<[String; 6]> {
     let mut found = checks(report);
     let key = |node: &str, field: &str| {
@@ -56,6 +58,10 @@ fn comparable(report: &Value) -> Vec<[String; 6]> {
         node["outputs"][field].as_str().expect("a name").to_owned()
     };
     let names = [key("backup", "backup"), key("restore", "restore")];
+    for check in found.iter_mut().filter(|check| check[2] == "bytes" || check[0] == "copy-backup") {
+        check[3].clear();
+        check[4].clear();
+    }
     for cell in found.iter_mut().flatten() {
         for name in &names {
             *cell = cell.replace(name.as_str(), "NAME");
@@ -85,6 +91,7 @@ fn killed_in_each_node_in_turn_it_ends_with_the_same_evidence() {
         let report = sandbox.report(&["resume"]);
         assert_done_once(&sandbox, &report);
         assert_eq!(comparable(&report), expected, "killed in {node}");
+        println!("killed in {node}: resumed to the same evidence");
     }
     println!("killed at: {states:#?}");
 }
