@@ -19,8 +19,8 @@ pub fn everything() -> Outcome {
         cargo::run(
             Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
                 .args(["test", "--workspace", "--features", SANDBOX_TESTS, "--test", "sandbox_*"])
-                // They share one estate and change it.
-                .args(["--", "--test-threads=1"])
+                // They share one estate and change it, and say how far they are.
+                .args(["--", "--test-threads=1", "--nocapture"])
                 .env("MIGRATE_SANDBOX_PROJECT", cargo::project()),
         )
     });
