@@ -31,6 +31,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A single look of [`wait_for`], which may be several requests.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// An `exec` takes microseconds; this is for a machine that is very busy.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lines of a log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
 /// Bytes read from the end of a log to find them.
@@ -306,11 +308,25 @@ pub fn strays(root: &Path, part: Option<&str>) -> Vec<i32> {
     pids()
         .filter(|pid| *pid != own)
         .filter(|pid| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let environ = environ(*pid);
             let has = |mark: &str| environ.split(|byte| *byte == 0).any(|var| var == mark.as_bytes());
             has(&root) && part.as_deref().is_none_or(has)
         })
         .collect()
+}
+
+/// The environment of a process. In the middle of an `exec` it has none for a moment, though `spawn` has returned
+/// (proc(5): the kernel sets `env_end`, as `arg_end`, last); that moment is waited for.
+fn environ(pid: i32) -> Vec<u8> {
+    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    // Kernel threads and zombies have no program.
+    let in_exec = || read("cmdline").is_empty() && fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    let mut environ = read("environ");
+    if environ.is_empty() && in_exec() {
+        wait_blocking(EXEC_TIMEOUT, || !in_exec());
+        environ = read("environ");
+    }
+    environ
 }
 
 /// Waits until `condition` is true; its error says what is still missing.
