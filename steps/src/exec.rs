@@ -4,6 +4,8 @@
 //! Invariant: nothing of stdin or stdout is ever logged or put into an error; of stderr the last
 //! lines are, because they are what says why a command failed.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{Api, AttachParams, AttachedProcess, ListParams};
@@ -12,6 +14,7 @@ use migrate_plugin_api::{StepContext, StepError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::kubernetes::kube_error;
+use crate::rollout::{POLL_INTERVAL, is_ready, pause};
 
 /// Bytes in flight of each stream: large enough that hashes of many files don't wait for us.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -54,7 +57,35 @@ impl Container {
     ///
     /// # Errors
     /// `Permanent` where there is no such pod or container, `Transient` where it doesn't run (yet).
-    pub(crate) async fn ready(mut self) -> Result<Self, StepError> {
+    pub(crate) async fn ready(self) -> Result<Self, StepError> {
+        self.look().await.map(|(container, _)| container)
+    }
+
+    /// As [`ready`](Self::ready), but waits for a pod that is about to run: a StatefulSet replaces a
+    /// restored pod once it is ready, where its own revision of the template is another one. A pod
+    /// that runs and never becomes ready is taken as it is.
+    ///
+    /// # Errors
+    /// Those of `ready`, after at most `limit`, and `Cancelled`.
+    pub(crate) async fn steady(self, ctx: &StepContext, limit: Duration) -> Result<Self, StepError> {
+        let deadline = Instant::now() + limit;
+        let mut was_seen = false;
+        loop {
+            let look = self.look().await;
+            let is_over = Instant::now() + POLL_INTERVAL >= deadline;
+            match look {
+                Ok((container, is_ready)) if is_ready || is_over => return Ok(container),
+                Ok(_) => was_seen = true,
+                // Between two pods of one name there is none.
+                Err(e) if is_over || !(was_seen || e.class.is_retryable()) => return Err(e),
+                Err(_) => was_seen = true,
+            }
+            pause(ctx, POLL_INTERVAL).await?;
+        }
+    }
+
+    /// The container in the pod as it is now, and whether the pod is ready.
+    async fn look(&self) -> Result<(Self, bool), StepError> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let name = format!("{}/{}", self.namespace, self.pod);
         let pod =
@@ -62,8 +93,9 @@ impl Container {
         let Some(pod) = pod else {
             return Err(StepError::permanent(format!("there is no pod {name}")));
         };
-        self.container = Some(running_container(&pod, &name, self.container.as_deref())?);
-        Ok(self)
+        let container = Some(running_container(&pod, &name, self.container.as_deref())?);
+        let (client, namespace) = (self.client.clone(), self.namespace.clone());
+        Ok((Self { client, namespace, pod: self.pod.clone(), container }, is_ready(&pod)))
     }
 
     /// Tells this pod from every other one, in whatever cluster.
