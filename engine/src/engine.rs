@@ -17,7 +17,7 @@ use crate::run::dispatcher::{Dispatcher, Session};
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
-use crate::run::state::RunFacts;
+use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
@@ -461,13 +461,16 @@ fn reset(
 ) -> Batch {
     let at = Timestamp::now();
     let mut batch = Batch::default();
-    let mut add = |fact: Fact| {
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    facts.apply(&resumed, at);
+    batch.facts.push(Stamped { at, fact: resumed });
+    for node in rerun {
+        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
+        let left = open.and_then(|record| record.key.as_ref());
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
-    };
-    add(Fact::Resumed { definition: Box::new(definition) });
-    for node in rerun {
-        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
         places.remove(node);
     }
     batch.cleared = rerun.to_vec();
