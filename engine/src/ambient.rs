@@ -204,10 +204,14 @@ pub(crate) mod simulated {
             if state.now >= self.until {
                 return Poll::Ready(());
             }
-            let key = *self.key.get_or_insert_with(|| {
-                state.made += 1;
-                (self.until, state.made)
-            });
+            let key = match self.key {
+                Some(key) => key,
+                None => {
+                    state.made += 1;
+                    (self.until, state.made)
+                }
+            };
+            self.key = Some(key);
             state.naps.insert(key, context.waker().clone());
             Poll::Pending
         }
