@@ -95,6 +95,8 @@ pub(crate) mod simulated {
     use jiff::{SignedDuration, Timestamp};
     use tokio::time::Instant;
 
+    use crate::run::simulation::Flaw;
+
     /// Where all simulated runs begin, in seconds since the epoch: 2030-01-01.
     const BEGINNING: i64 = 1_893_456_000;
 
@@ -125,13 +127,24 @@ pub(crate) mod simulated {
     /// Time and chance of one simulated world.
     pub(crate) struct Simulated {
         base: Instant,
+        flaw: Mutex<Option<Flaw>>,
         state: Mutex<State>,
+    }
+
+    /// Whether this thread is to make the mistake `flaw`.
+    pub(crate) fn has(flaw: Flaw) -> bool {
+        here().is_some_and(|world| *world.flaw.lock().unwrap() == Some(flaw))
     }
 
     impl Simulated {
         pub(crate) fn new(seed: u64) -> Arc<Self> {
             let state = State { now: Duration::ZERO, naps: BTreeMap::new(), made: 0, chance: seed };
-            Arc::new(Self { base: Instant::now(), state: Mutex::new(state) })
+            Arc::new(Self { base: Instant::now(), flaw: Mutex::default(), state: Mutex::new(state) })
+        }
+
+        /// From now on, this mistake is made in this world.
+        pub(crate) fn set_flaw(&self, flaw: Option<Flaw>) {
+            *self.flaw.lock().unwrap() = flaw;
         }
 
         fn lock(&self) -> MutexGuard<'_, State> {

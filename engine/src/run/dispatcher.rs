@@ -18,6 +18,8 @@ use super::command::{Call, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
 use super::host::{Host, Message};
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
@@ -186,7 +188,13 @@ impl Dispatcher {
 
     /// Stores, then acknowledges and acts. `Some` when the run has ended.
     async fn finish_turn(&mut self, turn: Turn) -> Result<Option<RunState>, StoreError> {
-        if let Err(error) = self.session.store.append(&self.session.run, &turn.batch).await {
+        #[cfg(test)]
+        let turn = self.flawed_turn(turn);
+        let stored = self.session.store.append(&self.session.run, &turn.batch).await;
+        #[cfg(test)]
+        let stored =
+            stored.or_else(|error| if flawed(Flaw::StoreErrorIgnored) { Ok(()) } else { Err(error) });
+        if let Err(error) = stored {
             // Nothing may go on that can't be remembered.
             self.tasks.shutdown().await;
             return Err(error);
@@ -212,6 +220,22 @@ impl Dispatcher {
             }
         }
         Ok(ended)
+    }
+
+    /// The mistake that "stores, then acts" avoids.
+    #[cfg(test)]
+    fn flawed_turn(&mut self, mut turn: Turn) -> Turn {
+        if flawed(Flaw::EffectBeforeIntent) {
+            let (calls, rest) =
+                turn.act.into_iter().partition::<Vec<_>, _>(|command| matches!(command, Command::Call(_)));
+            turn.act = rest;
+            calls.into_iter().for_each(|command| {
+                if let Command::Call(call) = command {
+                    self.call(*call)
+                }
+            });
+        }
+        turn
     }
 
     fn call(&mut self, call: Call) {
