@@ -15,16 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
 use super::key::idempotency_key;
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Ended, Resolved};
+use crate::workflow::{Catalog, Checked, Decision, Digest, Ended, Resolved};
 
 /// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
 pub(crate) const MAX_RUNNING: usize = 16;
@@ -253,7 +255,17 @@ impl Core {
                 self.reset(at, "an earlier attempt was disproved", true);
                 self.apply(at);
             }
+            // It ran before its condition or a node that it refers to had it skipped.
+            Phase::Skipped if record.attempts > 0 && !self.is_idempotent(at) => {
+                self.ask_person(at, "it ran before it was skipped", None);
+            }
+            Phase::Skipped if record.attempts > 0 => {
+                self.reset(at, "it ran before it was skipped", false);
+                self.apply(at);
+            }
             Phase::New | Phase::Skipped => self.apply(at),
+            #[cfg(test)]
+            Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
             // Whatever it began may be at work outside, under its own key and config.
             Phase::Open => self.observe(at, !same),
             _ if !same && !self.is_idempotent(at) => {
@@ -318,7 +330,7 @@ impl Core {
         let (node, step) = (self.id(at), self.node(at).step.clone());
         let NodeRecord { attempts, generation, .. } = self.record_of(at);
         let attempt = attempts + 1;
-        let key = idempotency_key(&self.run, &node, &resolved.digest, generation);
+        let key = self.key(&node, &resolved.digest, generation, attempt);
         self.record(Fact::Started {
             node: node.clone(),
             attempt,
@@ -331,6 +343,14 @@ impl Core {
         });
         self.emit(EventKind::NodeStarted { node, step, attempt });
         self.call(at, CallKind::Apply);
+    }
+
+    fn key(&self, node: &NodeId, digest: &Digest, generation: u32, _attempt: u32) -> IdempotencyKey {
+        #[cfg(test)]
+        if flawed(Flaw::KeyOfAttempt) {
+            return idempotency_key(&self.run, node, &Digest(format!("{digest} {_attempt}")), generation);
+        }
+        idempotency_key(&self.run, node, digest, generation)
     }
 
     fn call(&mut self, at: usize, kind: CallKind) {

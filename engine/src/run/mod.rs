@@ -19,6 +19,8 @@ pub(crate) mod key;
 pub(crate) mod lock;
 pub(crate) mod preflight;
 mod retry;
+#[cfg(test)]
+pub(crate) mod simulation;
 pub(crate) mod state;
 pub(crate) mod verify;
 
