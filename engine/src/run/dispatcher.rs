@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepContext};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,6 +18,7 @@ use super::command::{Call, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
 use super::host::{Host, Message};
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
 use crate::shutdown::ShutdownLevel;
@@ -71,7 +71,7 @@ impl Dispatcher {
         Self {
             session,
             core,
-            started: Instant::now(),
+            started: ambient::instant(),
             tasks: JoinSet::new(),
             tokens: BTreeMap::new(),
             sender,
@@ -89,7 +89,7 @@ impl Dispatcher {
         self.ask(Input::Begin, &mut turn);
         loop {
             if let Some(state) = self.finish_turn(turn).await? {
-                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
                 return Ok(self.core);
             }
             turn = Turn::default();
@@ -105,7 +105,7 @@ impl Dispatcher {
         match (level, self.abort_at) {
             (ShutdownLevel::Kill, _) => return Next::Abort,
             (ShutdownLevel::Drain, None) => {
-                self.abort_at = Some(Instant::now() + DRAIN_GRACE);
+                self.abort_at = Some(ambient::instant() + DRAIN_GRACE);
                 self.tokens.values().for_each(CancellationToken::cancel);
                 self.ask(Input::Drain, turn);
                 return Next::Turn;
@@ -115,7 +115,7 @@ impl Dispatcher {
         let late = self.abort_at;
         let patience = async move {
             match late {
-                Some(at) => tokio::time::sleep_until(at).await,
+                Some(at) => ambient::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -165,8 +165,8 @@ impl Dispatcher {
     }
 
     fn ask(&mut self, input: Input, turn: &mut Turn) {
-        let at = Timestamp::now();
-        for command in self.core.step(input, self.started.elapsed(), at) {
+        let at = ambient::now();
+        for command in self.core.step(input, self.elapsed(), at) {
             match command {
                 Command::Record(fact) => turn.batch.facts.push(Stamped { at, fact }),
                 Command::Clear(node) => {
@@ -203,7 +203,7 @@ impl Dispatcher {
                 Command::Wake(node, delay) => {
                     let sender = self.sender.clone();
                     self.tasks.spawn(async move {
-                        tokio::time::sleep(delay).await;
+                        ambient::sleep(delay).await;
                         let _ = sender.send(Message::Input(Box::new(Input::Wake(node)))).await;
                     });
                 }
@@ -250,7 +250,7 @@ impl Dispatcher {
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
     async fn abort(mut self) -> Result<Core, StoreError> {
         self.tasks.shutdown().await;
-        let at = Timestamp::now();
+        let at = ambient::now();
         let state = RunState::Interrupted;
         let fact = self.core.abort(at);
         let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
@@ -258,13 +258,17 @@ impl Dispatcher {
         for node in std::mem::take(&mut self.tokens).into_keys() {
             self.emit(EventKind::NodeInterrupted { node });
         }
-        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
         Ok(self.core)
+    }
+
+    fn elapsed(&self) -> Duration {
+        ambient::instant() - self.started
     }
 
     fn emit(&self, kind: EventKind) {
         let run = self.session.run.clone();
-        self.session.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run, kind });
+        self.session.events.send(Event { version: EVENT_VERSION, at: ambient::now(), run, kind });
     }
 }
 

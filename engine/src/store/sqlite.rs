@@ -42,7 +42,26 @@ impl SqliteStore {
     /// When it can't be made, is damaged, or is newer than this program.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         make_private(path).map_err(|source| open_error(path, source))?;
-        let store = Self::connect(path).await?;
+        Self::open_as(path, options(path), MAX_CONNECTIONS).await
+    }
+
+    /// Opens the store on the simulated disk of the VFS `vfs`, or makes it there. That disk has no
+    /// shared memory: the one connection keeps the index of the WAL on its heap.
+    #[cfg(test)]
+    pub(crate) async fn open_simulated(path: &Path, vfs: &'static str) -> Result<Self, StoreError> {
+        let options = options(path)
+            .vfs(vfs)
+            .create_if_missing(true)
+            .locking_mode(sqlx::sqlite::SqliteLockingMode::Exclusive);
+        Self::open_as(path, options, 1).await
+    }
+
+    async fn open_as(
+        path: &Path,
+        options: SqliteConnectOptions,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
+        let store = Self::connect(path, options, connections).await?;
         store.check_whole().await?;
         MIGRATIONS.run(&store.pool).await.map_err(|error| match error {
             MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
@@ -70,15 +89,12 @@ impl SqliteStore {
         }
     }
 
-    async fn connect(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS).connect_with(options).await;
+    async fn connect(
+        path: &Path,
+        options: SqliteConnectOptions,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
+        let pool = SqlitePoolOptions::new().max_connections(connections).connect_with(options).await;
         match pool {
             Ok(pool) => Ok(Self { pool, path: path.to_owned() }),
             Err(error) => match damage(&error) {
@@ -290,6 +306,16 @@ impl Store for SqliteStore {
     async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
 }
 
 fn chain(before: &[u8], at: &str, body: &str) -> Vec<u8> {
