@@ -14,6 +14,8 @@ pub(crate) mod core;
 mod core_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
+#[cfg(test)]
+mod fanout_tests;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
