@@ -21,5 +21,3 @@ pub(crate) mod preflight;
 mod retry;
 pub(crate) mod state;
 pub(crate) mod verify;
-
-pub use lock::Holder;
