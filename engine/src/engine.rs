@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
 use serde_json::Map;
 
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
 use crate::run::change::changes;
@@ -192,7 +193,7 @@ impl Engine {
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
     pub async fn plan(&self, checked: &Checked, cancel: &CancellationToken) -> PlanReport {
-        let run = run_id(Timestamp::now(), rand::random());
+        let run = run_id(ambient::now(), ambient::random_tag());
         self.preflight(&run, checked, &RunFacts::default(), cancel).await
     }
 
@@ -206,9 +207,22 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let started_at = Timestamp::now();
-        let id = run_id(started_at, rand::random());
+        let started_at = ambient::now();
+        let id = run_id(started_at, ambient::random_tag());
         let (store, _lock) = self.hold(&id).await?;
+        self.begin(store, id, started_at, checked, events, shutdown).await
+    }
+
+    /// Begins a run in `store`, whose only writer this process is.
+    pub(crate) async fn begin(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        started_at: Timestamp,
+        checked: &Checked,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let facts = RunFacts::default();
         self.admit(&id, checked, &facts, false, &events, shutdown).await?;
         let definition = definition(&self.project_dir, checked);
@@ -232,6 +246,18 @@ impl Engine {
         let id = find(&*reader, request.run.as_ref()).await?.id;
         reader.close().await;
         let (store, _lock) = self.hold(&id).await?;
+        self.take_up(store, id, request, events, shutdown).await
+    }
+
+    /// Goes on with run `id` in `store`, whose only writer this process is.
+    pub(crate) async fn take_up(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        request: ResumeRequest,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let run = find(&*store, Some(&id)).await?;
         let mut facts = RunFacts::fold(store.facts(&id).await?);
         if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
@@ -330,7 +356,7 @@ impl Engine {
     }
 
     /// Takes the project for `run`: the lock of this machine, then the right to write.
-    async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
+    pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
         let lock = self.lock(run).await?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
         match store.acquire(&Holder::here(run)).await {
@@ -387,7 +413,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<(), RunError> {
         let emit = |kind| {
-            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: run.clone(), kind });
+            events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: run.clone(), kind });
         };
         let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
         emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
@@ -426,7 +452,7 @@ impl Engine {
             places,
             shutdown: shutdown.subscribe(),
         };
-        let random = Box::new(rand::random::<f64>);
+        let random = Box::new(ambient::random);
         let core =
             Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
         let result = Dispatcher::new(session, core).work().await;
@@ -471,7 +497,7 @@ fn reset(
     facts: &mut RunFacts,
     places: &mut BTreeMap<NodeId, Place>,
 ) -> Batch {
-    let at = Timestamp::now();
+    let at = ambient::now();
     let mut batch = Batch::default();
     let mut add = |fact: Fact| {
         facts.apply(&fact, at);

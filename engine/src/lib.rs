@@ -5,6 +5,7 @@
 //! `run` (a pure core that turns facts and events into commands, and the tasks around it).
 //! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
 
+mod ambient;
 mod engine;
 mod event;
 mod report;

@@ -3,6 +3,7 @@
 
 mod cargo;
 mod rehearse;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -16,6 +17,11 @@ Usage: cargo xtask COMMAND
                     with real parts, and print the evidence. The first run builds the parts.
   test              Run everything: formatting, unit tests, the rehearsal, the end-to-end tests.
   test --quick      Only what needs no running sandbox.
+  simulate          Run the engine through 10,000 simulated worlds of crashes and errors.
+  simulate --seeds N [--from N]
+                    Through so many worlds.
+  simulate --seed N [--at OPERATION --trouble KIND]
+                    Through one, with its trace: what a failure prints.
   lint              clippy on all targets, warnings refused.
   sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
 ";
@@ -27,6 +33,7 @@ fn main() -> ExitCode {
         ["rehearse"] => rehearse::run(),
         ["test"] => test::everything(),
         ["test", "--quick"] => test::quick(),
+        ["simulate", rest @ ..] => simulate::run(rest),
         ["lint"] => test::lint(),
         ["sandbox", rest @ ..] => cargo::build().and_then(|()| cargo::sandbox(rest)),
         ["help" | "-h" | "--help"] => {

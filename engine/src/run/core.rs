@@ -15,16 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
 use super::key::idempotency_key;
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Ended, Resolved};
+use crate::workflow::{Catalog, Checked, Decision, Digest, Ended, Resolved};
 
 /// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
 pub(crate) const MAX_RUNNING: usize = 16;
@@ -246,6 +248,14 @@ impl Core {
             Phase::New if record.failed && record.attempts > 0 && !self.is_idempotent(at) => {
                 self.ask_person(at, "an earlier attempt was disproved", None);
             }
+            // It ran before its condition or a node that it refers to had it skipped.
+            Phase::Skipped if record.attempts > 0 && !self.is_idempotent(at) => {
+                self.ask_person(at, "it ran before it was skipped", None);
+            }
+            Phase::Skipped if record.attempts > 0 => {
+                self.reset(at, "it ran before it was skipped");
+                self.apply(at);
+            }
             Phase::New | Phase::Skipped => self.apply(at),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
@@ -255,6 +265,8 @@ impl Core {
                 self.apply(at);
             }
             Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
+            #[cfg(test)]
+            Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
             Phase::Open => self.call(at, CallKind::Observe),
         }
     }
@@ -283,7 +295,7 @@ impl Core {
         let Some(resolved) = self.cells[at].resolved.clone() else { return };
         let (node, step) = (self.id(at), self.node(at).step.clone());
         let attempt = self.record_of(at).attempts + 1;
-        let key = idempotency_key(&self.run, &node, &resolved.digest);
+        let key = self.key(&node, &resolved.digest, attempt);
         self.record(Fact::Started {
             node: node.clone(),
             attempt,
@@ -297,6 +309,14 @@ impl Core {
         self.call(at, CallKind::Apply);
     }
 
+    fn key(&self, node: &NodeId, digest: &Digest, _attempt: u32) -> IdempotencyKey {
+        #[cfg(test)]
+        if flawed(Flaw::KeyOfAttempt) {
+            return idempotency_key(&self.run, node, &Digest(format!("{digest} {_attempt}")));
+        }
+        idempotency_key(&self.run, node, digest)
+    }
+
     fn call(&mut self, at: usize, kind: CallKind) {
         let Some(resolved) = &self.cells[at].resolved else { return };
         let record = self.record_of(at);
@@ -307,7 +327,7 @@ impl Core {
             step: node.step.clone(),
             kind,
             attempt: record.attempts,
-            key: idempotency_key(&self.run, &node.id, &resolved.digest),
+            key: self.key(&node.id, &resolved.digest, record.attempts),
             config: resolved.config.clone(),
             outputs: record.outputs.filter(|_| kind == CallKind::Verify),
             limit: node.timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent),

@@ -95,7 +95,7 @@ pub(crate) struct LogLine {
 }
 
 /// Everything that is stored together: all of it or nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Batch {
     pub facts: Vec<Stamped>,
     pub cursors: Vec<(NodeId, Value)>,

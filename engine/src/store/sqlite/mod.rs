@@ -60,7 +60,7 @@ impl State {
         if Fingerprint::of(path).is_ok_and(|now| now == *before) {
             return Ok(false);
         }
-        self.connection = Some(open::connect(path, open::Mode::ReadLive).await?);
+        self.connection = Some(open::connect(path, open::options(path, open::Mode::ReadLive)).await?);
         self.access = Access::Read(None);
         Ok(true)
     }

@@ -64,21 +64,32 @@ impl SqliteStore {
             return Err(gone(path));
         }
         make_private(path).map_err(|source| open_error(path, source))?;
-        let mut connection = connect(path, Mode::Write).await?;
-        check_file(path, &mut connection).await?;
-        applied(path, &mut connection).await?;
-        migrate(path, &mut connection).await?;
-        let mut rows = Rows { path, connection: &mut connection, headed: true };
-        let whole = match rows.whole().await? {
-            Some(whole) => whole,
-            None if seen.is_some() => return Err(corrupt(path, "its own row is lost")),
-            None => write::adopt(path, &mut connection).await?,
-        };
+        let mut connection = connect(path, options(path, Mode::Write)).await?;
+        let whole = prepare(path, &mut connection, seen.is_some()).await?;
         check_seen(path, seen.as_ref(), &whole)?;
         let seen = SeenFile::open(path, &whole).map_err(|source| open_error(path, source))?;
-        let access = Access::Write(Box::new(Writer::new(seen)));
-        let state = State { connection: Some(connection), access, headed: true };
-        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+        Ok(Self::with(path, connection, Access::Write(Box::new(Writer::new(Some(seen)))), true))
+    }
+
+    /// Opens the store on the simulated disk of the VFS `vfs`, or makes it there, and takes the right
+    /// to write. That disk has no shared memory: the one connection keeps the index of the WAL on its
+    /// heap.
+    #[cfg(test)]
+    pub(crate) async fn open_simulated(path: &Path, vfs: &'static str) -> Result<Self, StoreError> {
+        let options = options(path, Mode::Write)
+            .vfs(vfs)
+            .create_if_missing(true)
+            .locking_mode(sqlx::sqlite::SqliteLockingMode::Exclusive);
+        let mut connection = connect(path, options).await?;
+        prepare(path, &mut connection, false).await?;
+        let mut writer = Writer::new(None);
+        writer.acquire(path, &mut connection).await?;
+        Ok(Self::with(path, connection, Access::Write(Box::new(writer)), true))
+    }
+
+    fn with(path: &Path, connection: SqliteConnection, access: Access, headed: bool) -> Self {
+        let state = State { connection: Some(connection), access, headed };
+        Self { path: path.to_owned(), state: Mutex::new(state) }
     }
 
     /// Opens the store to read it, if there is one. Changes nothing and needs no lock.
@@ -103,7 +114,7 @@ impl SqliteStore {
         // First: a writer says what it has committed after it has.
         let seen = seen(path)?;
         let mode = if before.is_some() { Mode::ReadWhole } else { Mode::ReadLive };
-        let mut connection = connect(path, mode).await?;
+        let mut connection = connect(path, options(path, mode)).await?;
         let applied = applied(path, &mut connection).await?;
         let mut rows = Rows { path, connection: &mut connection, headed: applied > HEADLESS };
         let whole = if rows.headed { rows.whole().await? } else { None };
@@ -114,24 +125,40 @@ impl SqliteStore {
             None if applied == 0 => return Ok(None),
             None => {}
         }
-        let access = Access::Read(before);
-        let state = State { connection: Some(connection), access, headed: whole.is_some() };
-        Ok(Some(Self { path: path.to_owned(), state: Mutex::new(state) }))
+        Ok(Some(Self::with(path, connection, Access::Read(before), whole.is_some())))
     }
 }
 
-pub(super) async fn connect(path: &Path, mode: Mode) -> Result<SqliteConnection, StoreError> {
+/// Checks and migrates what a writer is about to build on. `seen`: there has been one before.
+async fn prepare(path: &Path, connection: &mut SqliteConnection, seen: bool) -> Result<Whole, StoreError> {
+    check_file(path, connection).await?;
+    applied(path, connection).await?;
+    migrate(path, connection).await?;
+    match (Rows { path, connection, headed: true }).whole().await? {
+        Some(whole) => Ok(whole),
+        None if seen => Err(corrupt(path, "its own row is lost")),
+        None => write::adopt(path, connection).await,
+    }
+}
+
+pub(super) fn options(path: &Path, mode: Mode) -> SqliteConnectOptions {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .busy_timeout(BUSY_TIMEOUT)
         .row_buffer_size(ROWS_AHEAD)
         .foreign_keys(true);
-    let options = match mode {
+    match mode {
         Mode::Write => options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full),
         Mode::ReadLive => options.read_only(true),
         Mode::ReadWhole => options.read_only(true).immutable(true),
-    };
+    }
+}
+
+pub(super) async fn connect(
+    path: &Path,
+    options: SqliteConnectOptions,
+) -> Result<SqliteConnection, StoreError> {
     options.connect().await.map_err(|error| match super::damage(&error) {
         Some(reason) => corrupt(path, reason),
         None => open_error(path, error),

@@ -12,6 +12,7 @@ use sqlx::{Connection, Row, SqliteTransaction};
 use super::open::{FIRST_GENERATION, fold_wal};
 use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
+use crate::ambient;
 use crate::store::StoreError;
 use crate::store::fact::{Batch, RunRecord, Stamped};
 use crate::store::seen::SeenFile;
@@ -27,12 +28,13 @@ struct Held {
 
 /// The right to write.
 pub(super) struct Writer {
-    seen: SeenFile,
+    /// `None` only on a simulated disk, which has no other files.
+    seen: Option<SeenFile>,
     held: Option<Held>,
 }
 
 impl Writer {
-    pub(super) fn new(seen: SeenFile) -> Self {
+    pub(super) fn new(seen: Option<SeenFile>) -> Self {
         Self { seen, held: None }
     }
 
@@ -136,7 +138,7 @@ impl Writer {
     pub(super) async fn settle(&self, connection: &mut SqliteConnection) {
         fold_wal(connection).await;
         // What the disk doesn't have yet the system does.
-        let _ = self.seen.sync();
+        let _ = self.seen.as_ref().map(SeenFile::sync);
     }
 
     fn take_held(&mut self) -> Result<Held, StoreError> {
@@ -153,10 +155,12 @@ impl Writer {
         held: Held,
     ) -> Result<(), StoreError> {
         transaction.commit().await.map_err(|error| failed(path, "store what happened", error))?;
-        self.seen.write(&held.whole).map_err(|source| StoreError::Failed {
-            operation: "write state.seen",
-            source: Box::new(source),
-        })?;
+        if let Some(seen) = &mut self.seen {
+            seen.write(&held.whole).map_err(|source| StoreError::Failed {
+                operation: "write state.seen",
+                source: Box::new(source),
+            })?;
+        }
         self.held = Some(held);
         Ok(())
     }
@@ -169,7 +173,7 @@ pub(super) async fn adopt(path: &Path, connection: &mut SqliteConnection) -> Res
     let runs = rows.runs().await?;
     let mut transaction = begin(path, connection).await?;
     let mut whole = Whole {
-        id: format!("{:016x}", rand::random::<u64>()),
+        id: (0..4).map(|_| format!("{:04x}", ambient::random_tag())).collect(),
         epoch: 0,
         generation: FIRST_GENERATION,
         heads_sum: Sum::default(),
