@@ -1,7 +1,7 @@
 //! The state of a run as the fold over its facts: pure, and the same for the dispatcher, `resume`
 //! and every reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
@@ -111,7 +111,7 @@ impl RunFacts {
             None if alive => RunState::Running,
             None => RunState::Interrupted,
         };
-        let mut stuck: Vec<&NodeId> = Vec::new();
+        let mut stuck: BTreeSet<&NodeId> = BTreeSet::new();
         let mut nodes = Vec::with_capacity(definition.nodes.len());
         let empty = NodeRecord::default();
         for outline in &definition.nodes {
@@ -119,7 +119,7 @@ impl RunFacts {
             let cause = outline.needs.iter().find(|needed| stuck.contains(needed));
             let node_state = node_state(record, alive, state != RunState::Running && cause.is_some());
             if matches!(node_state, NodeState::Failed | NodeState::Blocked) {
-                stuck.push(&outline.node);
+                stuck.insert(&outline.node);
             }
             let blocked = cause.filter(|_| node_state == NodeState::Blocked);
             nodes.push(NodeReport {
