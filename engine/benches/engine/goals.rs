@@ -21,7 +21,11 @@ pub fn judge(table: &Table) -> Vec<Value> {
     let mut goals = vec![
         goal("a node in a row, as a multiple of its own bare commits", bare, Limit::AtMost(1.5)),
         goal("a node of DBOS, as a multiple of ours", table.times(DBOS, OURS), Limit::AtLeast(4.0)),
-        goal("a node of Snakemake, as a multiple of ours", table.times(SNAKEMAKE, OURS), Limit::AtLeast(50.0)),
+        goal(
+            "a node of Snakemake, as a multiple of ours",
+            table.times(SNAKEMAKE, OURS),
+            Limit::AtLeast(50.0),
+        ),
         goal("a node of ours, as a multiple of make's", table.times(OURS, MAKE), Limit::Below(1.0)),
     ];
     for (what, name, figure, limit) in [

@@ -175,14 +175,7 @@ impl Room {
         Ok((wall_s, serde_json::from_slice(&output.stdout)?))
     }
 
-    fn ours(
-        &self,
-        table: &mut Table,
-        name: &str,
-        nodes: usize,
-        what: &[&str],
-        project: &Path,
-    ) -> Result<()> {
+    fn ours(&self, table: &mut Table, name: &str, nodes: usize, what: &[&str], project: &Path) -> Result<()> {
         let (wall_s, figures) = self.child(what, project)?;
         table.add(name, nodes, "wall-s", wall_s);
         for (figure, value) in figures.as_object().into_iter().flatten() {

@@ -12,7 +12,8 @@ use migrate_plugin_api::{
     VerifyDepth, async_trait,
 };
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use crate::Result;
 
@@ -147,7 +148,8 @@ fn reader() -> EventSink {
 }
 
 /// The facts of the run in this folder once more, into a copy of its store with the same settings
-/// and through the same driver: the intent of a node in one transaction, its result in another.
+/// and through the same driver: the intent of a node in one transaction, its result in another, each
+/// of a single statement.
 async fn bare_commits() -> Result<Value> {
     let copy = Path::new("bare.db");
     std::fs::copy(".migrate/state.db", copy)?;
@@ -156,33 +158,32 @@ async fn bare_commits() -> Result<Value> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true);
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+    let mut connection = options.connect().await?;
     let facts: Vec<(String, i64, String, String, Vec<u8>)> =
-        sqlx::query_as("select run, seq, at, body, sum from facts order by seq").fetch_all(&pool).await?;
-    sqlx::query("delete from facts").execute(&pool).await?;
-    sqlx::query("pragma wal_checkpoint(truncate)").execute(&pool).await?;
-    let intent = |body: &str| body.contains("\"fact\":\"started\"");
-    let (mut at, mut commits) = (0, 0);
+        sqlx::query_as("select run, seq, at, body, sum from facts order by seq")
+            .fetch_all(&mut connection)
+            .await?;
+    sqlx::query("delete from facts").execute(&mut connection).await?;
+    sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut connection).await?;
+    let is_intent = |body: &str| body.contains("\"fact\":\"started\"");
+    let (mut rest, mut commits) = (&facts[..], 0);
     let start = Instant::now();
-    while at < facts.len() {
-        let results = facts[at + 1..].iter().take_while(|fact| !intent(&fact.3)).count();
-        let end = if intent(&facts[at].3) { at + 1 } else { at + 1 + results };
-        let mut transaction = pool.begin_with("begin immediate").await?;
-        for (run, seq, time, body, sum) in &facts[at..end] {
-            sqlx::query("insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)")
-                .bind(run)
-                .bind(seq)
-                .bind(time)
-                .bind(body)
-                .bind(sum)
-                .execute(&mut *transaction)
-                .await?;
+    while let Some(first) = rest.first() {
+        let results = rest[1..].iter().take_while(|fact| !is_intent(&fact.3)).count();
+        let (now, later) = rest.split_at(if is_intent(&first.3) { 1 } else { 1 + results });
+        let rows = vec!["(?, ?, ?, ?, ?)"; now.len()].join(", ");
+        let insert = format!("insert into facts (run, seq, at, body, sum) values {rows}");
+        let mut query = sqlx::query(AssertSqlSafe(insert));
+        for (run, seq, at, body, sum) in now {
+            query = query.bind(run).bind(seq).bind(at).bind(body).bind(sum);
         }
+        let mut transaction = connection.begin_with("begin immediate").await?;
+        query.execute(&mut *transaction).await?;
         transaction.commit().await?;
-        (at, commits) = (end, commits + 1);
+        (rest, commits) = (later, commits + 1);
     }
     let run_s = start.elapsed().as_secs_f64();
-    pool.close().await;
+    connection.close().await?;
     Ok(json!({ "run-s": run_s, "commits": commits, "commit-ms": run_s * 1_000.0 / f64::from(commits) }))
 }
 

@@ -80,7 +80,8 @@ impl Peers {
     /// What was compared with.
     pub fn versions(&self) -> Value {
         let make = Command::new("make").arg("--version").output();
-        let make = make.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let make =
+            make.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         let make = make.lines().next().unwrap_or_default().to_owned();
         json!({ "make": make, "dbos": DBOS_VERSION, "snakemake": SNAKEMAKE_VERSION })
     }

@@ -98,7 +98,8 @@ fn parse(text: &str) -> Result<IdedExpr, String> {
             first.unwrap_or_default()
         })
     };
-    let guarded = || std::panic::catch_unwind(parser).unwrap_or_else(|_| Err("the parser gave up".to_owned()));
+    let guarded =
+        || std::panic::catch_unwind(parser).unwrap_or_else(|_| Err("the parser gave up".to_owned()));
     with_stack(guarded).unwrap_or_else(|error| Err(error.to_string()))
 }
 

@@ -121,7 +121,8 @@ fn examine(
     partial: bool,
     mistakes: &mut Mistakes,
 ) -> Option<Parts> {
-    let read = match condition::with_stack(|| Reader { file: workflow, mistakes: &mut *mistakes }.workflow()) {
+    let read = match condition::with_stack(|| Reader { file: workflow, mistakes: &mut *mistakes }.workflow())
+    {
         Ok(read) => read,
         Err(error) => {
             let message = format!("the file can't be read for want of memory: {error}");
