@@ -20,7 +20,7 @@ pub use report::{
     Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
     REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
 };
-pub use run::Holder;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
+pub use store::holder::{Holder, Pulse};
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

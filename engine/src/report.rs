@@ -5,7 +5,7 @@ use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPla
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::run::Holder;
+use crate::store::holder::Holder;
 
 /// Version of the JSON forms in this file.
 pub const REPORT_VERSION: u32 = 1;

@@ -91,7 +91,8 @@ pub(crate) struct Core {
     cells: Vec<Cell>,
     fanout: Fanout,
     dependents: Vec<Vec<usize>>,
-    ready: BTreeSet<usize>,
+    /// What may begin, by pool: looking for the next one must not pass all those whose pool is full.
+    ready: BTreeMap<Option<String>, BTreeSet<usize>>,
     running: usize,
     pools: BTreeMap<String, usize>,
     stopping: bool,
@@ -119,7 +120,10 @@ impl Core {
             needed.iter().for_each(|id| dependents[workflow.index[id]].push(at));
             cells.push(Cell::new(node.id.clone(), needed.len()));
         }
-        let ready = (0..cells.len()).filter(|at| cells[*at].missing == 0).collect();
+        let mut ready: BTreeMap<Option<String>, BTreeSet<usize>> = BTreeMap::new();
+        for at in (0..cells.len()).filter(|at| cells[*at].missing == 0) {
+            ready.entry(workflow.nodes[at].pool.clone()).or_default().insert(at);
+        }
         Self {
             run,
             checked,
@@ -201,15 +205,24 @@ impl Core {
     fn start_ready(&mut self) {
         // Skipped nodes make others ready at once, so this goes on until nothing changes.
         while !self.stopping && !self.draining {
-            let next = self.ready.iter().copied().find(|at| self.has_room(*at));
-            let Some(at) = next.filter(|_| self.running < MAX_RUNNING) else { return };
-            self.ready.remove(&at);
+            if self.running >= MAX_RUNNING {
+                return;
+            }
+            let Some(at) = self.next_ready() else { return };
             self.begin(at);
         }
     }
 
-    fn has_room(&self, at: usize) -> bool {
-        let Some(pool) = &self.node(at).pool else { return true };
+    /// Takes the first node that may begin now.
+    fn next_ready(&mut self) -> Option<usize> {
+        let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
+        let at = open.filter_map(|(_, nodes)| nodes.first().copied()).min()?;
+        self.ready.get_mut(&self.checked.workflow.nodes[at].pool)?.remove(&at);
+        Some(at)
+    }
+
+    fn has_room(&self, pool: Option<&str>) -> bool {
+        let Some(pool) = pool else { return true };
         let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);
         self.pools.get(pool).copied().unwrap_or(0) < size
     }
@@ -402,7 +415,8 @@ impl Core {
         for dependent in std::mem::take(&mut self.dependents[at]) {
             self.cells[dependent].missing -= 1;
             if self.cells[dependent].missing == 0 {
-                self.ready.insert(dependent);
+                let pool = self.node(dependent).pool.clone();
+                self.ready.entry(pool).or_default().insert(dependent);
             }
         }
     }

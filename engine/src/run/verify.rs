@@ -54,6 +54,8 @@ impl Verifier<'_> {
             .map(|(node, record)| async move { (node.clone(), self.node(node, record).await) });
         let mut results = futures::stream::iter(work).buffer_unordered(MAX_VERIFYING);
         let mut failed = false;
+        let places: BTreeMap<NodeId, usize> =
+            report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
         while let Some((node, result)) = results.next().await {
             let Some(entry) = places.get(&node).map(|at| &mut report.nodes[*at]) else { continue };
             (entry.evidence, entry.error) = match result {

@@ -3,6 +3,7 @@
 //! Names with `-` are reached by index, `nodes['copy-backup'].count`, since CEL reads `a-b` as a
 //! subtraction.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -102,10 +103,31 @@ fn parse(text: &str) -> Result<IdedExpr, String> {
             first.unwrap_or_default()
         })
     };
+    let guarded =
+        || std::panic::catch_unwind(parser).unwrap_or_else(|_| Err("the parser gave up".to_owned()));
+    with_stack(guarded).unwrap_or_else(|error| Err(error.to_string()))
+}
+
+thread_local! {
+    static HAS_STACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` where conditions can be parsed. A thread for each condition would cost more than its
+/// parsing, so a reader of many does all its work in here.
+///
+/// # Errors
+/// When there can't be such a thread.
+pub(crate) fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    if HAS_STACK.get() {
+        return Ok(work());
+    }
+    let work = || {
+        HAS_STACK.set(true);
+        work()
+    };
     std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, parser).map_err(|error| error.to_string())?;
-        thread.join().unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+        let thread = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES).spawn_scoped(scope, work)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 

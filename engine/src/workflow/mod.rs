@@ -127,7 +127,15 @@ fn examine(
     partial: bool,
     mistakes: &mut Mistakes,
 ) -> Option<Parts> {
-    let read = Reader { file: workflow, mistakes }.workflow();
+    let read = match condition::with_stack(|| Reader { file: workflow, mistakes: &mut *mistakes }.workflow())
+    {
+        Ok(read) => read,
+        Err(error) => {
+            let message = format!("the file can't be read for want of memory: {error}");
+            mistakes.add(workflow, 0..0, "unreadable", message);
+            None
+        }
+    };
     let environment = environment.and_then(|file| Environment::parse(file, mistakes));
     let mut workflow = read?;
     graph::arrange(&mut workflow, mistakes);
