@@ -112,11 +112,14 @@ fn assert_done_once(sandbox: &Sandbox, report: &Value) {
     assert!(checks(report).iter().all(|check| check[5] != "failed"), "{:#?}", checks(report));
 }
 
-/// The evidence, without what is named by the run itself and without the sizes of a live database
-/// and of the repository that holds it: they differ from backup to backup. That both sides were
-/// compared, and with what result, stays in; so do digests, rows, hashes and objects.
+/// The evidence, without what is named by the run itself, without the sizes of a live database and of
+/// the repository that holds it, which differ from backup to backup, and without Velero's warnings,
+/// which are about what the target's controllers did meanwhile (an EndpointSlice that was theirs is
+/// gone again). That both sides were compared, and with what result, stays in; so do digests, rows,
+/// hashes and objects.
 fn comparable(report: &Value) -> Vec<[String; 6]> {
     let mut found = checks(report);
+    found.retain(|check| !(check[0] == "restore" && check[2] == "warning"));
     let key = |node: &str, field: &str| {
         let nodes = report["nodes"].as_array().expect("nodes");
         let node = nodes.iter().find(|n| n["node"] == node).expect("the node");
@@ -143,8 +146,11 @@ fn killed_in_each_node_in_turn_it_ends_with_the_same_evidence() {
     assert_done_once(&sandbox, &whole);
     let expected = comparable(&whole);
 
+    // To repeat one of them: `MIGRATE_KILL_NODES=restore,verify-data`.
+    let only = std::env::var("MIGRATE_KILL_NODES").ok();
+    let wanted = |node: &&&str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == **node));
     let mut fallen = Vec::new();
-    for node in NODES {
+    for node in NODES.iter().filter(wanted) {
         let started = Instant::now();
         let (sandbox, fell) = kill_in(node);
         let output = expect_success(&mut sandbox.migrate(&["resume", "--json"]));
@@ -155,6 +161,7 @@ fn killed_in_each_node_in_turn_it_ends_with_the_same_evidence() {
         println!("{node}: the same evidence after {:.0} s", started.elapsed().as_secs_f64());
         fallen.push(format!("{node}: {fell}"));
     }
+    assert!(!fallen.is_empty(), "no node is called {only:?}");
     println!("where each kill fell:\n  {}", fallen.join("\n  "));
 }
 
