@@ -71,14 +71,11 @@ impl Container {
         let deadline = Instant::now() + limit;
         let mut was_seen = false;
         loop {
-            let look = self.look().await;
             let is_over = Instant::now() + POLL_INTERVAL >= deadline;
-            match look {
-                Ok((container, is_ready)) if is_ready || is_over => return Ok(container),
-                Ok(_) => was_seen = true,
-                // Between two pods of one name there is none.
-                Err(e) if is_over || !(was_seen || e.class.is_retryable()) => return Err(e),
-                Err(_) => was_seen = true,
+            match next(self.look().await, was_seen, is_over) {
+                Next::Take(container) => return Ok(container),
+                Next::Fail(error) => return Err(error),
+                Next::Wait => was_seen = true,
             }
             pause(ctx, POLL_INTERVAL).await?;
         }
@@ -247,6 +244,24 @@ impl Container {
     }
 }
 
+/// What to do after a look at a pod that may be about to be replaced.
+enum Next<T> {
+    Take(T),
+    Wait,
+    Fail(StepError),
+}
+
+/// `was_seen`: an earlier look found the pod, or one that may become it.
+fn next<T>(look: Result<(T, bool), StepError>, was_seen: bool, is_over: bool) -> Next<T> {
+    match look {
+        Ok((container, is_ready)) if is_ready || is_over => Next::Take(container),
+        Ok(_) => Next::Wait,
+        // Between two pods of one name there is none.
+        Err(error) if is_over || !(was_seen || error.class.is_retryable()) => Next::Fail(error),
+        Err(_) => Next::Wait,
+    }
+}
+
 fn first<'a>(command: &[&'a str]) -> &'a str {
     command.first().copied().unwrap_or_default()
 }
@@ -325,6 +340,27 @@ fn ended(status: &Status, stderr: String) -> Result<Ended, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_is_replaced_is_waited_for_and_a_missing_one_is_not() {
+        let deleted = || Err(StepError::transient("pod shop/db-0 is being deleted"));
+        let missing = || Err(StepError::permanent("there is no pod shop/db-0"));
+        let told = |next: Next<&str>| match next {
+            Next::Take(pod) => pod.to_owned(),
+            Next::Wait => "wait".to_owned(),
+            Next::Fail(error) => error.message,
+        };
+        // Deleted, gone, started, ready.
+        assert_eq!(told(next(deleted(), false, false)), "wait");
+        assert_eq!(told(next(missing(), true, false)), "wait");
+        assert_eq!(told(next(Ok(("new", false)), true, false)), "wait");
+        assert_eq!(told(next(Ok(("new", true)), true, false)), "new");
+        // One that was never there, and what is left when the time is over.
+        assert_eq!(told(next(missing(), false, false)), "there is no pod shop/db-0");
+        assert_eq!(told(next(deleted(), true, true)), "pod shop/db-0 is being deleted");
+        assert_eq!(told(next(missing(), true, true)), "there is no pod shop/db-0");
+        assert_eq!(told(next(Ok(("running", false)), true, true)), "running");
+    }
 
     fn status(json: serde_json::Value) -> Status {
         serde_json::from_value(json).unwrap()
