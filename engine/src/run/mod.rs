@@ -16,6 +16,8 @@ mod core_tests;
 mod crash_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
+#[cfg(test)]
+mod fanout_tests;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;

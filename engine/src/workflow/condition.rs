@@ -58,15 +58,20 @@ impl Condition {
         for name in &walk.unknown {
             mistakes
                 .add(file, span.clone(), "invalid-condition", format!("the condition uses `{name}`, which is nothing"))
-                .suggest(name, ["params", "env", "nodes"])
-                .help("it can use `params`, `env` and `nodes`; reach a name with `-` by index: `nodes['copy-backup'].count`");
+                .suggest(name, ["params", "env", "nodes", "each"])
+                .help("it can use `params`, `env`, `nodes` and, with `for_each`, `each`; reach a name with `-` by index: `nodes['copy-backup'].count`");
         }
         let references = std::mem::take(&mut walk.references);
         let expression = Arc::new(expression);
         Some(Self { text: text.to_owned(), span: span.clone(), references, expression })
     }
 
-    /// Whether the node runs. `scope` has `params`, `env` and `nodes`.
+    /// Whether it depends on the item.
+    pub(crate) fn looks_at_each(&self) -> bool {
+        self.references.iter().any(|reference| reference.root == Root::Each)
+    }
+
+    /// Whether the node runs. `scope` has `params`, `env`, `nodes` and, for an item, `each`.
     ///
     /// # Errors
     /// Why there is no yes or no.
@@ -200,6 +205,7 @@ impl Walk<'_> {
             "params" => Root::Params,
             "env" => Root::Env,
             "nodes" => Root::Nodes,
+            "each" => Root::Each,
             _ => {
                 self.unknown.push(name);
                 return;
