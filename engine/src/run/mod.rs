@@ -16,6 +16,7 @@ mod core_tests;
 mod crash_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
+pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;

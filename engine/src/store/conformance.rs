@@ -145,6 +145,11 @@ async fn a_batch_is_stored_whole_or_not_at_all(lab: &impl Lab) {
     };
     store.append(&run, &all).await.unwrap();
     let reader = lab.reader().await;
+    let lines = reader.logs(&run, None, 0, 10).await.unwrap();
+    assert_eq!(lines.len(), 1);
+    assert_eq!((lines[0].1.message.as_str(), lines[0].1.level), ("x", LogLevel::Info));
+    assert!(reader.logs(&run, Some(&node("m")), 0, 10).await.unwrap().is_empty());
+    assert!(reader.logs(&run, Some(&node("n")), lines[0].0, 10).await.unwrap().is_empty());
     let place = Place { cursor: Some(json!({ "place": 1 })), handle: Some("job".to_owned()) };
     assert_eq!(reader.places(&run).await.unwrap()[&node("n")], place);
     assert_eq!(reader.facts(&run).await.unwrap(), facts(0, 4));

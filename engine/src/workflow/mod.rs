@@ -23,7 +23,7 @@ mod parse;
 mod resolve;
 mod schema;
 mod template;
-mod tree;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,7 @@ use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
 pub(crate) use check::dotted;
+pub(crate) use diagnostic::Mistakes;
 pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
 pub(crate) use model::NodeOutline;
 pub use params::Params;
@@ -39,7 +40,6 @@ pub(crate) use resolve::{Decision, Digest, Ended, Resolved, resolved};
 pub(crate) use schema::has_unknown;
 
 use check::{Checker, Skipped};
-use diagnostic::Mistakes;
 use environment::Environment;
 use model::Workflow;
 use parse::Reader;

@@ -14,7 +14,7 @@ use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
 use crate::store::StoreError;
-use crate::store::fact::{Batch, RunRecord, Stamped};
+use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
 
@@ -403,7 +403,7 @@ async fn add_logs(
             .bind(run.as_str())
             .bind(line.at.to_string())
             .bind(line.node.as_str())
-            .bind(format!("{:?}", line.level).to_lowercase())
+            .bind(level_name(line.level))
             .bind(line.message.as_str())
             .execute(&mut **transaction)
             .await
