@@ -19,7 +19,7 @@ use crate::run::host::resolve;
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
-use crate::run::state::RunFacts;
+use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
@@ -280,12 +280,10 @@ impl Engine {
             return Err(RunError::AlreadyDone(id));
         }
         let checked = self.current(&run, &facts, &request.params)?;
-        if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
-            return Err(RunError::UnknownNode(unknown.clone()));
-        }
+        let rerun = wholes_with_items(&request.rerun, &checked, &facts)?;
         let mut places = store.places(&id).await?;
         let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&request.rerun, definition, &mut facts, &mut places);
+        let batch = reset(&rerun, definition, &mut facts, &mut places);
         let changed = changes(&facts, &checked, &self.catalog);
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
@@ -514,6 +512,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         node: node.clone(),
         step: step.to_owned(),
         needs: workflow.dependencies[node].iter().cloned().collect(),
+        for_each: workflow.node(node).is_some_and(|node| node.for_each.is_some()),
     };
     let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
     Definition {
@@ -526,6 +525,23 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     }
 }
 
+/// What to run again, with all items of a node where the node as a whole was named.
+fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let mut all = Vec::new();
+    for id in nodes {
+        let node = checked.workflow.node(&id.whole());
+        let has_items = node.is_some_and(|node| node.for_each.is_some());
+        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        match (node, id.key()) {
+            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            (Some(_), None) => all.push(id.clone()),
+            _ => return Err(RunError::UnknownNode(id.clone())),
+        }
+    }
+    Ok(all)
+}
+
 /// The facts with which a run is taken up again, already applied to `facts` and `places`.
 fn reset(
     rerun: &[NodeId],
@@ -535,13 +551,16 @@ fn reset(
 ) -> Batch {
     let at = ambient::now();
     let mut batch = Batch::default();
-    let mut add = |fact: Fact| {
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    facts.apply(&resumed, at);
+    batch.facts.push(Stamped { at, fact: resumed });
+    for node in rerun {
+        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
+        let left = open.and_then(|record| record.key.as_ref());
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
-    };
-    add(Fact::Resumed { definition: Box::new(definition) });
-    for node in rerun {
-        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
         places.remove(node);
     }
     batch.cleared = rerun.to_vec();

@@ -17,8 +17,8 @@ pub mod workflow;
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
 pub use report::{
-    Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, PlanReport, REPORT_VERSION, RunReport,
-    RunState, RunStatus, RunSummary,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
+    REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
 };
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;

@@ -16,7 +16,12 @@ mod core_tests;
 mod crash_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
+<<<<<<< HEAD
 pub(crate) mod heartbeat;
+=======
+#[cfg(test)]
+mod fanout_tests;
+>>>>>>> main
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
