@@ -5,7 +5,7 @@
 //! `retry`, `key` and `change`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
 //! `preflight` asks before anything is touched; `lock` lets one
-//! process in; `verify` looks again at what is finished.
+//! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished.
 
 pub(crate) mod change;
 pub(crate) mod command;
@@ -16,12 +16,9 @@ mod core_tests;
 mod crash_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
-<<<<<<< HEAD
-pub(crate) mod heartbeat;
-=======
 #[cfg(test)]
 mod fanout_tests;
->>>>>>> main
+pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
