@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, Secret, Step, StepError, StepInfo, VerifyDepth};
 use serde_json::Map;
 
 use crate::ambient;
@@ -14,6 +14,8 @@ use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSumm
 use crate::run::change::changes;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Session};
+use crate::run::heartbeat::keep_right;
+use crate::run::host::resolve;
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
@@ -22,7 +24,8 @@ use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
 use crate::store::holder::Holder;
-use crate::store::{AcquireError, SqliteStore, Store, StoreError};
+use crate::store::settings::StoreSettings;
+use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
     Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
 };
@@ -91,6 +94,9 @@ pub enum RunError {
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
+    /// The URL of the shared store isn't where `[store]` says.
+    #[error("the store's URL: {}", .0.message)]
+    StoreUrl(StepError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -124,6 +130,8 @@ pub struct Engine {
     project_dir: PathBuf,
     steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     catalog: Arc<Catalog>,
+    /// `None`: the file in the project folder.
+    shared: Option<StoreSettings>,
 }
 
 impl Engine {
@@ -150,7 +158,13 @@ impl Engine {
             project_dir: absolute(&project_dir.into()),
             steps: Arc::new(known),
             catalog: Arc::new(catalog),
+            shared: None,
         })
+    }
+
+    /// Keeps facts in a shared store instead of the project folder.
+    pub fn with_store(self, shared: Option<StoreSettings>) -> Self {
+        Self { shared, ..self }
     }
 
     /// The project folder, absolute.
@@ -210,7 +224,8 @@ impl Engine {
         let started_at = ambient::now();
         let id = run_id(started_at, ambient::random_tag());
         let (store, _lock) = self.hold(&id).await?;
-        self.begin(store, id, started_at, checked, events, shutdown).await
+        let work = self.begin(Arc::clone(&store), id, started_at, checked, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Begins a run in `store`, whose only writer this process is.
@@ -246,7 +261,8 @@ impl Engine {
         let id = find(&*reader, request.run.as_ref()).await?.id;
         reader.close().await;
         let (store, _lock) = self.hold(&id).await?;
-        self.take_up(store, id, request, events, shutdown).await
+        let work = self.take_up(Arc::clone(&store), id, request, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Goes on with run `id` in `store`, whose only writer this process is.
@@ -319,7 +335,7 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
         Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
@@ -331,7 +347,7 @@ impl Engine {
     /// When the store can't be read. A project without a store has no runs.
     pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
         let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
-        let holder = holder(&self.state_dir());
+        let holder = self.holder(&*store).await?;
         let mut summaries = Vec::new();
         for run in store.runs().await? {
             let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -348,20 +364,40 @@ impl Engine {
     }
 
     /// The store as a reader has it: it is not changed, and nobody is kept from anything.
-    async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
-        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
-        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, RunError> {
+        Ok(match &self.shared {
+            None => SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?.map(|s| Arc::new(s) as _),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                PostgresStore::read(&url, &shared.project).await?.map(|s| Arc::new(s) as _)
+            }
+        })
+    }
+
+    async fn store_url(&self, shared: &StoreSettings) -> Result<Secret, RunError> {
+        resolve(&self.project_dir, &shared.url).await.map_err(RunError::StoreUrl)
     }
 
     /// Takes the project for `run`: the lock of this machine, then the right to write.
     pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
         let lock = self.lock(run).await?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let store: Arc<dyn Store> = match &self.shared {
+            None => Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                Arc::new(PostgresStore::open(&url, &shared.project).await?)
+            }
+        };
         match store.acquire(&Holder::here(run)).await {
             Ok(()) => Ok((store, lock)),
             Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
             Err(AcquireError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// Who works on the project now.
+    async fn holder(&self, store: &dyn Store) -> Result<Option<Holder>, StoreError> {
+        if self.shared.is_some() { store.holder().await } else { Ok(holder(&self.state_dir())) }
     }
 
     async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {

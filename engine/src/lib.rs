@@ -23,4 +23,5 @@ pub use report::{
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};
+pub use store::settings::StoreSettings;
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

@@ -227,11 +227,6 @@ impl Core {
         Some(at)
     }
 
-    fn make_ready(&mut self, at: usize) {
-        let pool = self.node(at).pool.clone();
-        self.ready.entry(pool).or_default().insert(at);
-    }
-
     fn has_room(&self, pool: Option<&str>) -> bool {
         let Some(pool) = pool else { return true };
         let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);

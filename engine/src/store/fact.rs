@@ -130,3 +130,17 @@ impl Batch {
             && self.logs.is_empty()
     }
 }
+
+/// The name of a level as stored.
+pub(crate) fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+    }
+}
+
+/// The level of that name.
+pub(crate) fn level_named(name: &str) -> Option<LogLevel> {
+    [LogLevel::Debug, LogLevel::Info, LogLevel::Warn].into_iter().find(|level| level_name(*level) == name)
+}

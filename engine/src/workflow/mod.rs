@@ -27,7 +27,7 @@ mod parse;
 mod resolve;
 mod schema;
 mod template;
-mod tree;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +36,7 @@ use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
 pub(crate) use check::dotted;
+pub(crate) use diagnostic::Mistakes;
 pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
 pub(crate) use each::{Each, Item};
 pub(crate) use model::NodeOutline;
@@ -45,7 +46,6 @@ pub(crate) use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
 
 use check::{Checker, Skipped};
-use diagnostic::Mistakes;
 use environment::Environment;
 use model::Workflow;
 use parse::Reader;
