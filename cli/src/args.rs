@@ -74,8 +74,8 @@ pub struct ResumeArgs {
     #[arg(long)]
     pub accept_changes: bool,
 
-    /// Run a node again whatever is known of it: the way on when only a person can tell what an
-    /// attempt has done
+    /// Make a node's effect again, whatever is known of it: the way on when only a person can tell
+    /// what an attempt has done. What an earlier attempt has made or begun outside is left as it is
     #[arg(long, value_name = "NODE")]
     pub rerun: Vec<String>,
 }

@@ -18,7 +18,7 @@ use crate::run::dispatcher::{Dispatcher, Session};
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
-use crate::run::state::RunFacts;
+use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
@@ -486,13 +486,16 @@ fn reset(
 ) -> Batch {
     let at = ambient::now();
     let mut batch = Batch::default();
-    let mut add = |fact: Fact| {
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    facts.apply(&resumed, at);
+    batch.facts.push(Stamped { at, fact: resumed });
+    for node in rerun {
+        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
+        let left = open.and_then(|record| record.key.as_ref());
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
-    };
-    add(Fact::Resumed { definition: Box::new(definition) });
-    for node in rerun {
-        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
         places.remove(node);
     }
     batch.cleared = rerun.to_vec();
@@ -515,5 +518,11 @@ fn make_private_dir(dir: &Path) -> std::io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
+    builder.create(dir)?;
+    // The folder's own name is durable too, or a power loss could take everything in it.
+    #[cfg(unix)]
+    if let Some(parent) = dir.parent() {
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }

@@ -37,6 +37,10 @@ pub(crate) struct NodeRecord {
     /// Stopped on request where it stands.
     pub stopped: bool,
     pub attempts: u32,
+    /// Something has been begun that counts, and may be there even if the node is skipped by now.
+    pub begun: bool,
+    /// How often its effect was to be made again. A retry and a resume stay in theirs.
+    pub generation: u32,
     pub key: Option<IdempotencyKey>,
     pub digest: Option<Digest>,
     pub step: Option<String>,
@@ -163,10 +167,12 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
 
 fn apply_to(record: &mut NodeRecord, fact: &Fact) {
     match fact {
-        Fact::Started { attempt, key, digest, step, step_version, config, .. } => {
+        Fact::Started { attempt, key, digest, step, step_version, config, generation, .. } => {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
+            record.begun = true;
+            record.generation = *generation;
             record.key = Some(key.clone());
             record.digest = Some(digest.clone());
             record.step = Some(step.clone());
@@ -215,8 +221,10 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.evidence = None;
             record.reason = Some(reason.clone());
         }
-        Fact::Reset { .. } => {
+        Fact::Reset { again, .. } => {
             record.begin();
+            record.begun = false;
+            record.generation += u32::from(*again);
             record.phase = Phase::New;
             record.outputs = None;
             record.evidence = None;

@@ -153,10 +153,12 @@ impl Simulated {
         let node = ctx.node.as_str();
         let (count, most) = {
             let mut state = self.world.lock();
+            // What a person has said, as far as it was stored.
+            let generations = state.ledger.generations(node);
             let made = state.outside.node(node);
             made.damaged = false;
             made.effects.push(config.clone());
-            (made.effects.len(), 1 + made.approved)
+            (made.effects.len(), 1 + made.approved.min(generations))
         };
         self.world.say(format!("{node} has had its effect {count} times"));
         if count > most {
@@ -190,6 +192,9 @@ impl Simulated {
             _ if whole => Observation::Done { outputs: Self::outputs(config) },
             (Idempotency::Keyed, Some((_, end))) if *end > now => {
                 Observation::Running { handle: ctx.key.to_string() }
+            }
+            (Idempotency::None, _) if made.effects.contains(config) => {
+                Observation::Unknown { reason: "it was made, and is no longer as it was made".to_owned() }
             }
             _ => Observation::Absent,
         }
