@@ -11,7 +11,6 @@ use serde_json::Map;
 use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
-use crate::run::Holder;
 use crate::run::change::changes;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Session};
@@ -22,7 +21,8 @@ use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
-use crate::store::{SqliteStore, Store, StoreError};
+use crate::store::holder::Holder;
+use crate::store::{AcquireError, SqliteStore, Store, StoreError};
 use crate::workflow::{
     Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
 };
@@ -209,8 +209,7 @@ impl Engine {
     ) -> Result<RunReport, RunError> {
         let started_at = ambient::now();
         let id = run_id(started_at, ambient::random_tag());
-        let _lock = self.lock(&id).await?;
-        let store = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let (store, _lock) = self.hold(&id).await?;
         self.begin(store, id, started_at, checked, events, shutdown).await
     }
 
@@ -243,10 +242,11 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         // Found first without the lock, so that the lock can say which run it is for.
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&store, request.run.as_ref()).await?.id;
-        let _lock = self.lock(&id).await?;
-        self.take_up(Arc::new(store), id, request, events, shutdown).await
+        let Some(reader) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&*reader, request.run.as_ref()).await?.id;
+        reader.close().await;
+        let (store, _lock) = self.hold(&id).await?;
+        self.take_up(store, id, request, events, shutdown).await
     }
 
     /// Goes on with run `id` in `store`, whose only writer this process is.
@@ -264,12 +264,10 @@ impl Engine {
             return Err(RunError::AlreadyDone(id));
         }
         let checked = self.current(&run, &facts, &request.params)?;
-        if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
-            return Err(RunError::UnknownNode(unknown.clone()));
-        }
+        let rerun = wholes_with_items(&request.rerun, &checked, &facts)?;
         let mut places = store.places(&id).await?;
         let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&request.rerun, definition, &mut facts, &mut places);
+        let batch = reset(&rerun, definition, &mut facts, &mut places);
         let changed = changes(&facts, &checked, &self.catalog);
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
@@ -291,7 +289,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, request.run.as_ref()).await?;
+        let run = find(&*store, request.run.as_ref()).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let cancel = CancellationToken::new();
         let verifier = Verifier {
@@ -319,7 +317,7 @@ impl Engine {
     /// When there is no such run or the store can't be read.
     pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, run).await?;
+        let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -349,8 +347,21 @@ impl Engine {
         self.project_dir.join(STATE_DIR)
     }
 
-    async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
-        SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
+    /// The store as a reader has it: it is not changed, and nobody is kept from anything.
+    async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
+        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
+        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    }
+
+    /// Takes the project for `run`: the lock of this machine, then the right to write.
+    pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
+        let lock = self.lock(run).await?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        match store.acquire(&Holder::here(run)).await {
+            Ok(()) => Ok((store, lock)),
+            Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
+            Err(AcquireError::Store(error)) => Err(error.into()),
+        }
     }
 
     async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
@@ -465,6 +476,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         node: node.clone(),
         step: step.to_owned(),
         needs: workflow.dependencies[node].iter().cloned().collect(),
+        for_each: workflow.node(node).is_some_and(|node| node.for_each.is_some()),
     };
     let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
     Definition {
@@ -475,6 +487,23 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         params: params.collect::<Map<_, _>>(),
         nodes: checked.nodes().map(outline).collect(),
     }
+}
+
+/// What to run again, with all items of a node where the node as a whole was named.
+fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let mut all = Vec::new();
+    for id in nodes {
+        let node = checked.workflow.node(&id.whole());
+        let has_items = node.is_some_and(|node| node.for_each.is_some());
+        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        match (node, id.key()) {
+            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            (Some(_), None) => all.push(id.clone()),
+            _ => return Err(RunError::UnknownNode(id.clone())),
+        }
+    }
+    Ok(all)
 }
 
 /// The facts with which a run is taken up again, already applied to `facts` and `places`.

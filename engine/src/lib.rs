@@ -17,10 +17,10 @@ pub mod workflow;
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
 pub use report::{
-    Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, PlanReport, REPORT_VERSION, RunReport,
-    RunState, RunStatus, RunSummary,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
+    REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
 };
-pub use run::Holder;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
+pub use store::holder::{Holder, Pulse};
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

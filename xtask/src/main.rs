@@ -1,6 +1,7 @@
 //! The project's own commands. Depends on nothing, so that `cargo xtask` starts within seconds on
 //! a fresh machine; everything else is built by the command that needs it, once, in one profile.
 
+mod bench;
 mod cargo;
 mod rehearse;
 mod simulate;
@@ -22,6 +23,8 @@ Usage: cargo xtask COMMAND
                     Through so many worlds.
   simulate --seed N [--at OPERATION --trouble KIND]
                     Through one, with its trace: what a failure prints.
+  bench             Say which benches there are.
+  bench NAME        Run one: what the product costs, as JSON (see docs/benchmarks.md).
   lint              clippy on all targets, warnings refused.
   sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
 ";
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         ["test"] => test::everything(),
         ["test", "--quick"] => test::quick(),
         ["simulate", rest @ ..] => simulate::run(rest),
+        ["bench"] => bench::list(),
+        ["bench", name, options @ ..] => bench::run(name, options),
         ["lint"] => test::lint(),
         ["sandbox", rest @ ..] => cargo::build().and_then(|()| cargo::sandbox(rest)),
         ["help" | "-h" | "--help"] => {
