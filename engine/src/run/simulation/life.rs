@@ -382,8 +382,10 @@ impl Lives<'_> {
                 let Some(node) = self.world.scenario.node(name) else { continue };
                 let config = state.outside.nodes.get(name).and_then(|made| made.config.clone());
                 let holds = config.is_some_and(|config| state.outside.holds(name, node.kind, &config, now));
+                let is_list = entry.items.is_some();
                 match entry.state {
-                    NodeState::Skipped => {}
+                    NodeState::Skipped | NodeState::Removed => {}
+                    NodeState::Finished | NodeState::Reused if is_list => {}
                     NodeState::Finished | NodeState::Reused if holds => {}
                     other => broken.push(format!("the run is done, {name} is {other:?}, made: {holds}")),
                 }

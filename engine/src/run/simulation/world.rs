@@ -198,14 +198,22 @@ impl World {
         let Some(node) = self.scenario.node(name) else { return };
         let (now, run) = (self.clock.elapsed(), state.ledger.state());
         for need in &node.needs {
-            let record = run.nodes.get(&NodeId::new(need.as_str()).unwrap()).cloned().unwrap_or_default();
-            let holds = match (record.phase, &record.config, self.scenario.node(need)) {
-                (Phase::Skipped, ..) => true,
-                (_, Some(config), Some(needed)) => state.outside.holds(need, needed.kind, config, now),
-                _ => false,
+            let id = NodeId::new(need.as_str()).unwrap();
+            let items = run.lists.get(&id).filter(|_| !run.nodes.contains_key(&id));
+            let needed: Vec<NodeId> = match items {
+                Some(items) => items.iter().map(|item| id.item(&item.key).unwrap()).collect(),
+                None => vec![id],
             };
-            if !record.is_done() || !holds {
-                broken.push(format!("{name} is begun before {need}, which it needs, is done"));
+            for id in needed {
+                let record = run.nodes.get(&id).cloned().unwrap_or_default();
+                let holds = match (record.phase, &record.config, self.scenario.node(need)) {
+                    (Phase::Skipped, ..) => true,
+                    (_, Some(config), Some(node)) => state.outside.holds(id.as_str(), node.kind, config, now),
+                    _ => false,
+                };
+                if !record.is_done() || !holds {
+                    broken.push(format!("{name} is begun before {id}, which it needs, is done"));
+                }
             }
         }
         let pooled = |node: &&String| self.scenario.node(node).is_some_and(|node| node.pooled);
