@@ -39,6 +39,8 @@ pub(crate) struct NodeRecord {
     /// Stopped on request where it stands.
     pub stopped: bool,
     pub attempts: u32,
+    /// Something has been begun that counts, and may be there even if the node is skipped by now.
+    pub begun: bool,
     /// How often its effect was to be made again. A retry and a resume stay in theirs.
     pub generation: u32,
     pub key: Option<IdempotencyKey>,
@@ -324,6 +326,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
+            record.begun = true;
             record.generation = *generation;
             record.key = Some(key.clone());
             record.digest = Some(digest.clone());
@@ -375,6 +378,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
         }
         Fact::Reset { again, .. } => {
             record.begin();
+            record.begun = false;
             record.generation += u32::from(*again);
             record.phase = Phase::New;
             record.outputs = None;
