@@ -22,12 +22,13 @@ use crate::run::preflight::Preflight;
 use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
-use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
+use crate::store::fact::{Batch, Definition, DefinitionPart, Fact, Place, RunRecord, Stamped};
 use crate::store::holder::Holder;
 use crate::store::settings::StoreSettings;
 use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
-    Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
+    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source,
+    check_with, validate,
 };
 
 /// Folder in the project where everything of the engine is.
@@ -132,6 +133,7 @@ pub struct Engine {
     catalog: Arc<Catalog>,
     /// `None`: the file in the project folder.
     shared: Option<StoreSettings>,
+    library: Library,
 }
 
 impl Engine {
@@ -159,12 +161,20 @@ impl Engine {
             steps: Arc::new(known),
             catalog: Arc::new(catalog),
             shared: None,
+            library: Library::default(),
         })
     }
 
     /// Keeps facts in a shared store instead of the project folder.
     pub fn with_store(self, shared: Option<StoreSettings>) -> Self {
         Self { shared, ..self }
+    }
+
+    /// With workflows that others may hold by these names, wherever they are.
+    #[must_use]
+    pub fn with_workflows(mut self, texts: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.library.shipped.extend(texts);
+        self
     }
 
     /// The project folder, absolute.
@@ -188,7 +198,7 @@ impl Engine {
         environment: &Source,
         params: &Params,
     ) -> Result<Checked, Diagnostics> {
-        check(&self.catalog, workflow, environment, params)
+        check_with(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
@@ -202,7 +212,7 @@ impl Engine {
         environment: Option<&Source>,
         params: &Params,
     ) -> Result<(), Diagnostics> {
-        validate(&self.catalog, workflow, environment, params)
+        validate(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
@@ -422,7 +432,12 @@ impl Engine {
             Err(error) => return Err(error.into()),
         };
         let environment = Source::read(self.project_dir.join(&definition.environment_path))?;
-        Ok(self.check(&workflow, &environment, &params.over(&definition.params))?)
+        let mut library = self.library.clone();
+        for part in &definition.parts {
+            library.stored.insert(self.project_dir.join(&part.path), part.text.clone());
+        }
+        let params = params.over(&definition.params);
+        Ok(check_with(&self.catalog, &library, &workflow, &environment, &params)?)
     }
 
     async fn preflight(
@@ -508,6 +523,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
     };
     let workflow = &checked.workflow;
+    let part = |source: Source| DefinitionPart { path: place(source.path()), text: source.text().to_owned() };
     let outline = |(node, step): (&NodeId, &str)| NodeOutline {
         node: node.clone(),
         step: step.to_owned(),
@@ -518,6 +534,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     Definition {
         workflow_path: place(workflow.file.path()),
         workflow_text: workflow.file.text().to_owned(),
+        parts: workflow.parts.iter().map(|part| part.source.clone()).map(part).collect(),
         environment_path: place(checked.environment.file.path()),
         environment_digest: Digest::of(&checked.environment.value),
         params: params.collect::<Map<_, _>>(),
@@ -536,6 +553,12 @@ fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> R
             (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
             (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
             (Some(_), None) => all.push(id.clone()),
+            (None, None) => {
+                let inside = checked.workflow.inside(id);
+                let inside = inside.ok_or_else(|| RunError::UnknownNode(id.clone()))?;
+                let inside: Vec<NodeId> = inside.map(|at| checked.workflow.nodes[at].id.clone()).collect();
+                all.extend(wholes_with_items(&inside, checked, facts)?);
+            }
             _ => return Err(RunError::UnknownNode(id.clone())),
         }
     }

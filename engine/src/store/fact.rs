@@ -8,6 +8,16 @@ use serde_json::{Map, Value};
 use crate::report::RunState;
 use crate::workflow::{Digest, Item, NodeOutline};
 
+/// The file of a sub-workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DefinitionPart {
+    /// Where it was, seen from the project folder.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
 /// What a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -16,6 +26,9 @@ pub(crate) struct Definition {
     pub workflow_path: String,
     /// Its text.
     pub workflow_text: String,
+    /// The files of its sub-workflows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<DefinitionPart>,
     /// Where the environment file was, seen from the project folder.
     pub environment_path: String,
     /// Digest of its values.
