@@ -13,7 +13,8 @@ use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSumm
 use crate::run::Holder;
 use crate::run::change::changes;
 use crate::run::core::Core;
-use crate::run::dispatcher::{Dispatcher, Session};
+use crate::run::dispatcher::{Dispatcher, Machine, Session};
+use crate::run::gate::{DecisionBox, Gate};
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
@@ -84,6 +85,12 @@ pub enum RunError {
     /// The run is already done.
     #[error("run `{0}` is done; there is nothing to resume")]
     AlreadyDone(RunId),
+    /// The run is undone.
+    #[error("run `{0}` is undone; start a new one")]
+    AlreadyUndone(RunId),
+    /// The run is being undone, and nothing of it is done again.
+    #[error("run `{0}` is being undone; nothing of it can be done again")]
+    Undoing(RunId),
     /// The run has no such node.
     #[error("the workflow has no node `{0}`")]
     UnknownNode(NodeId),
@@ -122,7 +129,7 @@ pub struct VerifyRequest {
 pub struct Engine {
     project_dir: PathBuf,
     steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
-    catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<Catalog>,
 }
 
 impl Engine {
@@ -133,7 +140,8 @@ impl Engine {
     pub fn open(project_dir: impl Into<PathBuf>, steps: Vec<Arc<dyn Step>>) -> Result<Self, OpenError> {
         let mut known = BTreeMap::new();
         let mut catalog = Catalog::new();
-        for step in steps {
+        let gate: Arc<dyn Step> = Arc::new(Gate);
+        for step in steps.into_iter().chain([gate]) {
             let info = step.describe();
             let invalid = |error: jsonschema::ValidationError<'_>| OpenError::InvalidSchema {
                 step: info.name.clone(),
@@ -215,7 +223,8 @@ impl Engine {
         let definition = definition(&self.project_dir, checked);
         let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
         store.create_run(&run).await?;
-        self.dispatch(&run, checked, store, facts, BTreeMap::new(), events, shutdown).await
+        let machine = self.machine(&run, checked, facts);
+        self.dispatch(&run, machine, store, BTreeMap::new(), events, shutdown).await
     }
 
     /// Goes on with a run from its durable facts, with the current workflow and environment files.
@@ -238,6 +247,12 @@ impl Engine {
         if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
             return Err(RunError::AlreadyDone(id));
         }
+        if facts.undo.is_some() {
+            if !request.rerun.is_empty() {
+                return Err(RunError::Undoing(id));
+            }
+            return self.go_on_undoing(&run, store, facts, events, shutdown).await;
+        }
         let checked = self.current(&run, &facts, &request.params)?;
         if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
             return Err(RunError::UnknownNode(unknown.clone()));
@@ -251,7 +266,8 @@ impl Engine {
         }
         self.admit(&id, &checked, &facts, true, &events, shutdown).await?;
         store.append(&id, &batch).await?;
-        self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
+        let machine = self.machine(&run, &checked, facts);
+        self.dispatch(&run, machine, store, places, events, shutdown).await
     }
 
     /// Verifies all finished nodes of a run again. Changes nothing, needs no lock.
@@ -320,15 +336,15 @@ impl Engine {
         Ok(summaries)
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.project_dir.join(STATE_DIR)
     }
 
-    async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
+    pub(crate) async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
         SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
     }
 
-    async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
+    pub(crate) async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
         let dir = self.state_dir();
         let failed = |source| RunError::Lock { path: dir.join("lock"), source };
         make_private_dir(&dir).map_err(failed)?;
@@ -394,13 +410,17 @@ impl Engine {
         if report.refuses() { Err(RunError::Refused(Box::new(report))) } else { Ok(()) }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything a run consists of, once")]
-    async fn dispatch(
+    fn machine(&self, run: &RunRecord, checked: &Checked, facts: RunFacts) -> Machine {
+        let (checked, catalog) = (Arc::new(checked.clone()), Arc::clone(&self.catalog));
+        let random = Box::new(rand::random::<f64>);
+        Machine::Run(Box::new(Core::new(run.id.clone(), checked, catalog, facts, random)))
+    }
+
+    pub(crate) async fn dispatch(
         &self,
         run: &RunRecord,
-        checked: &Checked,
+        machine: Machine,
         store: Arc<dyn Store>,
-        facts: RunFacts,
         places: BTreeMap<NodeId, Place>,
         events: EventSink,
         shutdown: &Shutdown,
@@ -412,12 +432,10 @@ impl Engine {
             store: Arc::clone(&store),
             events,
             places,
+            decisions: DecisionBox::new(&self.state_dir(), &run.id),
             shutdown: shutdown.subscribe(),
         };
-        let random = Box::new(rand::random::<f64>);
-        let core =
-            Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
-        let result = Dispatcher::new(session, core).work().await;
+        let result = Dispatcher::new(session, machine).work().await;
         store.close().await;
         Ok(result?.facts().report(run, false))
     }
@@ -477,7 +495,7 @@ fn reset(
     batch
 }
 
-async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
+pub(crate) async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
     let missing = || id.map_or(RunError::NoRuns, |id| RunError::UnknownRun(id.to_string()));
     store.run(id).await?.ok_or_else(missing)
 }

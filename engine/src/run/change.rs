@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
-use crate::workflow::model::Workflow;
-use crate::workflow::{Catalog, Checked, Ended, dotted, has_unknown};
+use crate::workflow::model::{Node, Workflow};
+use crate::workflow::{Catalog, Checked, Decision, Ended, dotted, has_unknown};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely.
@@ -25,6 +25,7 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
                 node: id.clone(),
                 removed: true,
                 fields: Vec::new(),
+                skipped: None,
                 affects: Vec::new(),
             });
             continue;
@@ -38,12 +39,26 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         if let Ok(now) = checked.config(node, &ended) {
             compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
         }
-        if !fields.is_empty() {
+        let skipped = checked.skipped.get(id).cloned().or_else(|| skip_reason(node, checked, catalog, facts));
+        if !fields.is_empty() || skipped.is_some() {
             let affects = affected(id, &checked.workflow, facts);
-            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects });
+            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, skipped, affects });
         }
     }
     found
+}
+
+/// Why a node that has run would be skipped now, where everything is known that it depends on.
+fn skip_reason(node: &Node, checked: &Checked, catalog: &Catalog, facts: &RunFacts) -> Option<String> {
+    let ended = |id: &NodeId| match facts.nodes.get(id) {
+        Some(record) if record.phase == Phase::Skipped => Ended::Skipped,
+        Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
+        _ => Ended::Open,
+    };
+    match checked.decide(catalog, node, &ended) {
+        Decision::Skip(reason) => Some(reason),
+        Decision::Run(_) | Decision::Refuse(_) => None,
+    }
 }
 
 fn counts(record: &NodeRecord) -> bool {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
 use serde_json::Value;
 
+use super::gate::{GATE, GateDecision};
 use crate::report::{NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
 use crate::store::fact::{Definition, Fact, RunRecord, Stamped};
 use crate::workflow::Digest;
@@ -24,6 +25,8 @@ pub(crate) enum Phase {
     /// Verified.
     Finished,
     Skipped,
+    /// Its effect was taken back.
+    Undone,
 }
 
 /// What is durably known of one node.
@@ -36,7 +39,15 @@ pub(crate) struct NodeRecord {
     pub reused: bool,
     /// Stopped on request where it stands.
     pub stopped: bool,
+    /// An undo has an intent and no end.
+    pub undoing: bool,
+    /// The undo of the run leaves it as it is.
+    pub left: bool,
     pub attempts: u32,
+    /// Undos begun.
+    pub undos: u32,
+    /// What was decided about the gate.
+    pub decision: Option<GateDecision>,
     /// How often its effect was to be made again. A retry and a resume stay in theirs.
     pub generation: u32,
     pub key: Option<IdempotencyKey>,
@@ -57,8 +68,14 @@ impl NodeRecord {
         matches!(self.phase, Phase::Finished | Phase::Skipped) && !self.failed
     }
 
+    /// Whether a person is to decide.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Open && !self.failed && self.step.as_deref() == Some(GATE)
+    }
+
     fn begin(&mut self) {
         self.failed = false;
+        self.undoing = false;
         self.reused = false;
         self.stopped = false;
         self.error = None;
@@ -72,6 +89,8 @@ pub(crate) struct RunFacts {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub ended: Option<(RunState, Timestamp)>,
     pub definition: Option<Definition>,
+    /// Why the run is being undone, or is undone.
+    pub undo: Option<String>,
 }
 
 impl RunFacts {
@@ -93,6 +112,7 @@ impl RunFacts {
                 self.ended = None;
             }
             Fact::Ended { state } => self.ended = Some((*state, at)),
+            Fact::UndoBegun { reason } => self.undo = Some(reason.clone()),
             Fact::Started { node, .. }
             | Fact::Applied { node, .. }
             | Fact::Finished { node, .. }
@@ -101,6 +121,11 @@ impl RunFacts {
             | Fact::Interrupted { node, .. }
             | Fact::Skipped { node, .. }
             | Fact::Reused { node, .. }
+            | Fact::Decided { node, .. }
+            | Fact::UndoStarted { node, .. }
+            | Fact::Undone { node, .. }
+            | Fact::UndoFailed { node, .. }
+            | Fact::Left { node, .. }
             | Fact::Reset { node, .. } => apply_to(self.nodes.entry(node.clone()).or_default(), fact),
         }
     }
@@ -143,6 +168,7 @@ impl RunFacts {
             state,
             started_at: run.started_at,
             ended_at: self.ended.map(|(_, at)| at),
+            undo: self.undo.clone(),
             nodes,
         }
     }
@@ -152,7 +178,17 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
     if record.failed {
         return NodeState::Failed;
     }
+    if record.left {
+        return NodeState::Left;
+    }
+    if record.undoing {
+        return if alive { NodeState::Running } else { NodeState::Interrupted };
+    }
+    if record.is_waiting() {
+        return NodeState::Waiting;
+    }
     match record.phase {
+        Phase::Undone => NodeState::Undone,
         Phase::New if blocked => NodeState::Blocked,
         Phase::New => NodeState::Pending,
         Phase::Finished if record.reused => NodeState::Reused,
@@ -170,6 +206,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.phase = Phase::Open;
             record.attempts = *attempt;
             record.generation = *generation;
+            record.decision = None;
             record.key = Some(key.clone());
             record.digest = Some(digest.clone());
             record.step = Some(step.clone());
@@ -225,6 +262,28 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.outputs = None;
             record.evidence = None;
         }
-        Fact::Resumed { .. } | Fact::Ended { .. } => {}
+        Fact::Decided { decision, .. } => record.decision = Some(decision.clone()),
+        Fact::UndoStarted { attempt, .. } => {
+            record.begin();
+            record.undos = *attempt;
+            record.undoing = true;
+        }
+        Fact::Undone { duration_ms, .. } => {
+            record.begin();
+            record.phase = Phase::Undone;
+            record.duration_ms += duration_ms;
+        }
+        Fact::UndoFailed { error, duration_ms, .. } => {
+            record.begin();
+            record.failed = true;
+            record.error = Some(error.clone());
+            record.duration_ms += duration_ms;
+        }
+        Fact::Left { reason, .. } => {
+            record.failed = false;
+            record.left = true;
+            record.reason = Some(reason.clone());
+        }
+        Fact::Resumed { .. } | Fact::UndoBegun { .. } | Fact::Ended { .. } => {}
     }
 }
