@@ -1,20 +1,21 @@
 //! What people decide about a run: its gates, and that it is undone.
 
-use jiff::Timestamp;
 use migrate_plugin_api::{NodeId, RunId};
 use serde::{Deserialize, Serialize};
 
+use crate::ambient;
 use crate::engine::{Engine, RunError, find};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{DecisionBox, DropError, GATE, GateDecision, MAX_NOTE_BYTES};
-use crate::run::lock::{Holder, holder};
+use crate::run::lock::holder;
 use crate::run::state::RunFacts;
 use crate::run::undo::{Action, Undo, action, order};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, RunRecord, Stamped};
+use crate::store::holder::Holder;
 
 /// A decision about a gate.
 #[derive(Debug, Clone)]
@@ -96,7 +97,7 @@ impl Engine {
         let (run, facts) = self.facts_of(request.run.as_ref()).await?;
         let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
         let node = request.node;
-        let Some(outline) = outlines.iter().find(|outline| outline.node == node) else {
+        let Some(outline) = outlines.iter().find(|outline| outline.node == node.whole()) else {
             return Err(RunError::UnknownNode(node).into());
         };
         if outline.step != GATE {
@@ -114,7 +115,7 @@ impl Engine {
             return Err(DecideError::NotWaiting { node, run: run.id, stands });
         };
         let DecideRequest { approved, by, host, note, .. } = request;
-        let decision = GateDecision { key, approved, by, host, at: Timestamp::now(), note };
+        let decision = GateDecision { key, approved, by, host, at: ambient::now(), note };
         DecisionBox::new(&self.state_dir(), &run.id).put(&decision).map_err(|error| match error {
             DropError::Decided(decision) => DecideError::Decided { node: node.clone(), decision },
             DropError::Io(source) => DecideError::Io(source),
@@ -159,11 +160,12 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&store, run).await?.id;
-        let _lock = self.lock(&id).await?;
-        let run = find(&store, Some(&id)).await?;
+        let id = find(&*store, run).await?.id;
+        store.close().await;
+        let (store, _lock) = self.hold(&id).await?;
+        let run = find(&*store, Some(&id)).await?;
         let facts = RunFacts::fold(store.facts(&id).await?);
-        self.go_on_undoing(&run, std::sync::Arc::new(store), facts, events, shutdown).await
+        self.go_on_undoing(&run, store, facts, events, shutdown).await
     }
 
     /// With the lock held.
@@ -184,7 +186,7 @@ impl Engine {
         if facts.undo.is_none() {
             begun.push(Fact::UndoBegun { reason: "asked for".to_owned() });
         }
-        let at = Timestamp::now();
+        let at = ambient::now();
         begun.iter().for_each(|fact| facts.apply(fact, at));
         let begun = begun.into_iter().map(|fact| Stamped { at, fact }).collect();
         store.append(&run.id, &Batch { facts: begun, ..Batch::default() }).await?;
@@ -194,7 +196,7 @@ impl Engine {
         let nodes: Vec<NodeId> = outline(run, &facts).collect();
         emit(EventKind::RunStarted { workflow: run.workflow.clone(), resumed: true, nodes: nodes.clone() });
         emit(EventKind::RunUndoing { reason: facts.undo.clone().unwrap_or_default() });
-        let random = Box::new(rand::random::<f64>);
+        let random = Box::new(ambient::random);
         let catalog = std::sync::Arc::clone(&self.catalog);
         let undo = Undo::new(run.id.clone(), catalog, facts, nodes.into_iter(), random);
         self.dispatch(run, Machine::Undo(Box::new(undo)), store, places, events, shutdown).await
@@ -202,7 +204,7 @@ impl Engine {
 
     async fn facts_of(&self, run: Option<&RunId>) -> Result<(RunRecord, RunFacts), RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, run).await?;
+        let run = find(&*store, run).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         Ok((run, facts))
     }

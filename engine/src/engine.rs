@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
 use serde_json::Map;
 
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
-use crate::run::Holder;
 use crate::run::change::changes;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Machine, Session};
@@ -22,7 +22,8 @@ use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
-use crate::store::{SqliteStore, Store, StoreError};
+use crate::store::holder::Holder;
+use crate::store::{AcquireError, SqliteStore, Store, StoreError};
 use crate::workflow::{
     Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
 };
@@ -200,7 +201,7 @@ impl Engine {
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
     pub async fn plan(&self, checked: &Checked, cancel: &CancellationToken) -> PlanReport {
-        let run = run_id(Timestamp::now(), rand::random());
+        let run = run_id(ambient::now(), ambient::random_tag());
         self.preflight(&run, checked, &RunFacts::default(), cancel).await
     }
 
@@ -214,10 +215,22 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let started_at = Timestamp::now();
-        let id = run_id(started_at, rand::random());
-        let _lock = self.lock(&id).await?;
-        let store = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let started_at = ambient::now();
+        let id = run_id(started_at, ambient::random_tag());
+        let (store, _lock) = self.hold(&id).await?;
+        self.begin(store, id, started_at, checked, events, shutdown).await
+    }
+
+    /// Begins a run in `store`, whose only writer this process is.
+    pub(crate) async fn begin(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        started_at: Timestamp,
+        checked: &Checked,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let facts = RunFacts::default();
         self.admit(&id, checked, &facts, false, &events, shutdown).await?;
         let definition = definition(&self.project_dir, checked);
@@ -238,10 +251,22 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         // Found first without the lock, so that the lock can say which run it is for.
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&store, request.run.as_ref()).await?.id;
-        let _lock = self.lock(&id).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let Some(reader) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&*reader, request.run.as_ref()).await?.id;
+        reader.close().await;
+        let (store, _lock) = self.hold(&id).await?;
+        self.take_up(store, id, request, events, shutdown).await
+    }
+
+    /// Goes on with run `id` in `store`, whose only writer this process is.
+    pub(crate) async fn take_up(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        request: ResumeRequest,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let run = find(&*store, Some(&id)).await?;
         let mut facts = RunFacts::fold(store.facts(&id).await?);
         if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
@@ -254,12 +279,10 @@ impl Engine {
             return self.go_on_undoing(&run, store, facts, events, shutdown).await;
         }
         let checked = self.current(&run, &facts, &request.params)?;
-        if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
-            return Err(RunError::UnknownNode(unknown.clone()));
-        }
+        let rerun = wholes_with_items(&request.rerun, &checked, &facts)?;
         let mut places = store.places(&id).await?;
         let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&request.rerun, definition, &mut facts, &mut places);
+        let batch = reset(&rerun, definition, &mut facts, &mut places);
         let changed = changes(&facts, &checked, &self.catalog);
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
@@ -282,7 +305,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, request.run.as_ref()).await?;
+        let run = find(&*store, request.run.as_ref()).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let cancel = CancellationToken::new();
         let verifier = Verifier {
@@ -310,7 +333,7 @@ impl Engine {
     /// When there is no such run or the store can't be read.
     pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, run).await?;
+        let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -340,8 +363,21 @@ impl Engine {
         self.project_dir.join(STATE_DIR)
     }
 
-    pub(crate) async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
-        SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
+    /// The store as a reader has it: it is not changed, and nobody is kept from anything.
+    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
+        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
+        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    }
+
+    /// Takes the project for `run`: the lock of this machine, then the right to write.
+    pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
+        let lock = self.lock(run).await?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        match store.acquire(&Holder::here(run)).await {
+            Ok(()) => Ok((store, lock)),
+            Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
+            Err(AcquireError::Store(error)) => Err(error.into()),
+        }
     }
 
     pub(crate) async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
@@ -391,7 +427,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<(), RunError> {
         let emit = |kind| {
-            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: run.clone(), kind });
+            events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: run.clone(), kind });
         };
         let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
         emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
@@ -412,7 +448,7 @@ impl Engine {
 
     fn machine(&self, run: &RunRecord, checked: &Checked, facts: RunFacts) -> Machine {
         let (checked, catalog) = (Arc::new(checked.clone()), Arc::clone(&self.catalog));
-        let random = Box::new(rand::random::<f64>);
+        let random = Box::new(ambient::random);
         Machine::Run(Box::new(Core::new(run.id.clone(), checked, catalog, facts, random)))
     }
 
@@ -458,6 +494,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         node: node.clone(),
         step: step.to_owned(),
         needs: workflow.dependencies[node].iter().cloned().collect(),
+        for_each: workflow.node(node).is_some_and(|node| node.for_each.is_some()),
     };
     let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
     Definition {
@@ -470,6 +507,23 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     }
 }
 
+/// What to run again, with all items of a node where the node as a whole was named.
+fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let mut all = Vec::new();
+    for id in nodes {
+        let node = checked.workflow.node(&id.whole());
+        let has_items = node.is_some_and(|node| node.for_each.is_some());
+        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        match (node, id.key()) {
+            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            (Some(_), None) => all.push(id.clone()),
+            _ => return Err(RunError::UnknownNode(id.clone())),
+        }
+    }
+    Ok(all)
+}
+
 /// The facts with which a run is taken up again, already applied to `facts` and `places`.
 fn reset(
     rerun: &[NodeId],
@@ -477,7 +531,7 @@ fn reset(
     facts: &mut RunFacts,
     places: &mut BTreeMap<NodeId, Place>,
 ) -> Batch {
-    let at = Timestamp::now();
+    let at = ambient::now();
     let mut batch = Batch::default();
     let resumed = Fact::Resumed { definition: Box::new(definition) };
     facts.apply(&resumed, at);

@@ -5,6 +5,7 @@
 //! `run` (a pure core that turns facts and events into commands, and the tasks around it).
 //! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
 
+mod ambient;
 mod decide;
 mod engine;
 mod event;
@@ -18,10 +19,11 @@ pub use decide::{Approval, DecideError, DecideRequest};
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
 pub use report::{
-    Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo, PlanReport, REPORT_VERSION,
-    RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo,
+    PlanReport, REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
 };
-pub use run::{GateDecision, Holder};
+pub use run::GateDecision;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
+pub use store::holder::{Holder, Pulse};
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

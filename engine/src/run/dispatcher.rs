@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, IdempotencyKey, NodeId, RunId, Step, StepContext};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,8 +19,11 @@ use super::core::{Core, millis};
 use super::executor::execute;
 use super::gate::DecisionBox;
 use super::host::{Host, Message};
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use super::state::RunFacts;
 use super::undo::Undo;
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
 use crate::shutdown::ShutdownLevel;
@@ -59,14 +61,14 @@ pub(crate) enum Machine {
 }
 
 impl Machine {
-    fn step(&mut self, input: Input, now: Duration, at: Timestamp) -> Vec<Command> {
+    fn step(&mut self, input: Input, now: Duration, at: jiff::Timestamp) -> Vec<Command> {
         match self {
             Self::Run(core) => core.step(input, now, at),
             Self::Undo(undo) => undo.step(input, now, at),
         }
     }
 
-    fn abort(&mut self, at: Timestamp) -> Fact {
+    fn abort(&mut self, at: jiff::Timestamp) -> Fact {
         match self {
             Self::Run(core) => core.abort(at),
             Self::Undo(undo) => undo.abort(at),
@@ -123,13 +125,13 @@ impl Dispatcher {
         Self {
             session,
             core,
-            started: Instant::now(),
+            started: ambient::instant(),
             tasks: JoinSet::new(),
             tokens: BTreeMap::new(),
             sender,
             receiver,
             abort_at: None,
-            next_look: Instant::now(),
+            next_look: ambient::instant(),
         }
     }
 
@@ -154,7 +156,7 @@ impl Dispatcher {
                     continue;
                 }
                 After::End(state) => {
-                    self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+                    self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
                     return Ok(self.core);
                 }
             }
@@ -171,7 +173,7 @@ impl Dispatcher {
         match (level, self.abort_at) {
             (ShutdownLevel::Kill, _) => return Next::Abort,
             (ShutdownLevel::Drain, None) => {
-                self.abort_at = Some(Instant::now() + DRAIN_GRACE);
+                self.abort_at = Some(ambient::instant() + DRAIN_GRACE);
                 self.tokens.values().for_each(CancellationToken::cancel);
                 self.ask(Input::Drain, turn);
                 return Next::Turn;
@@ -202,7 +204,7 @@ impl Dispatcher {
 
     /// Takes in what people have decided about `keys`.
     fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
-        self.next_look = Instant::now() + DECISION_POLL;
+        self.next_look = ambient::instant() + DECISION_POLL;
         for key in keys {
             match self.session.decisions.get(&key) {
                 Ok(None) => {}
@@ -245,8 +247,8 @@ impl Dispatcher {
     }
 
     fn ask(&mut self, input: Input, turn: &mut Turn) {
-        let at = Timestamp::now();
-        for command in self.core.step(input, self.started.elapsed(), at) {
+        let at = ambient::now();
+        for command in self.core.step(input, self.elapsed(), at) {
             match command {
                 Command::Record(fact) => turn.batch.facts.push(Stamped { at, fact }),
                 Command::Clear(node) => {
@@ -266,7 +268,13 @@ impl Dispatcher {
 
     /// Stores, then acknowledges and acts.
     async fn finish_turn(&mut self, turn: Turn) -> Result<After, StoreError> {
-        if let Err(error) = self.session.store.append(&self.session.run, &turn.batch).await {
+        #[cfg(test)]
+        let turn = self.flawed_turn(turn);
+        let stored = self.session.store.append(&self.session.run, &turn.batch).await;
+        #[cfg(test)]
+        let stored =
+            stored.or_else(|error| if flawed(Flaw::StoreErrorIgnored) { Ok(()) } else { Err(error) });
+        if let Err(error) = stored {
             // Nothing may go on that can't be remembered.
             self.tasks.shutdown().await;
             return Err(error);
@@ -283,7 +291,7 @@ impl Dispatcher {
                 Command::Wake(node, delay) => {
                     let sender = self.sender.clone();
                     self.tasks.spawn(async move {
-                        tokio::time::sleep(delay).await;
+                        ambient::sleep(delay).await;
                         let _ = sender.send(Message::Input(Box::new(Input::Wake(node)))).await;
                     });
                 }
@@ -293,6 +301,22 @@ impl Dispatcher {
             }
         }
         Ok(after)
+    }
+
+    /// The mistake that "stores, then acts" avoids.
+    #[cfg(test)]
+    fn flawed_turn(&mut self, mut turn: Turn) -> Turn {
+        if flawed(Flaw::EffectBeforeIntent) {
+            let (calls, rest) =
+                turn.act.into_iter().partition::<Vec<_>, _>(|command| matches!(command, Command::Call(_)));
+            turn.act = rest;
+            calls.into_iter().for_each(|command| {
+                if let Command::Call(call) = command {
+                    self.call(*call)
+                }
+            });
+        }
+        turn
     }
 
     fn call(&mut self, call: Call) {
@@ -331,7 +355,7 @@ impl Dispatcher {
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
     async fn abort(mut self) -> Result<Machine, StoreError> {
         self.tasks.shutdown().await;
-        let at = Timestamp::now();
+        let at = ambient::now();
         let state = RunState::Interrupted;
         let fact = self.core.abort(at);
         let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
@@ -339,13 +363,17 @@ impl Dispatcher {
         for node in std::mem::take(&mut self.tokens).into_keys() {
             self.emit(EventKind::NodeInterrupted { node });
         }
-        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
         Ok(self.core)
+    }
+
+    fn elapsed(&self) -> Duration {
+        ambient::instant() - self.started
     }
 
     fn emit(&self, kind: EventKind) {
         let run = self.session.run.clone();
-        self.session.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run, kind });
+        self.session.events.send(Event { version: EVENT_VERSION, at: ambient::now(), run, kind });
     }
 }
 
@@ -365,7 +393,7 @@ enum Next {
 /// Waits until `at`; for ever without.
 async fn until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => ambient::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

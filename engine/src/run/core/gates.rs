@@ -13,7 +13,7 @@ use crate::workflow::Resolved;
 impl Core {
     /// The questions that are open. While there are any, somebody must look for decisions.
     pub(crate) fn asked(&self) -> impl Iterator<Item = &IdempotencyKey> {
-        let record = |at: &usize| self.facts.nodes.get(&self.node(*at).id);
+        let record = |at: &usize| self.facts.nodes.get(&self.cells[*at].id);
         self.gates.iter().filter_map(record).filter_map(|record| record.key.as_ref())
     }
 
