@@ -237,6 +237,11 @@ impl Core {
         }
     }
 
+    fn make_ready(&mut self, at: usize) {
+        let pool = self.node(at).pool.clone();
+        self.ready.entry(pool).or_default().insert(at);
+    }
+
     /// Takes the first node that may begin now.
     fn next_ready(&mut self) -> Option<usize> {
         let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
