@@ -251,11 +251,6 @@ impl Core {
         Some(at)
     }
 
-    fn make_ready(&mut self, at: usize) {
-        let pool = self.node(at).pool.clone();
-        self.ready.entry(pool).or_default().insert(at);
-    }
-
     fn has_room(&self, pool: Option<&str>) -> bool {
         let Some(pool) = pool else { return true };
         let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);
@@ -320,19 +315,13 @@ impl Core {
                 self.reset(at, "an earlier attempt was disproved", true);
                 self.apply(at);
             }
-            // It ran before its condition or a node that it refers to had it skipped.
-            Phase::Skipped if record.attempts > 0 && !self.is_idempotent(at) => {
-                self.ask_person(at, "it ran before it was skipped", None);
-            }
-            Phase::Skipped if record.attempts > 0 => {
-                self.reset(at, "it ran before it was skipped", false);
-                self.apply(at);
-            }
-            Phase::New | Phase::Skipped => self.apply(at),
             #[cfg(test)]
             Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
-            // Whatever it began may be at work outside, under its own key and config.
+            // Whatever it began may be at work outside, under its own key and config; also where it
+            // was skipped since.
             Phase::Open => self.observe(at, !same),
+            Phase::Skipped if record.begun => self.observe(at, !same),
+            Phase::New | Phase::Skipped => self.apply(at),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }
@@ -427,7 +416,7 @@ impl Core {
     fn key(&self, node: &NodeId, digest: &Digest, generation: u32, _attempt: u32) -> IdempotencyKey {
         #[cfg(test)]
         if flawed(Flaw::KeyOfAttempt) {
-            return idempotency_key(&self.run, node, &Digest(format!("{digest} {_attempt}")), generation);
+            return idempotency_key(&self.run, node, digest, _attempt);
         }
         idempotency_key(&self.run, node, digest, generation)
     }

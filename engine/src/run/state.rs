@@ -50,6 +50,8 @@ pub(crate) struct NodeRecord {
     pub undos: u32,
     /// What was decided about the gate.
     pub decision: Option<GateDecision>,
+    /// Something has been begun that counts, and may be there even if the node is skipped by now.
+    pub begun: bool,
     /// How often its effect was to be made again. A retry and a resume stay in theirs.
     pub generation: u32,
     pub key: Option<IdempotencyKey>,
@@ -380,6 +382,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
+            record.begun = true;
             record.generation = *generation;
             record.decision = None;
             record.key = Some(key.clone());
@@ -432,6 +435,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
         }
         Fact::Reset { again, .. } => {
             record.begin();
+            record.begun = false;
             record.generation += u32::from(*again);
             record.phase = Phase::New;
             record.outputs = None;
