@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
-    Changes, Diagnostics, Holder, OpenError, PlanReport, Pulse, ReadError, RunError, StoreError,
+    Changes, DecideError, Diagnostics, Holder, OpenError, PlanReport, Pulse, ReadError, RunError, StoreError,
 };
 use migrate_plugin_api::InvalidId;
 
@@ -41,6 +41,9 @@ pub enum Failure {
     /// The run did not begin or could not go on.
     #[error(transparent)]
     Run(RunError),
+    /// A decision was not taken.
+    #[error(transparent)]
+    Decide(DecideError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -59,6 +62,15 @@ impl From<RunError> for Failure {
     }
 }
 
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Run(error) => error.into(),
+            error => Self::Decide(error),
+        }
+    }
+}
+
 impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
@@ -70,12 +82,14 @@ impl Failure {
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
                 RunError::UnknownRun(_) | RunError::NoRuns | RunError::UnknownNode(_) => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
+                RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
                 RunError::Store(StoreError::Failed { .. }) => Exit::Failed,
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
+            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 

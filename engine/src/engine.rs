@@ -13,7 +13,8 @@ use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
 use crate::run::change::changes;
 use crate::run::core::Core;
-use crate::run::dispatcher::{Dispatcher, Session};
+use crate::run::dispatcher::{Dispatcher, Machine, Session};
+use crate::run::gate::{DecisionBox, Gate};
 use crate::run::heartbeat::keep_right;
 use crate::run::host::resolve;
 use crate::run::key::run_id;
@@ -89,6 +90,12 @@ pub enum RunError {
     /// The run is already done.
     #[error("run `{0}` is done; there is nothing to resume")]
     AlreadyDone(RunId),
+    /// The run is undone.
+    #[error("run `{0}` is undone; start a new one")]
+    AlreadyUndone(RunId),
+    /// The run is being undone, and nothing of it is done again.
+    #[error("run `{0}` is being undone; nothing of it can be done again")]
+    Undoing(RunId),
     /// The run has no such node.
     #[error("the workflow has no node `{0}`")]
     UnknownNode(NodeId),
@@ -130,7 +137,7 @@ pub struct VerifyRequest {
 pub struct Engine {
     project_dir: PathBuf,
     steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
-    catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<Catalog>,
     /// `None`: the file in the project folder.
     shared: Option<StoreSettings>,
     library: Library,
@@ -144,7 +151,8 @@ impl Engine {
     pub fn open(project_dir: impl Into<PathBuf>, steps: Vec<Arc<dyn Step>>) -> Result<Self, OpenError> {
         let mut known = BTreeMap::new();
         let mut catalog = Catalog::new();
-        for step in steps {
+        let gate: Arc<dyn Step> = Arc::new(Gate);
+        for step in steps.into_iter().chain([gate]) {
             let info = step.describe();
             let invalid = |error: jsonschema::ValidationError<'_>| OpenError::InvalidSchema {
                 step: info.name.clone(),
@@ -253,7 +261,8 @@ impl Engine {
         let definition = definition(&self.project_dir, checked);
         let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
         store.create_run(&run).await?;
-        self.dispatch(&run, checked, store, facts, BTreeMap::new(), events, shutdown).await
+        let machine = self.machine(&run, checked, facts);
+        self.dispatch(&run, machine, store, BTreeMap::new(), events, shutdown).await
     }
 
     /// Goes on with a run from its durable facts, with the current workflow and environment files.
@@ -289,6 +298,12 @@ impl Engine {
         if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
             return Err(RunError::AlreadyDone(id));
         }
+        if facts.undo.is_some() {
+            if !request.rerun.is_empty() {
+                return Err(RunError::Undoing(id));
+            }
+            return self.go_on_undoing(&run, store, facts, events, shutdown).await;
+        }
         let checked = self.current(&run, &facts, &request.params)?;
         let rerun = wholes_with_items(&request.rerun, &checked, &facts)?;
         let mut places = store.places(&id).await?;
@@ -300,7 +315,8 @@ impl Engine {
         }
         self.admit(&id, &checked, &facts, true, &events, shutdown).await?;
         store.append(&id, &batch).await?;
-        self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
+        let machine = self.machine(&run, &checked, facts);
+        self.dispatch(&run, machine, store, places, events, shutdown).await
     }
 
     /// Verifies all finished nodes of a run again. Changes nothing, needs no lock.
@@ -369,12 +385,12 @@ impl Engine {
         Ok(summaries)
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.project_dir.join(STATE_DIR)
     }
 
     /// The store as a reader has it: it is not changed, and nobody is kept from anything.
-    async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, RunError> {
+    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, RunError> {
         Ok(match &self.shared {
             None => SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?.map(|s| Arc::new(s) as _),
             Some(shared) => {
@@ -410,7 +426,7 @@ impl Engine {
         if self.shared.is_some() { store.holder().await } else { Ok(holder(&self.state_dir())) }
     }
 
-    async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
+    pub(crate) async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
         let dir = self.state_dir();
         let failed = |source| RunError::Lock { path: dir.join("lock"), source };
         make_private_dir(&dir).map_err(failed)?;
@@ -481,13 +497,17 @@ impl Engine {
         if report.refuses() { Err(RunError::Refused(Box::new(report))) } else { Ok(()) }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything a run consists of, once")]
-    async fn dispatch(
+    fn machine(&self, run: &RunRecord, checked: &Checked, facts: RunFacts) -> Machine {
+        let (checked, catalog) = (Arc::new(checked.clone()), Arc::clone(&self.catalog));
+        let random = Box::new(ambient::random);
+        Machine::Run(Box::new(Core::new(run.id.clone(), checked, catalog, facts, random)))
+    }
+
+    pub(crate) async fn dispatch(
         &self,
         run: &RunRecord,
-        checked: &Checked,
+        machine: Machine,
         store: Arc<dyn Store>,
-        facts: RunFacts,
         places: BTreeMap<NodeId, Place>,
         events: EventSink,
         shutdown: &Shutdown,
@@ -499,12 +519,10 @@ impl Engine {
             store: Arc::clone(&store),
             events,
             places,
+            decisions: DecisionBox::new(&self.state_dir(), &run.id),
             shutdown: shutdown.subscribe(),
         };
-        let random = Box::new(ambient::random);
-        let core =
-            Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
-        let result = Dispatcher::new(session, core).work().await;
+        let result = Dispatcher::new(session, machine).work().await;
         store.close().await;
         Ok(result?.facts().report(run, false))
     }
@@ -590,7 +608,7 @@ fn reset(
     batch
 }
 
-async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
+pub(crate) async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
     let missing = || id.map_or(RunError::NoRuns, |id| RunError::UnknownRun(id.to_string()));
     store.run(id).await?.ok_or_else(missing)
 }

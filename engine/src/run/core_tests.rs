@@ -76,6 +76,7 @@ impl Machine {
                     self.end = Some(state);
                     out.push(format!("end {state:?}"));
                 }
+                Command::Undo => out.push("undo".to_owned()),
                 Command::Emit(_) => {}
             }
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::report::RunState;
+use crate::run::gate::GateDecision;
 use crate::workflow::{Digest, Item, NodeOutline};
 
 /// The file of a sub-workflow.
@@ -91,6 +92,18 @@ pub(crate) enum Fact {
         #[serde(default)]
         again: bool,
     },
+    /// A person has decided about a gate.
+    Decided { node: NodeId, decision: GateDecision },
+    /// From here on the run is taken back, and never goes forward again.
+    UndoBegun { reason: String },
+    /// The intent of an undo. Durable before the step is called.
+    UndoStarted { node: NodeId, attempt: u32 },
+    /// The effect is taken back.
+    Undone { node: NodeId, duration_ms: u64 },
+    /// The undo failed; the next process goes on with it.
+    UndoFailed { node: NodeId, error: ErrorRecord, duration_ms: u64 },
+    /// The undo leaves the node as it is.
+    Left { node: NodeId, reason: String },
     /// The process ended with the run.
     Ended { state: RunState },
 }

@@ -63,6 +63,8 @@ pub(crate) enum OnFailure {
     Stop,
     /// Only what needs it is not run.
     Continue,
+    /// Nothing more is started; when what runs has ended, the run is undone.
+    Undo,
 }
 
 /// `[nodes.NAME]`.

@@ -223,13 +223,9 @@ impl Reader<'_> {
     }
 
     fn on_failure(&mut self, entry: &Entry) -> Option<OnFailure> {
-        if matches!(&entry.value.kind, Kind::String(text) if text == "undo") {
-            self.mistakes
-                .add(self.file, entry.value.span.clone(), "not-supported", "`undo` is not supported yet")
-                .help("use `stop` or `continue`");
-            return None;
-        }
-        self.one_of(entry, &[("stop", OnFailure::Stop), ("continue", OnFailure::Continue)])
+        let choices =
+            [("stop", OnFailure::Stop), ("continue", OnFailure::Continue), ("undo", OnFailure::Undo)];
+        self.one_of(entry, &choices)
     }
 
     fn for_each(&mut self, table: &Tree) -> Option<ForEach> {

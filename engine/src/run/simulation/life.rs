@@ -345,6 +345,12 @@ impl Lives<'_> {
                         world.broken("the run was interrupted by nobody".to_owned());
                     }
                     RunState::Running => world.broken("a run that has ended says it runs".to_owned()),
+                    RunState::Waiting | RunState::Undone => {
+                        world.broken(format!(
+                            "no gate, and nothing to undo, but the run is {:?}",
+                            report.state
+                        ));
+                    }
                     RunState::Failed | RunState::Interrupted => self.ask_person(&report),
                 }
                 report.state == RunState::Done
