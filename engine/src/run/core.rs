@@ -213,18 +213,18 @@ impl Core {
         }
     }
 
+    fn make_ready(&mut self, at: usize) {
+        let pool = self.node(at).pool.clone();
+        self.ready.entry(pool).or_default().insert(at);
+    }
+
     /// Takes the first node that may begin now.
     fn next_ready(&mut self) -> Option<usize> {
         let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
         let at = open.filter_map(|(_, nodes)| nodes.first().copied()).min()?;
-        let node = self.node_at(at);
-        self.ready.get_mut(&self.checked.workflow.nodes[node].pool)?.remove(&at);
-        Some(at)
-    }
-
-    fn make_ready(&mut self, at: usize) {
         let pool = self.node(at).pool.clone();
-        self.ready.entry(pool).or_default().insert(at);
+        self.ready.get_mut(&pool)?.remove(&at);
+        Some(at)
     }
 
     fn has_room(&self, pool: Option<&str>) -> bool {
