@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use migrate_engine::{
     Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    Source, VerifyRequest, event_channel,
+    Source, StoreSettings, VerifyRequest, event_channel,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 use serde::Serialize;
@@ -21,21 +21,31 @@ const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let session = Session { cli, engine: Engine::open(&cli.project, migrate_steps::all())? };
+    let engine = Engine::open(&cli.project, migrate_steps::all())?.with_store(store(cli)?);
+    let session = Session { cli, engine };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
         Command::Plan(args) => session.plan(args).await,
         Command::Run(args) => session.run(args).await,
         Command::Resume(args) => session.resume(args).await,
+        Command::Approve(args) => session.approve(args).await,
+        Command::Undo(args) => session.undo(args).await,
         Command::Status(args) => session.status(args).await,
         Command::Verify(args) => session.verify(args).await,
         Command::Steps(args) => session.steps(args),
     }
 }
 
-struct Session<'a> {
-    cli: &'a Cli,
-    engine: Engine,
+/// Where facts are kept, for the commands that ask.
+fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
+    let path = cli.project.join(MIGRATION_FILE);
+    let needed = !matches!(cli.command, Command::Validate(_) | Command::Plan(_) | Command::Steps(_));
+    Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
+}
+
+pub(crate) struct Session<'a> {
+    pub(crate) cli: &'a Cli,
+    pub(crate) engine: Engine,
 }
 
 impl Session<'_> {
@@ -76,7 +86,23 @@ impl Session<'_> {
             rerun: args.rerun.iter().map(NodeId::new).collect::<Result<_, _>>()?,
             ..ResumeRequest::default()
         };
-        self.advance(async |events, shutdown| self.engine.resume(request, events, shutdown).await).await
+        let work = async |events: EventSink, shutdown: &Shutdown| {
+            self.engine.resume(request, events, shutdown).await
+        };
+        match self.advance(work).await {
+            Err(Failure::Run(RunError::AlreadyDone(run))) => self.already_done(run).await,
+            result => result,
+        }
+    }
+
+    /// There is nothing to do, which is no error.
+    async fn already_done(&self, run: RunId) -> Result<Exit, Failure> {
+        say!("run {run} is done; there is nothing to resume");
+        let status = self.engine.status(Some(&run)).await?;
+        if self.cli.json {
+            print_json(&serde_json::json!({ "type": "report", "report": status.report }))?;
+        }
+        Ok(Exit::Done)
     }
 
     async fn verify(&self, args: &VerifyArgs) -> Result<Exit, Failure> {
@@ -136,15 +162,32 @@ impl Session<'_> {
         &self,
         work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
     ) -> Result<Exit, Failure> {
+        Ok(self.advance_to(work).await?.1)
+    }
+
+    /// The same, with the report.
+    pub(crate) async fn advance_to(
+        &self,
+        work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
+    ) -> Result<(RunReport, Exit), Failure> {
         let report = self.watched(work).await?;
         self.show(&report);
         let resume = self.resume_command(&report);
         match report.state {
             RunState::Done => {}
+            RunState::Waiting => self.say_waiting(&report),
+            RunState::Undone => crate::decide::say_undone(&report),
+            RunState::Interrupted | RunState::Running if report.undo.is_some() => {
+                say!("stopped while undoing; go on with: {resume}");
+            }
+            RunState::Failed if report.undo.is_some() => {
+                say!("the undo failed; when the cause is mended, go on with: {resume}");
+            }
             RunState::Interrupted | RunState::Running => say!("stopped; go on with: {resume}"),
             RunState::Failed => say!("failed; when the cause is mended, go on with: {resume}"),
         }
-        Ok(exit_of(report.state))
+        let exit = exit_of(report.state);
+        Ok((report, exit))
     }
 
     /// Runs `work` under signal handling and shows its events.
@@ -178,11 +221,11 @@ impl Session<'_> {
         }
     }
 
-    fn resume_command(&self, report: &RunReport) -> String {
+    pub(crate) fn resume_command(&self, report: &RunReport) -> String {
         format!("migrate{} resume {}", self.project_option(), report.run)
     }
 
-    fn project_option(&self) -> String {
+    pub(crate) fn project_option(&self) -> String {
         if self.cli.project.as_os_str() == "." {
             String::new()
         } else {
@@ -218,11 +261,13 @@ fn exit_of(state: RunState) -> Exit {
     match state {
         RunState::Done => Exit::Done,
         RunState::Interrupted | RunState::Running => Exit::Interrupted,
-        RunState::Failed => Exit::Failed,
+        RunState::Waiting => Exit::Waiting,
+        // The migration did not happen.
+        RunState::Failed | RunState::Undone => Exit::Failed,
     }
 }
 
-fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
+pub(crate) fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
     Ok(args.run.clone().map(RunId::new).transpose()?)
 }
 
@@ -237,11 +282,11 @@ fn params(args: &WorkflowArgs) -> Result<Params, Failure> {
     Ok(params)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::Stdout)
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|e| Failure::Stdout(e.into()))?;
     print(&format!("{text}\n"))
 }

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
-use migrate_engine::{Changes, Diagnostics, OpenError, PlanReport, ReadError, RunError, StoreError};
+use migrate_engine::{
+    Changes, DecideError, Diagnostics, Holder, OpenError, PlanReport, Pulse, ReadError, RunError, StoreError,
+};
 use migrate_plugin_api::InvalidId;
 
 use crate::exit::Exit;
@@ -39,6 +41,9 @@ pub enum Failure {
     /// The run did not begin or could not go on.
     #[error(transparent)]
     Run(RunError),
+    /// A decision was not taken.
+    #[error(transparent)]
+    Decide(DecideError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -57,6 +62,15 @@ impl From<RunError> for Failure {
     }
 }
 
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Run(error) => error.into(),
+            error => Self::Decide(error),
+        }
+    }
+}
+
 impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
@@ -68,12 +82,14 @@ impl Failure {
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
                 RunError::UnknownRun(_) | RunError::NoRuns | RunError::UnknownNode(_) => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
+                RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
                 RunError::Store(StoreError::Failed { .. }) => Exit::Failed,
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
+            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -102,14 +118,26 @@ impl Failure {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
-            Self::Run(RunError::Locked(holder)) => Some(format!(
-                "wait for it, or stop it: kill -INT {}; readers such as `migrate status` work meanwhile",
-                holder.pid
-            )),
+            Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate status` shows the latest".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// How to get past the holder of a project.
+fn way_past(holder: &Holder) -> String {
+    const READERS: &str = "readers such as `migrate status` work meanwhile";
+    match holder.pulse() {
+        _ if holder.pid == 0 => format!("wait for it; {READERS}"),
+        Pulse::Stopped => format!("let it go on: kill -CONT {}; {READERS}", holder.pid),
+        Pulse::Unknown => {
+            format!(
+                "wait for it, or stop it on its machine; if it is dead, its lease ends by itself; {READERS}"
+            )
+        }
+        Pulse::Alive | Pulse::Dead => format!("wait for it, or stop it: kill -INT {}; {READERS}", holder.pid),
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
 
 mod ambient;
+mod decide;
 mod engine;
 mod event;
 mod report;
@@ -14,13 +15,16 @@ mod shutdown;
 mod store;
 pub mod workflow;
 
+pub use decide::{Approval, DecideError, DecideRequest};
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
 pub use report::{
-    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
-    REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo,
+    PlanReport, REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
 };
+pub use run::GateDecision;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};
+pub use store::settings::StoreSettings;
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

@@ -17,7 +17,7 @@ use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
 use crate::store::StoreError;
-use crate::store::fact::{Batch, RunRecord, Stamped};
+use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
 
@@ -26,6 +26,9 @@ const BEGIN: &str = "begin immediate";
 /// Facts of a usual write: up to here its statements are kept prepared. Each number of facts has its
 /// own, so this bounds how many are kept.
 const USUAL_FACTS: usize = 16;
+
+/// SQLite takes 32,766 arguments a statement, and a fact has five.
+const MAX_FACTS_A_STATEMENT: usize = 1_000;
 
 /// Statements that go to SQLite's thread together: the way there costs as much as a statement.
 #[derive(Default)]
@@ -344,7 +347,9 @@ fn add_facts(piece: &mut Piece, run: &RunId, facts: &[Stamped], head: &mut Head)
     const OPERATION: &str = "store what happened";
     let failed = |error| StoreError::Failed { operation: OPERATION, source: Box::new(error) };
     for (at, stamped) in facts.iter().enumerate() {
-        piece.say(match at {
+        // A statement holds no more, and each has its own count of them.
+        piece.say(match at % MAX_FACTS_A_STATEMENT {
+            0 if at > 0 => "; insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
             0 => "insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
             _ => ", (?, ?, ?, ?, ?)",
         });
@@ -448,7 +453,7 @@ async fn add_logs(
             .bind(run.as_str())
             .bind(line.at.to_string())
             .bind(line.node.as_str())
-            .bind(format!("{:?}", line.level).to_lowercase())
+            .bind(level_name(line.level))
             .bind(line.message.as_str())
             .execute(&mut **transaction)
             .await
