@@ -227,6 +227,45 @@ step = "velero.backup"
 }
 
 #[test]
+fn limits_pools_and_gates() {
+    insta::assert_snapshot!(wrong(
+        r#"[pools]
+writes = 4
+
+[nodes.a]
+step = "velero.backup"
+timeout = "10m"
+heartbeat = "15m"
+retry = { attempts = 3, attempt_timeout = "10m", atempts = 2 }
+pool = { name = "writes", weight = 5 }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.b]
+step = "velero.backup"
+pool = { weight = "heavy" }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.c]
+step = "velero.backup"
+pool = { name = "wirtes", weight = 2 }
+heartbeat = 10
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.cutover]
+step = "gate"
+timeout = "1h"
+retry = { attempts = 3 }
+pool = "writes"
+with = { mesage = "Switch over?" }
+
+[nodes.d]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = ["${nodes.cutover.who}"] }
+"#
+    ));
+}
+
+#[test]
 fn cycles() {
     insta::assert_snapshot!(wrong(
         r#"[nodes.a]
