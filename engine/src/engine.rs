@@ -28,8 +28,8 @@ use crate::store::holder::Holder;
 use crate::store::settings::StoreSettings;
 use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
-    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source,
-    check_with, validate,
+    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source, check,
+    validate,
 };
 
 /// Folder in the project where everything of the engine is.
@@ -206,7 +206,7 @@ impl Engine {
         environment: &Source,
         params: &Params,
     ) -> Result<Checked, Diagnostics> {
-        check_with(&self.catalog, &self.library, workflow, environment, params)
+        check(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
@@ -453,7 +453,7 @@ impl Engine {
             library.stored.insert(self.project_dir.join(&part.path), part.text.clone());
         }
         let params = params.over(&definition.params);
-        Ok(check_with(&self.catalog, &library, &workflow, &environment, &params)?)
+        Ok(check(&self.catalog, &library, &workflow, &environment, &params)?)
     }
 
     async fn preflight(

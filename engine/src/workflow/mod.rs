@@ -90,18 +90,8 @@ impl Checked {
     }
 }
 
-/// Checks a workflow with everything that it needs.
+/// Checks a workflow, which may hold those of `library`, with everything that it needs.
 pub(crate) fn check(
-    catalog: &Catalog,
-    workflow: &Source,
-    environment: &Source,
-    params: &Params,
-) -> Result<Checked, Diagnostics> {
-    check_with(catalog, &Library::default(), workflow, environment, params)
-}
-
-/// Checks a workflow that may hold those of `library`.
-pub(crate) fn check_with(
     catalog: &Catalog,
     library: &Library,
     workflow: &Source,
