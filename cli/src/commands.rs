@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use migrate_engine::{
     Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    Source, VerifyRequest, event_channel,
+    Source, StoreSettings, VerifyRequest, event_channel,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 use serde::Serialize;
@@ -21,7 +21,8 @@ const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let session = Session { cli, engine: Engine::open(&cli.project, migrate_steps::all())? };
+    let engine = Engine::open(&cli.project, migrate_steps::all())?.with_store(store(cli)?);
+    let session = Session { cli, engine };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
         Command::Plan(args) => session.plan(args).await,
@@ -33,6 +34,13 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => session.verify(args).await,
         Command::Steps(args) => session.steps(args),
     }
+}
+
+/// Where facts are kept, for the commands that ask.
+fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
+    let path = cli.project.join(MIGRATION_FILE);
+    let needed = !matches!(cli.command, Command::Validate(_) | Command::Plan(_) | Command::Steps(_));
+    Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
 }
 
 pub(crate) struct Session<'a> {

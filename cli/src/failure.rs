@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
-    Changes, DecideError, Diagnostics, OpenError, PlanReport, ReadError, RunError, StoreError,
+    Changes, DecideError, Diagnostics, Holder, OpenError, PlanReport, Pulse, ReadError, RunError, StoreError,
 };
 use migrate_plugin_api::InvalidId;
 
@@ -118,14 +118,26 @@ impl Failure {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
-            Self::Run(RunError::Locked(holder)) => Some(format!(
-                "wait for it, or stop it: kill -INT {}; readers such as `migrate status` work meanwhile",
-                holder.pid
-            )),
+            Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate status` shows the latest".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// How to get past the holder of a project.
+fn way_past(holder: &Holder) -> String {
+    const READERS: &str = "readers such as `migrate status` work meanwhile";
+    match holder.pulse() {
+        _ if holder.pid == 0 => format!("wait for it; {READERS}"),
+        Pulse::Stopped => format!("let it go on: kill -CONT {}; {READERS}", holder.pid),
+        Pulse::Unknown => {
+            format!(
+                "wait for it, or stop it on its machine; if it is dead, its lease ends by itself; {READERS}"
+            )
+        }
+        Pulse::Alive | Pulse::Dead => format!("wait for it, or stop it: kill -INT {}; {READERS}", holder.pid),
     }
 }
 

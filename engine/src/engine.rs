@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, Secret, Step, StepError, StepInfo, VerifyDepth};
 use serde_json::Map;
 
 use crate::ambient;
@@ -15,17 +15,21 @@ use crate::run::change::changes;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Machine, Session};
 use crate::run::gate::{DecisionBox, Gate};
+use crate::run::heartbeat::keep_right;
+use crate::run::host::resolve;
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
 use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
-use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
+use crate::store::fact::{Batch, Definition, DefinitionPart, Fact, Place, RunRecord, Stamped};
 use crate::store::holder::Holder;
-use crate::store::{AcquireError, SqliteStore, Store, StoreError};
+use crate::store::settings::StoreSettings;
+use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
-    Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
+    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source,
+    check_with, validate,
 };
 
 /// Folder in the project where everything of the engine is.
@@ -98,6 +102,9 @@ pub enum RunError {
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
+    /// The URL of the shared store isn't where `[store]` says.
+    #[error("the store's URL: {}", .0.message)]
+    StoreUrl(StepError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -131,6 +138,9 @@ pub struct Engine {
     project_dir: PathBuf,
     steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     pub(crate) catalog: Arc<Catalog>,
+    /// `None`: the file in the project folder.
+    shared: Option<StoreSettings>,
+    library: Library,
 }
 
 impl Engine {
@@ -158,7 +168,21 @@ impl Engine {
             project_dir: absolute(&project_dir.into()),
             steps: Arc::new(known),
             catalog: Arc::new(catalog),
+            shared: None,
+            library: Library::default(),
         })
+    }
+
+    /// Keeps facts in a shared store instead of the project folder.
+    pub fn with_store(self, shared: Option<StoreSettings>) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// With workflows that others may hold by these names, wherever they are.
+    #[must_use]
+    pub fn with_workflows(mut self, texts: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.library.shipped.extend(texts);
+        self
     }
 
     /// The project folder, absolute.
@@ -182,7 +206,7 @@ impl Engine {
         environment: &Source,
         params: &Params,
     ) -> Result<Checked, Diagnostics> {
-        check(&self.catalog, workflow, environment, params)
+        check_with(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
@@ -196,7 +220,7 @@ impl Engine {
         environment: Option<&Source>,
         params: &Params,
     ) -> Result<(), Diagnostics> {
-        validate(&self.catalog, workflow, environment, params)
+        validate(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
@@ -218,7 +242,8 @@ impl Engine {
         let started_at = ambient::now();
         let id = run_id(started_at, ambient::random_tag());
         let (store, _lock) = self.hold(&id).await?;
-        self.begin(store, id, started_at, checked, events, shutdown).await
+        let work = self.begin(Arc::clone(&store), id, started_at, checked, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Begins a run in `store`, whose only writer this process is.
@@ -255,7 +280,8 @@ impl Engine {
         let id = find(&*reader, request.run.as_ref()).await?.id;
         reader.close().await;
         let (store, _lock) = self.hold(&id).await?;
-        self.take_up(store, id, request, events, shutdown).await
+        let work = self.take_up(Arc::clone(&store), id, request, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Goes on with run `id` in `store`, whose only writer this process is.
@@ -335,7 +361,7 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
         Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
@@ -347,7 +373,7 @@ impl Engine {
     /// When the store can't be read. A project without a store has no runs.
     pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
         let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
-        let holder = holder(&self.state_dir());
+        let holder = self.holder(&*store).await?;
         let mut summaries = Vec::new();
         for run in store.runs().await? {
             let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -364,20 +390,40 @@ impl Engine {
     }
 
     /// The store as a reader has it: it is not changed, and nobody is kept from anything.
-    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
-        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
-        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, RunError> {
+        Ok(match &self.shared {
+            None => SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?.map(|s| Arc::new(s) as _),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                PostgresStore::read(&url, &shared.project).await?.map(|s| Arc::new(s) as _)
+            }
+        })
+    }
+
+    async fn store_url(&self, shared: &StoreSettings) -> Result<Secret, RunError> {
+        resolve(&self.project_dir, &shared.url).await.map_err(RunError::StoreUrl)
     }
 
     /// Takes the project for `run`: the lock of this machine, then the right to write.
     pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
         let lock = self.lock(run).await?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let store: Arc<dyn Store> = match &self.shared {
+            None => Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                Arc::new(PostgresStore::open(&url, &shared.project).await?)
+            }
+        };
         match store.acquire(&Holder::here(run)).await {
             Ok(()) => Ok((store, lock)),
             Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
             Err(AcquireError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// Who works on the project now.
+    async fn holder(&self, store: &dyn Store) -> Result<Option<Holder>, StoreError> {
+        if self.shared.is_some() { store.holder().await } else { Ok(holder(&self.state_dir())) }
     }
 
     pub(crate) async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
@@ -402,7 +448,12 @@ impl Engine {
             Err(error) => return Err(error.into()),
         };
         let environment = Source::read(self.project_dir.join(&definition.environment_path))?;
-        Ok(self.check(&workflow, &environment, &params.over(&definition.params))?)
+        let mut library = self.library.clone();
+        for part in &definition.parts {
+            library.stored.insert(self.project_dir.join(&part.path), part.text.clone());
+        }
+        let params = params.over(&definition.params);
+        Ok(check_with(&self.catalog, &library, &workflow, &environment, &params)?)
     }
 
     async fn preflight(
@@ -490,6 +541,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
     };
     let workflow = &checked.workflow;
+    let part = |source: Source| DefinitionPart { path: place(source.path()), text: source.text().to_owned() };
     let outline = |(node, step): (&NodeId, &str)| NodeOutline {
         node: node.clone(),
         step: step.to_owned(),
@@ -500,6 +552,7 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     Definition {
         workflow_path: place(workflow.file.path()),
         workflow_text: workflow.file.text().to_owned(),
+        parts: workflow.parts.iter().map(|part| part.source.clone()).map(part).collect(),
         environment_path: place(checked.environment.file.path()),
         environment_digest: Digest::of(&checked.environment.value),
         params: params.collect::<Map<_, _>>(),
@@ -518,6 +571,12 @@ fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> R
             (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
             (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
             (Some(_), None) => all.push(id.clone()),
+            (None, None) => {
+                let inside = checked.workflow.inside(id);
+                let inside = inside.ok_or_else(|| RunError::UnknownNode(id.clone()))?;
+                let inside: Vec<NodeId> = inside.map(|at| checked.workflow.nodes[at].id.clone()).collect();
+                all.extend(wholes_with_items(&inside, checked, facts)?);
+            }
             _ => return Err(RunError::UnknownNode(id.clone())),
         }
     }

@@ -26,4 +26,5 @@ pub use run::GateDecision;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};
+pub use store::settings::StoreSettings;
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};

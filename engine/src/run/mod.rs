@@ -5,8 +5,8 @@
 //! `retry`, `key` and `change`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
 //! `preflight` asks before anything is touched; `lock` lets one
-//! process in; `verify` looks again at what is finished; `undo` (pure too) takes a run back; `gate`
-//! is what waits for a person.
+//! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished; `undo`
+//! (pure too) takes a run back; `gate` is what waits for a person.
 
 pub(crate) mod change;
 pub(crate) mod command;
@@ -20,6 +20,7 @@ pub(crate) mod executor;
 #[cfg(test)]
 mod fanout_tests;
 pub(crate) mod gate;
+pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;

@@ -9,6 +9,16 @@ use crate::report::RunState;
 use crate::run::gate::GateDecision;
 use crate::workflow::{Digest, Item, NodeOutline};
 
+/// The file of a sub-workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DefinitionPart {
+    /// Where it was, seen from the project folder.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
 /// What a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -17,6 +27,9 @@ pub(crate) struct Definition {
     pub workflow_path: String,
     /// Its text.
     pub workflow_text: String,
+    /// The files of its sub-workflows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<DefinitionPart>,
     /// Where the environment file was, seen from the project folder.
     pub environment_path: String,
     /// Digest of its values.
@@ -142,4 +155,18 @@ impl Batch {
             && self.cleared.is_empty()
             && self.logs.is_empty()
     }
+}
+
+/// The name of a level as stored.
+pub(crate) fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+    }
+}
+
+/// The level of that name.
+pub(crate) fn level_named(name: &str) -> Option<LogLevel> {
+    [LogLevel::Debug, LogLevel::Info, LogLevel::Warn].into_iter().find(|level| level_name(*level) == name)
 }

@@ -11,7 +11,7 @@ use super::diagnostic::{Mistakes, Source};
 use super::duration;
 use super::each::ForEach;
 use super::environment::check_schema;
-use super::model::{Node, OnFailure, Param, ParamType, Retry, Workflow};
+use super::model::{Node, OnFailure, Output, Param, ParamType, Retry, Workflow};
 use super::params;
 use super::template::{Root, Template, TemplateKind};
 use super::tree::{Entry, Kind, Span, Tree};
@@ -52,7 +52,11 @@ impl Reader<'_> {
     pub(crate) fn workflow(&mut self) -> Option<Workflow> {
         let tree = Tree::parse(self.file, self.mistakes)?;
         check_schema(&tree, self.file, self.mistakes);
-        self.known_keys(&tree, "a workflow", &["schema", "name", "description", "params", "pools", "nodes"]);
+        self.known_keys(
+            &tree,
+            "a workflow",
+            &["schema", "name", "description", "params", "pools", "nodes", "outputs"],
+        );
         let name = match tree.get("name") {
             Some(entry) => self.string(entry).unwrap_or_default(),
             None => {
@@ -64,6 +68,7 @@ impl Reader<'_> {
         let params = self.each(&tree, "params", Self::param);
         let pools = self.each(&tree, "pools", Self::pool).into_iter().collect();
         let nodes = self.each(&tree, "nodes", Self::node);
+        let outputs = self.each(&tree, "outputs", Self::output);
         if nodes.is_empty() && self.mistakes.is_empty() {
             self.mistakes.add(self.file, 0..0, "missing-field", "the workflow has no nodes");
         }
@@ -74,7 +79,8 @@ impl Reader<'_> {
         }
         let index = nodes.iter().enumerate().map(|(at, node)| (node.id.clone(), at)).collect();
         let file = self.file.clone();
-        Some(Workflow { file, name, description, params, pools, nodes, index, dependencies: BTreeMap::new() })
+        let (parts, dependencies) = (Vec::new(), BTreeMap::new());
+        Some(Workflow { file, name, description, params, pools, outputs, parts, nodes, index, dependencies })
     }
 
     fn each<T>(&mut self, tree: &Tree, key: &str, read: fn(&mut Self, &Entry) -> Option<T>) -> Vec<T> {
@@ -152,6 +158,11 @@ impl Reader<'_> {
         Some(items.iter().map(Tree::to_json).collect())
     }
 
+    fn output(&mut self, entry: &Entry) -> Option<Output> {
+        let value = Template::new(&entry.value, self.file, self.mistakes);
+        Some(Output { name: entry.key.clone(), value })
+    }
+
     fn pool(&mut self, entry: &Entry) -> Option<(String, usize)> {
         match entry.value.kind {
             Kind::Integer(size @ 1..=MAX_POOL) => Some((entry.key.clone(), usize::try_from(size).ok()?)),
@@ -198,6 +209,9 @@ impl Reader<'_> {
         let timeout = table.get("timeout").and_then(|timeout| self.duration(timeout));
         Some(Node {
             id,
+            file: self.file.clone(),
+            guards: Vec::new(),
+            inherited: Vec::new(),
             span: entry.key_span.clone(),
             step: step.0,
             step_span: step.1,

@@ -15,7 +15,7 @@ use super::disk::{Disk, Mounted};
 use super::ledger::Contents;
 use super::world::World;
 use crate::ambient;
-use crate::store::fact::{Batch, Place, RunRecord, Stamped};
+use crate::store::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use crate::store::{SqliteStore, Store, StoreError};
 
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -180,6 +180,17 @@ impl Store for Witness {
     async fn places(&self, run: &RunId) -> Result<BTreeMap<NodeId, Place>, StoreError> {
         let run = run.clone();
         self.call(move |store| async move { store.places(&run).await }).await
+    }
+
+    async fn logs(
+        &self,
+        run: &RunId,
+        node: Option<&NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, LogLine)>, StoreError> {
+        let (run, node) = (run.clone(), node.cloned());
+        self.call(move |store| async move { store.logs(&run, node.as_ref(), after, limit).await }).await
     }
 
     async fn close(&self) {

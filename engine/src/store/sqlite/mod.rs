@@ -19,7 +19,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Error};
 use tokio::sync::Mutex;
 
-use super::fact::{Batch, Place, RunRecord, Stamped};
+use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
 use super::{AcquireError, Store, StoreError};
 use open::Fingerprint;
@@ -123,6 +123,22 @@ impl Store for SqliteStore {
         let mut state = self.state.lock().await;
         let result = state.rows(&self.path)?.places(run).await;
         if state.overtaken(&self.path).await? { state.rows(&self.path)?.places(run).await } else { result }
+    }
+
+    async fn logs(
+        &self,
+        run: &RunId,
+        node: Option<&NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, LogLine)>, StoreError> {
+        let mut state = self.state.lock().await;
+        let result = state.rows(&self.path)?.logs(run, node, after, limit).await;
+        if state.overtaken(&self.path).await? {
+            state.rows(&self.path)?.logs(run, node, after, limit).await
+        } else {
+            result
+        }
     }
 
     async fn close(&self) {

@@ -12,7 +12,7 @@ use sqlx::{Connection, Error, Row};
 
 use super::{corrupt, failed};
 use crate::store::StoreError;
-use crate::store::fact::{Place, RunRecord, Stamped};
+use crate::store::fact::{LogLine, Place, RunRecord, Stamped, level_named};
 use crate::store::sum::{self, Head, Sum, Whole};
 
 /// A connection, and what is needed to read from it.
@@ -150,6 +150,31 @@ impl Rows<'_> {
         }
         Ok(places)
     }
+
+    pub(super) async fn logs(
+        &mut self,
+        run: &RunId,
+        node: Option<&NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, LogLine)>, StoreError> {
+        let path = self.path;
+        let read = |error| failed(path, "read the log", error);
+        let rows = sqlx::query(
+            "select id, at, node, level, message from logs
+             where run = ? and id > ? and (? is null or node = ?) order by id limit ?",
+        )
+        .bind(run.as_str())
+        .bind(after)
+        .bind(node.map(NodeId::as_str))
+        .bind(node.map(NodeId::as_str))
+        .bind(limit)
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(read)?;
+        let reader = Reader { path };
+        rows.iter().map(|row| Ok((row.try_get("id").map_err(read)?, reader.line(row)?))).collect()
+    }
 }
 
 /// The head of a run, checked by itself.
@@ -267,6 +292,17 @@ impl Reader<'_> {
         } else {
             Err(corrupt(self.path, format!("the head of run {} is altered", head.run)))
         }
+    }
+
+    fn line(&self, row: &SqliteRow) -> Result<LogLine, StoreError> {
+        let (node, level) = (self.text(row, "node")?, self.text(row, "level")?);
+        let unknown = || corrupt(self.path, format!("`{level}` is no level of a log line"));
+        Ok(LogLine {
+            at: self.time(self.text(row, "at")?)?,
+            node: NodeId::new(node).map_err(|error| corrupt(self.path, error.to_string()))?,
+            level: level_named(level).ok_or_else(unknown)?,
+            message: self.text(row, "message")?.to_owned(),
+        })
     }
 
     fn record(&self, row: &SqliteRow, head: Option<&Head>) -> Result<RunRecord, StoreError> {
