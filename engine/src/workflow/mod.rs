@@ -91,6 +91,7 @@ impl Checked {
 }
 
 /// Checks a workflow with everything that it needs.
+#[cfg(test)]
 pub(crate) fn check(
     catalog: &Catalog,
     workflow: &Source,
