@@ -169,26 +169,26 @@ with = { message = "Switch the shop over?", approvers = "the shop team" }
     insta::assert_snapshot!(plain(&seen.join("\n\n")));
 }
 
-/// `text` without what differs from machine to machine and from run to run.
+/// `text` without what differs from machine to machine and from run to run: names, times, widths.
 fn plain(text: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        let digits = |part: &str| part.len() >= 4 && part.chars().all(|c| c.is_ascii_hexdigit());
-        let run = |word: &str| {
-            let end = word.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(word.len());
-            let parts: Vec<&str> = word[..end].split('-').collect();
-            (parts.len() == 3 && parts.iter().all(|part| digits(part))).then_some(end)
-        };
-        words.push(match (run(word), word.split_once('@')) {
-            (Some(end), _) => format!("RUN{}", &word[end..]),
-            (_, Some((_, host))) => {
-                let end = host.find([':', '\n']).unwrap_or(host.len());
-                format!("USER@HOST{}", &host[end..])
-            }
-            _ => word.to_owned(),
-        });
-    }
-    words.join(" ")
+    text.lines().map(plain_line).collect::<Vec<_>>().join("\n")
+}
+
+fn plain_line(line: &str) -> String {
+    let word = |word: &str| {
+        let (tick, bare) = word.strip_prefix('`').map_or(("", word), |bare| ("`", bare));
+        let end = bare.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(bare.len());
+        let parts: Vec<usize> = bare[..end].split('-').map(str::len).collect();
+        if parts == [8, 6, 4] {
+            return format!("{tick}RUN{}", &bare[end..]);
+        }
+        match bare.split_once('@') {
+            Some((_, host)) => format!("USER@HOST{}", &host[host.find(':').unwrap_or(host.len())..]),
+            None if bare.contains('.') && bare.parse::<f64>().is_ok() => "0.0".to_owned(),
+            None => word.to_owned(),
+        }
+    };
+    line.split(' ').filter(|part| !part.is_empty()).map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A second `migrate run stateful`, perhaps of a newer version, must leave alone what the first runs.
