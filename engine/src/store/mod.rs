@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use migrate_plugin_api::{NodeId, RunId};
 
-use fact::{Batch, Place, RunRecord, Stamped};
+use fact::{Batch, LogLine, Place, RunRecord, Stamped};
 
 pub(crate) use sqlite::SqliteStore;
 
@@ -74,6 +74,16 @@ pub(crate) trait Store: Send + Sync {
 
     /// All places of a run.
     async fn places(&self, run: &RunId) -> Result<BTreeMap<NodeId, Place>, StoreError>;
+
+    /// Log lines of a run, or of one of its nodes, oldest first: at most `limit` of those after the
+    /// one numbered `after` (0: from the first).
+    async fn logs(
+        &self,
+        run: &RunId,
+        node: Option<&NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, LogLine)>, StoreError>;
 
     /// Gives the files back, whole: nothing is left in a side file that only this process knows.
     async fn close(&self);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use migrate_plugin_api::{NodeId, RunId};
+use migrate_plugin_api::{LogLevel, NodeId, RunId};
 use serde::de::DeserializeOwned;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
@@ -15,7 +15,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row, Sqlite, Transaction};
 
-use super::fact::{Batch, Place, RunRecord, Stamped};
+use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::{Store, StoreError};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -127,6 +127,21 @@ impl SqliteStore {
             workflow: self.text(row, "workflow")?.to_owned(),
             definition: self.json(self.text(row, "definition")?, &format!("the definition of run {id}"))?,
             started_at: self.time(row, "started_at")?,
+        })
+    }
+
+    fn line(&self, row: &SqliteRow) -> Result<LogLine, StoreError> {
+        let level = match self.text(row, "level")? {
+            "debug" => LogLevel::Debug,
+            "info" => LogLevel::Info,
+            "warn" => LogLevel::Warn,
+            other => return Err(self.corrupt(format!("`{other}` is no level of a log line"))),
+        };
+        Ok(LogLine {
+            at: self.time(row, "at")?,
+            node: NodeId::new(self.text(row, "node")?).map_err(|error| self.corrupt(error.to_string()))?,
+            level,
+            message: self.text(row, "message")?.to_owned(),
         })
     }
 
@@ -285,6 +300,33 @@ impl Store for SqliteStore {
             places.insert(node, Place { cursor, handle });
         }
         Ok(places)
+    }
+
+    async fn logs(
+        &self,
+        run: &RunId,
+        node: Option<&NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, LogLine)>, StoreError> {
+        let rows = sqlx::query(
+            "select id, at, node, level, message from logs
+             where run = ? and id > ? and (? is null or node = ?) order by id limit ?",
+        )
+        .bind(run.as_str())
+        .bind(after)
+        .bind(node.map(NodeId::as_str))
+        .bind(node.map(NodeId::as_str))
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.failed("read the log", error))?;
+        rows.iter()
+            .map(|row| {
+                let id = row.try_get("id").map_err(|error| self.failed("read a log line", error))?;
+                Ok((id, self.line(row)?))
+            })
+            .collect()
     }
 
     async fn close(&self) {
