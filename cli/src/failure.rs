@@ -4,8 +4,11 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
-use migrate_engine::{Changes, Diagnostics, OpenError, PlanReport, ReadError, RunError, StoreError};
-use migrate_plugin_api::InvalidId;
+use migrate_engine::{
+    Changes, Diagnostics, Mistake, NodePlan, OpenError, PlanReport, ReadError, RunError, StoreError,
+};
+use migrate_plugin_api::{InvalidId, NodeId, Severity};
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::render;
@@ -43,8 +46,13 @@ pub enum Failure {
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
     /// No such step.
-    #[error("there is no step `{0}`; `migrate steps` lists them")]
-    UnknownStep(String),
+    #[error("there is no step `{name}`{}; `migrate steps` lists them", near(.near))]
+    UnknownStep {
+        /// As asked for.
+        name: String,
+        /// The one that was probably meant.
+        near: Option<String>,
+    },
 }
 
 impl From<RunError> for Failure {
@@ -61,12 +69,15 @@ impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Id(_) | Self::UnknownStep(_) | Self::Workflow(_) => Exit::Usage,
+            Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::Invalid(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
-                RunError::UnknownRun(_) | RunError::NoRuns | RunError::UnknownNode(_) => Exit::Usage,
+                RunError::UnknownRun(_)
+                | RunError::NoRuns
+                | RunError::UnknownNode { .. }
+                | RunError::NotRepeatable { .. } => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Cancelled => Exit::Interrupted,
                 RunError::Store(StoreError::Failed { .. }) => Exit::Failed,
@@ -74,6 +85,68 @@ impl Failure {
                 _ => Exit::Failed,
             },
             Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+        }
+    }
+
+    /// What it is, in a word that scripts can decide by. Never changes its meaning.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Id(_) => "invalid-name",
+            Self::Workflow(_) => "unknown-workflow",
+            Self::UnknownStep { .. } => "unknown-step",
+            Self::Read(_) => "unreadable-file",
+            Self::NoMigrationFile(_) => "no-migration-file",
+            Self::Invalid(_) => "invalid",
+            Self::Steps(_) => "internal",
+            Self::Stdout(_) => "stdout",
+            Self::Run(error) => match error {
+                RunError::Locked(_) => "locked",
+                RunError::Lock { .. } => "lock",
+                RunError::Refused(_) => "refused",
+                RunError::Invalid(_) => "invalid",
+                RunError::Read(_) => "unreadable-file",
+                RunError::Changed(_) => "changed",
+                RunError::UnknownRun(_) => "unknown-run",
+                RunError::NoRuns => "no-runs",
+                RunError::AlreadyDone(_) => "already-done",
+                RunError::UnknownNode { .. } => "unknown-node",
+                RunError::NotRepeatable { .. } => "not-repeatable",
+                RunError::Cancelled => "cancelled",
+                RunError::Store(_) => "store",
+            },
+        }
+    }
+
+    /// It as data, for `--json`.
+    pub fn document(&self) -> ErrorDocument {
+        let mut causes = Vec::new();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        let mistakes = match self {
+            Self::Invalid(diagnostics) => diagnostics.mistakes().iter().map(MistakeDocument::from).collect(),
+            _ => Vec::new(),
+        };
+        let problems = match self {
+            Self::Run(RunError::Refused(plan)) => plan.nodes.iter().flat_map(ProblemDocument::of).collect(),
+            _ => Vec::new(),
+        };
+        let changes = match self {
+            Self::Run(RunError::Changed(changes)) => Some(changes.as_ref().clone()),
+            _ => None,
+        };
+        ErrorDocument {
+            exit: self.exit() as u8,
+            code: self.code().to_owned(),
+            message: self.to_string(),
+            causes,
+            hint: self.hint(),
+            mistakes,
+            problems,
+            changes,
         }
     }
 
@@ -107,9 +180,123 @@ impl Failure {
                 holder.pid
             )),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
-            Self::Run(RunError::UnknownRun(_)) => Some("`migrate status` shows the latest".to_owned()),
+            Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
+            Self::Run(RunError::NotRepeatable { nodes }) => {
+                let named: Vec<String> = nodes.iter().map(|node| format!("--rerun {node}")).collect();
+                Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
             _ => None,
         }
+    }
+}
+
+fn near(name: &Option<String>) -> String {
+    name.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// Why a command could not do its work, as `--json` prints it: `{"version":1,"type":"error",…}`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ErrorDocument {
+    /// What it is; stable.
+    pub code: String,
+    /// The exit code.
+    pub exit: u8,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// Why, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// `invalid`: every mistake in the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mistakes: Vec<MistakeDocument>,
+    /// `refused`: everything that the preflight found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ProblemDocument>,
+    /// `changed`: what changed since the run's nodes ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// A mistake in a file.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MistakeDocument {
+    /// What kind; stable.
+    pub code: String,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// The file.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is said at the place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl From<&Mistake> for MistakeDocument {
+    fn from(mistake: &Mistake) -> Self {
+        let (line, column) = mistake.position();
+        Self {
+            code: mistake.code.to_owned(),
+            message: mistake.message.clone(),
+            file: mistake.file().path().display().to_string(),
+            line,
+            column,
+            label: mistake.label.clone(),
+            help: mistake.help.clone(),
+        }
+    }
+}
+
+/// Something that stands in the way of a node, or that a person should read.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProblemDocument {
+    /// The node.
+    pub node: NodeId,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// Field of `with` it comes from, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl ProblemDocument {
+    fn of(node: &NodePlan) -> Vec<Self> {
+        let failed = node.error.iter().map(|error| Self {
+            node: node.node.clone(),
+            severity: Severity::Error,
+            message: std::iter::once(&error.message)
+                .chain(&error.causes)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(": "),
+            field: None,
+            hint: error.hint.clone(),
+        });
+        let found = node.plan.iter().flat_map(|plan| &plan.problems).map(|problem| Self {
+            node: node.node.clone(),
+            severity: problem.severity,
+            message: problem.message.clone(),
+            field: problem.field.clone(),
+            hint: problem.hint.clone(),
+        });
+        failed.chain(found).collect()
     }
 }
 

@@ -7,6 +7,9 @@ mod commands;
 mod evidence;
 mod exit;
 mod failure;
+mod logs;
+mod outlook;
+mod output;
 mod progress;
 mod render;
 mod say;
@@ -34,6 +37,11 @@ async fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();
+            if cli.json
+                && let Err(unread) = output::print_json("error", &failure.document())
+            {
+                unread.print();
+            }
             failure.exit().into()
         }
     }

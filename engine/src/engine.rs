@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepInfo, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, LogLevel, NodeId, RunId, Step, StepInfo, VerifyDepth};
 use serde_json::Map;
 
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
-use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
+use crate::report::{Changes, PlanReport, RunReport, RunState};
+use crate::resume::{AGAIN, TakenUp, without};
 use crate::run::Holder;
-use crate::run::change::changes;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Session};
 use crate::run::key::run_id;
-use crate::run::lock::{LockError, RunLock, holder};
+use crate::run::lock::{LockError, RunLock};
 use crate::run::preflight::Preflight;
 use crate::run::state::RunFacts;
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
-use crate::store::fact::{Batch, Definition, Fact, Place, RunRecord, Stamped};
+use crate::store::fact::{Definition, Place, RunRecord};
 use crate::store::{SqliteStore, Store, StoreError};
 use crate::workflow::{
     Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
@@ -85,8 +85,19 @@ pub enum RunError {
     #[error("run `{0}` is done; there is nothing to resume")]
     AlreadyDone(RunId),
     /// The run has no such node.
-    #[error("the workflow has no node `{0}`")]
-    UnknownNode(NodeId),
+    #[error("the workflow has no node `{node}`{}", .near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())]
+    UnknownNode {
+        /// As asked for.
+        node: NodeId,
+        /// The one that was probably meant.
+        near: Option<NodeId>,
+    },
+    /// Going on from a node would repeat others that can't be repeated unasked. Nothing was touched.
+    #[error("this would do {} again, which may have had an effect that repeating it would double", named(.nodes))]
+    NotRepeatable {
+        /// What a person must name to have it repeated.
+        nodes: Vec<NodeId>,
+    },
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
@@ -105,8 +116,18 @@ pub struct ResumeRequest {
     /// Run these again whatever is known of them; the way on when a person has decided about an
     /// attempt whose end can't be told.
     pub rerun: Vec<NodeId>,
+    /// Run these and everything downstream of them again. What is downstream, has been tried and is
+    /// not idempotent must be named in `rerun` too.
+    pub from: Vec<NodeId>,
     /// Parameters that replace stored ones.
     pub params: Params,
+}
+
+impl ResumeRequest {
+    /// Whether something that is done shall be done again.
+    pub fn repeats(&self) -> bool {
+        !self.rerun.is_empty() || !self.from.is_empty()
+    }
 }
 
 /// What to verify again.
@@ -120,9 +141,9 @@ pub struct VerifyRequest {
 
 /// One project folder and the steps that are known.
 pub struct Engine {
-    project_dir: PathBuf,
-    steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
-    catalog: Arc<Catalog>,
+    pub(crate) project_dir: PathBuf,
+    pub(crate) steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
+    pub(crate) catalog: Arc<Catalog>,
 }
 
 impl Engine {
@@ -234,22 +255,20 @@ impl Engine {
         let _lock = self.lock(&id).await?;
         let store: Arc<dyn Store> = Arc::new(store);
         let run = find(&*store, Some(&id)).await?;
-        let mut facts = RunFacts::fold(store.facts(&id).await?);
-        if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
+        let facts = RunFacts::fold(store.facts(&id).await?);
+        if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
             return Err(RunError::AlreadyDone(id));
         }
-        let checked = self.current(&run, &facts, &request.params)?;
-        if let Some(unknown) = request.rerun.iter().find(|node| checked.workflow.node(node).is_none()) {
-            return Err(RunError::UnknownNode(unknown.clone()));
-        }
-        let mut places = store.places(&id).await?;
-        let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&request.rerun, definition, &mut facts, &mut places);
-        let changed = changes(&facts, &checked, &self.catalog);
+        let TakenUp { checked, facts, places, batch, changed, again } =
+            self.take_up(&*store, &run, facts, &request).await?;
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
         }
-        self.admit(&id, &checked, &facts, true, &events, shutdown).await?;
+        self.admit(&id, &checked, &without(&facts, &changed), true, &events, shutdown).await?;
+        for node in again {
+            let kind = EventKind::NodeLog { node, level: LogLevel::Info, message: AGAIN.to_owned() };
+            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: id.clone(), kind });
+        }
         store.append(&id, &batch).await?;
         self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
     }
@@ -288,43 +307,11 @@ impl Engine {
         }
     }
 
-    /// A run as it stands, by default the newest. Needs no lock.
-    ///
-    /// # Errors
-    /// When there is no such run or the store can't be read.
-    pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, run).await?;
-        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
-        let holder = holder.filter(|_| facts.ended.is_none());
-        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
-    }
-
-    /// All runs, newest first. Needs no lock.
-    ///
-    /// # Errors
-    /// When the store can't be read. A project without a store has no runs.
-    pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
-        let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
-        let holder = holder(&self.state_dir());
-        let mut summaries = Vec::new();
-        for run in store.runs().await? {
-            let facts = RunFacts::fold(store.facts(&run.id).await?);
-            let alive = holder.as_ref().is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
-            let report = facts.report(&run, alive);
-            let RunReport { run, workflow, state, started_at, ended_at, .. } = report;
-            summaries.push(RunSummary { run, workflow, state, started_at, ended_at });
-        }
-        Ok(summaries)
-    }
-
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.project_dir.join(STATE_DIR)
     }
 
-    async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
+    pub(crate) async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
         SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
     }
 
@@ -339,7 +326,12 @@ impl Engine {
     }
 
     /// The workflow and the environment as they are now; the stored workflow if its file is gone.
-    fn current(&self, run: &RunRecord, facts: &RunFacts, params: &Params) -> Result<Checked, RunError> {
+    pub(crate) fn current(
+        &self,
+        run: &RunRecord,
+        facts: &RunFacts,
+        params: &Params,
+    ) -> Result<Checked, RunError> {
         let definition = facts.definition.as_ref().unwrap_or(&run.definition);
         let path = self.project_dir.join(&definition.workflow_path);
         let workflow = match Source::read(&path) {
@@ -353,7 +345,7 @@ impl Engine {
         Ok(self.check(&workflow, &environment, &params.over(&definition.params))?)
     }
 
-    async fn preflight(
+    pub(crate) async fn preflight(
         &self,
         run: &RunId,
         checked: &Checked,
@@ -430,7 +422,7 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What a run is started from, as it is stored. Files in the project are named from there, so that a
 /// moved or copied project is resumed with its own.
-fn definition(project_dir: &Path, checked: &Checked) -> Definition {
+pub(crate) fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     let place = |path: &Path| {
         let path = absolute(path);
         path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
@@ -452,37 +444,19 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     }
 }
 
-/// The facts with which a run is taken up again, already applied to `facts` and `places`.
-fn reset(
-    rerun: &[NodeId],
-    definition: Definition,
-    facts: &mut RunFacts,
-    places: &mut BTreeMap<NodeId, Place>,
-) -> Batch {
-    let at = Timestamp::now();
-    let mut batch = Batch::default();
-    let mut add = |fact: Fact| {
-        facts.apply(&fact, at);
-        batch.facts.push(Stamped { at, fact });
-    };
-    add(Fact::Resumed { definition: Box::new(definition) });
-    for node in rerun {
-        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
-        places.remove(node);
-    }
-    batch.cleared = rerun.to_vec();
-    batch
-}
-
-async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
+pub(crate) async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
     let missing = || id.map_or(RunError::NoRuns, |id| RunError::UnknownRun(id.to_string()));
     store.run(id).await?.ok_or_else(missing)
 }
 
-async fn stop_requested(mut level: tokio::sync::watch::Receiver<ShutdownLevel>) {
+pub(crate) async fn stop_requested(mut level: tokio::sync::watch::Receiver<ShutdownLevel>) {
     if level.wait_for(|level| *level > ShutdownLevel::None).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+fn named(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn make_private_dir(dir: &Path) -> std::io::Result<()> {

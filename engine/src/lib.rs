@@ -7,14 +7,22 @@
 
 mod engine;
 mod event;
+mod history;
+mod outlook;
+mod readers;
 mod report;
+mod resume;
 mod run;
 mod shutdown;
 mod store;
 pub mod workflow;
 
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
+pub use jiff::Timestamp;
+
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
+pub use history::{HISTORY_VERSION, History, HistoryEntry, HistoryKind, HistoryMark, HistoryRequest};
+pub use outlook::{Action, NodeOutlook, ResumePlan};
 pub use report::{
     Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, PlanReport, REPORT_VERSION, RunReport,
     RunState, RunStatus, RunSummary,
@@ -22,4 +30,4 @@ pub use report::{
 pub use run::Holder;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
-pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};
+pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source, nearest};

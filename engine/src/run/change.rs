@@ -1,13 +1,13 @@
 //! What is no longer as it was when nodes of a run began: exactly which field, from what to what.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use migrate_plugin_api::NodeId;
 use serde_json::Value;
 
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
-use crate::workflow::model::Workflow;
+use crate::workflow::model::{Node, Workflow};
 use crate::workflow::{Catalog, Checked, Ended, dotted, has_unknown};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
@@ -19,7 +19,9 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         _ => Ended::Open,
     };
     for (id, record) in &facts.nodes {
-        let (true, Some(was)) = (counts(record), &record.config) else { continue };
+        if !counts(record) || record.config.is_none() {
+            continue;
+        }
         let Some(node) = checked.workflow.node(id) else {
             found.nodes.push(NodeChange {
                 node: id.clone(),
@@ -29,21 +31,34 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
             });
             continue;
         };
-        let mut fields = Vec::new();
-        let version = catalog.get(&node.step).map(|described| described.info.version.as_str());
-        word("step", record.step.as_deref(), Some(&node.step), &mut fields);
-        if fields.is_empty() {
-            word("step version", record.step_version.as_deref(), version, &mut fields);
-        }
-        if let Ok(now) = checked.config(node, &ended) {
-            compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
-        }
+        let fields = fields(record, node, checked, catalog, &ended);
         if !fields.is_empty() {
             let affects = affected(id, &checked.workflow, facts);
             found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects });
         }
     }
     found
+}
+
+/// What differs between the last attempt of a node and what it would be run with now.
+pub(crate) fn fields<'a>(
+    record: &NodeRecord,
+    node: &Node,
+    checked: &'a Checked,
+    catalog: &Catalog,
+    ended: &dyn Fn(&NodeId) -> Ended<'a>,
+) -> Vec<FieldChange> {
+    let Some(was) = &record.config else { return Vec::new() };
+    let mut fields = Vec::new();
+    let version = catalog.get(&node.step).map(|described| described.info.version.as_str());
+    word("step", record.step.as_deref(), Some(&node.step), &mut fields);
+    if fields.is_empty() {
+        word("step version", record.step_version.as_deref(), version, &mut fields);
+    }
+    if let Ok(now) = checked.config(node, ended) {
+        compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
+    }
+    fields
 }
 
 fn counts(record: &NodeRecord) -> bool {
@@ -84,15 +99,20 @@ fn compare(path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>, fie
 
 /// Everything downstream of `changed` that has run.
 fn affected(changed: &NodeId, workflow: &Workflow, facts: &RunFacts) -> Vec<NodeId> {
-    let mut seen = BTreeSet::new();
-    let mut queue = VecDeque::from([changed.clone()]);
-    while let Some(id) = queue.pop_front() {
-        for (dependent, needs) in &workflow.dependencies {
-            if needs.contains(&id) && seen.insert(dependent.clone()) {
-                queue.push_back(dependent.clone());
-            }
-        }
-    }
+    let seen = downstream(changed, workflow);
     let ran = |id: &&NodeId| facts.nodes.get(*id).is_some_and(counts);
     workflow.nodes.iter().map(|node| &node.id).filter(|id| seen.contains(*id)).filter(ran).cloned().collect()
+}
+
+/// Everything that waits for `node`, directly or not.
+pub(crate) fn downstream(node: &NodeId, workflow: &Workflow) -> BTreeSet<NodeId> {
+    let mut seen = BTreeSet::new();
+    // In an order in which they may run, so that one pass finds all.
+    for other in &workflow.nodes {
+        let needs = &workflow.dependencies[&other.id];
+        if needs.contains(node) || needs.iter().any(|id| seen.contains(id)) {
+            seen.insert(other.id.clone());
+        }
+    }
+    seen
 }

@@ -111,6 +111,14 @@ impl Mistake {
     pub fn file(&self) -> &Source {
         &self.file
     }
+
+    /// Line and column of the place, from 1, the column in characters.
+    pub fn position(&self) -> (usize, usize) {
+        let before = self.file.text().get(..self.span.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        (line, column)
+    }
 }
 
 impl Diagnostic for Mistake {
@@ -249,7 +257,8 @@ impl Mistake {
     }
 }
 
-fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that was probably meant by `written`, if any is near enough.
+pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |name: &str| {
         let longer = name.chars().count().max(written.chars().count()).max(1);
         strsim::damerau_levenshtein(&written.to_lowercase(), name) as f64 / longer as f64

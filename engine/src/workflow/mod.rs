@@ -31,12 +31,13 @@ use jsonschema::Validator;
 use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
-pub(crate) use check::dotted;
-pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
+pub(crate) use check::{dotted, refers_to_skipped};
+pub use diagnostic::{Diagnostics, Mistake, ReadError, Source, nearest};
 pub(crate) use model::NodeOutline;
 pub use params::Params;
 pub(crate) use resolve::{Decision, Digest, Ended, Resolved, resolved};
 pub(crate) use schema::has_unknown;
+pub(crate) use template::node_of;
 
 use check::{Checker, Skipped};
 use diagnostic::Mistakes;

@@ -75,6 +75,11 @@ impl Problem {
         Self { severity: Severity::Warning, field: None, message: message.into(), hint: None }
     }
 
+    /// Whether the run must not start.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     /// Names the field of `with`.
     #[must_use]
     pub fn in_field(mut self, field: impl Into<String>) -> Self {

@@ -1,0 +1,76 @@
+//! What readers ask: they change nothing and need no lock, so they work while a run is alive.
+
+use migrate_plugin_api::RunId;
+
+use crate::engine::{Engine, RunError, find};
+use crate::history::{History, HistoryRequest, story};
+use crate::report::{RunReport, RunStatus, RunSummary};
+use crate::run::lock::holder;
+use crate::run::state::RunFacts;
+use crate::store::Store;
+
+/// Log lines read at once: a few megabytes.
+const MAX_LINES: u32 = 10_000;
+
+impl Engine {
+    /// A run as it stands, by default the newest. Needs no lock.
+    ///
+    /// # Errors
+    /// When there is no such run or the store can't be read.
+    pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&store, run).await?;
+        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
+        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let holder = holder.filter(|_| facts.ended.is_none());
+        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
+    }
+
+    /// All runs, newest first. Needs no lock.
+    ///
+    /// # Errors
+    /// When the store can't be read. A project without a store has no runs.
+    pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
+        let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
+        let holder = holder(&self.state_dir());
+        let mut summaries = Vec::new();
+        for run in store.runs().await? {
+            let facts = RunFacts::fold(store.facts(&run.id).await?);
+            let alive = holder.as_ref().is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
+            let report = facts.report(&run, alive);
+            let RunReport { run, workflow, state, started_at, ended_at, .. } = report;
+            summaries.push(RunSummary { run, workflow, state, started_at, ended_at });
+        }
+        Ok(summaries)
+    }
+
+    /// What has happened to a run, or to one of its nodes, and what was said. Needs no lock. To
+    /// follow a run, ask again with [`History::mark`].
+    ///
+    /// # Errors
+    /// When there is no such run or node, or the store can't be read.
+    pub async fn history(&self, request: &HistoryRequest) -> Result<History, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&store, request.run.as_ref()).await?;
+        // Looked for first: what a process stores before it ends is then read below.
+        let alive = holder(&self.state_dir()).is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
+        let facts = store.facts(&run.id).await?;
+        if let Some(node) = &request.node {
+            let state = RunFacts::fold(facts.iter().cloned());
+            let nodes = &state.definition.as_ref().unwrap_or(&run.definition).nodes;
+            if !nodes.iter().any(|outline| outline.node == *node) && !state.nodes.contains_key(node) {
+                return Err(RunError::unknown_node(node, nodes.iter().map(|outline| &outline.node)));
+            }
+        }
+        let (mut lines, mut after) = (Vec::new(), request.after.line);
+        loop {
+            let page = store.logs(&run.id, request.node.as_ref(), after, MAX_LINES).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = *last;
+            lines.extend(page);
+        }
+        let (entries, mark) = story(request, facts, lines);
+        Ok(History { run: run.id, entries, mark, alive })
+    }
+}
