@@ -6,25 +6,24 @@
 //!
 //! A node: waiting → (decided) → observing → applying → verifying → ended, with a wait before
 //! anything is tried again. An attempt whose end is not known is observed before `apply` is called.
+//! `result` holds what follows from the results of calls.
+
+mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{
-    ErrorClass, ErrorRecord, Evidence, Idempotency, LogLevel, NodeId, Observation, RunId,
-};
-use serde_json::Value;
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
 use super::key::idempotency_key;
-use super::retry;
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
-use crate::workflow::model::{Node, OnFailure};
+use crate::workflow::model::Node;
 use crate::workflow::{Catalog, Checked, Decision, Ended, Resolved};
 
 /// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
@@ -51,6 +50,8 @@ struct Cell {
     accounted: Duration,
     missing: usize,
 }
+
+pub(crate) use result::disproof;
 
 /// The state machine of one run.
 pub(crate) struct Core {
@@ -318,188 +319,7 @@ impl Core {
         self.out.push(Command::Call(Box::new(call)));
     }
 
-    // Results.
-
-    fn observed(&mut self, at: usize, result: Result<Observation, ErrorRecord>) {
-        if self.cells[at].live != Live::Busy(CallKind::Observe) {
-            return;
-        }
-        match result {
-            Err(error) => self.failed_call(at, CallKind::Observe, error),
-            Ok(Observation::Done { outputs }) => self.effect_is_there(at, outputs, true),
-            // Its intent stands; nothing more is begun.
-            Ok(_) if self.draining => self.interrupted(at),
-            Ok(Observation::Absent) => self.apply(at),
-            Ok(Observation::Running { handle }) => {
-                self.out.push(Command::SetHandle(self.id(at), handle));
-                self.apply(at);
-            }
-            Ok(Observation::Unknown { reason }) => {
-                if self.is_idempotent(at) {
-                    return self.apply(at);
-                }
-                let message = format!("can't tell whether an earlier attempt took effect: {reason}");
-                self.ask_person(at, &message, None);
-            }
-        }
-    }
-
-    fn applied(&mut self, at: usize, result: Result<Value, ErrorRecord>) {
-        if self.cells[at].live != Live::Busy(CallKind::Apply) {
-            return;
-        }
-        match result {
-            Ok(outputs) => self.effect_is_there(at, outputs, false),
-            Err(error) => self.failed_call(at, CallKind::Apply, error),
-        }
-    }
-
-    fn effect_is_there(&mut self, at: usize, mut outputs: Value, observed: bool) {
-        if let Some(described) = self.catalog.get(&self.node(at).step) {
-            mask(&mut outputs, &described.info.sensitive);
-        }
-        self.record(Fact::Applied { node: self.id(at), outputs, observed });
-        self.cells[at].tries = 0;
-        if self.draining {
-            self.interrupted(at);
-        } else {
-            self.call(at, CallKind::Verify);
-        }
-    }
-
-    fn verified(&mut self, at: usize, result: Result<Evidence, ErrorRecord>) {
-        if self.cells[at].live != Live::Busy(CallKind::Verify) {
-            return;
-        }
-        let reuse = self.record_of(at).phase == Phase::Finished;
-        let evidence = match result {
-            Ok(evidence) => evidence,
-            Err(error) => return self.failed_call(at, CallKind::Verify, error),
-        };
-        match (evidence.passed(), reuse) {
-            (true, true) => {
-                let node = self.id(at);
-                self.record(Fact::Reused { node: node.clone(), evidence: evidence.clone() });
-                self.emit(EventKind::NodeReused { node, evidence });
-                self.release(at);
-                self.done(at);
-            }
-            (true, false) => self.finish(at, evidence),
-            (false, true) if !self.is_idempotent(at) => {
-                self.ask_person(at, &disproof(&evidence), Some(evidence));
-            }
-            (false, true) => {
-                let message = format!("{}; the node runs again", disproof(&evidence));
-                self.emit(EventKind::NodeLog {
-                    node: self.id(at),
-                    level: LogLevel::Warn,
-                    message: message.clone(),
-                });
-                if self.draining {
-                    return self.interrupted(at);
-                }
-                self.reset(at, &message);
-                self.apply(at);
-            }
-            (false, false) => {
-                let error = error(ErrorClass::Corrupt, disproof(&evidence), None);
-                self.fail(at, error, Some(evidence), true);
-            }
-        }
-    }
-
-    fn finish(&mut self, at: usize, evidence: Evidence) {
-        let node = self.id(at);
-        let duration_ms = self.account(at);
-        self.record(Fact::Finished { node: node.clone(), evidence: evidence.clone(), duration_ms });
-        let record = self.record_of(at);
-        self.emit(EventKind::NodeFinished {
-            node,
-            attempts: record.attempts,
-            duration_ms: self.spent_ms(at),
-            outputs: record.outputs.unwrap_or_default(),
-            evidence,
-        });
-        self.release(at);
-        self.done(at);
-    }
-
-    /// A call failed: try again later, stop, or give up.
-    fn failed_call(&mut self, at: usize, kind: CallKind, error: ErrorRecord) {
-        if self.draining && (error.class == ErrorClass::Cancelled || error.class.is_retryable()) {
-            return self.interrupted(at);
-        }
-        self.cells[at].tries += 1;
-        let random = (self.random)();
-        match retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random) {
-            None => self.fail(at, error, None, false),
-            Some(delay) => {
-                let node = self.id(at);
-                let duration_ms = self.account(at);
-                self.record(Fact::Retrying { node: node.clone(), error: error.clone(), duration_ms });
-                self.emit(EventKind::NodeRetrying {
-                    node: node.clone(),
-                    attempt: self.record_of(at).attempts,
-                    error,
-                    delay_ms: millis(delay),
-                });
-                // An attempt that failed may have had its effect all the same.
-                let next = if kind == CallKind::Verify { CallKind::Verify } else { CallKind::Observe };
-                self.cells[at].live = Live::Backoff(next);
-                self.out.push(Command::Wake(node, delay));
-            }
-        }
-    }
-
-    fn woken(&mut self, at: usize) {
-        if let Live::Backoff(kind) = self.cells[at].live {
-            self.call(at, kind);
-        }
-    }
-
-    fn fail(&mut self, at: usize, error: ErrorRecord, evidence: Option<Evidence>, disproved: bool) {
-        let node = self.id(at);
-        let duration_ms = self.account(at);
-        if disproved {
-            // Its cursor claims what has just been found untrue.
-            self.out.push(Command::Clear(node.clone()));
-        }
-        self.record(Fact::Failed {
-            node: node.clone(),
-            error: error.clone(),
-            evidence: evidence.clone(),
-            disproved,
-            duration_ms,
-        });
-        self.emit(EventKind::NodeFailed {
-            node,
-            attempts: self.record_of(at).attempts,
-            duration_ms: self.spent_ms(at),
-            error,
-            evidence,
-        });
-        self.release(at);
-        self.stopping |= self.node(at).on_failure == OnFailure::Stop;
-    }
-
-    fn interrupted(&mut self, at: usize) {
-        let node = self.id(at);
-        let duration_ms = self.account(at);
-        if self.record_of(at).phase != Phase::Finished {
-            self.record(Fact::Interrupted { node: node.clone(), duration_ms });
-            self.emit(EventKind::NodeInterrupted { node });
-        }
-        self.release(at);
-    }
-
-    fn drain(&mut self) {
-        self.draining = true;
-        for at in 0..self.cells.len() {
-            if matches!(self.cells[at].live, Live::Backoff(_)) {
-                self.interrupted(at);
-            }
-        }
-    }
+    // Ending.
 
     fn done(&mut self, at: usize) {
         self.cells[at].live = Live::Ended;
@@ -550,29 +370,4 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 
 fn error(class: ErrorClass, message: String, hint: Option<String>) -> ErrorRecord {
     ErrorRecord { class, message, causes: Vec::new(), hint }
-}
-
-/// What failed checks say, in one line.
-pub(crate) fn disproof(evidence: &Evidence) -> String {
-    const SHOWN: usize = 3;
-    let failures: Vec<_> = evidence.failures().collect();
-    let shown: Vec<String> = failures
-        .iter()
-        .take(SHOWN)
-        .map(|check| {
-            format!("{}: {} is {}, expected {}", check.subject, check.what, check.target, check.source)
-        })
-        .collect();
-    let more = failures.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-    format!("verification failed: {}{more}", shown.join("; "))
-}
-
-/// Replaces what is sensitive.
-fn mask(outputs: &mut Value, sensitive: &[String]) {
-    for pointer in sensitive {
-        if let Some(value) = outputs.pointer_mut(pointer) {
-            *value = Value::from("(sensitive)");
-        }
-    }
 }
