@@ -49,6 +49,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// List the kinds of steps, or show one with its fields
     Steps(StepsArgs),
+    /// Print the JSON Schema of workflow files, or of migration.toml, for editors
+    Schema(SchemaArgs),
 }
 
 #[derive(Debug, Args)]
@@ -171,4 +173,12 @@ pub struct StepsArgs {
     /// A step to show with its fields and outputs
     #[arg(value_name = "STEP")]
     pub step: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// The schema of migration.toml, as far as these workflows refer to it; default: those that
+    /// are shipped
+    #[arg(long, value_name = "WORKFLOW", num_args = 0..)]
+    pub environment: Option<Vec<String>>,
 }

@@ -9,7 +9,8 @@ use migrate_engine::{
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 
 use crate::args::{
-    AgainArgs, Cli, Command, ParamArgs, PlanArgs, ResumeArgs, RunArgs, StepsArgs, VerifyArgs, WorkflowArgs,
+    AgainArgs, Cli, Command, ParamArgs, PlanArgs, ResumeArgs, RunArgs, SchemaArgs, StepsArgs, VerifyArgs,
+    WorkflowArgs,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -33,6 +34,7 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Logs(args) => logs::logs(&session.engine, args, cli.json).await,
         Command::Verify(args) => session.verify(args).await,
         Command::Steps(args) => session.steps(args),
+        Command::Schema(args) => session.schema(args),
     }
 }
 
@@ -168,6 +170,23 @@ impl Session<'_> {
         } else {
             print(&render::step(info))?;
         }
+        Ok(Exit::Done)
+    }
+
+    fn schema(&self, args: &SchemaArgs) -> Result<Exit, Failure> {
+        let schema = match &args.environment {
+            None => self.engine.workflow_schema(),
+            Some(named) => {
+                let shipped = shipped::names();
+                let named = named.iter().map(String::as_str);
+                let named: Vec<&str> = if named.len() == 0 { shipped } else { named.collect() };
+                let read =
+                    named.into_iter().map(|name| self.workflow(name)).collect::<Result<Vec<_>, _>>()?;
+                self.engine.environment_schema(&read)?
+            }
+        };
+        let text = serde_json::to_string_pretty(&schema).map_err(|e| Failure::Stdout(e.into()))?;
+        print(&format!("{text}\n"))?;
         Ok(Exit::Done)
     }
 

@@ -46,7 +46,7 @@ pub enum Failure {
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
     /// No such step.
-    #[error("there is no step `{name}`{}; `migrate steps` lists them", near(.near))]
+    #[error("there is no step `{name}`{}; `migrate steps` lists them", meant(.near))]
     UnknownStep {
         /// As asked for.
         name: String,
@@ -190,8 +190,8 @@ impl Failure {
     }
 }
 
-fn near(name: &Option<String>) -> String {
-    name.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+fn meant(name: &Option<String>) -> String {
+    name.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 /// Why a command could not do its work, as `--json` prints it: `{"version":1,"type":"error",…}`.
@@ -329,4 +329,25 @@ fn print_changes(changes: &Changes) {
     }
     say!("error: the run's files have changed since these nodes ran; nothing was touched");
     say!("  help: undo the changes, or accept that these nodes run again: migrate resume --accept-changes");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_as_json_reads_back() {
+        let node = NodeId::new("pay").unwrap();
+        let failures = [
+            Failure::Run(RunError::NoRuns),
+            Failure::Run(RunError::NotRepeatable { nodes: vec![node] }),
+            Failure::Run(RunError::Changed(Box::default())),
+            Failure::Stdout(std::io::Error::other("gone")),
+        ];
+        for failure in failures {
+            let document = failure.document();
+            let text = serde_json::to_string(&document).unwrap();
+            assert_eq!(serde_json::from_str::<ErrorDocument>(&text).unwrap(), document);
+        }
+    }
 }

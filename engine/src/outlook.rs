@@ -1,6 +1,6 @@
 //! What `resume` would do with a run, as data: node by node, with the reason. No secrets in it.
 
-use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, StepPlan};
+use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Changes, FieldChange, RunState};
@@ -80,7 +80,8 @@ pub struct ResumePlan {
 impl ResumePlan {
     /// Whether something other than changes keeps the run from going on.
     pub fn has_problems(&self) -> bool {
-        let refuses = |plan: &StepPlan| plan.problems.iter().any(migrate_plugin_api::Problem::is_error);
+        let refuses =
+            |plan: &StepPlan| plan.problems.iter().any(|problem| problem.severity == Severity::Error);
         self.nodes.iter().any(|node| {
             node.action == Action::Ask || node.error.is_some() || node.plan.as_ref().is_some_and(refuses)
         })

@@ -8,11 +8,25 @@ use crate::report::{RunReport, RunStatus, RunSummary};
 use crate::run::lock::holder;
 use crate::run::state::RunFacts;
 use crate::store::Store;
+use crate::workflow::{Diagnostics, Source};
 
 /// Log lines read at once: a few megabytes.
 const MAX_LINES: u32 = 10_000;
 
 impl Engine {
+    /// The JSON Schema of workflow files with the known steps, for editors.
+    pub fn workflow_schema(&self) -> serde_json::Value {
+        crate::workflow::workflow_schema(&self.catalog)
+    }
+
+    /// The JSON Schema of `migration.toml`, as far as `workflows` refer to it, for editors.
+    ///
+    /// # Errors
+    /// When a workflow can't be read: every mistake in their form.
+    pub fn environment_schema(&self, workflows: &[Source]) -> Result<serde_json::Value, Diagnostics> {
+        crate::workflow::environment_schema(&self.catalog, workflows)
+    }
+
     /// A run as it stands, by default the newest. Needs no lock.
     ///
     /// # Errors

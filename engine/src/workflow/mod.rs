@@ -15,6 +15,7 @@ mod check;
 mod condition;
 mod diagnostic;
 pub(crate) mod duration;
+mod editor;
 mod environment;
 mod graph;
 pub(crate) mod model;
@@ -79,6 +80,20 @@ impl Checked {
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &str)> {
         self.workflow.nodes.iter().map(|node| (&node.id, node.step.as_str()))
     }
+}
+
+/// The JSON Schema of workflow files.
+pub(crate) fn workflow_schema(catalog: &Catalog) -> Value {
+    editor::workflow(catalog)
+}
+
+/// The JSON Schema of `migration.toml`, as far as `workflows` refer to it.
+pub(crate) fn environment_schema(catalog: &Catalog, workflows: &[Source]) -> Result<Value, Diagnostics> {
+    let mut mistakes = Mistakes::default();
+    let read: Vec<Workflow> =
+        workflows.iter().filter_map(|file| Reader { file, mistakes: &mut mistakes }.workflow()).collect();
+    mistakes.into_result()?;
+    Ok(editor::environment(catalog, &read))
 }
 
 /// Checks a workflow with everything that it needs.

@@ -19,12 +19,27 @@ use super::tree::{Entry, Kind, Tree};
 const MAX_NODES: usize = 20_000;
 
 /// Most attempts that can be asked for; with backoff this is hours.
-const MAX_ATTEMPTS: i64 = 100;
+pub(crate) const MAX_ATTEMPTS: i64 = 100;
 
 /// Most places in a pool.
-const MAX_POOL: i64 = 10_000;
+pub(crate) const MAX_POOL: i64 = 10_000;
 
-const NODE_FIELDS: [&str; 9] =
+pub(crate) const WORKFLOW_FIELDS: [&str; 6] = ["schema", "name", "description", "params", "pools", "nodes"];
+
+pub(crate) const PARAM_FIELDS: [&str; 5] = ["type", "default", "help", "enum", "sensitive"];
+
+pub(crate) const RETRY_FIELDS: [&str; 3] = ["attempts", "backoff", "max_backoff"];
+
+pub(crate) const PARAM_TYPES: [(&str, ParamType); 6] = [
+    ("string", ParamType::String),
+    ("integer", ParamType::Integer),
+    ("boolean", ParamType::Boolean),
+    ("duration", ParamType::Duration),
+    ("list", ParamType::List),
+    ("map", ParamType::Map),
+];
+
+pub(crate) const NODE_FIELDS: [&str; 9] =
     ["step", "with", "needs", "when", "for_each", "timeout", "retry", "pool", "on_failure"];
 
 /// Reads one file.
@@ -38,7 +53,7 @@ impl Reader<'_> {
     pub(crate) fn workflow(&mut self) -> Option<Workflow> {
         let tree = Tree::parse(self.file, self.mistakes)?;
         check_schema(&tree, self.file, self.mistakes);
-        self.known_keys(&tree, "a workflow", &["schema", "name", "description", "params", "pools", "nodes"]);
+        self.known_keys(&tree, "a workflow", &WORKFLOW_FIELDS);
         let name = match tree.get("name") {
             Some(entry) => self.string(entry).unwrap_or_default(),
             None => {
@@ -77,22 +92,12 @@ impl Reader<'_> {
     fn param(&mut self, entry: &Entry) -> Option<Param> {
         let table = self.table(entry)?;
         let what = format!("parameter `{}`", entry.key);
-        self.known_keys(table, &what, &["type", "default", "help", "enum", "sensitive"]);
+        self.known_keys(table, &what, &PARAM_FIELDS);
         let Some(kind) = table.get("type") else {
             self.missing(entry, &what, "type");
             return None;
         };
-        let kind = self.one_of(
-            kind,
-            &[
-                ("string", ParamType::String),
-                ("integer", ParamType::Integer),
-                ("boolean", ParamType::Boolean),
-                ("duration", ParamType::Duration),
-                ("list", ParamType::List),
-                ("map", ParamType::Map),
-            ],
-        )?;
+        let kind = self.one_of(kind, &PARAM_TYPES)?;
         let choices = table.get("enum").and_then(|list| self.choices(list, kind));
         let sensitive = table.get("sensitive").and_then(|flag| self.boolean(flag)).unwrap_or(false);
         if sensitive && kind != ParamType::String {
@@ -246,7 +251,7 @@ impl Reader<'_> {
 
     fn retry(&mut self, entry: &Entry) -> Option<Retry> {
         let table = self.table(entry)?;
-        self.known_keys(table, "`retry`", &["attempts", "backoff", "max_backoff"]);
+        self.known_keys(table, "`retry`", &RETRY_FIELDS);
         let mut retry = Retry::default();
         if let Some(attempts) = table.get("attempts") {
             match attempts.value.kind {

@@ -75,11 +75,6 @@ impl Problem {
         Self { severity: Severity::Warning, field: None, message: message.into(), hint: None }
     }
 
-    /// Whether the run must not start.
-    pub fn is_error(&self) -> bool {
-        self.severity == Severity::Error
-    }
-
     /// Names the field of `with`.
     #[must_use]
     pub fn in_field(mut self, field: impl Into<String>) -> Self {
@@ -173,7 +168,8 @@ pub trait Step: Send + Sync {
     /// What it would do, and what stands in the way. Works before anything has run.
     async fn plan(&self, ctx: &StepContext, config: &Value) -> Result<StepPlan, StepError>;
 
-    /// What became of an earlier attempt. Asked before anything is done again.
+    /// What became of an earlier attempt. Asked before anything is done again, with the key and the
+    /// config of that attempt, also where the workflow has another config by now.
     async fn observe(&self, ctx: &StepContext, config: &Value) -> Result<Observation, StepError>;
 
     /// Does the work and returns its outputs. What it made must be durable when it returns.
