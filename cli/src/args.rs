@@ -95,12 +95,13 @@ pub struct PlanArgs {
 /// What is done again although it is done.
 #[derive(Debug, Args)]
 pub struct AgainArgs {
-    /// Run a node again whatever is known of it: the way on when only a person can tell what an
-    /// attempt has done
+    /// Make a node's effect again, whatever is known of it: the way on when only a person can tell
+    /// what an attempt has done. What an earlier attempt has made or begun outside is left as it is
     #[arg(long, value_name = "NODE")]
     pub rerun: Vec<String>,
 
-    /// Run a node and everything downstream of it again; what is upstream is verified and reused
+    /// Make the effects of a node and of everything downstream of it again; the rest is verified
+    /// and reused
     #[arg(long, value_name = "NODE")]
     pub from: Vec<String>,
 }

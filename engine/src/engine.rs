@@ -260,7 +260,7 @@ impl Engine {
             return Err(RunError::AlreadyDone(id));
         }
         let TakenUp { checked, facts, places, batch, changed, again } =
-            self.take_up(&*store, &run, facts, &request).await?;
+            self.ready(&*store, &run, facts, &request).await?;
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
         }

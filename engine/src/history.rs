@@ -167,7 +167,7 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Interrupted { node, .. } => (Some(node), HistoryKind::Interrupted),
         Fact::Skipped { node, reason } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
         Fact::Reused { node, .. } => (Some(node), HistoryKind::Reused),
-        Fact::Reset { node, reason } => (Some(node), HistoryKind::Reset { reason: reason.clone() }),
+        Fact::Reset { node, reason, .. } => (Some(node), HistoryKind::Reset { reason: reason.clone() }),
     };
     Some(HistoryEntry { version: HISTORY_VERSION, at: stamped.at, node: node.cloned(), kind })
 }

@@ -59,7 +59,7 @@ impl Engine {
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let state = facts.report(&run, holder.is_some()).state;
-        let taken = self.take_up(&store, &run, facts, request).await?;
+        let taken = self.ready(&store, &run, facts, request).await?;
         let asked = taken.again.iter().cloned().collect();
         let mut verified = BTreeMap::new();
         let outlook = |verified: &BTreeMap<_, _>| {
@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// Reads a run and its files and resets what was asked for. Stores nothing.
-    pub(crate) async fn take_up(
+    pub(crate) async fn ready(
         &self,
         store: &dyn Store,
         run: &RunRecord,
@@ -166,7 +166,10 @@ pub(crate) fn without(facts: &RunFacts, changed: &Changes) -> RunFacts {
 
 fn clear(facts: &mut RunFacts, node: &NodeId) {
     if facts.nodes.get(node).is_some_and(|record| record.phase != Phase::New) {
-        facts.apply(&Fact::Reset { node: node.clone(), reason: String::new() }, Timestamp::UNIX_EPOCH);
+        facts.apply(
+            &Fact::Reset { node: node.clone(), reason: String::new(), again: true },
+            Timestamp::UNIX_EPOCH,
+        );
     }
 }
 
@@ -179,13 +182,16 @@ fn reset(
 ) -> Batch {
     let at = Timestamp::now();
     let mut batch = Batch::default();
-    let mut add = |fact: Fact| {
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    facts.apply(&resumed, at);
+    batch.facts.push(Stamped { at, fact: resumed });
+    for node in again {
+        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
+        let left = open.and_then(|record| record.key.as_ref());
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
-    };
-    add(Fact::Resumed { definition: Box::new(definition) });
-    for node in again {
-        add(Fact::Reset { node: node.clone(), reason: "asked for".to_owned() });
         places.remove(node);
     }
     batch.cleared = again.to_vec();

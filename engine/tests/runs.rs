@@ -277,7 +277,11 @@ async fn changes_are_told_exactly_and_rerun_only_when_accepted() {
     let accept = ResumeRequest { accept_changes: true, ..Default::default() };
     let report = resume(&project, accept.clone()).await.unwrap();
     assert_eq!(report.state, RunState::Done);
-    assert_eq!(project.calls(), ["apply a", "verify a", "apply b", "verify b", "apply c", "verify c"]);
+    // What `c` had begun with another input is looked for first.
+    assert_eq!(
+        project.calls(),
+        ["apply a", "verify a", "apply b", "verify b", "observe c", "apply c", "verify c"]
+    );
     let keys: Vec<_> = project.effects().into_iter().filter(|(n, _)| n == "a").map(|(_, k)| k).collect();
     assert_ne!(keys[0], keys[1], "another config is another thing outside");
 
@@ -324,6 +328,52 @@ async fn a_finished_node_that_no_longer_holds_runs_again() {
         project.calls(),
         ["verify a", "apply a", "verify a", "verify b", "observe c", "apply c", "verify c"]
     );
+}
+
+#[tokio::test]
+async fn a_rerun_makes_its_effect_again_under_another_key() {
+    let project = Project::new("[nodes.a]\nstep = \"test\"\n");
+    project.run().await;
+    let rerun = vec![NodeId::new("a").unwrap()];
+    let report = resume(&project, ResumeRequest { rerun, ..Default::default() }).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    let keys: Vec<_> = project.effects().into_iter().map(|(_, key)| key).collect();
+    assert_eq!(keys.len(), 2);
+    assert_ne!(keys[0], keys[1], "a keyed step would find what is there and do nothing");
+}
+
+#[tokio::test]
+async fn a_change_while_something_runs_outside_is_told_and_begins_nothing() {
+    let project = Project::new("[nodes.a]\nstep = \"test\"\nwith = { value = 1 }\n");
+    project.script(|s| {
+        s.apply.insert("a".into(), [Apply::Hang].into());
+        let running = || Observation::Running { handle: "job-7".into() };
+        s.observe.insert("a".into(), [running(), running()].into());
+    });
+    let shutdown = Shutdown::new();
+    let (engine, stop) = (project.engine(), shutdown.clone());
+    let checked = project.checked(&engine);
+    let (report, ()) = tokio::join!(engine.run(&checked, EventSink::discard(), &shutdown), async {
+        project.step.reached.notified().await;
+        stop.kill();
+    });
+    let run = report.unwrap().run;
+    project.calls();
+    project.write_workflow("[nodes.a]\nstep = \"test\"\nwith = { value = 2 }\n");
+    let accept = ResumeRequest { accept_changes: true, ..Default::default() };
+    let report = resume(&project, accept).await.unwrap();
+    assert_eq!(project.calls(), ["observe a"]);
+    let error = report.node("a").unwrap().error.clone().unwrap();
+    let said = format!("{}\n  help: {}", error.message, error.hint.unwrap());
+    insta::assert_snapshot!(said.replace(run.as_str(), "RUN"), @r"
+    its config or its step has changed while an earlier attempt is at work outside: `job-7`
+      help: to go on with it, take the change back and `migrate resume RUN`; to do it anew as the files say now, end it yourself and `migrate resume RUN --rerun a`
+    ");
+    // The change is taken back.
+    project.write_workflow("[nodes.a]\nstep = \"test\"\nwith = { value = 1 }\n");
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert_eq!(project.effects().len(), 1);
 }
 
 #[tokio::test]

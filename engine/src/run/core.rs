@@ -43,6 +43,8 @@ enum Live {
 struct Cell {
     live: Live,
     resolved: Option<Resolved>,
+    /// What is observed was begun with another config than it has now.
+    superseded: bool,
     /// Tries of any call of this node in this process.
     tries: u32,
     began: Duration,
@@ -92,6 +94,7 @@ impl Core {
             cells.push(Cell {
                 live: Live::Waiting,
                 resolved: None,
+                superseded: false,
                 tries: 0,
                 began: zero,
                 accounted: zero,
@@ -246,23 +249,37 @@ impl Core {
             Phase::New if record.failed && record.attempts > 0 && !self.is_idempotent(at) => {
                 self.ask_person(at, "an earlier attempt was disproved", None);
             }
+            Phase::New if record.failed && record.attempts > 0 => {
+                self.reset(at, "an earlier attempt was disproved", true);
+                self.apply(at);
+            }
             Phase::New | Phase::Skipped => self.apply(at),
+            // Whatever it began may be at work outside, under its own key and config.
+            Phase::Open => self.observe(at, !same),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }
             _ if !same => {
-                self.reset(at, "its config or its step has changed");
+                self.reset(at, "its config or its step has changed", true);
                 self.apply(at);
             }
             Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
-            Phase::Open => self.call(at, CallKind::Observe),
         }
     }
 
-    fn reset(&mut self, at: usize, reason: &str) {
+    fn observe(&mut self, at: usize, superseded: bool) {
+        self.cells[at].superseded = superseded;
+        let step = self.record_of(at).step.unwrap_or_default();
+        if self.catalog.contains_key(&step) {
+            return self.call(at, CallKind::Observe);
+        }
+        self.unclear(at, &format!("there is no step `{step}` any more"));
+    }
+
+    fn reset(&mut self, at: usize, reason: &str, again: bool) {
         let node = self.id(at);
         self.out.push(Command::Clear(node.clone()));
-        self.record(Fact::Reset { node, reason: reason.to_owned() });
+        self.record(Fact::Reset { node, reason: reason.to_owned(), again });
     }
 
     /// Whether `apply` may be called again after an attempt that has or may have had its effect.
@@ -273,17 +290,35 @@ impl Core {
 
     /// Fails the node because only a person may decide to do it again.
     fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
-        let message = message.to_owned();
         let (run, node) = (&self.run, &self.node(at).id);
         let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
-        self.fail(at, error(ErrorClass::Conflict, message, Some(hint)), evidence, false);
+        self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
+    }
+
+    /// Fails the node because it has changed while something that it began is there, or may be.
+    fn ask_about_change(&mut self, at: usize, message: &str) {
+        let (run, node) = (&self.run, &self.node(at).id);
+        let hint = format!(
+            "to go on with it, take the change back and `migrate resume {run}`; to do it anew as the files \
+             say now, end it yourself and `migrate resume {run} --rerun {node}`"
+        );
+        self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), None, false);
+    }
+
+    /// What became of an earlier attempt with another config can't be told.
+    fn unclear(&mut self, at: usize, why: &str) {
+        let message = format!(
+            "its config or its step has changed, and what became of an earlier attempt can't be told: {why}"
+        );
+        self.ask_about_change(at, &message);
     }
 
     fn apply(&mut self, at: usize) {
         let Some(resolved) = self.cells[at].resolved.clone() else { return };
         let (node, step) = (self.id(at), self.node(at).step.clone());
-        let attempt = self.record_of(at).attempts + 1;
-        let key = idempotency_key(&self.run, &node, &resolved.digest);
+        let NodeRecord { attempts, generation, .. } = self.record_of(at);
+        let attempt = attempts + 1;
+        let key = idempotency_key(&self.run, &node, &resolved.digest, generation);
         self.record(Fact::Started {
             node: node.clone(),
             attempt,
@@ -292,23 +327,26 @@ impl Core {
             step: step.clone(),
             step_version: resolved.step_version,
             config: resolved.config,
+            generation,
         });
         self.emit(EventKind::NodeStarted { node, step, attempt });
         self.call(at, CallKind::Apply);
     }
 
     fn call(&mut self, at: usize, kind: CallKind) {
-        let Some(resolved) = &self.cells[at].resolved else { return };
+        // Always with what the attempt was begun with; for all but a superseded one, that is what the
+        // node has now.
         let record = self.record_of(at);
+        let (Some(key), Some(config), Some(step)) = (record.key, record.config, record.step) else { return };
         let node = self.node(at);
         let spent = self.now.saturating_sub(self.cells[at].began);
         let call = Call {
             node: node.id.clone(),
-            step: node.step.clone(),
+            step,
             kind,
             attempt: record.attempts,
-            key: idempotency_key(&self.run, &node.id, &resolved.digest),
-            config: resolved.config.clone(),
+            key,
+            config,
             outputs: record.outputs.filter(|_| kind == CallKind::Verify),
             limit: node.timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent),
         };

@@ -10,7 +10,7 @@ use migrate_plugin_api::{
 };
 use serde_json::json;
 
-use super::command::{CallKind, Command, Input};
+use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, MAX_RUNNING};
 use super::state::RunFacts;
 use crate::report::RunState;
@@ -36,6 +36,7 @@ struct Machine {
     core: Core,
     now: Duration,
     facts: Vec<Fact>,
+    calls: Vec<Call>,
     end: Option<RunState>,
 }
 
@@ -53,7 +54,7 @@ impl Machine {
             RunFacts::fold(stamped),
             Box::new(|| 1.0),
         );
-        Self { core, now: Duration::ZERO, facts: Vec::new(), end: None }
+        Self { core, now: Duration::ZERO, facts: Vec::new(), calls: Vec::new(), end: None }
     }
 
     /// What the core wants done, in short.
@@ -64,7 +65,10 @@ impl Machine {
                 Command::Record(fact) => {
                     self.facts.push(fact);
                 }
-                Command::Call(call) => out.push(format!("{:?} {} #{}", call.kind, call.node, call.attempt)),
+                Command::Call(call) => {
+                    out.push(format!("{:?} {} #{}", call.kind, call.node, call.attempt));
+                    self.calls.push(*call);
+                }
                 Command::Wake(node, delay) => out.push(format!("wake {node} in {}s", delay.as_secs())),
                 Command::Clear(node) => out.push(format!("clear {node}")),
                 Command::SetHandle(node, handle) => out.push(format!("handle {node} {handle}")),
@@ -166,7 +170,109 @@ fn a_disproved_node_forgets_its_place() {
     assert!(matches!(machine.facts.last_mut(), Some(Fact::Ended { state: RunState::Failed })));
     // The next process does it again at once: its claim is what was wrong.
     let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\n", machine.facts);
-    assert_eq!(machine.step(Input::Begin), ["Apply a #2"]);
+    assert_eq!(machine.step(Input::Begin), ["clear a", "Apply a #2"]);
+}
+
+#[test]
+fn only_what_is_to_be_made_again_gets_another_key() {
+    const NODE: &str = "[nodes.a]\nstep = \"s\"\n";
+    let key = |machine: &Machine| machine.calls.last().unwrap().key.clone();
+    let mut first = Machine::new(NODE, Vec::new());
+    first.step(Input::Begin);
+    let made = key(&first);
+    // A retry, and a resume after an interruption, find what the first attempt has made.
+    first.step(Input::Applied(id("a"), Err(failure(TRANSIENT))));
+    first.step(Input::Wake(id("a")));
+    first.step(Input::Observed(id("a"), Ok(Observation::Absent)));
+    assert_eq!((first.calls.last().unwrap().kind, key(&first)), (CallKind::Apply, made.clone()));
+    let mut second = Machine::new(NODE, first.facts.clone());
+    second.step(Input::Begin);
+    assert_eq!(key(&second), made);
+    second.step(Input::Observed(id("a"), Ok(Observation::Absent)));
+    assert_eq!(key(&second), made);
+    second.apply_ok("a");
+    second.verify("a", true);
+    let done = [first.facts, second.facts].concat();
+
+    // What no longer holds, or was asked for, or was changed after its effect, is made again.
+    let mut machine = Machine::new(NODE, done.clone());
+    machine.step(Input::Begin);
+    assert_eq!(machine.verify("a", false), ["clear a", "Apply a #4"]);
+    let again = key(&machine);
+    assert_ne!(again, made);
+    let asked = Fact::Reset { node: id("a"), reason: "asked for".to_owned(), again: true };
+    let mut machine = Machine::new(NODE, [done.clone(), vec![asked]].concat());
+    machine.step(Input::Begin);
+    assert_eq!(key(&machine), again);
+    let mut machine = Machine::new(&format!("{NODE}with = {{ x = 1 }}\n"), done);
+    assert_eq!(machine.step(Input::Begin), ["clear a", "Apply a #4"]);
+    // Back to what it was: a thing of that name exists, and is not what is to be there now.
+    machine.apply_ok("a");
+    let mut machine = Machine::new(NODE, [machine.facts, Vec::new()].concat());
+    machine.step(Input::Begin);
+    assert_ne!(key(&machine), made);
+    assert_ne!(key(&machine), again);
+}
+
+#[test]
+fn facts_of_earlier_versions_have_generation_zero() {
+    let fact = json!({
+        "fact": "started", "node": "a", "attempt": 1, "key": "a-0", "digest": "d", "step": "s",
+        "step-version": "1", "config": {},
+    });
+    assert!(matches!(serde_json::from_value(fact).unwrap(), Fact::Started { generation: 0, .. }));
+    let fact = json!({ "fact": "reset", "node": "a", "reason": "asked for" });
+    assert!(matches!(serde_json::from_value(fact).unwrap(), Fact::Reset { again: false, .. }));
+}
+
+#[test]
+fn what_was_begun_with_another_config_is_looked_at_with_its_own() {
+    const WAS: &str = "[nodes.a]\nstep = \"s\"\nwith = { x = 1 }\n";
+    const NOW: &str = "[nodes.a]\nstep = \"s\"\nwith = { x = 2 }\n";
+    let open = |failure: Option<ErrorRecord>| {
+        let mut machine = Machine::new(WAS, Vec::new());
+        machine.step(Input::Begin);
+        failure.map(|error| machine.step(Input::Applied(id("a"), Err(error))));
+        machine
+    };
+    for failed in [None, Some(failure(ErrorClass::Permanent))] {
+        let first = open(failed);
+        let old = first.calls[0].clone();
+        let take_up = || {
+            let mut machine = Machine::new(NOW, first.facts.clone());
+            assert_eq!(machine.step(Input::Begin), ["Observe a #1"]);
+            assert_eq!((&machine.calls[0].key, &machine.calls[0].config), (&old.key, &old.config));
+            machine
+        };
+        let mut machine = take_up();
+        assert_eq!(
+            machine.step(Input::Observed(id("a"), Ok(Observation::Absent))),
+            ["clear a", "Apply a #2"]
+        );
+        assert_eq!(machine.calls[1].config, json!({ "x": 2 }));
+        assert_ne!(machine.calls[1].key, old.key);
+        for (seen, told) in [
+            (Ok(Observation::Running { handle: "job-7".to_owned() }), "at work outside: `job-7`"),
+            (Ok(Observation::Done { outputs: json!({}) }), "has had its effect"),
+            (Ok(Observation::Unknown { reason: "no list".to_owned() }), "can't be told: no list"),
+            (Err(failure(ErrorClass::Auth)), "can't be told: no"),
+        ] {
+            let mut machine = take_up();
+            assert_eq!(machine.step(Input::Observed(id("a"), seen)), ["end Failed"]);
+            let Some(Fact::Failed { error, disproved: false, .. }) = machine.facts.first() else {
+                panic!("{told}")
+            };
+            assert!(error.message.contains(told), "{}", error.message);
+            assert!(error.hint.as_ref().unwrap().contains("migrate resume r --rerun a"));
+            // The change is taken back: what runs is joined.
+            let facts = [first.facts.clone(), machine.facts].concat();
+            let mut machine = Machine::new(WAS, facts);
+            assert_eq!(machine.step(Input::Begin), ["Observe a #1"]);
+            let running = Observation::Running { handle: "job-7".to_owned() };
+            assert_eq!(machine.step(Input::Observed(id("a"), Ok(running))), ["handle a job-7", "Apply a #2"]);
+            assert_eq!(machine.calls[1].key, old.key);
+        }
+    }
 }
 
 #[test]

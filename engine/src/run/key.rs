@@ -12,10 +12,19 @@ const KEY_HEX: usize = 10;
 /// Longest DNS label.
 const MAX_LABEL: usize = 63;
 
-/// `NODE-0123456789`: the same for the same run, node and config, and so for every attempt. A valid
-/// DNS label; a long node name is cut.
-pub(crate) fn idempotency_key(run: &RunId, node: &NodeId, digest: &Digest) -> IdempotencyKey {
-    let sum = Digest::of(&json!([run, node, digest]));
+/// `NODE-0123456789`: the same for the same run, node, config and generation, and so for every
+/// attempt. A valid DNS label; a long node name is cut.
+pub(crate) fn idempotency_key(
+    run: &RunId,
+    node: &NodeId,
+    digest: &Digest,
+    generation: u32,
+) -> IdempotencyKey {
+    let sum = match generation {
+        // As it was before there were generations: their outside things must be found again.
+        0 => Digest::of(&json!([run, node, digest])),
+        _ => Digest::of(&json!([run, node, digest, generation])),
+    };
     let stem = &node.as_str()[..node.as_str().len().min(MAX_LABEL - KEY_HEX - 1)];
     IdempotencyKey::new(format!("{}-{}", stem.trim_end_matches('-'), &sum.0[..KEY_HEX]))
         .expect("a cut node name and hexadecimal digits are a DNS label")
@@ -37,9 +46,14 @@ mod tests {
         assert_eq!(run.as_str(), "19700101-000000-3f9a");
         let long = NodeId::new(format!("{}-{}", "a".repeat(51), "b".repeat(11))).unwrap();
         let digest = Digest("d".to_owned());
-        let key = idempotency_key(&run, &long, &digest);
-        assert_eq!(key, idempotency_key(&run, &long, &digest));
+        let key = idempotency_key(&run, &long, &digest, 0);
+        assert_eq!(key, idempotency_key(&run, &long, &digest, 0));
         assert!(key.as_str().len() <= MAX_LABEL && !key.as_str().contains("--"), "{key}");
-        assert_ne!(key, idempotency_key(&run, &long, &Digest("e".to_owned())));
+        assert_ne!(key, idempotency_key(&run, &long, &Digest("e".to_owned()), 0));
+        let generations = [0, 1, 2].map(|generation| idempotency_key(&run, &long, &digest, generation));
+        assert!(generations[0] != generations[1] && generations[1] != generations[2]);
+        // Outside things made by earlier versions are named so.
+        let backup = NodeId::new("backup").unwrap();
+        assert_eq!(idempotency_key(&run, &backup, &digest, 0).as_str(), "backup-2b8d48cf48");
     }
 }

@@ -110,6 +110,11 @@ impl Outlook<'_> {
             }
             Phase::New if record.attempts > 0 => (Action::Rerun, because("its earlier result doesn't hold")),
             Phase::New | Phase::Skipped => (Action::Start, None),
+            // Whatever it began may be at work outside, under its own config.
+            Phase::Open if !same => (
+                Action::Observe,
+                because("its last attempt was begun with another config or step, and has no known end"),
+            ),
             _ if !same && !repeatable => (
                 Action::Ask,
                 because(

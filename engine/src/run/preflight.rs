@@ -86,7 +86,8 @@ impl Preflight<'_> {
             EventSink::discard(),
             None,
         );
-        let key = idempotency_key(self.run, &node.id, &resolved.digest);
+        let generation = self.facts.nodes.get(&node.id).map_or(0, |record| record.generation);
+        let key = idempotency_key(self.run, &node.id, &resolved.digest, generation);
         let ctx = StepContext::new(
             self.run.clone(),
             node.id.clone(),

@@ -37,6 +37,8 @@ pub(crate) struct NodeRecord {
     /// Stopped on request where it stands.
     pub stopped: bool,
     pub attempts: u32,
+    /// How often its effect was to be made again. A retry and a resume stay in theirs.
+    pub generation: u32,
     pub key: Option<IdempotencyKey>,
     pub digest: Option<Digest>,
     pub step: Option<String>,
@@ -163,10 +165,11 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
 
 fn apply_to(record: &mut NodeRecord, fact: &Fact) {
     match fact {
-        Fact::Started { attempt, key, digest, step, step_version, config, .. } => {
+        Fact::Started { attempt, key, digest, step, step_version, config, generation, .. } => {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
+            record.generation = *generation;
             record.key = Some(key.clone());
             record.digest = Some(digest.clone());
             record.step = Some(step.clone());
@@ -215,8 +218,9 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.evidence = None;
             record.reason = Some(reason.clone());
         }
-        Fact::Reset { .. } => {
+        Fact::Reset { again, .. } => {
             record.begin();
+            record.generation += u32::from(*again);
             record.phase = Phase::New;
             record.outputs = None;
             record.evidence = None;

@@ -50,6 +50,9 @@ pub(crate) enum Fact {
         step: String,
         step_version: String,
         config: Value,
+        /// How often the node was begun anew before, because its effect was to be made again.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        generation: u32,
     },
     /// The effect is there, and not yet verified. `observed`: found, not made by this attempt.
     Applied { node: NodeId, outputs: Value, observed: bool },
@@ -65,10 +68,21 @@ pub(crate) enum Fact {
     Skipped { node: NodeId, reason: String },
     /// Verified again by a later process.
     Reused { node: NodeId, evidence: Evidence },
-    /// What is known of the node no longer counts.
-    Reset { node: NodeId, reason: String },
+    /// What is known of the node no longer counts. `again`: its effect, or what may be left of it, is
+    /// to be made again, so a new generation begins and with it a new key.
+    Reset {
+        node: NodeId,
+        reason: String,
+        #[serde(default)]
+        again: bool,
+    },
     /// The process ended with the run.
     Ended { state: RunState },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A fact and when it happened.

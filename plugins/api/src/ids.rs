@@ -90,7 +90,8 @@ id!(
     "node name"
 );
 id!(
-    /// Deterministic in (run, node, config digest). Steps use it as the name of the outside thing
+    /// Deterministic in (run, node, config digest, generation); a generation ends when the effect is to
+    /// be made again: by `--rerun`, after a change, or because it no longer holds. Steps use it as the name of the outside thing
     /// they make (a Velero Backup, a Job), so that a repeated attempt finds what the first made.
     /// A valid DNS label: lowercase letters, digits, `-`, at most 63 characters.
     IdempotencyKey,

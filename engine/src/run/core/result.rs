@@ -18,6 +18,7 @@ impl Core {
         }
         match result {
             Err(error) => self.failed_call(at, CallKind::Observe, error),
+            Ok(observation) if self.cells[at].superseded => self.observed_superseded(at, observation),
             Ok(Observation::Done { outputs }) => self.effect_is_there(at, outputs, true),
             // Its intent stands; nothing more is begun.
             Ok(_) if self.draining => self.interrupted(at),
@@ -33,6 +34,28 @@ impl Core {
                 let message = format!("can't tell whether an earlier attempt took effect: {reason}");
                 self.ask_person(at, &message, None);
             }
+        }
+    }
+
+    /// What has been begun with another config must not go unnoticed beside what is begun now.
+    fn observed_superseded(&mut self, at: usize, observation: Observation) {
+        const CHANGED: &str = "its config or its step has changed";
+        match observation {
+            Observation::Absent if self.draining => self.interrupted(at),
+            Observation::Absent => {
+                self.cells[at].superseded = false;
+                self.reset(at, CHANGED, false);
+                self.apply(at);
+            }
+            Observation::Running { handle } => {
+                let message = format!("{CHANGED} while an earlier attempt is at work outside: `{handle}`");
+                self.ask_about_change(at, &message);
+            }
+            Observation::Done { .. } => {
+                let message = format!("{CHANGED}, and an earlier attempt has had its effect since");
+                self.ask_about_change(at, &message);
+            }
+            Observation::Unknown { reason } => self.unclear(at, &reason),
         }
     }
 
@@ -90,7 +113,7 @@ impl Core {
                 if self.draining {
                     return self.interrupted(at);
                 }
-                self.reset(at, &message);
+                self.reset(at, &message, true);
                 self.apply(at);
             }
             (false, false) => {
@@ -124,6 +147,11 @@ impl Core {
         self.cells[at].tries += 1;
         let random = (self.random)();
         match retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random) {
+            None if kind == CallKind::Observe && self.cells[at].superseded => {
+                let causes = error.causes.iter().map(|cause| format!(": {cause}"));
+                let why = std::iter::once(error.message.clone()).chain(causes).collect::<String>();
+                self.unclear(at, &why);
+            }
             None => self.fail(at, error, None, false),
             Some(delay) => {
                 let node = self.id(at);
