@@ -16,6 +16,7 @@ mod say;
 mod shipped;
 mod signals;
 mod table;
+mod telemetry;
 mod watch;
 
 use std::process::ExitCode;

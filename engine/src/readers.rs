@@ -70,8 +70,9 @@ impl Engine {
         // Looked for first: what a process stores before it ends is then read below.
         let alive = holder(&self.state_dir()).is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = store.facts(&run.id).await?;
+        let state = RunFacts::fold(facts.iter().cloned());
+        let alive = alive && state.ended.is_none();
         if let Some(node) = &request.node {
-            let state = RunFacts::fold(facts.iter().cloned());
             let nodes = &state.definition.as_ref().unwrap_or(&run.definition).nodes;
             if !nodes.iter().any(|outline| outline.node == *node) && !state.nodes.contains_key(node) {
                 return Err(RunError::unknown_node(node, nodes.iter().map(|outline| &outline.node)));

@@ -332,6 +332,61 @@ with = { cluster = "${env.source.cluster}", namespaces = [] }
 }
 
 #[test]
+fn parameters_from_a_file() {
+    let workflow = r#"schema = 1
+name = "w"
+
+[params.namespaces]
+type = "list"
+
+[params.limit]
+type = "integer"
+
+[params.password]
+type = "string"
+sensitive = true
+
+[nodes.a]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}" }
+"#;
+    let file =
+        Source::new("params.toml", "namespaces = \"shop\"\nlimt = 3\npassword = \"hunter2\"\nlimit = 1.5\n");
+    let mut params = Params::new();
+    params.read(&file).unwrap();
+    let (workflow, environment) =
+        (Source::new("w.toml", workflow), Source::new("migration.toml", ENVIRONMENT));
+    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
+    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
+    insta::assert_snapshot!(text);
+    let broken = Source::new("params.toml", "a = \nb = 1\nb = 2\n");
+    insta::assert_snapshot!(render(&Params::new().read(&broken).unwrap_err()));
+}
+
+#[test]
+fn several_mistakes_in_one_node_and_in_what_it_refers_to() {
+    insta::assert_snapshot!(wrong(
+        r#"[pools]
+writes = 0
+reads = 8
+
+[nodes.first]
+step = "velero.backup"
+pool = "red"
+timeout = "90"
+retry = { atempts = 3, max_backoff = "1 hour" }
+needs = "second"
+with = { cluster = "${nodes.second.place.context}", namespaces = ["${nodes.second.objects}"], order = "${nodes.second.backup}", rename-images = [{ from = "${nodes.second.backups}", to = 3 }] }
+
+[nodes.second]
+step = "velero.backup"
+when = "nodes.first.objects"
+with = { cluster = { context = "x" }, namespaces = ["a"], scratch = "${env.source}" }
+"#
+    ));
+}
+
+#[test]
 fn the_form_of_the_files() {
     insta::assert_snapshot!(wrong_in("schema = 2\nnodes = 3\nnode = {}\n", "[source]\na = 1\n", &[]));
     insta::assert_snapshot!(wrong_in(

@@ -151,7 +151,7 @@ async fn going_on_from_a_node_runs_it_and_all_downstream_and_reuses_the_rest() {
     assert_eq!(applied, ["apply b", "apply c"]);
     let unknown =
         resume(&project, ResumeRequest { from: vec![node("bb")], ..ResumeRequest::default() }).await;
-    assert_eq!(unknown.unwrap_err().to_string(), "the workflow has no node `bb`; did you mean `b`?");
+    assert_eq!(unknown.unwrap_err().to_string(), "the workflow has no node `bb`");
 }
 
 #[tokio::test]
@@ -213,5 +213,5 @@ async fn the_history_of_a_node_is_told_in_order_and_can_be_followed() {
     assert!(!types(&warnings).contains(&"log".to_owned()) && !warnings.is_empty());
     let gone = HistoryRequest { node: Some(node("bx")), ..HistoryRequest::default() };
     let error = reader.history(&gone).await.unwrap_err();
-    assert_eq!(error.to_string(), "the workflow has no node `bx`; did you mean `b`?");
+    assert_eq!(error.to_string(), "the workflow has no node `bx`");
 }
