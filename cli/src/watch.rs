@@ -51,6 +51,11 @@ fn show(board: &mut Board, event: Event) {
             board.say(&format!("{verb} run {} of {workflow}: {} nodes", event.run, nodes.len()));
         }
         EventKind::NodePlanned { node, plan, .. } => board.say_of(&node, &format!("plan: {}", plan.summary)),
+        EventKind::NodeExpanded { node, items, added, removed } => {
+            board.say_of(&node, &expanded(items, &added, &removed));
+        }
+        EventKind::NodeItemsDone { items: 0, .. } => {}
+        EventKind::NodeItemsDone { node, items } => board.say_of(&node, &format!("all {items} items done")),
         EventKind::NodeStarted { node, step, attempt } => {
             board.start(&node, &step);
             if attempt > 1 {
@@ -91,6 +96,24 @@ fn show(board: &mut Board, event: Event) {
             ));
         }
     }
+}
+
+fn expanded(items: usize, added: &[String], removed: &[String]) -> String {
+    let mut text = match items {
+        0 => "its list is empty: nothing to do".to_owned(),
+        1 => "1 item".to_owned(),
+        _ => format!("{items} items"),
+    };
+    if !added.is_empty() {
+        text.push_str(&format!("; new: {}", render::some(added)));
+    }
+    if !removed.is_empty() {
+        text.push_str(&format!(
+            "; warning: no longer in the list, left as they are: {}",
+            render::some(removed)
+        ));
+    }
+    text
 }
 
 fn proof(evidence: &Evidence) -> String {

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, LogLevel, NodeId, RunId, Step, StepInfo, VerifyDepth};
 use serde_json::Map;
 
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState};
 use crate::resume::{AGAIN, TakenUp, without};
-use crate::run::Holder;
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Session};
 use crate::run::key::run_id;
@@ -21,7 +21,8 @@ use crate::run::state::RunFacts;
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::fact::{Definition, Place, RunRecord};
-use crate::store::{SqliteStore, Store, StoreError};
+use crate::store::holder::Holder;
+use crate::store::{AcquireError, SqliteStore, Store, StoreError};
 use crate::workflow::{
     Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
 };
@@ -213,7 +214,7 @@ impl Engine {
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
     pub async fn plan(&self, checked: &Checked, cancel: &CancellationToken) -> PlanReport {
-        let run = run_id(Timestamp::now(), rand::random());
+        let run = run_id(ambient::now(), ambient::random_tag());
         self.preflight(&run, checked, &RunFacts::default(), cancel).await
     }
 
@@ -227,10 +228,22 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let started_at = Timestamp::now();
-        let id = run_id(started_at, rand::random());
-        let _lock = self.lock(&id).await?;
-        let store = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let started_at = ambient::now();
+        let id = run_id(started_at, ambient::random_tag());
+        let (store, _lock) = self.hold(&id).await?;
+        self.begin(store, id, started_at, checked, events, shutdown).await
+    }
+
+    /// Begins a run in `store`, whose only writer this process is.
+    pub(crate) async fn begin(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        started_at: Timestamp,
+        checked: &Checked,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let facts = RunFacts::default();
         self.admit(&id, checked, &facts, false, &events, shutdown).await?;
         let definition = definition(&self.project_dir, checked);
@@ -250,10 +263,22 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         // Found first without the lock, so that the lock can say which run it is for.
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&store, request.run.as_ref()).await?.id;
-        let _lock = self.lock(&id).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let Some(reader) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&*reader, request.run.as_ref()).await?.id;
+        reader.close().await;
+        let (store, _lock) = self.hold(&id).await?;
+        self.take_up(store, id, request, events, shutdown).await
+    }
+
+    /// Goes on with run `id` in `store`, whose only writer this process is.
+    pub(crate) async fn take_up(
+        &self,
+        store: Arc<dyn Store>,
+        id: RunId,
+        request: ResumeRequest,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
         let run = find(&*store, Some(&id)).await?;
         let facts = RunFacts::fold(store.facts(&id).await?);
         if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
@@ -267,7 +292,7 @@ impl Engine {
         self.admit(&id, &checked, &without(&facts, &changed), true, &events, shutdown).await?;
         for node in again {
             let kind = EventKind::NodeLog { node, level: LogLevel::Info, message: AGAIN.to_owned() };
-            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: id.clone(), kind });
+            events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: id.clone(), kind });
         }
         store.append(&id, &batch).await?;
         self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
@@ -285,7 +310,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, request.run.as_ref()).await?;
+        let run = find(&*store, request.run.as_ref()).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let cancel = CancellationToken::new();
         let verifier = Verifier {
@@ -311,8 +336,21 @@ impl Engine {
         self.project_dir.join(STATE_DIR)
     }
 
-    pub(crate) async fn existing_store(&self) -> Result<Option<SqliteStore>, StoreError> {
-        SqliteStore::open_existing(&self.state_dir().join(STATE_FILE)).await
+    /// The store as a reader has it: it is not changed, and nobody is kept from anything.
+    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
+        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
+        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    }
+
+    /// Takes the project for `run`: the lock of this machine, then the right to write.
+    pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
+        let lock = self.lock(run).await?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        match store.acquire(&Holder::here(run)).await {
+            Ok(()) => Ok((store, lock)),
+            Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
+            Err(AcquireError::Store(error)) => Err(error.into()),
+        }
     }
 
     async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
@@ -367,7 +405,7 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<(), RunError> {
         let emit = |kind| {
-            events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: run.clone(), kind });
+            events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: run.clone(), kind });
         };
         let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
         emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
@@ -406,7 +444,7 @@ impl Engine {
             places,
             shutdown: shutdown.subscribe(),
         };
-        let random = Box::new(rand::random::<f64>);
+        let random = Box::new(ambient::random);
         let core =
             Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
         let result = Dispatcher::new(session, core).work().await;
@@ -432,6 +470,7 @@ pub(crate) fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         node: node.clone(),
         step: step.to_owned(),
         needs: workflow.dependencies[node].iter().cloned().collect(),
+        for_each: workflow.node(node).is_some_and(|node| node.for_each.is_some()),
     };
     let params = checked.params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
     Definition {

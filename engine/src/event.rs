@@ -57,6 +57,27 @@ pub enum EventKind {
         /// What it would do.
         plan: StepPlan,
     },
+    /// The list of a node with `for_each` is known, durably. What follows is about its items, each
+    /// under a name of its own: `copy[shop]`.
+    NodeExpanded {
+        /// The node.
+        node: NodeId,
+        /// Number of its items. With none, the node is done with nothing.
+        items: usize,
+        /// Keys that an earlier list of this run did not have.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        added: Vec<String>,
+        /// Keys that only an earlier list of this run had. What they did is left as it is.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<String>,
+    },
+    /// Every item of the node is done, and who waits for it may go on.
+    NodeItemsDone {
+        /// The node.
+        node: NodeId,
+        /// Number of its items.
+        items: usize,
+    },
     /// An attempt begins; its intent is durable.
     NodeStarted {
         /// The node.
@@ -159,6 +180,8 @@ impl EventKind {
         match self {
             Self::RunStarted { .. } | Self::RunFinished { .. } => None,
             Self::NodePlanned { node, .. }
+            | Self::NodeExpanded { node, .. }
+            | Self::NodeItemsDone { node, .. }
             | Self::NodeStarted { node, .. }
             | Self::NodeProgress { node, .. }
             | Self::NodeLog { node, .. }

@@ -73,6 +73,11 @@ pub enum HistoryKind {
         /// The line.
         message: String,
     },
+    /// The list of a node with `for_each` became known.
+    Expanded {
+        /// How many items it has.
+        items: usize,
+    },
     /// An attempt began.
     Started {
         /// From 1.
@@ -155,6 +160,7 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
     let (node, kind) = match &stamped.fact {
         Fact::Resumed { .. } => (None, HistoryKind::Resumed),
         Fact::Ended { state } => (None, HistoryKind::Ended { state: *state }),
+        Fact::Expanded { node, items } => (Some(node), HistoryKind::Expanded { items: items.len() }),
         Fact::Started { node, attempt, step, .. } => {
             (Some(node), HistoryKind::Started { attempt: *attempt, step: step.clone() })
         }

@@ -5,6 +5,7 @@
 //! `run` (a pure core that turns facts and events into commands, and the tasks around it).
 //! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
 
+mod ambient;
 mod engine;
 mod event;
 mod history;
@@ -24,10 +25,10 @@ pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_c
 pub use history::{HISTORY_VERSION, History, HistoryEntry, HistoryKind, HistoryMark, HistoryRequest};
 pub use outlook::{Action, NodeOutlook, ResumePlan};
 pub use report::{
-    Changes, FieldChange, NodeChange, NodePlan, NodeReport, NodeState, PlanReport, REPORT_VERSION, RunReport,
-    RunState, RunStatus, RunSummary,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
+    REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
 };
-pub use run::Holder;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
+pub use store::holder::{Holder, Pulse};
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source, nearest};

@@ -4,7 +4,7 @@ use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPla
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Changes, FieldChange, RunState};
-use crate::run::Holder;
+use crate::store::holder::Holder;
 
 /// What would become of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

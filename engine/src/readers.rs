@@ -7,7 +7,6 @@ use crate::history::{History, HistoryRequest, story};
 use crate::report::{RunReport, RunStatus, RunSummary};
 use crate::run::lock::holder;
 use crate::run::state::RunFacts;
-use crate::store::Store;
 use crate::workflow::{Diagnostics, Source};
 
 /// Log lines read at once: a few megabytes.
@@ -33,7 +32,7 @@ impl Engine {
     /// When there is no such run or the store can't be read.
     pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, run).await?;
+        let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -66,7 +65,7 @@ impl Engine {
     /// When there is no such run or node, or the store can't be read.
     pub async fn history(&self, request: &HistoryRequest) -> Result<History, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, request.run.as_ref()).await?;
+        let run = find(&*store, request.run.as_ref()).await?;
         // Looked for first: what a process stores before it ends is then read below.
         let alive = holder(&self.state_dir()).is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = store.facts(&run.id).await?;

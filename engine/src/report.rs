@@ -5,7 +5,7 @@ use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPla
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::run::Holder;
+use crate::store::holder::Holder;
 
 /// Version of the JSON forms in this file.
 pub const REPORT_VERSION: u32 = 1;
@@ -51,6 +51,53 @@ pub enum NodeState {
     Failed,
     /// Can't run: something that it needs has failed.
     Blocked,
+    /// No longer in the workflow, or in the list that it was an item of; what it did is left.
+    Removed,
+}
+
+/// How the items of a node with `for_each` stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ItemCounts {
+    /// All of them.
+    pub total: usize,
+    /// Finished, reused or skipped.
+    pub done: usize,
+    /// Failed.
+    pub failed: usize,
+    /// At work, or stopped in the middle.
+    pub begun: usize,
+}
+
+impl ItemCounts {
+    pub(crate) fn of(items: &[NodeReport]) -> Self {
+        let count = |is: &dyn Fn(NodeState) -> bool| items.iter().filter(|item| is(item.state)).count();
+        Self {
+            total: items.len(),
+            done: count(&NodeState::is_done),
+            failed: count(&|state| state == NodeState::Failed),
+            begun: count(&|state| matches!(state, NodeState::Running | NodeState::Interrupted)),
+        }
+    }
+
+    /// How the node stands as a whole.
+    pub(crate) fn state(self, blocked: bool, alive: bool) -> NodeState {
+        match self {
+            Self { failed: 1.., .. } => NodeState::Failed,
+            Self { total, done, .. } if done == total => NodeState::Finished,
+            _ if blocked => NodeState::Blocked,
+            Self { begun: 0, done: 0, .. } => NodeState::Pending,
+            _ if alive => NodeState::Running,
+            _ => NodeState::Interrupted,
+        }
+    }
+}
+
+impl NodeState {
+    /// Whether nodes that wait for it may go on.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Finished | Self::Reused | Self::Skipped)
+    }
 }
 
 /// One node of a [`RunReport`].
@@ -61,8 +108,11 @@ pub struct NodeReport {
     pub node: NodeId,
     /// Its step.
     pub step: String,
-    /// How it stands.
+    /// How it stands; of a node with `for_each`, how its items stand together.
     pub state: NodeState,
+    /// How many of its items are how far. They follow it in the report, each by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
     /// Attempts over all processes of the run.
     pub attempts: u32,
     /// Time of all its attempts in milliseconds, verification included.
@@ -98,7 +148,7 @@ pub struct RunReport {
     /// When it last ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// In an order in which they may run.
+    /// In an order in which they may run; items after their node, what was removed at the end.
     pub nodes: Vec<NodeReport>,
 }
 
@@ -153,12 +203,27 @@ pub struct NodePlan {
     /// Its condition, where that is only known during the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
-    /// What the step says.
+    /// The list that it goes through; its items follow as plans of their own, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<ListPlan>,
+    /// What the step says; of a list that is not known yet, about an item of which nothing is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<StepPlan>,
     /// Why the step couldn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorRecord>,
+}
+
+/// What is known of the list of a node with `for_each`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ListPlan {
+    /// Number of its items; absent where it is only known during the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<usize>,
+    /// The outputs that it is made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
 }
 
 impl NodePlan {
@@ -192,7 +257,7 @@ impl PlanReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FieldChange {
-    /// `with.images[0].from`, or `step`, or `step version`.
+    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`.
     pub field: String,
     /// As it was; absent if it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,7 +273,7 @@ pub struct FieldChange {
 pub struct NodeChange {
     /// The node.
     pub node: NodeId,
-    /// Whether it is no longer in the workflow.
+    /// Whether it is no longer in the workflow, or in the list that it was an item of.
     pub removed: bool,
     /// Exactly what differs.
     pub fields: Vec<FieldChange>,

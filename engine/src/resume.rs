@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, VerifyDepth};
 
+use crate::ambient;
 use crate::engine::{Engine, ResumeRequest, RunError, definition, find};
 use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
@@ -55,11 +56,11 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<ResumePlan, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&store, request.run.as_ref()).await?;
+        let run = find(&*store, request.run.as_ref()).await?;
         let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let state = facts.report(&run, holder.is_some()).state;
-        let taken = self.ready(&store, &run, facts, request).await?;
+        let taken = self.ready(&*store, &run, facts, request).await?;
         let asked = taken.again.iter().cloned().collect();
         let mut verified = BTreeMap::new();
         let outlook = |verified: &BTreeMap<_, _>| {
@@ -81,9 +82,13 @@ impl Engine {
             .filter(|node| node.action == Action::Rerun)
             .for_each(|node| clear(&mut preview, &node.node));
         let plans = self.preflight(&run.id, &taken.checked, &preview, cancel).await;
-        for (node, plan) in nodes.iter_mut().zip(plans.nodes) {
-            node.plan = plan.plan;
-            node.error = plan.error.or_else(|| unseen.remove(&node.node));
+        let mut plans: BTreeMap<NodeId, _> =
+            plans.nodes.into_iter().map(|plan| (plan.node.clone(), plan)).collect();
+        for node in &mut nodes {
+            let plan = plans.remove(&node.node);
+            let (plan, error) = plan.map_or((None, None), |plan| (plan.plan, plan.error));
+            node.plan = plan;
+            node.error = error.or_else(|| unseen.remove(&node.node));
         }
         let (version, changes) = (REPORT_VERSION, taken.changed);
         Ok(ResumePlan { version, run: run.id, workflow: run.workflow, state, holder, changes, nodes })
@@ -135,25 +140,41 @@ impl Engine {
         request: &ResumeRequest,
     ) -> Result<Vec<NodeId>, RunError> {
         let workflow = &checked.workflow;
-        let named = || request.rerun.iter().chain(&request.from);
-        if let Some(unknown) = named().find(|node| workflow.node(node).is_none()) {
-            return Err(RunError::unknown_node(unknown, workflow.nodes.iter().map(|node| &node.id)));
+        let mut again: BTreeSet<NodeId> = BTreeSet::new();
+        for named in request.rerun.iter().chain(&request.from) {
+            again.extend(with_items(named, checked, facts)?);
         }
-        let mut again: BTreeSet<NodeId> = named().cloned().collect();
         let tried = |id: &NodeId| facts.nodes.get(id).is_some_and(|record| record.attempts > 0);
         let mut unrepeatable = Vec::new();
-        for after in request.from.iter().flat_map(|from| downstream(from, workflow)) {
-            let Some(node) = workflow.node(&after).filter(|node| tried(&node.id)) else { continue };
-            let described = self.catalog.get(&node.step);
+        for after in request.from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
+            let described = workflow.node(&after).and_then(|node| self.catalog.get(&node.step));
             let repeatable = described.is_some_and(|d| d.info.idempotency != Idempotency::None);
-            if again.insert(after.clone()) && !repeatable {
-                unrepeatable.push(after);
+            for id in with_items(&after, checked, facts)?.into_iter().filter(tried) {
+                if again.insert(id.clone()) && !repeatable {
+                    unrepeatable.push(id);
+                }
             }
         }
         if !unrepeatable.is_empty() {
             return Err(RunError::NotRepeatable { nodes: unrepeatable });
         }
-        Ok(workflow.nodes.iter().map(|node| &node.id).filter(|id| again.contains(*id)).cloned().collect())
+        Ok(again.into_iter().collect())
+    }
+}
+
+/// The node, or all its items where it has some.
+fn with_items(id: &NodeId, checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let node = checked.workflow.node(&id.whole());
+    let has_items = node.is_some_and(|node| node.for_each.is_some());
+    let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+    match (node, id.key()) {
+        (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => Ok(vec![id.clone()]),
+        (Some(_), None) if has_items && !items.is_empty() => Ok(items),
+        (Some(_), None) => Ok(vec![id.clone()]),
+        _ => {
+            let nodes = checked.workflow.nodes.iter().map(|node| &node.id);
+            Err(RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some()))))
+        }
     }
 }
 
@@ -180,7 +201,7 @@ fn reset(
     facts: &mut RunFacts,
     places: &mut BTreeMap<NodeId, Place>,
 ) -> Batch {
-    let at = Timestamp::now();
+    let at = ambient::now();
     let mut batch = Batch::default();
     let resumed = Fact::Resumed { definition: Box::new(definition) };
     facts.apply(&resumed, at);

@@ -275,9 +275,91 @@ with = { cluster = "${env.source.cluster}", namespaces = [] }
 [nodes.d]
 step = "velero.backup"
 when = "nodes.a.objcts > 0"
-for_each = "${nodes.a.images}"
 on_failure = "undo"
 with = { cluster = "${env.source.cluster}", namespaces = [] }
+"#
+    ));
+}
+
+#[test]
+fn lists() {
+    insta::assert_snapshot!(wrong(
+        r#"[params.namespaces]
+type = "list"
+default = ["shop", "files", "shop"]
+
+[params.tables]
+type = "list"
+default = [{ name = "a" }, { nam = "b" }]
+
+[nodes.plain]
+step = "velero.backup"
+key = "${each.value}"
+max_parallel = 2
+with = { cluster = "${env.source.cluster}", namespaces = ["${each.value}"] }
+
+[nodes.twice]
+step = "velero.backup"
+for_each = "${params.namespaces}"
+max_parallel = 0
+with = { cluster = "${env.source.cluster}", namespaces = ["${each.valeu}", "${each.key.x}"] }
+
+[nodes.text]
+step = "velero.backup"
+for_each = "shop"
+key = "${each.index}-${params.namespaces}"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.keyless]
+step = "velero.backup"
+for_each = "${params.tables}"
+key = "${each.value.name}"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.fields]
+step = "velero.backup"
+for_each = "${params.tables}"
+with = { cluster = "${env.source.cluster}", namespaces = ["${each.value.name}"], count = "${each.value.name}" }
+
+[nodes.late]
+step = "velero.backup"
+for_each = "${nodes.text[*].place}"
+with = { cluster = "${each.value}", namespaces = "${each.value.contxt}", count = "${each.key}" }
+
+[nodes.itself]
+step = "velero.backup"
+for_each = ["${each.value}", "${nodes.late[*].objects}"]
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.number]
+step = "velero.backup"
+for_each = "${nodes.plain.objects}"
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+"#
+    ));
+}
+
+#[test]
+fn references_to_lists() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.copy]
+step = "velero.backup"
+for_each = ["shop", "files"]
+with = { cluster = "${env.source.cluster}", namespaces = ["${each.value}"] }
+
+[nodes.late]
+step = "velero.backup"
+for_each = '${nodes.copy["shop"].images}'
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.wrong]
+step = "velero.backup"
+needs = ["copy[shop]"]
+with = { cluster = "${nodes.copy[*].place}", namespaces = "${nodes.copy.images}", count = '${nodes.copy["shp"].objects}', rename-images = [{ from = "${nodes.late.backup}", to = '${nodes.late["x"].bakcup}' }] }
+
+[nodes.plain]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${nodes.wrong[*].images}", count = "${nodes.copy[shop].objects}", order = "${nodes.copy}" }
 "#
     ));
 }

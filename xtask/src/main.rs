@@ -1,8 +1,10 @@
 //! The project's own commands. Depends on nothing, so that `cargo xtask` starts within seconds on
 //! a fresh machine; everything else is built by the command that needs it, once, in one profile.
 
+mod bench;
 mod cargo;
 mod rehearse;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -16,6 +18,13 @@ Usage: cargo xtask COMMAND
                     with real parts, and print the evidence. The first run builds the parts.
   test              Run everything: formatting, unit tests, the rehearsal, the end-to-end tests.
   test --quick      Only what needs no running sandbox.
+  simulate          Run the engine through 10,000 simulated worlds of crashes and errors.
+  simulate --seeds N [--from N]
+                    Through so many worlds.
+  simulate --seed N [--at OPERATION --trouble KIND]
+                    Through one, with its trace: what a failure prints.
+  bench             Say which benches there are.
+  bench NAME        Run one: what the product costs, as JSON (see docs/benchmarks.md).
   lint              clippy on all targets, warnings refused.
   sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
 ";
@@ -27,6 +36,9 @@ fn main() -> ExitCode {
         ["rehearse"] => rehearse::run(),
         ["test"] => test::everything(),
         ["test", "--quick"] => test::quick(),
+        ["simulate", rest @ ..] => simulate::run(rest),
+        ["bench"] => bench::list(),
+        ["bench", name, options @ ..] => bench::run(name, options),
         ["lint"] => test::lint(),
         ["sandbox", rest @ ..] => cargo::build().and_then(|()| cargo::sandbox(rest)),
         ["help" | "-h" | "--help"] => {

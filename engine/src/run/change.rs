@@ -1,52 +1,67 @@
 //! What is no longer as it was when nodes of a run began: exactly which field, from what to what.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use migrate_plugin_api::NodeId;
 use serde_json::Value;
 
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
+use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{Catalog, Checked, Ended, dotted, has_unknown};
+use crate::workflow::{Catalog, Checked, Each, Expansion, Item, Outcomes, dotted, has_unknown};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely.
 pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) -> Changes {
     let mut found = Changes::default();
-    let ended = |id: &NodeId| match facts.nodes.get(id) {
-        Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
-        _ => Ended::Open,
-    };
+    let ran: BTreeSet<NodeId> =
+        facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
+    let affects = |id: &NodeId| affected(&id.whole(), &checked.workflow, &ran);
+    let mut lists: BTreeMap<NodeId, Vec<Item>> = BTreeMap::new();
+    for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
+        let Expansion::Items(items) = checked.expand(node, facts) else { continue };
+        let fields = facts.lists.get(&node.id).map(|was| list_fields(was, &items)).unwrap_or_default();
+        if !fields.is_empty() && ran.contains(&node.id) {
+            let (node, affects) = (node.id.clone(), affects(&node.id));
+            found.nodes.push(NodeChange { node, removed: false, fields, affects });
+        }
+        lists.insert(node.id.clone(), items);
+    }
     for (id, record) in &facts.nodes {
         if !counts(record) || record.config.is_none() {
             continue;
         }
-        let Some(node) = checked.workflow.node(id) else {
-            found.nodes.push(NodeChange {
-                node: id.clone(),
-                removed: true,
-                fields: Vec::new(),
-                affects: Vec::new(),
-            });
+        let node = checked.workflow.node(&id.whole());
+        // A list that is not known yet says nothing about its items.
+        let items = lists.get(&id.whole());
+        let at = items.and_then(|items| items.iter().position(|item| id.key() == Some(&item.key)));
+        let is_there = |node: &&Node| match (id.key(), node.for_each.is_some()) {
+            (None, has_list) => !has_list,
+            (Some(_), has_list) => has_list && (items.is_none() || at.is_some()),
+        };
+        let Some(node) = node.filter(is_there) else {
+            let (fields, affects) = (Vec::new(), Vec::new());
+            found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, affects });
             continue;
         };
-        let fields = fields(record, node, checked, catalog, &ended);
+        let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
+        let fields = fields(record, node, checked, catalog, facts, each);
         if !fields.is_empty() {
-            let affects = affected(id, &checked.workflow, facts);
-            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects });
+            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects: affects(id) });
         }
     }
     found
 }
 
 /// What differs between the last attempt of a node and what it would be run with now.
-pub(crate) fn fields<'a>(
+pub(crate) fn fields(
     record: &NodeRecord,
     node: &Node,
-    checked: &'a Checked,
+    checked: &Checked,
     catalog: &Catalog,
-    ended: &dyn Fn(&NodeId) -> Ended<'a>,
+    outcomes: &dyn Outcomes,
+    each: Option<Each<'_>>,
 ) -> Vec<FieldChange> {
     let Some(was) = &record.config else { return Vec::new() };
     let mut fields = Vec::new();
@@ -55,10 +70,22 @@ pub(crate) fn fields<'a>(
     if fields.is_empty() {
         word("step version", record.step_version.as_deref(), version, &mut fields);
     }
-    if let Ok(now) = checked.config(node, ended) {
+    if let Ok(now) = checked.config(node, outcomes, each) {
         compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
     }
     fields
+}
+
+/// Items that are gone from a list or new in it.
+fn list_fields(was: &[Item], now: &[Item]) -> Vec<FieldChange> {
+    let (gone, new) = difference(was, now);
+    let value = |items: &[Item], key: &String| {
+        items.iter().find(|item| item.key == *key).map(|item| item.value.clone())
+    };
+    let field = |key: &String| format!("for_each[\"{key}\"]");
+    let gone = gone.iter().map(|key| FieldChange { field: field(key), was: value(was, key), now: None });
+    let new = new.iter().map(|key| FieldChange { field: field(key), was: None, now: value(now, key) });
+    gone.chain(new).collect()
 }
 
 fn counts(record: &NodeRecord) -> bool {
@@ -98,10 +125,10 @@ fn compare(path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>, fie
 }
 
 /// Everything downstream of `changed` that has run.
-fn affected(changed: &NodeId, workflow: &Workflow, facts: &RunFacts) -> Vec<NodeId> {
+fn affected(changed: &NodeId, workflow: &Workflow, ran: &BTreeSet<NodeId>) -> Vec<NodeId> {
     let seen = downstream(changed, workflow);
-    let ran = |id: &&NodeId| facts.nodes.get(*id).is_some_and(counts);
-    workflow.nodes.iter().map(|node| &node.id).filter(|id| seen.contains(*id)).filter(ran).cloned().collect()
+    let both = |id: &&NodeId| seen.contains(*id) && ran.contains(*id);
+    workflow.nodes.iter().map(|node| &node.id).filter(both).cloned().collect()
 }
 
 /// Everything that waits for `node`, directly or not.

@@ -6,8 +6,9 @@
 //!
 //! A node: waiting → (decided) → observing → applying → verifying → ended, with a wait before
 //! anything is tried again. An attempt whose end is not known is observed before `apply` is called.
-//! `result` holds what follows from the results of calls.
+//! `result` holds what follows from the results of calls, `fanout` the items of nodes with `for_each`.
 
+mod fanout;
 mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,16 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
 use super::key::idempotency_key;
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Ended, Resolved};
+use crate::workflow::{Catalog, Checked, Decision, Digest, Resolved};
 
 /// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
 pub(crate) const MAX_RUNNING: usize = 16;
@@ -41,6 +44,9 @@ enum Live {
 }
 
 struct Cell {
+    id: NodeId,
+    /// The item that it is for; `None` for a node as a whole.
+    seat: Option<Seat>,
     live: Live,
     resolved: Option<Resolved>,
     /// What is observed was begun with another config than it has now.
@@ -53,6 +59,25 @@ struct Cell {
     missing: usize,
 }
 
+impl Cell {
+    fn new(id: NodeId, missing: usize) -> Self {
+        let zero = Duration::ZERO;
+        let live = Live::Waiting;
+        Self {
+            id,
+            seat: None,
+            live,
+            resolved: None,
+            superseded: false,
+            tries: 0,
+            began: zero,
+            accounted: zero,
+            missing,
+        }
+    }
+}
+
+use fanout::{Fanout, Seat, quoted};
 pub(crate) use result::disproof;
 
 /// The state machine of one run.
@@ -62,9 +87,12 @@ pub(crate) struct Core {
     catalog: Arc<Catalog>,
     random: Box<dyn FnMut() -> f64 + Send>,
     facts: RunFacts,
+    /// The nodes of the workflow, then items as they begin.
     cells: Vec<Cell>,
+    fanout: Fanout,
     dependents: Vec<Vec<usize>>,
-    ready: BTreeSet<usize>,
+    /// What may begin, by pool: looking for the next one must not pass all those whose pool is full.
+    ready: BTreeMap<Option<String>, BTreeSet<usize>>,
     running: usize,
     pools: BTreeMap<String, usize>,
     stopping: bool,
@@ -90,18 +118,12 @@ impl Core {
         for (at, node) in workflow.nodes.iter().enumerate() {
             let needed = &workflow.dependencies[&node.id];
             needed.iter().for_each(|id| dependents[workflow.index[id]].push(at));
-            let zero = Duration::ZERO;
-            cells.push(Cell {
-                live: Live::Waiting,
-                resolved: None,
-                superseded: false,
-                tries: 0,
-                began: zero,
-                accounted: zero,
-                missing: needed.len(),
-            });
+            cells.push(Cell::new(node.id.clone(), needed.len()));
         }
-        let ready = (0..cells.len()).filter(|at| cells[*at].missing == 0).collect();
+        let mut ready: BTreeMap<Option<String>, BTreeSet<usize>> = BTreeMap::new();
+        for at in (0..cells.len()).filter(|at| cells[*at].missing == 0) {
+            ready.entry(workflow.nodes[at].pool.clone()).or_default().insert(at);
+        }
         Self {
             run,
             checked,
@@ -109,6 +131,7 @@ impl Core {
             random,
             facts,
             cells,
+            fanout: Fanout::default(),
             dependents,
             ready,
             running: 0,
@@ -151,21 +174,21 @@ impl Core {
     }
 
     fn on(&mut self, id: &NodeId, act: impl FnOnce(&mut Self, usize)) {
-        if let Some(at) = self.checked.workflow.index.get(id).copied() {
+        if let Some(at) = self.cell_of(id) {
             act(self, at);
         }
     }
 
     fn node(&self, at: usize) -> &Node {
-        &self.checked.workflow.nodes[at]
+        &self.checked.workflow.nodes[self.node_at(at)]
     }
 
     fn id(&self, at: usize) -> NodeId {
-        self.node(at).id.clone()
+        self.cells[at].id.clone()
     }
 
     fn record_of(&self, at: usize) -> NodeRecord {
-        self.facts.nodes.get(&self.node(at).id).cloned().unwrap_or_default()
+        self.facts.nodes.get(&self.cells[at].id).cloned().unwrap_or_default()
     }
 
     fn record(&mut self, fact: Fact) {
@@ -182,37 +205,37 @@ impl Core {
     fn start_ready(&mut self) {
         // Skipped nodes make others ready at once, so this goes on until nothing changes.
         while !self.stopping && !self.draining {
-            let next = self.ready.iter().copied().find(|at| self.has_room(*at));
-            let Some(at) = next.filter(|_| self.running < MAX_RUNNING) else { return };
-            self.ready.remove(&at);
+            if self.running >= MAX_RUNNING {
+                return;
+            }
+            let Some(at) = self.next_ready() else { return };
             self.begin(at);
         }
     }
 
-    fn has_room(&self, at: usize) -> bool {
-        let Some(pool) = &self.node(at).pool else { return true };
+    /// Takes the first node that may begin now.
+    fn next_ready(&mut self) -> Option<usize> {
+        let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
+        let at = open.filter_map(|(_, nodes)| nodes.first().copied()).min()?;
+        self.ready.get_mut(&self.checked.workflow.nodes[at].pool)?.remove(&at);
+        Some(at)
+    }
+
+    fn has_room(&self, pool: Option<&str>) -> bool {
+        let Some(pool) = pool else { return true };
         let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);
         self.pools.get(pool).copied().unwrap_or(0) < size
     }
 
     fn begin(&mut self, at: usize) {
-        let decision = {
-            let ended = |id: &NodeId| match self.facts.nodes.get(id) {
-                Some(record) if record.phase == Phase::Skipped => Ended::Skipped,
-                Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
-                _ => Ended::Open,
-            };
-            let checked: &Checked = &self.checked;
-            checked.decide(&self.catalog, &checked.workflow.nodes[at], &ended)
-        };
+        if self.is_list(at) {
+            return self.expand(at);
+        }
+        let item = self.each(at);
+        let decision = self.checked.decide(&self.catalog, self.node(at), &self.facts, Self::each_of(&item));
         (self.cells[at].began, self.cells[at].accounted) = (self.now, self.now);
-        let node = self.id(at);
         match decision {
-            Decision::Skip(reason) => {
-                self.record(Fact::Skipped { node: node.clone(), reason: reason.clone() });
-                self.emit(EventKind::NodeSkipped { node, reason });
-                self.done(at);
-            }
+            Decision::Skip(reason) => self.skip(at, reason),
             Decision::Refuse(why) => {
                 let error = error(ErrorClass::Permanent, why, None);
                 self.occupy(at);
@@ -223,6 +246,13 @@ impl Core {
                 self.take_up(at, resolved);
             }
         }
+    }
+
+    fn skip(&mut self, at: usize, reason: String) {
+        let node = self.id(at);
+        self.record(Fact::Skipped { node: node.clone(), reason: reason.clone() });
+        self.emit(EventKind::NodeSkipped { node, reason });
+        self.done(at);
     }
 
     fn occupy(&mut self, at: usize) {
@@ -238,6 +268,7 @@ impl Core {
         if let Some(pool) = self.node(at).pool.clone() {
             *self.pools.entry(pool).or_insert(1) -= 1;
         }
+        self.unseat(at);
     }
 
     /// Goes on with a node from what is durably known of it.
@@ -253,7 +284,17 @@ impl Core {
                 self.reset(at, "an earlier attempt was disproved", true);
                 self.apply(at);
             }
+            // It ran before its condition or a node that it refers to had it skipped.
+            Phase::Skipped if record.attempts > 0 && !self.is_idempotent(at) => {
+                self.ask_person(at, "it ran before it was skipped", None);
+            }
+            Phase::Skipped if record.attempts > 0 => {
+                self.reset(at, "it ran before it was skipped", false);
+                self.apply(at);
+            }
             Phase::New | Phase::Skipped => self.apply(at),
+            #[cfg(test)]
+            Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
             // Whatever it began may be at work outside, under its own key and config.
             Phase::Open => self.observe(at, !same),
             _ if !same && !self.is_idempotent(at) => {
@@ -290,14 +331,14 @@ impl Core {
 
     /// Fails the node because only a person may decide to do it again.
     fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
-        let (run, node) = (&self.run, &self.node(at).id);
+        let (run, node) = (&self.run, quoted(&self.cells[at].id));
         let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
     }
 
     /// Fails the node because it has changed while something that it began is there, or may be.
     fn ask_about_change(&mut self, at: usize, message: &str) {
-        let (run, node) = (&self.run, &self.node(at).id);
+        let (run, node) = (&self.run, quoted(&self.cells[at].id));
         let hint = format!(
             "to go on with it, take the change back and `migrate resume {run}`; to do it anew as the files \
              say now, end it yourself and `migrate resume {run} --rerun {node}`"
@@ -318,7 +359,7 @@ impl Core {
         let (node, step) = (self.id(at), self.node(at).step.clone());
         let NodeRecord { attempts, generation, .. } = self.record_of(at);
         let attempt = attempts + 1;
-        let key = idempotency_key(&self.run, &node, &resolved.digest, generation);
+        let key = self.key(&node, &resolved.digest, generation, attempt);
         self.record(Fact::Started {
             node: node.clone(),
             attempt,
@@ -333,6 +374,14 @@ impl Core {
         self.call(at, CallKind::Apply);
     }
 
+    fn key(&self, node: &NodeId, digest: &Digest, generation: u32, _attempt: u32) -> IdempotencyKey {
+        #[cfg(test)]
+        if flawed(Flaw::KeyOfAttempt) {
+            return idempotency_key(&self.run, node, &Digest(format!("{digest} {_attempt}")), generation);
+        }
+        idempotency_key(&self.run, node, digest, generation)
+    }
+
     fn call(&mut self, at: usize, kind: CallKind) {
         // Always with what the attempt was begun with; for all but a superseded one, that is what the
         // node has now.
@@ -341,7 +390,7 @@ impl Core {
         let node = self.node(at);
         let spent = self.now.saturating_sub(self.cells[at].began);
         let call = Call {
-            node: node.id.clone(),
+            node: self.id(at),
             step,
             kind,
             attempt: record.attempts,
@@ -361,10 +410,13 @@ impl Core {
 
     fn done(&mut self, at: usize) {
         self.cells[at].live = Live::Ended;
+        self.unseat(at);
+        self.item_done(at);
         for dependent in std::mem::take(&mut self.dependents[at]) {
             self.cells[dependent].missing -= 1;
             if self.cells[dependent].missing == 0 {
-                self.ready.insert(dependent);
+                let pool = self.node(dependent).pool.clone();
+                self.ready.entry(pool).or_default().insert(dependent);
             }
         }
     }
@@ -374,10 +426,12 @@ impl Core {
             return;
         }
         self.ended = true;
-        let record = |at: usize| self.facts.nodes.get(&self.node(at).id);
+        let record = |at: usize| self.facts.nodes.get(&self.cells[at].id);
         // A finished node that was not looked at again by this process does not count.
-        let is_done =
-            |at: usize| self.cells[at].live == Live::Ended && record(at).is_some_and(NodeRecord::is_done);
+        let is_done = |at: usize| {
+            self.cells[at].live == Live::Ended
+                && (self.is_known_list(at) || record(at).is_some_and(NodeRecord::is_done))
+        };
         let all_done = (0..self.cells.len()).all(is_done);
         let any_failed = (0..self.cells.len()).any(|at| record(at).is_some_and(|record| record.failed));
         let state = match () {

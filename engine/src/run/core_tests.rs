@@ -32,16 +32,16 @@ fn catalog() -> Catalog {
     BTreeMap::from([("s".to_owned(), Described { info, validator })])
 }
 
-struct Machine {
-    core: Core,
-    now: Duration,
-    facts: Vec<Fact>,
+pub(super) struct Machine {
+    pub(super) core: Core,
+    pub(super) now: Duration,
+    pub(super) facts: Vec<Fact>,
     calls: Vec<Call>,
-    end: Option<RunState>,
+    pub(super) end: Option<RunState>,
 }
 
 impl Machine {
-    fn new(nodes: &str, facts: Vec<Fact>) -> Self {
+    pub(super) fn new(nodes: &str, facts: Vec<Fact>) -> Self {
         let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
         let environment = Source::new("migration.toml", "schema = 1\n");
         let catalog = catalog();
@@ -58,7 +58,7 @@ impl Machine {
     }
 
     /// What the core wants done, in short.
-    fn step(&mut self, input: Input) -> Vec<String> {
+    pub(super) fn step(&mut self, input: Input) -> Vec<String> {
         let mut out = Vec::new();
         for command in self.core.step(input, self.now, Timestamp::UNIX_EPOCH) {
             match command {
@@ -82,21 +82,21 @@ impl Machine {
         out
     }
 
-    fn apply_ok(&mut self, node: &str) -> Vec<String> {
+    pub(super) fn apply_ok(&mut self, node: &str) -> Vec<String> {
         self.step(Input::Applied(id(node), Ok(json!({}))))
     }
 
-    fn verify(&mut self, node: &str, good: bool) -> Vec<String> {
+    pub(super) fn verify(&mut self, node: &str, good: bool) -> Vec<String> {
         let check = Check::equal("it", "rows", "1", if good { "1" } else { "0" });
         self.step(Input::Verified(id(node), Ok(Evidence::from_iter([check]))))
     }
 }
 
-fn id(node: &str) -> NodeId {
+pub(super) fn id(node: &str) -> NodeId {
     NodeId::new(node).unwrap()
 }
 
-fn failure(class: ErrorClass) -> ErrorRecord {
+pub(super) fn failure(class: ErrorClass) -> ErrorRecord {
     ErrorRecord { class, message: "no".to_owned(), causes: Vec::new(), hint: None }
 }
 

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepContext};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,6 +18,9 @@ use super::command::{Call, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
 use super::host::{Host, Message};
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
 use crate::shutdown::ShutdownLevel;
@@ -71,7 +73,7 @@ impl Dispatcher {
         Self {
             session,
             core,
-            started: Instant::now(),
+            started: ambient::instant(),
             tasks: JoinSet::new(),
             tokens: BTreeMap::new(),
             sender,
@@ -89,7 +91,7 @@ impl Dispatcher {
         self.ask(Input::Begin, &mut turn);
         loop {
             if let Some(state) = self.finish_turn(turn).await? {
-                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
                 return Ok(self.core);
             }
             turn = Turn::default();
@@ -105,7 +107,7 @@ impl Dispatcher {
         match (level, self.abort_at) {
             (ShutdownLevel::Kill, _) => return Next::Abort,
             (ShutdownLevel::Drain, None) => {
-                self.abort_at = Some(Instant::now() + DRAIN_GRACE);
+                self.abort_at = Some(ambient::instant() + DRAIN_GRACE);
                 self.tokens.values().for_each(CancellationToken::cancel);
                 self.ask(Input::Drain, turn);
                 return Next::Turn;
@@ -115,7 +117,7 @@ impl Dispatcher {
         let late = self.abort_at;
         let patience = async move {
             match late {
-                Some(at) => tokio::time::sleep_until(at).await,
+                Some(at) => ambient::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -165,8 +167,8 @@ impl Dispatcher {
     }
 
     fn ask(&mut self, input: Input, turn: &mut Turn) {
-        let at = Timestamp::now();
-        for command in self.core.step(input, self.started.elapsed(), at) {
+        let at = ambient::now();
+        for command in self.core.step(input, self.elapsed(), at) {
             match command {
                 Command::Record(fact) => turn.batch.facts.push(Stamped { at, fact }),
                 Command::Clear(node) => {
@@ -186,7 +188,13 @@ impl Dispatcher {
 
     /// Stores, then acknowledges and acts. `Some` when the run has ended.
     async fn finish_turn(&mut self, turn: Turn) -> Result<Option<RunState>, StoreError> {
-        if let Err(error) = self.session.store.append(&self.session.run, &turn.batch).await {
+        #[cfg(test)]
+        let turn = self.flawed_turn(turn);
+        let stored = self.session.store.append(&self.session.run, &turn.batch).await;
+        #[cfg(test)]
+        let stored =
+            stored.or_else(|error| if flawed(Flaw::StoreErrorIgnored) { Ok(()) } else { Err(error) });
+        if let Err(error) = stored {
             // Nothing may go on that can't be remembered.
             self.tasks.shutdown().await;
             return Err(error);
@@ -203,7 +211,7 @@ impl Dispatcher {
                 Command::Wake(node, delay) => {
                     let sender = self.sender.clone();
                     self.tasks.spawn(async move {
-                        tokio::time::sleep(delay).await;
+                        ambient::sleep(delay).await;
                         let _ = sender.send(Message::Input(Box::new(Input::Wake(node)))).await;
                     });
                 }
@@ -212,6 +220,22 @@ impl Dispatcher {
             }
         }
         Ok(ended)
+    }
+
+    /// The mistake that "stores, then acts" avoids.
+    #[cfg(test)]
+    fn flawed_turn(&mut self, mut turn: Turn) -> Turn {
+        if flawed(Flaw::EffectBeforeIntent) {
+            let (calls, rest) =
+                turn.act.into_iter().partition::<Vec<_>, _>(|command| matches!(command, Command::Call(_)));
+            turn.act = rest;
+            calls.into_iter().for_each(|command| {
+                if let Command::Call(call) = command {
+                    self.call(*call)
+                }
+            });
+        }
+        turn
     }
 
     fn call(&mut self, call: Call) {
@@ -250,7 +274,7 @@ impl Dispatcher {
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
     async fn abort(mut self) -> Result<Core, StoreError> {
         self.tasks.shutdown().await;
-        let at = Timestamp::now();
+        let at = ambient::now();
         let state = RunState::Interrupted;
         let fact = self.core.abort(at);
         let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
@@ -258,13 +282,17 @@ impl Dispatcher {
         for node in std::mem::take(&mut self.tokens).into_keys() {
             self.emit(EventKind::NodeInterrupted { node });
         }
-        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.started.elapsed()) });
+        self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
         Ok(self.core)
+    }
+
+    fn elapsed(&self) -> Duration {
+        ambient::instant() - self.started
     }
 
     fn emit(&self, kind: EventKind) {
         let run = self.session.run.clone();
-        self.session.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run, kind });
+        self.session.events.send(Event { version: EVENT_VERSION, at: ambient::now(), run, kind });
     }
 }
 

@@ -11,6 +11,7 @@ use migrate_plugin_api::{CancellationToken, ErrorRecord, Step, StepContext, Step
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Input};
+use crate::ambient;
 use crate::workflow::duration;
 
 /// Longest `plan` of one node: reads only, and a person waits for it.
@@ -54,12 +55,12 @@ pub(crate) async fn bounded<T>(
     work: impl Future<Output = Result<T, StepError>>,
 ) -> Result<T, ErrorRecord> {
     let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
-    let result = match tokio::time::timeout(limit, &mut work).await {
+    let result = match ambient::timeout(limit, &mut work).await {
         Ok(result) => result,
         Err(_) => {
             cancel.cancel();
             // What it says now counts only if it is done.
-            match tokio::time::timeout(LATE_GRACE, &mut work).await {
+            match ambient::timeout(LATE_GRACE, &mut work).await {
                 Ok(Ok(Ok(value))) => Ok(Ok(value)),
                 _ => Ok(Err(StepError::permanent(format!(
                     "timed out: `{what}` took longer than the node's time of {}",

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use migrate_plugin_api::{LogLevel, NodeId, Progress, RunId, Secret, SecretRef, StepError, StepHost};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::Input;
+use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::store::fact::LogLine;
 
@@ -55,7 +55,7 @@ impl Host {
     }
 
     fn emit(&self, kind: EventKind) {
-        self.events.send(Event { version: EVENT_VERSION, at: Timestamp::now(), run: self.run.clone(), kind });
+        self.events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: self.run.clone(), kind });
     }
 
     async fn store(&self, make: impl FnOnce(oneshot::Sender<()>) -> Message) -> Result<(), StepError> {
@@ -85,7 +85,7 @@ impl StepHost for Host {
             && self.lines.fetch_add(1, Ordering::Relaxed) < MAX_STORED_LINES
         {
             let line =
-                LogLine { at: Timestamp::now(), node: self.node.clone(), level, message: message.clone() };
+                LogLine { at: ambient::now(), node: self.node.clone(), level, message: message.clone() };
             // A full queue loses a stored line, never time.
             let _ = dispatcher.try_send(Message::Log(line));
         }

@@ -25,8 +25,8 @@ pub(crate) fn idempotency_key(
         0 => Digest::of(&json!([run, node, digest])),
         _ => Digest::of(&json!([run, node, digest, generation])),
     };
-    let stem = &node.as_str()[..node.as_str().len().min(MAX_LABEL - KEY_HEX - 1)];
-    IdempotencyKey::new(format!("{}-{}", stem.trim_end_matches('-'), &sum.0[..KEY_HEX]))
+    let stem = node.stem(MAX_LABEL - KEY_HEX - 1);
+    IdempotencyKey::new(format!("{stem}-{}", &sum.0[..KEY_HEX]))
         .expect("a cut node name and hexadecimal digits are a DNS label")
 }
 
@@ -55,5 +55,8 @@ mod tests {
         // Outside things made by earlier versions are named so.
         let backup = NodeId::new("backup").unwrap();
         assert_eq!(idempotency_key(&run, &backup, &digest, 0).as_str(), "backup-2b8d48cf48");
+        let item = |name: &str| idempotency_key(&run, &NodeId::new(name).unwrap(), &digest, 0);
+        assert!(item("copy[Shop.v1]").as_str().starts_with("copy-shop-v1-"), "{}", item("copy[Shop.v1]"));
+        assert_ne!(item("copy[a.b]"), item("copy[a-b]"), "items of one config are things of their own");
     }
 }

@@ -3,67 +3,13 @@
 //! Who holds it is written beside it, in `.migrate/holder.json`, replaced whole. That file may be
 //! stale and is only believed when the process it names is alive. Readers never touch the lock.
 
-use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use migrate_plugin_api::RunId;
-use serde::{Deserialize, Serialize};
 
-/// The process that holds the project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Holder {
-    /// Process ID; 0 when the holder could not be told.
-    pub pid: u32,
-    /// Its run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<RunId>,
-    /// Since when.
-    pub since: Timestamp,
-    /// When the process was started, in clock ticks since boot: tells it from a later one with
-    /// the same ID.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    process_start: Option<u64>,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.pid == 0 {
-            return f.write_str("a process that has not said who it is");
-        }
-        write!(f, "process {}", self.pid)?;
-        if let Some(run) = &self.run {
-            write!(f, ", run {run}")?;
-        }
-        write!(f, ", since {}", self.since)
-    }
-}
-
-impl Holder {
-    fn here(run: &RunId) -> Self {
-        let pid = std::process::id();
-        Self { pid, run: Some(run.clone()), since: Timestamp::now(), process_start: process_start(pid) }
-    }
-
-    /// Whether its process is alive. Where the system doesn't say, it is believed to be.
-    fn is_alive(&self) -> bool {
-        if !Path::new("/proc/self/stat").exists() {
-            return true;
-        }
-        let now = process_start(self.pid);
-        now.is_some() && (self.process_start.is_none() || now == self.process_start)
-    }
-}
-
-/// Field 22 of `/proc/PID/stat`; the second field, in brackets, can hold anything.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
-}
+use crate::store::holder::{Holder, Pulse};
 
 /// Held as long as it lives.
 #[derive(Debug)]
@@ -112,13 +58,13 @@ async fn wait_for_holder(state_dir: &Path) -> Holder {
         }
         tokio::time::sleep(HOLDER_PAUSE).await;
     }
-    Holder { pid: 0, run: None, since: Timestamp::now(), process_start: None }
+    Holder::unknown()
 }
 
 /// The living process that last took the lock. It may have given it back since.
 pub(crate) fn holder(state_dir: &Path) -> Option<Holder> {
     let text = std::fs::read(state_dir.join("holder.json")).ok()?;
-    serde_json::from_slice::<Holder>(&text).ok().filter(Holder::is_alive)
+    serde_json::from_slice::<Holder>(&text).ok().filter(|holder| holder.pulse() != Pulse::Dead)
 }
 
 impl Drop for RunLock {

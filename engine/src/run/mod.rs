@@ -12,15 +12,19 @@ pub(crate) mod command;
 pub(crate) mod core;
 #[cfg(test)]
 mod core_tests;
+#[cfg(all(test, target_os = "linux"))]
+mod crash_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
+#[cfg(test)]
+mod fanout_tests;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
 pub(crate) mod outlook;
 pub(crate) mod preflight;
 mod retry;
+#[cfg(test)]
+pub(crate) mod simulation;
 pub(crate) mod state;
 pub(crate) mod verify;
-
-pub use lock::Holder;

@@ -2,6 +2,7 @@
 //! [`Core`](super::core::Core) takes when it takes up a node, told before instead of taken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use migrate_plugin_api::{Evidence, Idempotency, NodeId};
 
@@ -10,7 +11,7 @@ use super::core::disproof;
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Ended, node_of};
+use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, node_of};
 
 /// What is looked at.
 pub(crate) struct Outlook<'a> {
@@ -25,111 +26,170 @@ pub(crate) struct Outlook<'a> {
 }
 
 impl Outlook<'_> {
-    /// Every node, in an order in which they may run.
+    /// Every node, in an order in which they may run; of a node with a list, every item.
     pub(crate) fn nodes(&self) -> Vec<NodeOutlook> {
+        // What is known at the moment when a node's turn comes: less than now, where a node that it
+        // waits for may come out differently.
+        let mut world = self.facts.clone();
         let mut open = BTreeSet::new();
         let mut nodes: Vec<NodeOutlook> = Vec::new();
         for node in &self.checked.workflow.nodes {
-            let outlook = self.node(node, &open, &nodes);
-            // What may come out differently from what is stored.
-            if !matches!(outlook.action, Action::Reuse | Action::Verify | Action::Skip) {
-                open.insert(node.id.clone());
+            let first = nodes.len();
+            match node.for_each {
+                None => nodes.push(self.unit(node, &node.id, None, &world, &open)),
+                Some(_) => self.items(node, &mut world, &open, &mut nodes),
             }
-            nodes.push(outlook);
+            for outlook in &nodes[first..] {
+                let record = world.nodes.entry(outlook.node.clone()).or_default();
+                match outlook.action {
+                    Action::Reuse | Action::Verify => {}
+                    Action::Skip => (record.phase, record.outputs) = (Phase::Skipped, None),
+                    _ => {
+                        record.outputs = None;
+                        if record.phase == Phase::Skipped {
+                            record.phase = Phase::New;
+                        }
+                        open.insert(node.id.clone());
+                    }
+                }
+            }
         }
         nodes
     }
 
-    fn node(&self, node: &Node, open: &BTreeSet<NodeId>, before: &[NodeOutlook]) -> NodeOutlook {
-        let empty = NodeRecord::default();
-        let record = self.facts.nodes.get(&node.id).unwrap_or(&empty);
-        let (action, reason) = self.action(node, record, open, before);
-        let changed =
-            matches!(action, Action::Rerun | Action::Ask | Action::Observe) && record.config.is_some();
-        NodeOutlook {
-            node: node.id.clone(),
-            step: node.step.clone(),
-            action,
-            reason,
-            fields: if changed { self.fields(node, record, open) } else { Vec::new() },
-            evidence: self.verified.get(&node.id).cloned(),
-            plan: None,
-            error: None,
+    fn items(
+        &self,
+        node: &Node,
+        world: &mut RunFacts,
+        open: &BTreeSet<NodeId>,
+        nodes: &mut Vec<NodeOutlook>,
+    ) {
+        let whole = |action, reason| self.outlook(node, &node.id, action, Some(reason));
+        if let Some(reason) = self.checked.skipped.get(&node.id) {
+            return nodes.push(whole(Action::Skip, reason.clone()));
+        }
+        match self.checked.expand(node, world) {
+            Expansion::Skip(reason) => nodes.push(whole(Action::Skip, reason)),
+            Expansion::Refuse(why) => nodes.push(whole(Action::Ask, why)),
+            Expansion::Items(items) if items.is_empty() => {
+                nodes.push(whole(Action::Skip, "its list is empty: nothing to do".to_owned()));
+            }
+            Expansion::Items(items) => {
+                let items: Arc<[Item]> = items.into();
+                for (at, item) in items.iter().enumerate() {
+                    let Ok(id) = node.id.item(&item.key) else { continue };
+                    nodes.push(self.unit(node, &id, Each::new(&items, at), world, open));
+                }
+                world.nodes.remove(&node.id);
+                world.lists.insert(node.id.clone(), items);
+            }
+            Expansion::Unknown => {
+                let ran = self.facts.items_of(&node.id).any(|(_, record)| record.attempts > 0);
+                let action = if ran { Action::ReuseOrRerun } else { Action::Start };
+                nodes.push(whole(action, "its list is only known during the run".to_owned()));
+            }
         }
     }
 
-    fn fields(&self, node: &Node, record: &NodeRecord, open: &BTreeSet<NodeId>) -> Vec<crate::FieldChange> {
-        fields(record, node, self.checked, self.catalog, &|id| self.ended(id, open))
+    fn unit(
+        &self,
+        node: &Node,
+        id: &NodeId,
+        each: Option<Each<'_>>,
+        world: &RunFacts,
+        open: &BTreeSet<NodeId>,
+    ) -> NodeOutlook {
+        let empty = NodeRecord::default();
+        let record = self.facts.nodes.get(id).unwrap_or(&empty);
+        let differs = || fields(record, node, self.checked, self.catalog, world, each);
+        let (action, reason) = self.action(node, id, record, each, world, open);
+        let shown = matches!(action, Action::Rerun | Action::Ask | Action::Observe);
+        NodeOutlook {
+            fields: if shown { differs() } else { Vec::new() },
+            ..self.outlook(node, id, action, reason)
+        }
     }
 
-    fn ended<'a>(&'a self, id: &NodeId, open: &BTreeSet<NodeId>) -> Ended<'a> {
-        match self.facts.nodes.get(id) {
-            _ if open.contains(id) => Ended::Open,
-            Some(record) if record.phase == Phase::Skipped => Ended::Skipped,
-            Some(NodeRecord { outputs: Some(outputs), .. }) => Ended::Outputs(outputs),
-            _ => Ended::Open,
+    fn outlook(&self, node: &Node, id: &NodeId, action: Action, reason: Option<String>) -> NodeOutlook {
+        NodeOutlook {
+            node: id.clone(),
+            step: node.step.clone(),
+            action,
+            reason,
+            fields: Vec::new(),
+            evidence: self.verified.get(id).cloned(),
+            plan: None,
+            error: None,
         }
     }
 
     fn action(
         &self,
         node: &Node,
+        id: &NodeId,
         record: &NodeRecord,
+        each: Option<Each<'_>>,
+        world: &RunFacts,
         open: &BTreeSet<NodeId>,
-        before: &[NodeOutlook],
     ) -> (Action, Option<String>) {
-        let because = |text: &str| Some(text.to_owned());
         if let Some(reason) = self.checked.skipped.get(&node.id) {
             return (Action::Skip, Some(reason.clone()));
         }
-        let references = node.with.references().into_iter();
-        let references = references.chain(node.when.iter().flat_map(|when| &when.references));
-        let inputs: Vec<NodeId> = references.filter_map(node_of).collect();
-        let skipped = |id: &&NodeId| before.iter().any(|n| n.node == **id && n.action == Action::Skip);
-        if let Some(id) = inputs.iter().find(skipped) {
-            return (Action::Skip, Some(crate::workflow::refers_to_skipped(id)));
+        if let Some(gone) = node.references().find(|reference| world.is_skipped(reference)) {
+            return (Action::Skip, node_of(gone).map(|id| crate::workflow::refers_to_skipped(&id)));
         }
-        let waits = inputs.iter().find(|id| open.contains(id));
+        let waits = node.references().filter_map(node_of).find(|id| open.contains(id));
         let same = match waits {
-            Some(_) => None,
-            None => match self.checked.decide(self.catalog, node, &|id| self.ended(id, open)) {
+            // With inputs still open, only what is already known to differ counts as changed.
+            Some(_) => fields(record, node, self.checked, self.catalog, world, each).is_empty(),
+            None => match self.checked.decide(self.catalog, node, world, each) {
                 Decision::Skip(reason) => return (Action::Skip, Some(reason)),
                 Decision::Refuse(why) => return (Action::Ask, Some(why)),
-                Decision::Run(resolved) => Some(record.digest.as_ref() == Some(&resolved.digest)),
+                Decision::Run(resolved) => record.digest.as_ref() == Some(&resolved.digest),
             },
         };
-        // With inputs still open, only what is already known to differ counts as changed.
-        let same = same.unwrap_or_else(|| self.fields(node, record, open).is_empty());
+        self.begun(node, id, record, same, waits.as_ref())
+    }
+
+    /// By the same rules as the core takes up a node.
+    fn begun(
+        &self,
+        node: &Node,
+        id: &NodeId,
+        record: &NodeRecord,
+        same: bool,
+        waits: Option<&NodeId>,
+    ) -> (Action, Option<String>) {
         let repeatable = self.is_idempotent(node);
+        let told = |action, text: &str| (action, Some(text.to_owned()));
+        let ran = record.attempts > 0;
         match record.phase {
-            Phase::New if record.failed && record.attempts > 0 && !repeatable => {
-                (Action::Ask, because("an earlier attempt was disproved"))
+            Phase::New if record.failed && ran && !repeatable => {
+                told(Action::Ask, "an earlier attempt was disproved")
             }
-            Phase::New if self.asked.contains(&node.id) && record.attempts > 0 => {
-                (Action::Rerun, because("asked for"))
-            }
-            Phase::New if record.attempts > 0 => (Action::Rerun, because("its earlier result doesn't hold")),
+            Phase::Skipped if ran && !repeatable => told(Action::Ask, "it ran before it was skipped"),
+            Phase::Skipped if ran => told(Action::Rerun, "it ran before it was skipped"),
+            Phase::New if self.asked.contains(id) && ran => told(Action::Rerun, "asked for"),
+            Phase::New if ran => told(Action::Rerun, "its earlier result doesn't hold"),
             Phase::New | Phase::Skipped => (Action::Start, None),
             // Whatever it began may be at work outside, under its own config.
-            Phase::Open if !same => (
+            Phase::Open if !same => told(
                 Action::Observe,
-                because("its last attempt was begun with another config or step, and has no known end"),
+                "its last attempt was begun with another config or step, and has no known end",
             ),
-            _ if !same && !repeatable => (
+            _ if !same && !repeatable => told(
                 Action::Ask,
-                because(
-                    "its config or its step has changed since an earlier attempt, and doing it twice is not the same as once",
-                ),
+                "its config or its step has changed since an earlier attempt, and doing it twice is not the same as once",
             ),
-            _ if !same => (Action::Rerun, because("its config or its step has changed")),
-            Phase::Open => (Action::Observe, because(open_reason(record))),
-            Phase::Applied => (Action::Verify, because("done, and not verified yet")),
-            Phase::Finished => self.finished(node, repeatable, waits),
+            Phase::Open => told(Action::Observe, open_reason(record)),
+            _ if !same => told(Action::Rerun, "its config or its step has changed"),
+            Phase::Applied => told(Action::Verify, "done, and not verified yet"),
+            Phase::Finished => self.finished(id, repeatable, waits),
         }
     }
 
-    fn finished(&self, node: &Node, repeatable: bool, waits: Option<&NodeId>) -> (Action, Option<String>) {
-        match self.verified.get(&node.id).filter(|evidence| !evidence.passed()) {
+    fn finished(&self, id: &NodeId, repeatable: bool, waits: Option<&NodeId>) -> (Action, Option<String>) {
+        match self.verified.get(id).filter(|evidence| !evidence.passed()) {
             Some(evidence) if repeatable => return (Action::Rerun, Some(disproof(evidence))),
             Some(evidence) => return (Action::Ask, Some(disproof(evidence))),
             None => {}

@@ -1,15 +1,17 @@
 //! The state of a run as the fold over its facts: pure, and the same for the dispatcher, `resume`
 //! and every reader.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::report::{NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
+use crate::report::{ItemCounts, NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
 use crate::store::fact::{Definition, Fact, RunRecord, Stamped};
-use crate::workflow::Digest;
+use crate::workflow::{ALL, Digest, Item, Lookup, NodeOutline, Outcomes, Reference};
 
 /// How far a node has durably come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,7 +71,10 @@ impl NodeRecord {
 /// What is durably known of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RunFacts {
+    /// Nodes, and items of nodes with `for_each`, of which something is known.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The lists of nodes with `for_each`, as last known.
+    pub lists: BTreeMap<NodeId, Arc<[Item]>>,
     pub ended: Option<(RunState, Timestamp)>,
     pub definition: Option<Definition>,
 }
@@ -93,6 +98,11 @@ impl RunFacts {
                 self.ended = None;
             }
             Fact::Ended { state } => self.ended = Some((*state, at)),
+            Fact::Expanded { node, items } => {
+                // It failed to be expanded before, was skipped, or was a node without a list.
+                self.nodes.remove(node);
+                self.lists.insert(node.clone(), items.as_slice().into());
+            }
             Fact::Started { node, .. }
             | Fact::Applied { node, .. }
             | Fact::Finished { node, .. }
@@ -113,29 +123,18 @@ impl RunFacts {
             None if alive => RunState::Running,
             None => RunState::Interrupted,
         };
-        let mut stuck: Vec<&NodeId> = Vec::new();
-        let mut nodes = Vec::with_capacity(definition.nodes.len());
-        let empty = NodeRecord::default();
+        let mut stuck: BTreeSet<&NodeId> = BTreeSet::new();
+        let mut nodes: Vec<NodeReport> = Vec::with_capacity(definition.nodes.len());
         for outline in &definition.nodes {
-            let record = self.nodes.get(&outline.node).unwrap_or(&empty);
             let cause = outline.needs.iter().find(|needed| stuck.contains(needed));
-            let node_state = node_state(record, alive, state != RunState::Running && cause.is_some());
-            if matches!(node_state, NodeState::Failed | NodeState::Blocked) {
-                stuck.push(&outline.node);
+            let cause = cause.filter(|_| state != RunState::Running);
+            let first = nodes.len();
+            self.report_node(outline, alive, cause, &mut nodes);
+            if matches!(nodes[first].state, NodeState::Failed | NodeState::Blocked) {
+                stuck.insert(&outline.node);
             }
-            let blocked = cause.filter(|_| node_state == NodeState::Blocked);
-            nodes.push(NodeReport {
-                node: outline.node.clone(),
-                step: outline.step.clone(),
-                state: node_state,
-                attempts: record.attempts,
-                duration_ms: record.duration_ms,
-                outputs: record.outputs.clone(),
-                evidence: record.evidence.clone(),
-                error: record.error.clone(),
-                reason: record.reason.clone().or_else(|| blocked.map(|id| format!("it waits for `{id}`"))),
-            });
         }
+        self.report_removed(&mut nodes);
         RunReport {
             version: REPORT_VERSION,
             run: run.id.clone(),
@@ -145,6 +144,162 @@ impl RunFacts {
             ended_at: self.ended.map(|(_, at)| at),
             nodes,
         }
+    }
+
+    /// The node; where it has items, all of them together and then each.
+    fn report_node(
+        &self,
+        outline: &NodeOutline,
+        alive: bool,
+        cause: Option<&NodeId>,
+        nodes: &mut Vec<NodeReport>,
+    ) {
+        let own = self.nodes.get(&outline.node);
+        let items = self.lists.get(&outline.node).filter(|_| outline.for_each && own.is_none());
+        let Some(items) = items else {
+            let mut report = node_report(&outline.node, own, alive, cause);
+            report.step.clone_from(&outline.step);
+            return nodes.push(report);
+        };
+        let at = nodes.len();
+        nodes.push(node_report(&outline.node, None, alive, None));
+        for item in &**items {
+            let Ok(id) = outline.node.item(&item.key) else { continue };
+            let mut report = node_report(&id, self.nodes.get(&id), alive, cause);
+            report.step.clone_from(&outline.step);
+            nodes.push(report);
+        }
+        let counts = ItemCounts::of(&nodes[at + 1..]);
+        let duration_ms = nodes[at + 1..].iter().map(|report| report.duration_ms).sum();
+        let whole = &mut nodes[at];
+        whole.step.clone_from(&outline.step);
+        whole.state = counts.state(cause.is_some(), alive);
+        whole.duration_ms = duration_ms;
+        whole.reason = match (whole.state, cause) {
+            (NodeState::Blocked, Some(id)) => Some(waits_for(id)),
+            _ if counts.total == 0 => Some("its list is empty: there was nothing to do".to_owned()),
+            _ => None,
+        };
+        whole.items = Some(counts);
+    }
+
+    /// What is no longer in the workflow or in a list, but has had its effect, or may have.
+    fn report_removed(&self, nodes: &mut Vec<NodeReport>) {
+        let listed: BTreeSet<NodeId> = nodes.iter().map(|report| report.node.clone()).collect();
+        let left =
+            |record: &NodeRecord| matches!(record.phase, Phase::Open | Phase::Applied | Phase::Finished);
+        for (id, record) in self.nodes.iter().filter(|(id, record)| !listed.contains(id) && left(record)) {
+            let mut report = node_report(id, Some(record), false, None);
+            report.step = record.step.clone().unwrap_or_default();
+            report.state = NodeState::Removed;
+            let place = if id.key().is_some() { "the list" } else { "the workflow" };
+            report.reason = Some(format!("it is no longer in {place}; what it did is left as it is"));
+            nodes.push(report);
+        }
+    }
+
+    /// Every item of `node` of which something is known, in its list or not.
+    pub(crate) fn items_of<'a>(
+        &'a self,
+        node: &'a NodeId,
+    ) -> impl Iterator<Item = (&'a NodeId, &'a NodeRecord)> {
+        // Between a name and its items there can be longer names, as in `a`, `a-b`, `a[x]`.
+        let after = self.nodes.range(node.clone()..);
+        let begins = |id: &NodeId| id.as_str().starts_with(node.as_str());
+        after
+            .take_while(move |(id, _)| begins(id))
+            .filter(move |(id, _)| id.key().is_some() && id.as_str()[node.as_str().len()..].starts_with('['))
+    }
+
+    /// Outputs of one item, or a reason why there are none.
+    fn item_output(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
+        self.nodes.get(&node.item(key).ok()?)
+    }
+
+    /// The outputs of all items of `node`, in the order of its list, without skipped ones; `None`
+    /// while one is missing.
+    fn all_outputs(&self, node: &NodeId, items: &[Item]) -> Option<Vec<(String, &Value)>> {
+        let mut all = Vec::with_capacity(items.len());
+        for item in items {
+            let record = self.item_output(node, &item.key)?;
+            match &record.outputs {
+                Some(outputs) => all.push((item.key.clone(), outputs)),
+                None if record.phase == Phase::Skipped => {}
+                None => return None,
+            }
+        }
+        Some(all)
+    }
+}
+
+impl Outcomes for RunFacts {
+    fn is_skipped(&self, reference: &Reference) -> bool {
+        let skipped = |record: &NodeRecord| record.phase == Phase::Skipped;
+        let Some(id) = crate::workflow::node_of(reference) else { return false };
+        let item = reference.path.get(1).filter(|_| self.lists.contains_key(&id));
+        self.nodes.get(&id).is_some_and(skipped)
+            || item.and_then(|key| self.item_output(&id, key)).is_some_and(skipped)
+    }
+
+    fn output(&self, path: &[String]) -> Lookup<'_> {
+        let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
+        let Ok(id) = NodeId::new(name.clone()) else { return Lookup::Unknown };
+        let items = self.lists.get(&id).filter(|_| !self.nodes.contains_key(&id));
+        let Some(items) = items else {
+            let outputs = self.nodes.get(&id).and_then(|record| record.outputs.as_ref());
+            return outputs.map_or(Lookup::Unknown, |outputs| Lookup::at(outputs, rest));
+        };
+        match rest.split_first() {
+            None => match self.all_outputs(&id, items) {
+                Some(all) => {
+                    let map = all.into_iter().map(|(key, outputs)| (key, outputs.clone()));
+                    Lookup::Known(Cow::Owned(Value::Object(map.collect::<Map<_, _>>())))
+                }
+                None => Lookup::Unknown,
+            },
+            Some((key, rest)) if key == ALL => match self.all_outputs(&id, items) {
+                Some(all) => {
+                    let found = all.into_iter().map(|(_, outputs)| match Lookup::at(outputs, rest) {
+                        Lookup::Known(value) => Some(value.into_owned()),
+                        _ => None,
+                    });
+                    match found.collect::<Option<Value>>() {
+                        Some(list) => Lookup::Known(Cow::Owned(list)),
+                        None => Lookup::Missing,
+                    }
+                }
+                None => Lookup::Unknown,
+            },
+            Some((key, rest)) => match self.item_output(&id, key).map(|record| &record.outputs) {
+                _ if !items.iter().any(|item| item.key == *key) => Lookup::Missing,
+                Some(Some(outputs)) => Lookup::at(outputs, rest),
+                _ => Lookup::Unknown,
+            },
+        }
+    }
+}
+
+fn waits_for(id: &NodeId) -> String {
+    format!("it waits for `{id}`")
+}
+
+/// The report of one node or item. `cause`: what it needs that can't be done.
+fn node_report(id: &NodeId, record: Option<&NodeRecord>, alive: bool, cause: Option<&NodeId>) -> NodeReport {
+    let empty = NodeRecord::default();
+    let record = record.unwrap_or(&empty);
+    let state = node_state(record, alive, cause.is_some());
+    let blocked = cause.filter(|_| state == NodeState::Blocked);
+    NodeReport {
+        node: id.clone(),
+        step: String::new(),
+        state,
+        items: None,
+        attempts: record.attempts,
+        duration_ms: record.duration_ms,
+        outputs: record.outputs.clone(),
+        evidence: record.evidence.clone(),
+        error: record.error.clone(),
+        reason: record.reason.clone().or_else(|| blocked.map(waits_for)),
     }
 }
 
@@ -225,6 +380,6 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.outputs = None;
             record.evidence = None;
         }
-        Fact::Resumed { .. } | Fact::Ended { .. } => {}
+        Fact::Resumed { .. } | Fact::Expanded { .. } | Fact::Ended { .. } => {}
     }
 }

@@ -41,22 +41,37 @@ impl Verifier<'_> {
     pub(crate) async fn verify(&self, facts: RunFacts) -> RunReport {
         let began = Instant::now();
         let mut report = facts.report(self.run, false);
+        let places: BTreeMap<NodeId, usize> =
+            report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
+        // What was removed is nobody's claim any more.
+        let claimed =
+            |node: &NodeId| places.get(node).is_some_and(|at| report.nodes[*at].state != NodeState::Removed);
         let finished = |record: &NodeRecord| record.phase == Phase::Finished;
-        let work = facts
-            .nodes
-            .iter()
-            .filter(|(_, record)| finished(record))
+        let work: Vec<_> =
+            facts.nodes.iter().filter(|(node, record)| finished(record) && claimed(node)).collect();
+        let work = work
+            .into_iter()
             .map(|(node, record)| async move { (node.clone(), self.node(node, record).await) });
         let mut results = futures::stream::iter(work).buffer_unordered(MAX_VERIFYING);
         let mut failed = false;
+        let places: BTreeMap<NodeId, usize> =
+            report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
         while let Some((node, result)) = results.next().await {
-            let Some(entry) = report.nodes.iter_mut().find(|entry| entry.node == node) else { continue };
+            let Some(entry) = places.get(&node).map(|at| &mut report.nodes[*at]) else { continue };
             (entry.evidence, entry.error) = match result {
                 Ok(evidence) => (Some(evidence.clone()), disproved(&evidence)),
                 Err(error) => (entry.evidence.take(), Some(error)),
             };
             entry.state = if entry.error.is_some() { NodeState::Failed } else { NodeState::Finished };
-            failed |= entry.error.is_some();
+            let is_failed = entry.error.is_some();
+            failed |= is_failed;
+            if let Some(whole) = places.get(&node.whole()).filter(|_| is_failed && node.key().is_some()) {
+                let whole = &mut report.nodes[*whole];
+                whole.state = NodeState::Failed;
+                if let Some(items) = &mut whole.items {
+                    (items.done, items.failed) = (items.done - 1, items.failed + 1);
+                }
+            }
         }
         if failed {
             report.state = RunState::Failed;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::report::RunState;
-use crate::workflow::{Digest, NodeOutline};
+use crate::workflow::{Digest, Item, NodeOutline};
 
 /// What a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub(crate) struct RunRecord {
 pub(crate) enum Fact {
     /// A process took the run up again, with this definition.
     Resumed { definition: Box<Definition> },
+    /// The list of a node with `for_each` is known, or is another one now.
+    Expanded { node: NodeId, items: Vec<Item> },
     /// The intent of an attempt. Durable before the step is called.
     Started {
         node: NodeId,
@@ -109,7 +111,7 @@ pub(crate) struct LogLine {
 }
 
 /// Everything that is stored together: all of it or nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Batch {
     pub facts: Vec<Stamped>,
     pub cursors: Vec<(NodeId, Value)>,

@@ -1,11 +1,17 @@
 //! Durable facts: a small trait, and SQLite behind it.
 //!
-//! The store owns `.migrate/state.db`. A [`Batch`](fact::Batch) is durable, whole, when
-//! [`Store::append`] returns. Facts are append-only and chained by a checksum; a damaged store is
-//! told and never guessed at. The store knows nothing of what facts mean.
+//! The store owns `.migrate/state.db` and `state.seen` beside it. A [`Batch`](fact::Batch) is
+//! durable, whole, when [`Store::append`] returns. Facts are append-only; everything is covered by
+//! checksums, and a damaged store is told and never guessed at (`docs/design/store.md`). The store
+//! knows nothing of what facts mean.
 
+#[cfg(test)]
+mod conformance;
 pub(crate) mod fact;
+pub(crate) mod holder;
+mod seen;
 mod sqlite;
+mod sum;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +20,7 @@ use async_trait::async_trait;
 use migrate_plugin_api::{NodeId, RunId};
 
 use fact::{Batch, LogLine, Place, RunRecord, Stamped};
+use holder::Holder;
 
 pub(crate) use sqlite::SqliteStore;
 
@@ -43,6 +50,15 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// Another process has taken over the right to write. Nothing was written.
+    #[error(
+        "another process has taken over from this one{}; this one stopped, and wrote nothing more",
+        .holder.as_ref().map(|holder| format!(": {holder}")).unwrap_or_default()
+    )]
+    Fenced {
+        /// Who has it now.
+        holder: Option<Box<Holder>>,
+    },
     /// An operation failed: disk full, I/O error.
     #[error("failed to {operation}")]
     Failed {
@@ -54,9 +70,29 @@ pub enum StoreError {
     },
 }
 
+/// Why the right to write was not given.
+#[derive(Debug)]
+pub(crate) enum AcquireError {
+    #[expect(dead_code, reason = "only a shared store has a lease; the file's holder has the OS lock")]
+    Held(Box<Holder>),
+    Store(StoreError),
+}
+
+impl From<StoreError> for AcquireError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// Where facts are kept.
 #[async_trait]
 pub(crate) trait Store: Send + Sync {
+    /// Takes the right to write, which every write then proves in its own transaction: once another
+    /// has taken it, nothing of this one is stored any more, however long it slept.
+    async fn acquire(&self, _holder: &Holder) -> Result<(), AcquireError> {
+        Ok(())
+    }
+
     /// Adds a run. Durable when it returns.
     async fn create_run(&self, run: &RunRecord) -> Result<(), StoreError>;
 

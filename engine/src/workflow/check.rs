@@ -1,14 +1,16 @@
 //! Everything that can be known of a workflow without asking any service: steps, references,
 //! types, conditions, and the config of every node against its step's schema.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use migrate_plugin_api::NodeId;
 use serde_json::{Map, Value};
 
 use super::diagnostic::{Mistakes, Source};
+use super::each::Each;
 use super::environment::Environment;
 use super::model::{Node, Workflow};
+use super::resolve::{NothingYet, Outcomes};
 use super::schema::{self, Child, Fault};
 use super::template::{Lookup, Part, Reference, ResolveError, Root, Template, TemplateKind, node_of};
 use super::tree::Span;
@@ -46,13 +48,13 @@ impl Checker<'_> {
             let reason = self.skip_reason(node, &skipped);
             let is_skipped = reason.is_some();
             skipped.extend(reason.map(|reason| (node.id.clone(), reason)));
-            let condition = node.when.iter().flat_map(|when| &when.references);
-            for reference in node.with.references().into_iter().chain(condition) {
+            for reference in node.references() {
                 self.reference(node, reference, is_skipped);
             }
+            let items = self.items(node, is_skipped);
             let described = self.catalog.get(&node.step);
             match described {
-                Some(described) => self.config(node, described, is_skipped),
+                Some(described) => self.configs(node, described, is_skipped, items.as_deref()),
                 None if node.step.is_empty() => {}
                 None => {
                     let message = format!("there is no step `{}`", node.step);
@@ -68,14 +70,12 @@ impl Checker<'_> {
 
     /// Why the node will certainly not run.
     fn skip_reason(&mut self, node: &Node, skipped: &Skipped) -> Option<String> {
-        let condition = node.when.iter().flat_map(|when| &when.references);
-        let mut references = node.with.references().into_iter().chain(condition);
-        if let Some(gone) = references.find_map(|r| node_of(r).filter(|id| skipped.contains_key(id))) {
+        if let Some(gone) = node.references().find_map(|r| node_of(r).filter(|id| skipped.contains_key(id))) {
             return Some(refers_to_skipped(&gone));
         }
         let when = node.when.as_ref()?;
         let known = |r: &Reference| match r.root {
-            Root::Nodes => false,
+            Root::Nodes | Root::Each => false,
             Root::Params => self.params.get(&r.path[0]).is_some_and(Option::is_some),
             Root::Env => self.environment.is_some(),
         };
@@ -98,8 +98,8 @@ impl Checker<'_> {
         }
     }
 
-    fn lookup(&self, reference: &Reference) -> Lookup<'_> {
-        lookup(reference, self.params, self.environment.map(|e| &e.value), &|_| None)
+    pub(super) fn lookup(&self, reference: &Reference) -> Lookup<'_> {
+        lookup(reference, self.params, self.environment.map(|e| &e.value), &NothingYet)
     }
 
     fn reference(&mut self, node: &Node, reference: &Reference, is_skipped: bool) {
@@ -126,6 +126,7 @@ impl Checker<'_> {
             Root::Env if is_skipped => {}
             Root::Env => self.env_reference(reference),
             Root::Nodes => self.output_reference(node, reference),
+            Root::Each => self.each_reference(node, reference),
         }
     }
 
@@ -159,43 +160,62 @@ impl Checker<'_> {
             return;
         };
         let Some(described) = self.catalog.get(&target.step) else { return };
+        let Some(inner) = self.item_of(target, reference) else { return };
         let root = &described.info.output_schema;
         let mut schemas = vec![root];
-        for (depth, segment) in reference.path.iter().enumerate().skip(1) {
+        for (depth, segment) in inner.iter().enumerate() {
             match schema::child(root, &schemas, segment) {
                 Child::Schemas(found) => schemas = found,
                 Child::Open => return,
                 Child::Absent(known) => {
                     let of = match depth {
-                        1 => format!("step `{}`", target.step),
-                        _ => format!("`{}` of step `{}`", reference.path[1..depth].join("."), target.step),
+                        0 => format!("step `{}`", target.step),
+                        _ => format!("`{}` of step `{}`", inner[..depth].join("."), target.step),
                     };
                     let message = format!("{of} has no output `{segment}`");
                     self.mistakes
-                        .add(file, reference.span.clone(), "unknown-output", message)
+                        .add(&self.workflow.file, reference.span.clone(), "unknown-output", message)
                         .suggest(segment, known.iter().map(String::as_str));
                     return;
                 }
             }
         }
-        let pointer = format!("/{}", reference.path[1..].join("/"));
+        let pointer = format!("/{}", inner.join("/"));
         let sensitive = |s: &String| pointer.starts_with(s.as_str()) || s.starts_with(&pointer);
         if described.info.sensitive.iter().any(sensitive) {
             let message = format!("`{}` is sensitive and is not kept", reference.text());
             self.mistakes
-                .add(file, reference.span.clone(), "sensitive", message)
+                .add(&self.workflow.file, reference.span.clone(), "sensitive", message)
                 .help("pass a reference to the secret (`env:NAME`, `file:PATH`) instead");
         }
     }
 
-    /// The config of one node against its step's schema.
-    fn config(&mut self, node: &Node, described: &Described, is_skipped: bool) {
+    /// The config of one node, or of one item of it, against its step's schema.
+    pub(super) fn config(
+        &mut self,
+        node: &Node,
+        described: &Described,
+        is_skipped: bool,
+        each: Option<Each<'_>>,
+    ) {
         let before = self.mistakes.len();
         let mut errors = Vec::new();
-        let lookup = |reference: &Reference| match self.lookup(reference) {
-            Lookup::Missing => Lookup::Unknown,
-            Lookup::Known(_) if is_skipped && reference.root == Root::Env => Lookup::Unknown,
-            other => other,
+        let absent = std::cell::RefCell::new(Vec::new());
+        let lookup = |reference: &Reference| match (reference.root, each) {
+            // What an item lacks is a mistake of the list, and told as such.
+            (Root::Each, Some(each)) => match each.lookup(reference) {
+                Lookup::Known(value) => Lookup::Known(value),
+                Lookup::Unknown | Lookup::Missing => {
+                    absent.borrow_mut().push(reference.clone());
+                    Lookup::Unknown
+                }
+            },
+            (Root::Each, None) => Lookup::Unknown,
+            _ => match self.lookup(reference) {
+                Lookup::Missing => Lookup::Unknown,
+                Lookup::Known(_) if is_skipped && reference.root == Root::Env => Lookup::Unknown,
+                other => other,
+            },
         };
         let config = node.with.resolve_all(&lookup, &mut errors);
         for error in errors {
@@ -205,11 +225,15 @@ impl Checker<'_> {
             };
             self.mistakes.add(&self.workflow.file, span, "wrong-type", error.to_string());
         }
+        for reference in absent.into_inner() {
+            let message = format!("`{}` stands for nothing: the item has no such field", reference.text());
+            self.mistakes.add(&self.workflow.file, reference.span, "unknown-field", message);
+        }
         for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
             self.complain(node, &complaint.path, complaint.fault);
         }
         if self.mistakes.len() == before {
-            self.output_types(&node.with, described, &mut vec![&described.info.config_schema]);
+            self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
         }
     }
 
@@ -300,11 +324,13 @@ impl Checker<'_> {
         template: &Template,
         described: &'s Described,
         schemas: &mut Vec<&'s Value>,
+        node: &Node,
     ) {
         let root = &described.info.config_schema;
         match &template.kind {
-            TemplateKind::Reference(reference) if reference.root == Root::Nodes => {
-                let (Some(from), Some(to)) = (self.output_type(reference), schema::types(root, schemas))
+            TemplateKind::Reference(reference) if matches!(reference.root, Root::Nodes | Root::Each) => {
+                let (Some(from), Some(to)) =
+                    (self.reference_type(node, reference), schema::types(root, schemas))
                 else {
                     return;
                 };
@@ -314,18 +340,18 @@ impl Checker<'_> {
                     self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
                 }
             }
-            TemplateKind::Text(parts) => self.text_types(parts),
+            TemplateKind::Text(parts) => self.text_types(parts, node),
             TemplateKind::Map(entries) => {
                 for (key, _, value) in entries {
                     if let Child::Schemas(mut found) = schema::child(root, schemas, key) {
-                        self.output_types(value, described, &mut found);
+                        self.output_types(value, described, &mut found, node);
                     }
                 }
             }
             TemplateKind::List(items) => {
                 for (at, item) in items.iter().enumerate() {
                     if let Child::Schemas(mut found) = schema::child(root, schemas, &at.to_string()) {
-                        self.output_types(item, described, &mut found);
+                        self.output_types(item, described, &mut found, node);
                     }
                 }
             }
@@ -334,31 +360,16 @@ impl Checker<'_> {
     }
 
     /// Only scalars can be written into a text.
-    fn text_types(&mut self, parts: &[Part]) {
+    fn text_types(&mut self, parts: &[Part], node: &Node) {
         for part in parts {
             let Part::Reference(reference) = part else { continue };
-            let Some(types) = self.output_type(reference).filter(|_| reference.root == Root::Nodes) else {
-                continue;
-            };
+            let Some(types) = self.reference_type(node, reference) else { continue };
             if types.iter().all(|name| matches!(*name, "array" | "object")) {
                 let is = schema::spell(&types);
                 let message = format!("`${{{}}}` is {is} and can't be written into a text", reference.text());
                 self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
             }
         }
-    }
-
-    fn output_type(&self, reference: &Reference) -> Option<BTreeSet<&str>> {
-        let target = self.workflow.node(&node_of(reference)?)?;
-        let root = &self.catalog.get(&target.step)?.info.output_schema;
-        let mut schemas = vec![root];
-        for segment in &reference.path[1..] {
-            match schema::child(root, &schemas, segment) {
-                Child::Schemas(found) => schemas = found,
-                _ => return None,
-            }
-        }
-        schema::types(root, &schemas)
     }
 }
 
@@ -406,7 +417,7 @@ pub(crate) fn lookup<'a>(
     reference: &Reference,
     params: &'a BTreeMap<String, Option<Value>>,
     environment: Option<&'a Value>,
-    outputs: &dyn Fn(&NodeId) -> Option<&'a Value>,
+    outcomes: &'a dyn Outcomes,
 ) -> Lookup<'a> {
     let (value, path) = match reference.root {
         Root::Params => match params.get(&reference.path[0]) {
@@ -418,10 +429,9 @@ pub(crate) fn lookup<'a>(
             Some(value) => (value, &reference.path[..]),
             None => return Lookup::Unknown,
         },
-        Root::Nodes => match node_of(reference).as_ref().and_then(outputs) {
-            Some(value) => (value, &reference.path[1..]),
-            None => return Lookup::Unknown,
-        },
+        Root::Nodes => return outcomes.output(&reference.path),
+        // Only known item by item.
+        Root::Each => return Lookup::Unknown,
     };
-    super::template::descend(value, path).map_or(Lookup::Missing, Lookup::Known)
+    Lookup::at(value, path)
 }

@@ -3,6 +3,7 @@
 //! Names with `-` are reached by index, `nodes['copy-backup'].count`, since CEL reads `a-b` as a
 //! subtraction.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,15 +58,20 @@ impl Condition {
         for name in &walk.unknown {
             mistakes
                 .add(file, span.clone(), "invalid-condition", format!("the condition uses `{name}`, which is nothing"))
-                .suggest(name, ["params", "env", "nodes"])
-                .help("it can use `params`, `env` and `nodes`; reach a name with `-` by index: `nodes['copy-backup'].count`");
+                .suggest(name, ["params", "env", "nodes", "each"])
+                .help("it can use `params`, `env`, `nodes` and, with `for_each`, `each`; reach a name with `-` by index: `nodes['copy-backup'].count`");
         }
         let references = std::mem::take(&mut walk.references);
         let expression = Arc::new(expression);
         Some(Self { text: text.to_owned(), span: span.clone(), references, expression })
     }
 
-    /// Whether the node runs. `scope` has `params`, `env` and `nodes`.
+    /// Whether it depends on the item.
+    pub(crate) fn looks_at_each(&self) -> bool {
+        self.references.iter().any(|reference| reference.root == Root::Each)
+    }
+
+    /// Whether the node runs. `scope` has `params`, `env`, `nodes` and, for an item, `each`.
     ///
     /// # Errors
     /// Why there is no yes or no.
@@ -97,10 +103,31 @@ fn parse(text: &str) -> Result<IdedExpr, String> {
             first.unwrap_or_default()
         })
     };
+    let guarded =
+        || std::panic::catch_unwind(parser).unwrap_or_else(|_| Err("the parser gave up".to_owned()));
+    with_stack(guarded).unwrap_or_else(|error| Err(error.to_string()))
+}
+
+thread_local! {
+    static HAS_STACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` where conditions can be parsed. A thread for each condition would cost more than its
+/// parsing, so a reader of many does all its work in here.
+///
+/// # Errors
+/// When there can't be such a thread.
+pub(crate) fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    if HAS_STACK.get() {
+        return Ok(work());
+    }
+    let work = || {
+        HAS_STACK.set(true);
+        work()
+    };
     std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, parser).map_err(|error| error.to_string())?;
-        thread.join().unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+        let thread = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES).spawn_scoped(scope, work)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -178,6 +205,7 @@ impl Walk<'_> {
             "params" => Root::Params,
             "env" => Root::Env,
             "nodes" => Root::Nodes,
+            "each" => Root::Each,
             _ => {
                 self.unknown.push(name);
                 return;

@@ -200,6 +200,16 @@ impl Mistakes {
         self.found.len()
     }
 
+    /// Adds `note` to the help of everything found after the first `before`.
+    pub(crate) fn note_since(&mut self, before: usize, note: &str) {
+        for mistake in self.found.iter_mut().skip(before) {
+            mistake.help = Some(match mistake.help.take() {
+                Some(help) => format!("{help}\n{note}"),
+                None => note.to_owned(),
+            });
+        }
+    }
+
     /// Takes back what is only missing because a key is there twice and one of them was dropped.
     fn forgive_duplicates(&mut self) {
         let doubled: Vec<PathBuf> =

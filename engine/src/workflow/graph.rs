@@ -28,8 +28,7 @@ fn edges(workflow: &Workflow, mistakes: &mut Mistakes) -> Vec<(usize, usize, Spa
                 }
             }
         }
-        let condition = node.when.iter().flat_map(|when| &when.references);
-        for reference in node.with.references().into_iter().chain(condition) {
+        for reference in node.references() {
             // Unknown names are reported with the reference itself.
             if let Some(to) = node_of(reference).and_then(|id| workflow.index.get(&id)) {
                 edges.push((at, *to, reference.span.clone()));

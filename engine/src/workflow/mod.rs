@@ -10,11 +10,15 @@
 //! - A node whose `when` is false is skipped. `needs` on a skipped node is satisfied; a node that
 //!   *refers* to a skipped node's outputs, in `with` or `when`, is skipped too.
 //! - What a skipped node would need of the environment may be missing.
+//! - A node with `for_each` runs once for each item of its list; to others it is a map from the keys
+//!   of its items to their outputs. Who waits for it waits for all of them.
 
 mod check;
+mod check_each;
 mod condition;
 mod diagnostic;
 pub(crate) mod duration;
+pub(crate) mod each;
 mod editor;
 mod environment;
 mod graph;
@@ -34,11 +38,12 @@ use serde_json::Value;
 
 pub(crate) use check::{dotted, refers_to_skipped};
 pub use diagnostic::{Diagnostics, Mistake, ReadError, Source, nearest};
+pub(crate) use each::{Each, Item};
 pub(crate) use model::NodeOutline;
 pub use params::Params;
-pub(crate) use resolve::{Decision, Digest, Ended, Resolved, resolved};
+pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
 pub(crate) use schema::has_unknown;
-pub(crate) use template::node_of;
+pub(crate) use template::{ALL, Lookup, Reference, node_of};
 
 use check::{Checker, Skipped};
 use diagnostic::Mistakes;
@@ -137,7 +142,15 @@ fn examine(
     partial: bool,
     mistakes: &mut Mistakes,
 ) -> Option<Parts> {
-    let read = Reader { file: workflow, mistakes }.workflow();
+    let read = match condition::with_stack(|| Reader { file: workflow, mistakes: &mut *mistakes }.workflow())
+    {
+        Ok(read) => read,
+        Err(error) => {
+            let message = format!("the file can't be read for want of memory: {error}");
+            mistakes.add(workflow, 0..0, "unreadable", message);
+            None
+        }
+    };
     let environment = environment.and_then(|file| Environment::parse(file, mistakes));
     let mut workflow = read?;
     graph::arrange(&mut workflow, mistakes);

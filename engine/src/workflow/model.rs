@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::condition::Condition;
 use super::diagnostic::Source;
-use super::template::Template;
+use super::each::ForEach;
+use super::template::{Reference, Template};
 use super::tree::Span;
 
 /// The type of a parameter.
@@ -72,12 +73,28 @@ pub(crate) struct Node {
     pub step: String,
     pub step_span: Span,
     pub with: Template,
+    /// It runs once for each item of a list.
+    pub for_each: Option<ForEach>,
     pub needs: Vec<(NodeId, Span)>,
     pub when: Option<Condition>,
     pub timeout: Option<Duration>,
     pub retry: Retry,
     pub pool: Option<String>,
     pub on_failure: OnFailure,
+}
+
+impl Node {
+    /// Every reference that it waits for: in its list, its config and its condition.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
+        let list = self.for_each.iter().flat_map(|each| each.list.references());
+        let condition = self.when.iter().flat_map(|when| &when.references);
+        list.chain(self.with.references()).chain(condition)
+    }
+
+    /// Whether its condition is asked for each item, and not once for all.
+    pub(crate) fn asks_each(&self) -> bool {
+        self.for_each.is_some() && self.when.as_ref().is_some_and(Condition::looks_at_each)
+    }
 }
 
 /// A whole workflow file.
@@ -108,4 +125,7 @@ pub(crate) struct NodeOutline {
     pub node: NodeId,
     pub step: String,
     pub needs: Vec<NodeId>,
+    /// Whether it runs once for each item of a list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub for_each: bool,
 }

@@ -9,10 +9,11 @@ use migrate_plugin_api::NodeId;
 use super::condition::Condition;
 use super::diagnostic::{Mistakes, Source};
 use super::duration;
+use super::each::ForEach;
 use super::environment::check_schema;
 use super::model::{Node, OnFailure, Param, ParamType, Retry, Workflow};
 use super::params;
-use super::template::Template;
+use super::template::{Root, Template, TemplateKind};
 use super::tree::{Entry, Kind, Tree};
 
 /// Most nodes of a workflow: twice the widest that is known to work.
@@ -39,8 +40,19 @@ pub(crate) const PARAM_TYPES: [(&str, ParamType); 6] = [
     ("map", ParamType::Map),
 ];
 
-pub(crate) const NODE_FIELDS: [&str; 9] =
-    ["step", "with", "needs", "when", "for_each", "timeout", "retry", "pool", "on_failure"];
+pub(crate) const NODE_FIELDS: [&str; 11] = [
+    "step",
+    "with",
+    "needs",
+    "when",
+    "for_each",
+    "key",
+    "max_parallel",
+    "timeout",
+    "retry",
+    "pool",
+    "on_failure",
+];
 
 /// Reads one file.
 pub(crate) struct Reader<'a> {
@@ -155,7 +167,7 @@ impl Reader<'_> {
     }
 
     fn node(&mut self, entry: &Entry) -> Option<Node> {
-        let id = match NodeId::new(entry.key.clone()) {
+        let id = match NodeId::plain(entry.key.clone()) {
             Ok(id) => id,
             Err(error) => {
                 self.mistakes.add(self.file, entry.key_span.clone(), "invalid-name", error.to_string());
@@ -165,11 +177,6 @@ impl Reader<'_> {
         let table = self.table(entry)?;
         let what = format!("node `{id}`");
         self.known_keys(table, &what, &NODE_FIELDS);
-        if let Some(field) = table.get("for_each") {
-            self.mistakes
-                .add(self.file, field.key_span.clone(), "not-supported", "`for_each` is not supported yet")
-                .help("write one node for each item");
-        }
         let step = match table.get("step") {
             Some(step) => (self.string(step).unwrap_or_default(), step.value.span.clone()),
             None => {
@@ -193,6 +200,7 @@ impl Reader<'_> {
             step: step.0,
             step_span: step.1,
             with,
+            for_each: self.for_each(table),
             needs: self.needs(table),
             when: table.get("when").and_then(|when| self.when(when)),
             timeout: table.get("timeout").and_then(|timeout| self.duration(timeout)),
@@ -215,6 +223,58 @@ impl Reader<'_> {
         self.one_of(entry, &[("stop", OnFailure::Stop), ("continue", OnFailure::Continue)])
     }
 
+    fn for_each(&mut self, table: &Tree) -> Option<ForEach> {
+        let Some(list) = table.get("for_each") else {
+            for field in ["key", "max_parallel"] {
+                if let Some(entry) = table.get(field) {
+                    let message = format!("`{field}` belongs to `for_each`, which the node doesn't have");
+                    self.mistakes.add(self.file, entry.key_span.clone(), "unknown-field", message);
+                }
+            }
+            return None;
+        };
+        let is_text = matches!(list.value.kind, Kind::String(_));
+        let list = Template::new(&list.value, self.file, self.mistakes);
+        if is_text && matches!(list.kind, TemplateKind::Literal(_) | TemplateKind::Text(_)) {
+            self.mistakes
+                .add(
+                    self.file,
+                    list.span.clone(),
+                    "wrong-type",
+                    "`for_each` is a text, but must be a list or a table",
+                )
+                .help("write a list, or refer to one: `for_each = \"${params.namespaces}\"`");
+        }
+        let key = table.get("key").and_then(|entry| self.key(entry));
+        let max_parallel = table.get("max_parallel").and_then(|entry| match entry.value.kind {
+            Kind::Integer(count @ 1..=MAX_POOL) => usize::try_from(count).ok(),
+            _ => {
+                let message = format!("`max_parallel` is a number from 1 to {MAX_POOL}");
+                self.mistakes.add(self.file, entry.value.span.clone(), "wrong-type", message);
+                None
+            }
+        });
+        Some(ForEach { list, key, max_parallel })
+    }
+
+    /// What names an item: made of the item alone, and not of its place.
+    fn key(&mut self, entry: &Entry) -> Option<Template> {
+        self.string(entry)?;
+        let key = Template::new(&entry.value, self.file, self.mistakes);
+        for reference in key.references() {
+            if reference.root != Root::Each {
+                self.mistakes
+                    .add(self.file, reference.span.clone(), "invalid-key", "a key is made of the item alone")
+                    .help("use `${each.value}` or a field of it, as in `key = \"${each.value.name}\"`");
+            } else if reference.path[0] == "index" {
+                self.mistakes
+                    .add(self.file, reference.span.clone(), "invalid-key", "the place in the list is no key")
+                    .help("it changes when the list is reordered, and what is done would be done again");
+            }
+        }
+        Some(key)
+    }
+
     fn needs(&mut self, table: &Tree) -> Vec<(NodeId, super::tree::Span)> {
         let Some(entry) = table.get("needs") else { return Vec::new() };
         let Kind::List(items) = &entry.value.kind else {
@@ -234,7 +294,7 @@ impl Reader<'_> {
                 self.mistakes.add(self.file, item.span.clone(), "duplicate", message);
                 continue;
             }
-            match NodeId::new(name.clone()) {
+            match NodeId::plain(name.clone()) {
                 Ok(id) => needs.push((id, item.span.clone())),
                 Err(error) => {
                     self.mistakes.add(self.file, item.span.clone(), "invalid-name", error.to_string());

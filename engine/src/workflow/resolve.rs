@@ -5,14 +5,14 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
-use migrate_plugin_api::NodeId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::check::{condition_is_false, lookup, refers_to_skipped, scope};
+use super::each::{self, Each, Item};
 use super::model::Node;
 use super::schema::{self, Fault};
-use super::template::{Lookup, node_of};
+use super::template::{Lookup, Reference, Root, node_of};
 use super::{Catalog, Checked, dotted};
 
 /// SHA-256 over a node's step, its version and its resolved config, in hexadecimal. The order of
@@ -79,48 +79,87 @@ pub(crate) enum Decision {
     Refuse(String),
 }
 
-/// What is known of another node's end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Ended<'a> {
-    Outputs(&'a Value),
-    Skipped,
-    /// Not yet.
-    Open,
+/// What a node with `for_each` comes down to at some moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Expansion {
+    Items(Vec<Item>),
+    /// Its list comes from a node that has not ended.
+    Unknown,
+    Skip(String),
+    Refuse(String),
+}
+
+/// What is known of the ends of nodes.
+pub(crate) trait Outcomes {
+    /// Whether what `reference` is about was skipped.
+    fn is_skipped(&self, reference: &Reference) -> bool;
+
+    /// The output at `path`, of which the first segment is a node.
+    fn output(&self, path: &[String]) -> Lookup<'_>;
+}
+
+/// Nothing has ended yet.
+pub(crate) struct NothingYet;
+
+impl Outcomes for NothingYet {
+    fn is_skipped(&self, _: &Reference) -> bool {
+        false
+    }
+
+    fn output(&self, _: &[String]) -> Lookup<'_> {
+        Lookup::Unknown
+    }
 }
 
 impl Checked {
-    /// Decides about `node` with the outputs of the nodes that have ended.
-    pub(crate) fn decide<'a>(
-        &'a self,
-        catalog: &Catalog,
-        node: &Node,
-        ended: &dyn Fn(&NodeId) -> Ended<'a>,
-    ) -> Decision {
-        let condition = node.when.iter().flat_map(|when| &when.references);
-        for reference in node.with.references().into_iter().chain(condition) {
-            if let Some(id) = node_of(reference).filter(|id| matches!(ended(id), Ended::Skipped)) {
-                return Decision::Skip(refers_to_skipped(&id));
+    /// The items of a node with `for_each`, as far as they are known.
+    pub(crate) fn expand(&self, node: &Node, outcomes: &dyn Outcomes) -> Expansion {
+        let Some(for_each) = &node.for_each else { return Expansion::Items(Vec::new()) };
+        if let Some(reason) = skip_reason(node, outcomes) {
+            return Expansion::Skip(reason);
+        }
+        if !node.asks_each() {
+            match self.condition(node, outcomes, None) {
+                Ok(None) => {}
+                Ok(Some(reason)) => return Expansion::Skip(reason),
+                Err(_) if waits(node, outcomes) => return Expansion::Unknown,
+                Err(why) => return Expansion::Refuse(why),
             }
         }
-        if let Some(when) = &node.when {
-            let outputs = when.references.iter().filter_map(|reference| {
-                let id = node_of(reference)?;
-                match ended(&id) {
-                    Ended::Outputs(value) => Some((id.to_string(), value.clone())),
-                    _ => None,
-                }
-            });
-            let scope = scope(&self.params, Some(&self.environment.value), outputs.collect::<Map<_, _>>());
-            match when.evaluate(&scope) {
-                Ok(true) => {}
-                Ok(false) => return Decision::Skip(condition_is_false(&when.text)),
-                Err(why) => return Decision::Refuse(format!("`when` can't be decided: {why}")),
+        let list = for_each.list.resolve(&|reference| self.lookup(reference, outcomes, None));
+        let list = match list {
+            Ok(list) if schema::has_unknown(&list) => return Expansion::Unknown,
+            Ok(list) => list,
+            Err(error) => return Expansion::Refuse(error.to_string()),
+        };
+        match each::items(&list, for_each.key.as_ref()) {
+            Ok(items) => Expansion::Items(items),
+            Err(error) => Expansion::Refuse(error.to_string()),
+        }
+    }
+
+    /// Decides about `node`, or one item of it, with the outputs of the nodes that have ended.
+    pub(crate) fn decide(
+        &self,
+        catalog: &Catalog,
+        node: &Node,
+        outcomes: &dyn Outcomes,
+        each: Option<Each<'_>>,
+    ) -> Decision {
+        if let Some(reason) = skip_reason(node, outcomes) {
+            return Decision::Skip(reason);
+        }
+        if each.is_none() || node.asks_each() {
+            match self.condition(node, outcomes, each) {
+                Ok(None) => {}
+                Ok(Some(reason)) => return Decision::Skip(reason),
+                Err(why) => return Decision::Refuse(why),
             }
         }
         let Some(described) = catalog.get(&node.step) else {
             return Decision::Refuse(format!("there is no step `{}`", node.step));
         };
-        let config = match self.config(node, ended) {
+        let config = match self.config(node, outcomes, each) {
             Ok(config) => config,
             Err(why) => return Decision::Refuse(why),
         };
@@ -140,22 +179,69 @@ impl Checked {
         Decision::Run(resolved(config, &node.step, &described.info.version))
     }
 
-    /// The config of `node` with marks where an output is not known yet.
-    pub(crate) fn config<'a>(
-        &'a self,
+    /// Why the condition of `node` skips it.
+    fn condition(
+        &self,
         node: &Node,
-        ended: &dyn Fn(&NodeId) -> Ended<'a>,
+        outcomes: &dyn Outcomes,
+        each: Option<Each<'_>>,
+    ) -> Result<Option<String>, String> {
+        let Some(when) = &node.when else { return Ok(None) };
+        let mut outputs = Map::new();
+        for reference in when.references.iter().filter(|reference| node_of(reference).is_some()) {
+            let name = &reference.path[0];
+            if let Lookup::Known(value) = outcomes.output(std::slice::from_ref(name)) {
+                outputs.insert(name.clone(), value.into_owned());
+            }
+        }
+        let mut scope = scope(&self.params, Some(&self.environment.value), outputs);
+        if let Some(each) = each {
+            let each = json!({ "key": each.key, "value": each.value, "index": each.index });
+            scope.insert("each".to_owned(), each);
+        }
+        match when.evaluate(&scope) {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(Some(condition_is_false(&when.text))),
+            Err(why) => Err(format!("`when` can't be decided: {why}")),
+        }
+    }
+
+    /// The config of `node`, or of one item of it, with marks where something is not known yet.
+    pub(crate) fn config(
+        &self,
+        node: &Node,
+        outcomes: &dyn Outcomes,
+        each: Option<Each<'_>>,
     ) -> Result<Value, String> {
-        let outputs = |id: &NodeId| match ended(id) {
-            Ended::Outputs(value) => Some(value),
-            _ => None,
-        };
         node.with
-            .resolve(&|reference| -> Lookup<'a> {
-                lookup(reference, &self.params, Some(&self.environment.value), &outputs)
-            })
+            .resolve(&|reference| self.lookup(reference, outcomes, each))
             .map_err(|error| error.to_string())
     }
+
+    fn lookup<'a>(
+        &'a self,
+        reference: &Reference,
+        outcomes: &'a dyn Outcomes,
+        each: Option<Each<'a>>,
+    ) -> Lookup<'a> {
+        match (reference.root, each) {
+            (Root::Each, Some(each)) => each.lookup(reference),
+            _ => lookup(reference, &self.params, Some(&self.environment.value), outcomes),
+        }
+    }
+}
+
+fn skip_reason(node: &Node, outcomes: &dyn Outcomes) -> Option<String> {
+    let gone = node.references().find(|reference| outcomes.is_skipped(reference))?;
+    node_of(gone).map(|id| refers_to_skipped(&id))
+}
+
+/// Whether its condition looks at something that has not ended.
+fn waits(node: &Node, outcomes: &dyn Outcomes) -> bool {
+    let open = |reference: &Reference| {
+        reference.root == Root::Nodes && matches!(outcomes.output(&reference.path), Lookup::Unknown)
+    };
+    node.when.iter().flat_map(|when| &when.references).any(open)
 }
 
 /// A config with what its digest stands for.

@@ -3,6 +3,11 @@
 //! A string that is exactly one reference takes the referenced value with its type. Any other
 //! string with references in it is text into which scalars are written. `$${` stands for `${`.
 //! What a reference resolves to is never read for references again.
+//!
+//! Segments follow each other with `.`; one in brackets, `["a.b"]`, may hold any characters. `[*]`
+//! stands for every item of a node with `for_each`.
+
+use std::borrow::Cow;
 
 use migrate_plugin_api::{NodeId, unknown};
 use serde_json::{Map, Value};
@@ -16,7 +21,12 @@ pub(crate) enum Root {
     Params,
     Env,
     Nodes,
+    /// The item, in a node with `for_each`.
+    Each,
 }
+
+/// The segment that stands for every item.
+pub(crate) const ALL: &str = "*";
 
 /// `${nodes.backup.name}`: a root and at least one segment.
 #[derive(Debug, Clone)]
@@ -33,8 +43,17 @@ impl Reference {
             Root::Params => "params",
             Root::Env => "env",
             Root::Nodes => "nodes",
+            Root::Each => "each",
         };
-        format!("{root}.{}", self.path.join("."))
+        let mut text = root.to_owned();
+        for segment in &self.path {
+            text.push_str(&match segment.as_str() {
+                ALL => "[*]".to_owned(),
+                plain if is_plain(plain) => format!(".{plain}"),
+                other => format!("[\"{other}\"]"),
+            });
+        }
+        text
     }
 }
 
@@ -69,9 +88,16 @@ pub(crate) enum Part {
 
 /// What a reference stands for at some moment.
 pub(crate) enum Lookup<'a> {
-    Known(&'a Value),
+    Known(Cow<'a, Value>),
     Unknown,
     Missing,
+}
+
+impl<'a> Lookup<'a> {
+    /// What is at `path` of `value`.
+    pub(crate) fn at(value: &'a Value, path: &[String]) -> Self {
+        descend(value, path).map_or(Self::Missing, |found| Self::Known(Cow::Borrowed(found)))
+    }
 }
 
 /// Why a template has no value.
@@ -146,7 +172,7 @@ impl Template {
             TemplateKind::Literal(value) => value.clone(),
             TemplateKind::Broken => unknown("a mistake"),
             TemplateKind::Reference(reference) => match lookup(reference) {
-                Lookup::Known(value) => value.clone(),
+                Lookup::Known(value) => value.into_owned(),
                 Lookup::Unknown => unknown(&reference.text()),
                 Lookup::Missing => {
                     errors.push(ResolveError::Missing(reference.text()));
@@ -181,13 +207,15 @@ fn text<'v>(
             Part::Reference(reference) => reference,
         };
         match lookup(reference) {
-            Lookup::Known(Value::String(text)) => whole.push_str(text),
-            Lookup::Known(value @ (Value::Bool(_) | Value::Number(_))) => whole.push_str(&value.to_string()),
-            Lookup::Known(other) => {
-                let is = json_type(other);
-                errors.push(ResolveError::NotScalar(reference.text(), is, reference.span.clone()));
-                return unknown(&reference.text());
-            }
+            Lookup::Known(value) => match &*value {
+                Value::String(text) => whole.push_str(text),
+                value @ (Value::Bool(_) | Value::Number(_)) => whole.push_str(&value.to_string()),
+                other => {
+                    let is = json_type(other);
+                    errors.push(ResolveError::NotScalar(reference.text(), is, reference.span.clone()));
+                    return unknown(&reference.text());
+                }
+            },
             Lookup::Unknown => return unknown(&reference.text()),
             Lookup::Missing => {
                 errors.push(ResolveError::Missing(reference.text()));
@@ -266,13 +294,14 @@ fn place_of(file: &Source, span: &Span, inner: &str) -> Span {
 }
 
 fn reference(inner: &str, span: Span, file: &Source, mistakes: &mut Mistakes) -> Option<Reference> {
-    const HELP: &str = "a reference is `${params.NAME}`, `${env.PATH}` or `${nodes.NODE.OUTPUT}`";
-    let mut segments = inner.trim().split('.').map(str::to_owned);
-    let first = segments.next().unwrap_or_default();
-    let root = match first.as_str() {
+    const HELP: &str = "a reference is `${params.NAME}`, `${env.PATH}`, `${nodes.NODE.OUTPUT}` or, in a node with `for_each`, `${each.value}`";
+    let inner = inner.trim();
+    let (first, rest) = inner.split_at(inner.find(['.', '[']).unwrap_or(inner.len()));
+    let root = match first {
         "params" => Root::Params,
         "env" => Root::Env,
         "nodes" => Root::Nodes,
+        "each" => Root::Each,
         _ => {
             let mistake = mistakes.add(
                 file,
@@ -280,18 +309,51 @@ fn reference(inner: &str, span: Span, file: &Source, mistakes: &mut Mistakes) ->
                 "reference-syntax",
                 format!("`{first}` is nothing that can be referred to"),
             );
-            mistake.help(HELP).suggest(&first, ["params", "env", "nodes"]);
+            mistake.help(HELP).suggest(first, ["params", "env", "nodes", "each"]);
             return None;
         }
     };
-    let path: Vec<String> = segments.collect();
-    let valid =
-        |s: &String| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if path.is_empty() || !path.iter().all(valid) {
-        mistakes.add(file, span, "reference-syntax", format!("`${{{inner}}}` is no reference")).help(HELP);
-        return None;
+    match path(rest).filter(|path| !path.is_empty()) {
+        Some(path) => Some(Reference { root, path, span }),
+        None => {
+            let message = format!("`${{{inner}}}` is no reference");
+            mistakes.add(file, span, "reference-syntax", message).help(HELP);
+            None
+        }
     }
-    Some(Reference { root, path, span })
+}
+
+/// `.a.b[0]["c.d"][*]` as its segments.
+fn path(mut rest: &str) -> Option<Vec<String>> {
+    let mut path = Vec::new();
+    while !rest.is_empty() {
+        if let Some(plain) = rest.strip_prefix('.') {
+            let end = plain.find(['.', '[']).unwrap_or(plain.len());
+            let segment = Some(&plain[..end]).filter(|segment| is_plain(segment))?;
+            path.push(segment.to_owned());
+            rest = &plain[end..];
+            continue;
+        }
+        let inner = rest.strip_prefix('[')?;
+        let quote = inner.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let (segment, after) = match quote {
+            Some(quote) => inner[1..].split_once(quote)?,
+            None => inner.split_at(inner.find(']')?),
+        };
+        let valid = match quote {
+            Some(_) => !segment.is_empty() && segment != ALL,
+            // Every item, or the place in a list.
+            None => segment == ALL && path.len() == 1 || segment.parse::<usize>().is_ok(),
+        };
+        path.push(Some(segment).filter(|_| valid)?.to_owned());
+        rest = after.strip_prefix(']')?;
+    }
+    Some(path)
+}
+
+/// Whether a segment may stand without brackets.
+fn is_plain(segment: &str) -> bool {
+    !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// Follows `path` into `value`; numbers index lists.
@@ -328,7 +390,7 @@ mod tests {
     fn resolve(toml: &str) -> Result<Value, ResolveError> {
         let scope = json!({ "n": 3, "s": "x ${params.n}", "l": [1, 2], "b": true });
         template(toml).resolve(&|r| match descend(&scope, &r.path) {
-            Some(value) => Lookup::Known(Box::leak(Box::new(value.clone()))),
+            Some(value) => Lookup::Known(Cow::Owned(value.clone())),
             None if r.root == Root::Nodes => Lookup::Unknown,
             None => Lookup::Missing,
         })
@@ -343,6 +405,39 @@ mod tests {
         assert_eq!(resolve("v = \"${nodes.a.b}\""), Ok(json!({ "$unknown": "nodes.a.b" })));
         assert!(matches!(resolve("v = \"a ${params.l}\""), Err(ResolveError::NotScalar(..))));
         assert!(matches!(resolve("v = \"${env.a}\""), Err(ResolveError::Missing(_))));
+    }
+
+    #[test]
+    fn brackets_take_any_key() {
+        let read = |inner: &str| {
+            let mut mistakes = Mistakes::default();
+            let reference = reference(inner, 0..0, &Source::new("t.toml", ""), &mut mistakes);
+            reference.map(|reference| (reference.path.clone(), reference.text()))
+        };
+        let path = |segments: &[&str]| segments.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let same = [
+            (r#"nodes.copy["shop.eu"].count"#, path(&["copy", "shop.eu", "count"])),
+            ("nodes.copy[*].count", path(&["copy", "*", "count"])),
+            ("each.value", path(&["value"])),
+        ];
+        for (text, segments) in same {
+            assert_eq!(read(text), Some((segments, text.to_owned())));
+        }
+        assert_eq!(read("nodes.copy['shop'][0]").unwrap().0, path(&["copy", "shop", "0"]));
+        for bad in [
+            "nodes",
+            "nodes.",
+            "nodes..a",
+            "nodes[*]",
+            "nodes.a[",
+            "nodes.a[b]",
+            "nodes.a[\"b]",
+            "nodes.a[\"*\"]",
+            "nodes.a.b[*]",
+            "nodes.a[0]b",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     #[test]

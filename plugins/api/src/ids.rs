@@ -13,11 +13,17 @@ pub struct InvalidId {
     reason: &'static str,
 }
 
-/// Longest accepted identifier. Node names become parts of Kubernetes names (63 characters).
-const MAX_ID_CHARS: usize = 63;
+impl InvalidId {
+    pub(crate) fn new(kind: &'static str, value: &str, reason: &'static str) -> Self {
+        Self { kind, value: value.chars().take(80).collect(), reason }
+    }
+}
 
-fn check(kind: &'static str, value: &str) -> Result<(), InvalidId> {
-    let refuse = |reason| Err(InvalidId { kind, value: value.chars().take(80).collect(), reason });
+/// Longest accepted identifier. Node names become parts of Kubernetes names (63 characters).
+pub(crate) const MAX_ID_CHARS: usize = 63;
+
+pub(crate) fn check(kind: &'static str, value: &str) -> Result<(), InvalidId> {
+    let refuse = |reason| Err(InvalidId::new(kind, value, reason));
     if value.is_empty() {
         return refuse("it is empty");
     }
@@ -85,11 +91,6 @@ id!(
     "run ID"
 );
 id!(
-    /// One node of a workflow, unique within it.
-    NodeId,
-    "node name"
-);
-id!(
     /// Deterministic in (run, node, config digest, generation); a generation ends when the effect is to
     /// be made again: by `--rerun`, after a change, or because it no longer holds. Steps use it as the name of the outside thing
     /// they make (a Velero Backup, a Job), so that a repeated attempt finds what the first made.
@@ -104,9 +105,9 @@ mod tests {
 
     #[test]
     fn accepts_dns_labels_only() {
-        assert!(NodeId::new("copy-backup-2").is_ok());
+        assert!(RunId::new("copy-backup-2").is_ok());
         for bad in ["", "Copy", "a_b", "-a", "a-", "a b", "ä", &"x".repeat(64)] {
-            assert!(NodeId::new(bad).is_err(), "{bad:?}");
+            assert!(RunId::new(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -323,7 +323,7 @@ pub(super) fn our_labels(ctx: &StepContext) -> BTreeMap<String, String> {
     BTreeMap::from([
         (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
         (RUN_LABEL.to_owned(), ctx.run.to_string()),
-        (NODE_LABEL.to_owned(), ctx.node.to_string()),
+        (NODE_LABEL.to_owned(), ctx.node.label()),
     ])
 }
 

@@ -371,7 +371,7 @@ async fn plan_occupants(
     namespaces: &[String],
 ) -> Result<Option<Problem>, StepError> {
     // What an earlier attempt of this very node has restored is no obstacle to it.
-    let ours = format!("{RUN_LABEL}={},{NODE_LABEL}={}", ctx.run, ctx.node);
+    let ours = format!("{RUN_LABEL}={},{NODE_LABEL}={}", ctx.run, ctx.node.label());
     let restores = list_all(&velero.restores(), &ours).await;
     let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
     if !restores.is_empty() {

@@ -1,0 +1,148 @@
+//! The workflow of a seed: which nodes, which steps, which edges, and what may go wrong.
+
+use std::fmt::Write;
+
+use migrate_plugin_api::Idempotency;
+
+use super::dice::Dice;
+
+/// Most nodes of a simulated workflow.
+const MAX_NODES: u64 = 12;
+
+/// Most lives in which something goes wrong.
+const MAX_TROUBLED_LIVES: u64 = 5;
+
+/// One node.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub name: String,
+    pub kind: Idempotency,
+    /// Everything it waits for.
+    pub needs: Vec<String>,
+    pub pooled: bool,
+    with: String,
+    more: String,
+}
+
+/// A workflow and how hard its world is.
+#[derive(Debug, Clone)]
+pub(super) struct Scenario {
+    pub nodes: Vec<Node>,
+    pub pool: usize,
+    /// Lives in which things go wrong.
+    pub troubled_lives: u64,
+    /// Of a thousand calls of steps, how many fail in some way.
+    pub call_faults: u64,
+    /// Of a thousand questions about the outside, how many can't be answered.
+    pub ignorance: u64,
+}
+
+impl Scenario {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 1);
+        let count = 1 + dice.below(MAX_NODES);
+        let mut nodes: Vec<Node> = Vec::new();
+        for at in 0..count {
+            nodes.push(node(at, &nodes, &mut dice));
+        }
+        Self {
+            nodes,
+            pool: 1 + dice.below(3) as usize,
+            troubled_lives: dice.below(MAX_TROUBLED_LIVES + 1),
+            call_faults: dice.pick(&[0, 30, 100, 300]),
+            ignorance: dice.pick(&[0, 100, 500]),
+        }
+    }
+
+    /// A small world in which only what the caller does goes wrong.
+    pub(super) fn quiet(seed: u64, nodes: usize) -> Self {
+        let mut scenario = Self::new(seed);
+        while scenario.nodes.len() < nodes {
+            let at = scenario.nodes.len() as u64;
+            let next = node(at, &scenario.nodes, &mut Dice::new(seed, 100 + at));
+            scenario.nodes.push(next);
+        }
+        scenario.nodes.truncate(nodes);
+        Self { call_faults: 0, ignorance: 0, troubled_lives: 1, ..scenario }
+    }
+
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The workflow file.
+    pub(super) fn workflow(&self) -> String {
+        let mut text = format!("schema = 1\nname = \"simulated\"\n[pools]\np = {}\n", self.pool);
+        // Not in an order in which they may run: that is for the engine to find.
+        for node in self.nodes.iter().rev() {
+            let step = step_name(node.kind);
+            let (name, with, more) = (&node.name, &node.with, &node.more);
+            let _ = write!(text, "[nodes.{name}]\nstep = \"{step}\"\nwith = {{ {with} }}\n{more}");
+        }
+        text
+    }
+
+    /// The environment file in its `version`.
+    pub(super) fn environment(version: u64) -> String {
+        format!("schema = 1\n[site]\nversion = {version}\n")
+    }
+}
+
+/// The name of the simulated step of this kind.
+pub(super) fn step_name(kind: Idempotency) -> &'static str {
+    match kind {
+        Idempotency::Natural => "sim.natural",
+        Idempotency::Keyed => "sim.keyed",
+        Idempotency::None => "sim.none",
+    }
+}
+
+fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
+    let kind = dice.pick(&[
+        Idempotency::Natural,
+        Idempotency::Natural,
+        Idempotency::Keyed,
+        Idempotency::Keyed,
+        Idempotency::None,
+    ]);
+    let mut with = format!("items = {}", 1 + dice.below(4));
+    let mut more = String::new();
+    let mut needs = Vec::new();
+    if dice.chance(150) {
+        with.push_str(", site = \"${env.site.version}\"");
+    }
+    let mut plain = Vec::new();
+    for (index, other) in before.iter().enumerate() {
+        // Sparse enough that much can go on at once.
+        if !dice.chance((1500 / before.len() as u64).min(600)) {
+            continue;
+        }
+        needs.push(other.name.clone());
+        match dice.below(8) {
+            0 if !more.contains("when") => {
+                let _ = writeln!(more, "when = \"nodes.{}.even\"", other.name);
+            }
+            0..4 => {
+                let _ = write!(with, ", in{index} = \"${{nodes.{}.value}}\"", other.name);
+            }
+            _ => plain.push(format!("\"{}\"", other.name)),
+        }
+    }
+    if !plain.is_empty() {
+        let _ = writeln!(more, "needs = [{}]", plain.join(", "));
+    }
+    if dice.chance(300) {
+        let _ = writeln!(more, "retry = {{ attempts = {} }}", 1 + dice.below(5));
+    }
+    if dice.chance(300) {
+        let _ = writeln!(more, "timeout = \"{}s\"", 60 + dice.below(120));
+    }
+    if dice.chance(300) {
+        more.push_str("on_failure = \"continue\"\n");
+    }
+    let pooled = dice.chance(300);
+    if pooled {
+        more.push_str("pool = \"p\"\n");
+    }
+    Node { name: format!("n{at}"), kind, needs, pooled, with, more }
+}
