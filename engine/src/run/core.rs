@@ -213,11 +213,17 @@ impl Core {
         }
     }
 
+    fn make_ready(&mut self, at: usize) {
+        let pool = self.node(at).pool.clone();
+        self.ready.entry(pool).or_default().insert(at);
+    }
+
     /// Takes the first node that may begin now.
     fn next_ready(&mut self) -> Option<usize> {
         let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
         let at = open.filter_map(|(_, nodes)| nodes.first().copied()).min()?;
-        self.ready.get_mut(&self.checked.workflow.nodes[at].pool)?.remove(&at);
+        let pool = self.node(at).pool.clone();
+        self.ready.get_mut(&pool)?.remove(&at);
         Some(at)
     }
 
@@ -415,8 +421,7 @@ impl Core {
         for dependent in std::mem::take(&mut self.dependents[at]) {
             self.cells[dependent].missing -= 1;
             if self.cells[dependent].missing == 0 {
-                let pool = self.node(dependent).pool.clone();
-                self.ready.entry(pool).or_default().insert(dependent);
+                self.make_ready(dependent);
             }
         }
     }

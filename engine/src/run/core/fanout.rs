@@ -133,7 +133,7 @@ impl Core {
                 .push(Cell { seat: Some(Seat { node, item, active: true }), ..Cell::new(id.clone(), 0) });
             self.dependents.push(Vec::new());
             self.fanout.cells.insert(id, at);
-            self.ready.insert(at);
+            self.make_ready(at);
         }
     }
 
