@@ -441,6 +441,13 @@ with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}" 
     let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
     assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
     insta::assert_snapshot!(text);
+    let misspelled = Source::new("params.toml", "namespaces = []\nlimit = 1\npasword = \"hunter2\"\n");
+    let mut params = Params::new();
+    params.read(&misspelled).unwrap();
+    params.set("pass", "hunter3");
+    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
+    assert!(!text.contains("hunter"), "a misspelled secret is not shown");
+    insta::assert_snapshot!(text);
     let broken = Source::new("params.toml", "a = \nb = 1\nb = 2\n");
     insta::assert_snapshot!(render(&Params::new().read(&broken).unwrap_err()));
 }

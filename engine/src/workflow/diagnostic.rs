@@ -171,6 +171,8 @@ const MAX_NAME_DISTANCE: f64 = 0.4;
 pub(crate) struct Mistakes {
     found: Vec<Mistake>,
     scratch: Option<Mistake>,
+    /// What may be a secret: never shown, also not in the lines around another mistake.
+    hidden: Vec<(PathBuf, Range<usize>)>,
 }
 
 impl Mistakes {
@@ -190,6 +192,11 @@ impl Mistakes {
             return &mut self.found[last];
         }
         self.scratch.insert(mistake)
+    }
+
+    /// Whatever is said about `file`, what stands at `span` is not shown.
+    pub(crate) fn hide(&mut self, file: &Source, span: &Range<usize>) {
+        self.hidden.push((file.path.clone(), span.clone()));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -222,6 +229,11 @@ impl Mistakes {
         self.forgive_duplicates();
         if self.found.is_empty() {
             return Ok(());
+        }
+        for (path, span) in &self.hidden {
+            for mistake in self.found.iter_mut().filter(|mistake| mistake.file.path == *path) {
+                mistake.file = mistake.file.masked(span);
+            }
         }
         let mut files: Vec<PathBuf> = Vec::new();
         for mistake in &self.found {

@@ -134,8 +134,10 @@ impl Reader<'_> {
                     let message = format!("the default of {what} {why}");
                     let span = default.value.span.clone();
                     // What was written may be the secret itself.
-                    let file = if sensitive { self.file.masked(&span) } else { self.file.clone() };
-                    self.mistakes.add(&file, span, "wrong-type", message);
+                    if sensitive {
+                        self.mistakes.hide(self.file, &span);
+                    }
+                    self.mistakes.add(self.file, span, "wrong-type", message);
                 }
             }
         }
