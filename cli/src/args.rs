@@ -39,6 +39,10 @@ pub enum Command {
     Run(WorkflowArgs),
     /// Go on with a run that failed or was stopped; nothing that is done is done again
     Resume(ResumeArgs),
+    /// Decide about a gate that waits: the run goes on within a second, or with `migrate resume`
+    Approve(ApproveArgs),
+    /// Take a run back: undo what its steps can undo, in reverse order; tells what is left as it is
+    Undo(UndoArgs),
     /// Show how far a run is
     Status(RunArgs),
     /// List all runs of this project, newest first
@@ -157,6 +161,35 @@ pub struct ResumeArgs {
 
     #[command(flatten)]
     pub params: ParamArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// The gate
+    #[arg(value_name = "NODE")]
+    pub node: String,
+
+    /// The run; default: the latest
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+
+    /// Why; kept with who decided, where and when
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+
+    /// Say no: the gate fails, with the note as the reason
+    #[arg(long)]
+    pub reject: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UndoArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// Do it; without, only what would be undone is shown
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

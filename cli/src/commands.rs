@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use migrate_engine::{
     Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    Source, VerifyRequest, event_channel, nearest,
+    Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 
@@ -23,12 +23,15 @@ const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let session = Session { cli, engine: Engine::open(&cli.project, migrate_steps::all())? };
+    let engine = Engine::open(&cli.project, migrate_steps::all())?.with_store(store(cli)?);
+    let session = Session { cli, engine };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
         Command::Plan(args) => session.plan(args).await,
         Command::Run(args) => session.run(args).await,
         Command::Resume(args) => session.resume(args).await,
+        Command::Approve(args) => session.approve(args).await,
+        Command::Undo(args) => session.undo(args).await,
         Command::Status(args) => session.status(args).await,
         Command::Runs => session.runs().await,
         Command::Logs(args) => logs::logs(&session.engine, args, cli.json).await,
@@ -38,9 +41,16 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
     }
 }
 
-struct Session<'a> {
-    cli: &'a Cli,
-    engine: Engine,
+/// Where facts are kept, for the commands that ask.
+fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
+    let path = cli.project.join(MIGRATION_FILE);
+    let needed = !matches!(cli.command, Command::Validate(_) | Command::Plan(_) | Command::Steps(_));
+    Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
+}
+
+pub(crate) struct Session<'a> {
+    pub(crate) cli: &'a Cli,
+    pub(crate) engine: Engine,
 }
 
 impl Session<'_> {
@@ -105,7 +115,23 @@ impl Session<'_> {
             params: params(&args.params)?,
             ..again(&args.again)?
         };
-        self.advance(async |events, shutdown| self.engine.resume(request, events, shutdown).await).await
+        let work = async |events: EventSink, shutdown: &Shutdown| {
+            self.engine.resume(request, events, shutdown).await
+        };
+        match self.advance(work).await {
+            Err(Failure::Run(RunError::AlreadyDone(run))) => self.already_done(run).await,
+            result => result,
+        }
+    }
+
+    /// There is nothing to do, which is no error.
+    async fn already_done(&self, run: RunId) -> Result<Exit, Failure> {
+        say!("run {run} is done; there is nothing to resume");
+        let status = self.engine.status(Some(&run)).await?;
+        if self.cli.json {
+            print_json("report", &serde_json::json!({ "report": status.report }))?;
+        }
+        Ok(Exit::Done)
     }
 
     async fn verify(&self, args: &VerifyArgs) -> Result<Exit, Failure> {
@@ -195,15 +221,32 @@ impl Session<'_> {
         &self,
         work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
     ) -> Result<Exit, Failure> {
+        Ok(self.advance_to(work).await?.1)
+    }
+
+    /// The same, with the report.
+    pub(crate) async fn advance_to(
+        &self,
+        work: impl AsyncFnOnce(EventSink, &Shutdown) -> Result<RunReport, RunError>,
+    ) -> Result<(RunReport, Exit), Failure> {
         let report = self.watched(work).await?;
         self.show(&report);
         let resume = self.resume_command(&report.run);
         match report.state {
             RunState::Done => {}
+            RunState::Waiting => self.say_waiting(&report),
+            RunState::Undone => crate::decide::say_undone(&report),
+            RunState::Interrupted | RunState::Running if report.undo.is_some() => {
+                say!("stopped while undoing; go on with: {resume}");
+            }
+            RunState::Failed if report.undo.is_some() => {
+                say!("the undo failed; when the cause is mended, go on with: {resume}");
+            }
             RunState::Interrupted | RunState::Running => say!("stopped; go on with: {resume}"),
             RunState::Failed => say!("failed; when the cause is mended, go on with: {resume}"),
         }
-        Ok(exit_of(report.state))
+        let exit = exit_of(report.state);
+        Ok((report, exit))
     }
 
     /// Runs `work` under signal handling and shows its events.
@@ -237,11 +280,11 @@ impl Session<'_> {
         }
     }
 
-    fn resume_command(&self, run: &RunId) -> String {
+    pub(crate) fn resume_command(&self, run: &RunId) -> String {
         format!("migrate{} resume {run}", self.project_option())
     }
 
-    fn project_option(&self) -> String {
+    pub(crate) fn project_option(&self) -> String {
         if self.cli.project.as_os_str() == "." {
             String::new()
         } else {
@@ -275,11 +318,13 @@ fn exit_of(state: RunState) -> Exit {
     match state {
         RunState::Done => Exit::Done,
         RunState::Interrupted | RunState::Running => Exit::Interrupted,
-        RunState::Failed => Exit::Failed,
+        RunState::Waiting => Exit::Waiting,
+        // The migration did not happen.
+        RunState::Failed | RunState::Undone => Exit::Failed,
     }
 }
 
-fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
+pub(crate) fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
     Ok(args.run.clone().map(RunId::new).transpose()?)
 }
 

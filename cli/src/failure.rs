@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
-    Changes, Diagnostics, Mistake, NodePlan, OpenError, PlanReport, ReadError, RunError, StoreError,
+    Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
+    RunError, StoreError,
 };
 use migrate_plugin_api::{InvalidId, NodeId, Severity};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub enum Failure {
     /// The run did not begin or could not go on.
     #[error(transparent)]
     Run(RunError),
+    /// A decision was not taken.
+    #[error(transparent)]
+    Decide(DecideError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -65,6 +69,15 @@ impl From<RunError> for Failure {
     }
 }
 
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Run(error) => error.into(),
+            error => Self::Decide(error),
+        }
+    }
+}
+
 impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
@@ -79,12 +92,14 @@ impl Failure {
                 | RunError::UnknownNode { .. }
                 | RunError::NotRepeatable { .. } => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
+                RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
                 RunError::Store(StoreError::Failed { .. }) => Exit::Failed,
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
+            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -100,6 +115,7 @@ impl Failure {
             Self::Invalid(_) => "invalid",
             Self::Steps(_) => "internal",
             Self::Stdout(_) => "stdout",
+            Self::Decide(_) => "not-decided",
             Self::Run(error) => match error {
                 RunError::Locked(_) => "locked",
                 RunError::Lock { .. } => "lock",
@@ -111,6 +127,9 @@ impl Failure {
                 RunError::NoRuns => "no-runs",
                 RunError::AlreadyDone(_) => "already-done",
                 RunError::UnknownNode { .. } => "unknown-node",
+                RunError::AlreadyUndone(_) => "already-undone",
+                RunError::Undoing(_) => "undoing",
+                RunError::StoreUrl(_) => "store",
                 RunError::NotRepeatable { .. } => "not-repeatable",
                 RunError::Cancelled => "cancelled",
                 RunError::Store(_) => "store",
@@ -175,10 +194,7 @@ impl Failure {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
-            Self::Run(RunError::Locked(holder)) => Some(format!(
-                "wait for it, or stop it: kill -INT {}; readers such as `migrate status` work meanwhile",
-                holder.pid
-            )),
+            Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
             Self::Run(RunError::NotRepeatable { nodes }) => {
@@ -297,6 +313,21 @@ impl ProblemDocument {
             hint: problem.hint.clone(),
         });
         failed.chain(found).collect()
+    }
+}
+
+/// How to get past the holder of a project.
+fn way_past(holder: &Holder) -> String {
+    const READERS: &str = "readers such as `migrate status` work meanwhile";
+    match holder.pulse() {
+        _ if holder.pid == 0 => format!("wait for it; {READERS}"),
+        Pulse::Stopped => format!("let it go on: kill -CONT {}; {READERS}", holder.pid),
+        Pulse::Unknown => {
+            format!(
+                "wait for it, or stop it on its machine; if it is dead, its lease ends by itself; {READERS}"
+            )
+        }
+        Pulse::Alive | Pulse::Dead => format!("wait for it, or stop it: kill -INT {}; {READERS}", holder.pid),
     }
 }
 

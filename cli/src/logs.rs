@@ -61,6 +61,12 @@ fn line(entry: &HistoryEntry) -> String {
             format!("attempt failed, another follows: {}", render::error(error))
         }
         HistoryKind::Failed { error } => format!("FAILED: {}", render::error(error)),
+        HistoryKind::Decided { decision } => decision.sentence(),
+        HistoryKind::UndoBegun { reason } => format!("is taken back: {reason}"),
+        HistoryKind::UndoStarted { attempt } => format!("attempt {attempt} of its undo begins"),
+        HistoryKind::Undone { duration_ms } => format!("undone in {}", render::duration(*duration_ms)),
+        HistoryKind::UndoFailed { error } => format!("FAILED to undo: {}", render::error(error)),
+        HistoryKind::Left { reason } => format!("left as it is: {reason}"),
         HistoryKind::Interrupted => "stopped".to_owned(),
         HistoryKind::Skipped { reason } => format!("skipped: {reason}"),
         HistoryKind::Reused => "verified again and reused".to_owned(),

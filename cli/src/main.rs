@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod decide;
 mod evidence;
 mod exit;
 mod failure;

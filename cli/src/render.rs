@@ -138,6 +138,12 @@ pub fn changes(changes: &Changes) -> Vec<String> {
             let place = if change.node.key().is_some() { "the list" } else { "the workflow" };
             lines.push(format!("{}: is no longer in {place}; what it did is left as it is", change.node));
         }
+        if let Some(reason) = &change.skipped {
+            lines.push(format!(
+                "{}: has run and would be skipped now: {reason}; what it made is left as it is",
+                change.node
+            ));
+        }
         lines.extend(change.fields.iter().map(|field| field_change(&change.node, field)));
         if !change.affects.is_empty() {
             let names: Vec<&str> = change.affects.iter().map(|node| node.as_str()).collect();
@@ -180,6 +186,9 @@ fn state(node: &NodeReport) -> &'static str {
         NodeState::Skipped => "skipped",
         NodeState::Failed => "FAILED",
         NodeState::Blocked => "blocked",
+        NodeState::Waiting => "WAITING",
+        NodeState::Undone => "undone",
+        NodeState::Left => "left",
         NodeState::Removed => "removed",
     }
 }
@@ -189,6 +198,8 @@ pub fn run_state(state: RunState) -> &'static str {
     match state {
         RunState::Running => "running",
         RunState::Done => "done",
+        RunState::Waiting => "waiting at a gate",
+        RunState::Undone => "undone",
         RunState::Failed => "failed",
         RunState::Interrupted => "interrupted",
     }

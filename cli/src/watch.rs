@@ -85,6 +85,15 @@ fn show(board: &mut Board, event: Event) {
         EventKind::NodeReused { node, evidence } => {
             board.finish(&node, &format!("already done{}", proof(&evidence)));
         }
+        EventKind::NodeWaiting { node, message } => {
+            board.finish(&node, &format!("waits for a decision: {message}"));
+        }
+        EventKind::RunUndoing { reason } => board.say(&format!("undoing run {}: {reason}", event.run)),
+        EventKind::NodeUndoing { node, step } => board.start(&node, &format!("undo of {step}")),
+        EventKind::NodeUndone { node, duration_ms } => {
+            board.finish(&node, &format!("undone in {}", render::duration(duration_ms)));
+        }
+        EventKind::NodeLeft { node, reason } => board.finish(&node, &format!("left as it is: {reason}")),
         EventKind::NodeInterrupted { node } => board.finish(&node, "stopped; can be resumed"),
         EventKind::RunFinished { state, duration_ms } => {
             board.clear();

@@ -257,7 +257,7 @@ fn every_json_document_has_a_version_and_a_type() {
     expect(&["status"], 0, "status");
     expect(&["runs"], 0, "runs");
     expect(&["plan"], 0, "resume-plan");
-    assert_eq!(expect(&["resume"], 0, "error")["code"], "already-done");
+    assert_eq!(expect(&["resume"], 0, "report")["report"]["state"], "done");
     fs::write(project.path().join("migration.toml"), "schema = 1\nregistry = \"c.example\"\n")
         .expect("written");
     let changed = expect(&["resume", "--rerun", "second"], 3, "error");

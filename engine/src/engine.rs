@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, LogLevel, NodeId, RunId, Step, StepInfo, VerifyDepth};
+use migrate_plugin_api::{
+    CancellationToken, LogLevel, NodeId, RunId, Secret, Step, StepError, StepInfo, VerifyDepth,
+};
 use serde_json::Map;
 
 use crate::ambient;
@@ -13,18 +15,23 @@ use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{Changes, PlanReport, RunReport, RunState};
 use crate::resume::{AGAIN, TakenUp, without};
 use crate::run::core::Core;
-use crate::run::dispatcher::{Dispatcher, Session};
+use crate::run::dispatcher::{Dispatcher, Machine, Session};
+use crate::run::gate::{DecisionBox, Gate};
+use crate::run::heartbeat::keep_right;
+use crate::run::host::resolve;
 use crate::run::key::run_id;
-use crate::run::lock::{LockError, RunLock};
+use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
 use crate::run::state::RunFacts;
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
-use crate::store::fact::{Definition, Place, RunRecord};
+use crate::store::fact::{Definition, DefinitionPart, Place, RunRecord};
 use crate::store::holder::Holder;
-use crate::store::{AcquireError, SqliteStore, Store, StoreError};
+use crate::store::settings::StoreSettings;
+use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
-    Catalog, Checked, Described, Diagnostics, Digest, NodeOutline, Params, ReadError, Source, check, validate,
+    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source,
+    check_with, validate,
 };
 
 /// Folder in the project where everything of the engine is.
@@ -85,6 +92,12 @@ pub enum RunError {
     /// The run is already done.
     #[error("run `{0}` is done; there is nothing to resume")]
     AlreadyDone(RunId),
+    /// The run is undone.
+    #[error("run `{0}` is undone; start a new one")]
+    AlreadyUndone(RunId),
+    /// The run is being undone, and nothing of it is done again.
+    #[error("run `{0}` is being undone; nothing of it can be done again")]
+    Undoing(RunId),
     /// The run has no such node.
     #[error("the workflow has no node `{node}`{}", .near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())]
     UnknownNode {
@@ -102,6 +115,9 @@ pub enum RunError {
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
+    /// The URL of the shared store isn't where `[store]` says.
+    #[error("the store's URL: {}", .0.message)]
+    StoreUrl(StepError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -145,6 +161,9 @@ pub struct Engine {
     pub(crate) project_dir: PathBuf,
     pub(crate) steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     pub(crate) catalog: Arc<Catalog>,
+    /// `None`: the file in the project folder.
+    shared: Option<StoreSettings>,
+    library: Library,
 }
 
 impl Engine {
@@ -155,7 +174,8 @@ impl Engine {
     pub fn open(project_dir: impl Into<PathBuf>, steps: Vec<Arc<dyn Step>>) -> Result<Self, OpenError> {
         let mut known = BTreeMap::new();
         let mut catalog = Catalog::new();
-        for step in steps {
+        let gate: Arc<dyn Step> = Arc::new(Gate);
+        for step in steps.into_iter().chain([gate]) {
             let info = step.describe();
             let invalid = |error: jsonschema::ValidationError<'_>| OpenError::InvalidSchema {
                 step: info.name.clone(),
@@ -171,7 +191,21 @@ impl Engine {
             project_dir: absolute(&project_dir.into()),
             steps: Arc::new(known),
             catalog: Arc::new(catalog),
+            shared: None,
+            library: Library::default(),
         })
+    }
+
+    /// Keeps facts in a shared store instead of the project folder.
+    pub fn with_store(self, shared: Option<StoreSettings>) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// With workflows that others may hold by these names, wherever they are.
+    #[must_use]
+    pub fn with_workflows(mut self, texts: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.library.shipped.extend(texts);
+        self
     }
 
     /// The project folder, absolute.
@@ -195,7 +229,7 @@ impl Engine {
         environment: &Source,
         params: &Params,
     ) -> Result<Checked, Diagnostics> {
-        check(&self.catalog, workflow, environment, params)
+        check_with(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
@@ -209,7 +243,7 @@ impl Engine {
         environment: Option<&Source>,
         params: &Params,
     ) -> Result<(), Diagnostics> {
-        validate(&self.catalog, workflow, environment, params)
+        validate(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Asks every step what it would do. Reads only; needs no lock and no store.
@@ -231,7 +265,8 @@ impl Engine {
         let started_at = ambient::now();
         let id = run_id(started_at, ambient::random_tag());
         let (store, _lock) = self.hold(&id).await?;
-        self.begin(store, id, started_at, checked, events, shutdown).await
+        let work = self.begin(Arc::clone(&store), id, started_at, checked, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Begins a run in `store`, whose only writer this process is.
@@ -249,7 +284,8 @@ impl Engine {
         let definition = definition(&self.project_dir, checked);
         let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
         store.create_run(&run).await?;
-        self.dispatch(&run, checked, store, facts, BTreeMap::new(), events, shutdown).await
+        let machine = self.machine(&run, checked, facts);
+        self.dispatch(&run, machine, store, BTreeMap::new(), events, shutdown).await
     }
 
     /// Goes on with a run from its durable facts, with the current workflow and environment files.
@@ -267,7 +303,8 @@ impl Engine {
         let id = find(&*reader, request.run.as_ref()).await?.id;
         reader.close().await;
         let (store, _lock) = self.hold(&id).await?;
-        self.take_up(store, id, request, events, shutdown).await
+        let work = self.take_up(Arc::clone(&store), id, request, events, shutdown);
+        keep_right(&*store, work).await
     }
 
     /// Goes on with run `id` in `store`, whose only writer this process is.
@@ -284,6 +321,12 @@ impl Engine {
         if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
             return Err(RunError::AlreadyDone(id));
         }
+        if facts.undo.is_some() {
+            if request.repeats() {
+                return Err(RunError::Undoing(id));
+            }
+            return self.go_on_undoing(&run, store, facts, events, shutdown).await;
+        }
         let TakenUp { checked, facts, places, batch, changed, again } =
             self.ready(&*store, &run, facts, &request).await?;
         if !changed.is_empty() && !request.accept_changes {
@@ -295,7 +338,8 @@ impl Engine {
             events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: id.clone(), kind });
         }
         store.append(&id, &batch).await?;
-        self.dispatch(&run, &checked, store, facts, places, events, shutdown).await
+        let machine = self.machine(&run, &checked, facts);
+        self.dispatch(&run, machine, store, places, events, shutdown).await
     }
 
     /// Verifies all finished nodes of a run again. Changes nothing, needs no lock.
@@ -337,15 +381,30 @@ impl Engine {
     }
 
     /// The store as a reader has it: it is not changed, and nobody is kept from anything.
-    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, StoreError> {
-        let store = SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?;
-        Ok(store.map(|store| Arc::new(store) as Arc<dyn Store>))
+    pub(crate) async fn existing_store(&self) -> Result<Option<Arc<dyn Store>>, RunError> {
+        Ok(match &self.shared {
+            None => SqliteStore::read(&self.state_dir().join(STATE_FILE)).await?.map(|s| Arc::new(s) as _),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                PostgresStore::read(&url, &shared.project).await?.map(|s| Arc::new(s) as _)
+            }
+        })
+    }
+
+    async fn store_url(&self, shared: &StoreSettings) -> Result<Secret, RunError> {
+        resolve(&self.project_dir, &shared.url).await.map_err(RunError::StoreUrl)
     }
 
     /// Takes the project for `run`: the lock of this machine, then the right to write.
     pub(crate) async fn hold(&self, run: &RunId) -> Result<(Arc<dyn Store>, RunLock), RunError> {
         let lock = self.lock(run).await?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?);
+        let store: Arc<dyn Store> = match &self.shared {
+            None => Arc::new(SqliteStore::open(&self.state_dir().join(STATE_FILE)).await?),
+            Some(shared) => {
+                let url = self.store_url(shared).await?;
+                Arc::new(PostgresStore::open(&url, &shared.project).await?)
+            }
+        };
         match store.acquire(&Holder::here(run)).await {
             Ok(()) => Ok((store, lock)),
             Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
@@ -353,7 +412,12 @@ impl Engine {
         }
     }
 
-    async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
+    /// Who works on the project now.
+    pub(crate) async fn holder(&self, store: &dyn Store) -> Result<Option<Holder>, StoreError> {
+        if self.shared.is_some() { store.holder().await } else { Ok(holder(&self.state_dir())) }
+    }
+
+    pub(crate) async fn lock(&self, run: &RunId) -> Result<RunLock, RunError> {
         let dir = self.state_dir();
         let failed = |source| RunError::Lock { path: dir.join("lock"), source };
         make_private_dir(&dir).map_err(failed)?;
@@ -380,7 +444,12 @@ impl Engine {
             Err(error) => return Err(error.into()),
         };
         let environment = Source::read(self.project_dir.join(&definition.environment_path))?;
-        Ok(self.check(&workflow, &environment, &params.over(&definition.params))?)
+        let mut library = self.library.clone();
+        for part in &definition.parts {
+            library.stored.insert(self.project_dir.join(&part.path), part.text.clone());
+        }
+        let params = params.over(&definition.params);
+        Ok(check_with(&self.catalog, &library, &workflow, &environment, &params)?)
     }
 
     pub(crate) async fn preflight(
@@ -424,13 +493,17 @@ impl Engine {
         if report.refuses() { Err(RunError::Refused(Box::new(report))) } else { Ok(()) }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything a run consists of, once")]
-    async fn dispatch(
+    fn machine(&self, run: &RunRecord, checked: &Checked, facts: RunFacts) -> Machine {
+        let (checked, catalog) = (Arc::new(checked.clone()), Arc::clone(&self.catalog));
+        let random = Box::new(ambient::random);
+        Machine::Run(Box::new(Core::new(run.id.clone(), checked, catalog, facts, random)))
+    }
+
+    pub(crate) async fn dispatch(
         &self,
         run: &RunRecord,
-        checked: &Checked,
+        machine: Machine,
         store: Arc<dyn Store>,
-        facts: RunFacts,
         places: BTreeMap<NodeId, Place>,
         events: EventSink,
         shutdown: &Shutdown,
@@ -442,12 +515,10 @@ impl Engine {
             store: Arc::clone(&store),
             events,
             places,
+            decisions: DecisionBox::new(&self.state_dir(), &run.id),
             shutdown: shutdown.subscribe(),
         };
-        let random = Box::new(ambient::random);
-        let core =
-            Core::new(run.id.clone(), Arc::new(checked.clone()), Arc::clone(&self.catalog), facts, random);
-        let result = Dispatcher::new(session, core).work().await;
+        let result = Dispatcher::new(session, machine).work().await;
         store.close().await;
         Ok(result?.facts().report(run, false))
     }
@@ -466,6 +537,7 @@ pub(crate) fn definition(project_dir: &Path, checked: &Checked) -> Definition {
         path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
     };
     let workflow = &checked.workflow;
+    let part = |source: Source| DefinitionPart { path: place(source.path()), text: source.text().to_owned() };
     let outline = |(node, step): (&NodeId, &str)| NodeOutline {
         node: node.clone(),
         step: step.to_owned(),
@@ -476,6 +548,7 @@ pub(crate) fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     Definition {
         workflow_path: place(workflow.file.path()),
         workflow_text: workflow.file.text().to_owned(),
+        parts: workflow.parts.iter().map(|part| part.source.clone()).map(part).collect(),
         environment_path: place(checked.environment.file.path()),
         environment_digest: Digest::of(&checked.environment.value),
         params: params.collect::<Map<_, _>>(),
@@ -503,5 +576,11 @@ fn make_private_dir(dir: &Path) -> std::io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
+    builder.create(dir)?;
+    // The folder's own name is durable too, or a power loss could take everything in it.
+    #[cfg(unix)]
+    if let Some(parent) = dir.parent() {
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }

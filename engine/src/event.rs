@@ -165,6 +165,39 @@ pub enum EventKind {
         /// The node.
         node: NodeId,
     },
+    /// A gate waits for a person.
+    NodeWaiting {
+        /// The node.
+        node: NodeId,
+        /// What is to be decided.
+        message: String,
+    },
+    /// From here on the run is taken back. Durable.
+    RunUndoing {
+        /// Why.
+        reason: String,
+    },
+    /// An undo begins; its intent is durable.
+    NodeUndoing {
+        /// The node.
+        node: NodeId,
+        /// Its step.
+        step: String,
+    },
+    /// Its effect is taken back. Durable.
+    NodeUndone {
+        /// The node.
+        node: NodeId,
+        /// Time spent on it in this process.
+        duration_ms: u64,
+    },
+    /// The undo leaves it as it is. Durable.
+    NodeLeft {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// The last event of a run.
     RunFinished {
         /// How it ended.
@@ -178,7 +211,7 @@ impl EventKind {
     /// The node it is about.
     pub fn node(&self) -> Option<&NodeId> {
         match self {
-            Self::RunStarted { .. } | Self::RunFinished { .. } => None,
+            Self::RunStarted { .. } | Self::RunUndoing { .. } | Self::RunFinished { .. } => None,
             Self::NodePlanned { node, .. }
             | Self::NodeExpanded { node, .. }
             | Self::NodeItemsDone { node, .. }
@@ -191,6 +224,10 @@ impl EventKind {
             | Self::NodeFailed { node, .. }
             | Self::NodeSkipped { node, .. }
             | Self::NodeReused { node, .. }
+            | Self::NodeWaiting { node, .. }
+            | Self::NodeUndoing { node, .. }
+            | Self::NodeUndone { node, .. }
+            | Self::NodeLeft { node, .. }
             | Self::NodeInterrupted { node } => Some(node),
         }
     }
@@ -203,6 +240,9 @@ impl EventKind {
                 | Self::NodeFailed { .. }
                 | Self::NodeSkipped { .. }
                 | Self::NodeReused { .. }
+                | Self::NodeWaiting { .. }
+                | Self::NodeUndone { .. }
+                | Self::NodeLeft { .. }
                 | Self::NodeInterrupted { .. }
         )
     }

@@ -9,6 +9,7 @@ use migrate_plugin_api::{ErrorRecord, LogLevel, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::report::RunState;
+use crate::run::GateDecision;
 use crate::store::fact::{Fact, LogLine, Stamped};
 
 /// Version of the JSON form of [`HistoryEntry`].
@@ -119,6 +120,36 @@ pub enum HistoryKind {
         /// Why.
         reason: String,
     },
+    /// A person decided about a gate.
+    Decided {
+        /// What, who, when.
+        decision: GateDecision,
+    },
+    /// From here on the run was taken back.
+    UndoBegun {
+        /// Why.
+        reason: String,
+    },
+    /// The undo of the node began.
+    UndoStarted {
+        /// From 1.
+        attempt: u32,
+    },
+    /// Its effect is taken back.
+    Undone {
+        /// Time of the undo.
+        duration_ms: u64,
+    },
+    /// Its undo failed.
+    UndoFailed {
+        /// Why.
+        error: ErrorRecord,
+    },
+    /// The undo left it as it is.
+    Left {
+        /// Why.
+        reason: String,
+    },
     /// A process took the run up again.
     Resumed,
     /// A process ended with the run.
@@ -161,6 +192,14 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Resumed { .. } => (None, HistoryKind::Resumed),
         Fact::Ended { state } => (None, HistoryKind::Ended { state: *state }),
         Fact::Expanded { node, items } => (Some(node), HistoryKind::Expanded { items: items.len() }),
+        Fact::Decided { node, decision } => (Some(node), HistoryKind::Decided { decision: decision.clone() }),
+        Fact::UndoBegun { reason } => (None, HistoryKind::UndoBegun { reason: reason.clone() }),
+        Fact::UndoStarted { node, attempt } => (Some(node), HistoryKind::UndoStarted { attempt: *attempt }),
+        Fact::Undone { node, duration_ms } => (Some(node), HistoryKind::Undone { duration_ms: *duration_ms }),
+        Fact::UndoFailed { node, error, .. } => {
+            (Some(node), HistoryKind::UndoFailed { error: error.clone() })
+        }
+        Fact::Left { node, reason } => (Some(node), HistoryKind::Left { reason: reason.clone() }),
         Fact::Started { node, attempt, step, .. } => {
             (Some(node), HistoryKind::Started { attempt: *attempt, step: step.clone() })
         }

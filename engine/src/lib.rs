@@ -6,6 +6,7 @@
 //! [`Engine`] is the only way in; it reports through [`Event`]s and [`RunReport`]s.
 
 mod ambient;
+mod decide;
 mod engine;
 mod event;
 mod history;
@@ -18,6 +19,7 @@ mod shutdown;
 mod store;
 pub mod workflow;
 
+pub use decide::{Approval, DecideError, DecideRequest};
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
 pub use jiff::Timestamp;
 
@@ -25,10 +27,12 @@ pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_c
 pub use history::{HISTORY_VERSION, History, HistoryEntry, HistoryKind, HistoryMark, HistoryRequest};
 pub use outlook::{Action, NodeOutlook, ResumePlan};
 pub use report::{
-    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, PlanReport,
-    REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary,
+    Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo,
+    PlanReport, REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
 };
+pub use run::GateDecision;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};
+pub use store::settings::StoreSettings;
 pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source, nearest};

@@ -5,7 +5,6 @@ use migrate_plugin_api::RunId;
 use crate::engine::{Engine, RunError, find};
 use crate::history::{History, HistoryRequest, story};
 use crate::report::{RunReport, RunStatus, RunSummary};
-use crate::run::lock::holder;
 use crate::run::state::RunFacts;
 use crate::workflow::{Diagnostics, Source};
 
@@ -34,7 +33,7 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
         Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
@@ -46,7 +45,7 @@ impl Engine {
     /// When the store can't be read. A project without a store has no runs.
     pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
         let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
-        let holder = holder(&self.state_dir());
+        let holder = self.holder(&*store).await?;
         let mut summaries = Vec::new();
         for run in store.runs().await? {
             let facts = RunFacts::fold(store.facts(&run.id).await?);
@@ -67,7 +66,7 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, request.run.as_ref()).await?;
         // Looked for first: what a process stores before it ends is then read below.
-        let alive = holder(&self.state_dir()).is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
+        let alive = self.holder(&*store).await?.is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = store.facts(&run.id).await?;
         let state = RunFacts::fold(facts.iter().cloned());
         let alive = alive && state.ended.is_none();

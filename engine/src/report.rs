@@ -18,7 +18,11 @@ pub enum RunState {
     Running,
     /// Every node is finished, reused or skipped.
     Done,
-    /// A node failed. Can be resumed.
+    /// Nothing more can be done until a person decides about a gate. Can be resumed.
+    Waiting,
+    /// Taken back, as far as that can be. What can't is told. The migration did not happen.
+    Undone,
+    /// A node failed, or its undo. Can be resumed.
     Failed,
     /// Stopped on request, or its process died. Can be resumed.
     Interrupted,
@@ -27,7 +31,7 @@ pub enum RunState {
 impl RunState {
     /// Whether `resume` has something to do.
     pub fn is_resumable(self) -> bool {
-        matches!(self, Self::Failed | Self::Interrupted)
+        matches!(self, Self::Waiting | Self::Failed | Self::Interrupted)
     }
 }
 
@@ -47,6 +51,12 @@ pub enum NodeState {
     Reused,
     /// Not run, on purpose.
     Skipped,
+    /// A gate that waits for a person.
+    Waiting,
+    /// Its effect was taken back.
+    Undone,
+    /// The undo of the run left it as it is.
+    Left,
     /// Failed.
     Failed,
     /// Can't run: something that it needs has failed.
@@ -148,6 +158,9 @@ pub struct RunReport {
     /// When it last ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// Why it is being undone, or is undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<String>,
     /// In an order in which they may run; items after their node, what was removed at the end.
     pub nodes: Vec<NodeReport>,
 }
@@ -277,8 +290,52 @@ pub struct NodeChange {
     pub removed: bool,
     /// Exactly what differs.
     pub fields: Vec<FieldChange>,
+    /// Why it would not run now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// Nodes that depend on it, have run, and will be looked at again: rerun if their inputs differ.
     pub affects: Vec<NodeId>,
+}
+
+/// What undoing a run means for one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UndoAction {
+    /// Its effect is taken back.
+    Undo,
+    /// Its last attempt has no known end: it is looked for, and taken back if it is there.
+    Look,
+    /// It stays as it is.
+    Leave,
+}
+
+/// One node of an [`UndoPlan`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeUndo {
+    /// The node.
+    pub node: NodeId,
+    /// Its step.
+    pub step: String,
+    /// What happens to it.
+    pub action: UndoAction,
+    /// Why it is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What undoing a run would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UndoPlan {
+    /// [`REPORT_VERSION`].
+    pub version: u32,
+    /// The run.
+    pub run: RunId,
+    /// The workflow's name.
+    pub workflow: String,
+    /// In the order in which it happens. Nodes of which nothing is there are not among them.
+    pub nodes: Vec<NodeUndo>,
 }
 
 /// Why a run isn't resumed without `accept_changes`.

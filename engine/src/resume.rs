@@ -11,7 +11,6 @@ use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
 use crate::report::{Changes, REPORT_VERSION};
 use crate::run::change::{changes, downstream};
-use crate::run::lock::holder;
 use crate::run::outlook::Outlook;
 use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
@@ -57,8 +56,11 @@ impl Engine {
     ) -> Result<ResumePlan, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, request.run.as_ref()).await?;
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
         let facts = RunFacts::fold(store.facts(&run.id).await?);
+        if facts.undo.is_some() {
+            return Err(RunError::Undoing(run.id));
+        }
         let state = facts.report(&run, holder.is_some()).state;
         let taken = self.ready(&*store, &run, facts, request).await?;
         let asked = taken.again.iter().cloned().collect();
@@ -140,16 +142,17 @@ impl Engine {
         request: &ResumeRequest,
     ) -> Result<Vec<NodeId>, RunError> {
         let workflow = &checked.workflow;
-        let mut again: BTreeSet<NodeId> = BTreeSet::new();
-        for named in request.rerun.iter().chain(&request.from) {
-            again.extend(with_items(named, checked, facts)?);
-        }
+        let mut again =
+            wholes_with_items(&request.rerun, checked, facts)?.into_iter().collect::<BTreeSet<_>>();
+        let from = wholes_with_items(&request.from, checked, facts)?;
+        again.extend(from.iter().cloned());
         let tried = |id: &NodeId| facts.nodes.get(id).is_some_and(|record| record.attempts > 0);
         let mut unrepeatable = Vec::new();
-        for after in request.from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
+        for after in from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
             let described = workflow.node(&after).and_then(|node| self.catalog.get(&node.step));
             let repeatable = described.is_some_and(|d| d.info.idempotency != Idempotency::None);
-            for id in with_items(&after, checked, facts)?.into_iter().filter(tried) {
+            let items = wholes_with_items(std::slice::from_ref(&after), checked, facts)?;
+            for id in items.into_iter().filter(tried) {
                 if again.insert(id.clone()) && !repeatable {
                     unrepeatable.push(id);
                 }
@@ -162,20 +165,32 @@ impl Engine {
     }
 }
 
-/// The node, or all its items where it has some.
-fn with_items(id: &NodeId, checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
-    let node = checked.workflow.node(&id.whole());
-    let has_items = node.is_some_and(|node| node.for_each.is_some());
-    let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
-    match (node, id.key()) {
-        (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => Ok(vec![id.clone()]),
-        (Some(_), None) if has_items && !items.is_empty() => Ok(items),
-        (Some(_), None) => Ok(vec![id.clone()]),
-        _ => {
-            let nodes = checked.workflow.nodes.iter().map(|node| &node.id);
-            Err(RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some()))))
+/// What to run again, with all items of a node where the node as a whole was named.
+fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let mut all = Vec::new();
+    for id in nodes {
+        let node = checked.workflow.node(&id.whole());
+        let has_items = node.is_some_and(|node| node.for_each.is_some());
+        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        match (node, id.key()) {
+            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            (Some(_), None) => all.push(id.clone()),
+            (None, None) => {
+                let inside = checked.workflow.inside(id);
+                let inside = inside.ok_or_else(|| unknown(id, checked, facts))?;
+                let inside: Vec<NodeId> = inside.map(|at| checked.workflow.nodes[at].id.clone()).collect();
+                all.extend(wholes_with_items(&inside, checked, facts)?);
+            }
+            _ => return Err(unknown(id, checked, facts)),
         }
     }
+    Ok(all)
+}
+
+fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
+    let nodes = checked.workflow.nodes.iter().map(|node| &node.id);
+    RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some())))
 }
 
 /// The facts as they are once what has changed runs again.

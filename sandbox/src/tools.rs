@@ -16,7 +16,7 @@ use crate::layout::{self, Layout, Tool, versions};
 use crate::process;
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("etcd-server", "the clusters' store"),
     ("containerd", "runs the pods"),
     ("runc", "runs the pods"),
@@ -26,6 +26,8 @@ const PACKAGES: [(&str, &str); 9] = [
     ("conntrack", "Kubernetes services"),
     ("docker-registry", "stands for ECR's and ACR's data planes"),
     ("busybox-static", "the shell in the sandbox's own images"),
+    // Its own cluster is never started; the tests make one of their own.
+    ("postgresql", "the shared store in the engine's tests"),
 ];
 
 /// Go below this can't read the modules in `sandbox/tools`.

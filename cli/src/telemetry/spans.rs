@@ -96,6 +96,9 @@ impl Tracer {
             EventKind::NodeFailed { node, error, .. } => self.close(node, "failed", Some(error), at, ended),
             EventKind::NodeReused { node, .. } => self.close(node, "reused", None, at, ended),
             EventKind::NodeSkipped { node, .. } => self.close(node, "skipped", None, at, ended),
+            EventKind::NodeUndone { node, .. } => self.close(node, "undone", None, at, ended),
+            EventKind::NodeUndoing { node, .. } => self.open(node, at),
+            EventKind::NodeWaiting { node, .. } => self.close(node, "waiting", None, at, ended),
             EventKind::NodeInterrupted { node } => self.close(node, "interrupted", None, at, ended),
             EventKind::RunFinished { state, .. } => {
                 if let Some(root) = &mut self.root {

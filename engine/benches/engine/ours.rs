@@ -157,7 +157,7 @@ async fn bare_commits() -> Result<Value> {
         .filename(copy)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true);
+        .foreign_keys(false);
     let mut connection = options.connect().await?;
     let facts: Vec<(String, i64, String, String, Vec<u8>)> =
         sqlx::query_as("select run, seq, at, body, sum from facts order by seq")

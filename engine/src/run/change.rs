@@ -9,7 +9,7 @@ use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{Catalog, Checked, Each, Expansion, Item, Outcomes, dotted, has_unknown};
+use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, dotted, has_unknown};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely.
@@ -24,7 +24,7 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         let fields = facts.lists.get(&node.id).map(|was| list_fields(was, &items)).unwrap_or_default();
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
-            found.nodes.push(NodeChange { node, removed: false, fields, affects });
+            found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
         }
         lists.insert(node.id.clone(), items);
     }
@@ -42,16 +42,33 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         };
         let Some(node) = node.filter(is_there) else {
             let (fields, affects) = (Vec::new(), Vec::new());
-            found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, affects });
+            found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, skipped: None, affects });
             continue;
         };
         let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
         let fields = fields(record, node, checked, catalog, facts, each);
-        if !fields.is_empty() {
-            found.nodes.push(NodeChange { node: id.clone(), removed: false, fields, affects: affects(id) });
+        let skipped = checked.skipped.get(&node.id).cloned();
+        let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, facts, each));
+        if !fields.is_empty() || skipped.is_some() {
+            let (node, affects) = (id.clone(), affects(id));
+            found.nodes.push(NodeChange { node, removed: false, fields, skipped, affects });
         }
     }
     found
+}
+
+/// Why a node that has run would be skipped now, where everything is known that it depends on.
+fn skip_reason(
+    node: &Node,
+    checked: &Checked,
+    catalog: &Catalog,
+    facts: &RunFacts,
+    each: Option<Each<'_>>,
+) -> Option<String> {
+    match checked.decide(catalog, node, facts, each) {
+        Decision::Skip(reason) => Some(reason),
+        Decision::Run(_) | Decision::Refuse(_) => None,
+    }
 }
 
 /// What differs between the last attempt of a node and what it would be run with now.

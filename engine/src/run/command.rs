@@ -5,6 +5,7 @@ use std::time::Duration;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId, Observation};
 use serde_json::Value;
 
+use super::gate::GateDecision;
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
@@ -16,6 +17,9 @@ pub(crate) enum Input {
     Observed(NodeId, Result<Observation, ErrorRecord>),
     Applied(NodeId, Result<Value, ErrorRecord>),
     Verified(NodeId, Result<Evidence, ErrorRecord>),
+    Undone(NodeId, Result<(), ErrorRecord>),
+    /// A person has decided about a gate.
+    Decided(Box<GateDecision>),
     /// A wait is over.
     Wake(NodeId),
     /// Stop starting; what runs has been asked to stop.
@@ -28,6 +32,7 @@ pub(crate) enum CallKind {
     Observe,
     Apply,
     Verify,
+    Undo,
 }
 
 /// A call to make.
@@ -54,5 +59,7 @@ pub(crate) enum Command {
     Emit(EventKind),
     Call(Box<Call>),
     Wake(NodeId, Duration),
+    /// Go on with the undo of the run.
+    Undo,
     End(RunState),
 }

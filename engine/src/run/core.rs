@@ -6,9 +6,11 @@
 //!
 //! A node: waiting → (decided) → observing → applying → verifying → ended, with a wait before
 //! anything is tried again. An attempt whose end is not known is observed before `apply` is called.
-//! `result` holds what follows from the results of calls, `fanout` the items of nodes with `for_each`.
+//! `result` holds what follows from the results of calls, `gates` what waits for a person, `fanout`
+//! the items of nodes with `for_each`.
 
 mod fanout;
+mod gates;
 mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +21,12 @@ use jiff::Timestamp;
 use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
+use super::gate::GateDecision;
 use super::key::idempotency_key;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
 use super::state::{NodeRecord, Phase, RunFacts};
+use super::undo::Undo;
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
@@ -40,6 +44,8 @@ enum Live {
     Waiting,
     Busy(CallKind),
     Backoff(CallKind),
+    /// Waits for a person.
+    Gate,
     Ended,
 }
 
@@ -78,7 +84,7 @@ impl Cell {
 }
 
 use fanout::{Fanout, Seat, quoted};
-pub(crate) use result::disproof;
+pub(crate) use result::{disproof, mask};
 
 /// The state machine of one run.
 pub(crate) struct Core {
@@ -95,6 +101,12 @@ pub(crate) struct Core {
     ready: BTreeMap<Option<String>, BTreeSet<usize>>,
     running: usize,
     pools: BTreeMap<String, usize>,
+    /// Gates that wait.
+    gates: BTreeSet<usize>,
+    /// Decisions that no gate has asked for yet.
+    decisions: BTreeMap<IdempotencyKey, GateDecision>,
+    /// Failed nodes that ask for the run to be undone.
+    undo_due: BTreeSet<usize>,
     stopping: bool,
     draining: bool,
     ended: bool,
@@ -136,6 +148,9 @@ impl Core {
             ready,
             running: 0,
             pools: BTreeMap::new(),
+            gates: BTreeSet::new(),
+            decisions: BTreeMap::new(),
+            undo_due: BTreeSet::new(),
             stopping: false,
             draining: false,
             ended: false,
@@ -155,6 +170,9 @@ impl Core {
             Input::Observed(id, result) => self.on(&id, |core, at| core.observed(at, result)),
             Input::Applied(id, result) => self.on(&id, |core, at| core.applied(at, result)),
             Input::Verified(id, result) => self.on(&id, |core, at| core.verified(at, result)),
+            Input::Decided(decision) => self.decided(*decision),
+            // Only an undo asks for it.
+            Input::Undone(..) => {}
         }
         self.start_ready();
         self.end_if_idle();
@@ -171,6 +189,12 @@ impl Core {
     /// What is known, for the report.
     pub(crate) fn facts(&self) -> &RunFacts {
         &self.facts
+    }
+
+    /// The undo of the run from where it stands.
+    pub(crate) fn into_undo(self) -> Undo {
+        let nodes = self.checked.workflow.nodes.iter().map(|node| node.id.clone());
+        Undo::new(self.run, self.catalog, self.facts, nodes, self.random)
     }
 
     fn on(&mut self, id: &NodeId, act: impl FnOnce(&mut Self, usize)) {
@@ -247,6 +271,7 @@ impl Core {
                 self.occupy(at);
                 self.fail(at, error, None, false);
             }
+            Decision::Run(resolved) if self.is_gate(at) => self.take_up_gate(at, resolved),
             Decision::Run(resolved) => {
                 self.occupy(at);
                 self.take_up(at, resolved);
@@ -290,19 +315,13 @@ impl Core {
                 self.reset(at, "an earlier attempt was disproved", true);
                 self.apply(at);
             }
-            // It ran before its condition or a node that it refers to had it skipped.
-            Phase::Skipped if record.attempts > 0 && !self.is_idempotent(at) => {
-                self.ask_person(at, "it ran before it was skipped", None);
-            }
-            Phase::Skipped if record.attempts > 0 => {
-                self.reset(at, "it ran before it was skipped", false);
-                self.apply(at);
-            }
-            Phase::New | Phase::Skipped => self.apply(at),
             #[cfg(test)]
             Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
-            // Whatever it began may be at work outside, under its own key and config.
+            // Whatever it began may be at work outside, under its own key and config; also where it
+            // was skipped since.
             Phase::Open => self.observe(at, !same),
+            Phase::Skipped if record.begun => self.observe(at, !same),
+            Phase::New | Phase::Skipped => self.apply(at),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }
@@ -311,6 +330,11 @@ impl Core {
                 self.apply(at);
             }
             Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
+            // A run that is undone is not taken up; if it were, its effects would be made again.
+            Phase::Undone => {
+                self.reset(at, "it was undone", true);
+                self.apply(at);
+            }
         }
     }
 
@@ -340,6 +364,7 @@ impl Core {
         let (run, node) = (&self.run, quoted(&self.cells[at].id));
         let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
+        self.undo_due.remove(&at);
     }
 
     /// Fails the node because it has changed while something that it began is there, or may be.
@@ -350,6 +375,7 @@ impl Core {
              say now, end it yourself and `migrate resume {run} --rerun {node}`"
         );
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), None, false);
+        self.undo_due.remove(&at);
     }
 
     /// What became of an earlier attempt with another config can't be told.
@@ -361,6 +387,12 @@ impl Core {
     }
 
     fn apply(&mut self, at: usize) {
+        self.intend(at);
+        self.call(at, CallKind::Apply);
+    }
+
+    /// Records the intent of an attempt.
+    fn intend(&mut self, at: usize) {
         let Some(resolved) = self.cells[at].resolved.clone() else { return };
         let (node, step) = (self.id(at), self.node(at).step.clone());
         let NodeRecord { attempts, generation, .. } = self.record_of(at);
@@ -376,14 +408,15 @@ impl Core {
             config: resolved.config,
             generation,
         });
-        self.emit(EventKind::NodeStarted { node, step, attempt });
-        self.call(at, CallKind::Apply);
+        if !self.is_gate(at) {
+            self.emit(EventKind::NodeStarted { node, step, attempt });
+        }
     }
 
     fn key(&self, node: &NodeId, digest: &Digest, generation: u32, _attempt: u32) -> IdempotencyKey {
         #[cfg(test)]
         if flawed(Flaw::KeyOfAttempt) {
-            return idempotency_key(&self.run, node, &Digest(format!("{digest} {_attempt}")), generation);
+            return idempotency_key(&self.run, node, digest, _attempt);
         }
         idempotency_key(&self.run, node, digest, generation)
     }
@@ -431,6 +464,11 @@ impl Core {
             return;
         }
         self.ended = true;
+        if let Some(reason) = self.undo_reason() {
+            self.record(Fact::UndoBegun { reason: reason.clone() });
+            self.emit(EventKind::RunUndoing { reason });
+            return self.out.push(Command::Undo);
+        }
         let record = |at: usize| self.facts.nodes.get(&self.cells[at].id);
         // A finished node that was not looked at again by this process does not count.
         let is_done = |at: usize| {
@@ -441,11 +479,21 @@ impl Core {
         let any_failed = (0..self.cells.len()).any(|at| record(at).is_some_and(|record| record.failed));
         let state = match () {
             () if all_done => RunState::Done,
+            // A person can let more be done, whatever else has failed.
+            () if !self.gates.is_empty() && !self.stopping && !self.draining => RunState::Waiting,
             () if any_failed && !self.draining => RunState::Failed,
             () => RunState::Interrupted,
         };
         self.record(Fact::Ended { state });
         self.out.push(Command::End(state));
+    }
+
+    /// Why the run is to be undone, if it is.
+    fn undo_reason(&self) -> Option<String> {
+        let at = self.undo_due.first().filter(|_| !self.draining)?;
+        let record = self.record_of(*at);
+        let message = record.error.map(|error| error.message).unwrap_or_default();
+        Some(format!("`{}` failed: {message}", self.cells[*at].id))
     }
 
     fn account(&mut self, at: usize) -> u64 {
@@ -465,6 +513,6 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn error(class: ErrorClass, message: String, hint: Option<String>) -> ErrorRecord {
+pub(crate) fn error(class: ErrorClass, message: String, hint: Option<String>) -> ErrorRecord {
     ErrorRecord { class, message, causes: Vec::new(), hint }
 }

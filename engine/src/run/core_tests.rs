@@ -76,10 +76,17 @@ impl Machine {
                     self.end = Some(state);
                     out.push(format!("end {state:?}"));
                 }
+                Command::Undo => out.push("undo".to_owned()),
                 Command::Emit(_) => {}
             }
         }
         out
+    }
+
+    /// The facts of a beginning.
+    fn begin(mut self) -> Vec<Fact> {
+        self.step(Input::Begin);
+        self.facts
     }
 
     pub(super) fn apply_ok(&mut self, node: &str) -> Vec<String> {
@@ -273,6 +280,19 @@ fn what_was_begun_with_another_config_is_looked_at_with_its_own() {
             assert_eq!(machine.calls[1].key, old.key);
         }
     }
+}
+
+#[test]
+fn a_node_that_ran_before_it_was_skipped_is_observed() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n";
+    let mut facts = Machine::new(nodes, Vec::new()).begin();
+    facts.push(Fact::Skipped { node: id("a"), reason: "`when` was false".to_owned() });
+    let mut machine = Machine::new(nodes, facts.clone());
+    assert_eq!(machine.step(Input::Begin), ["Observe a #1"]);
+    let mut machine = Machine::new(&format!("{nodes}with = {{ x = 1 }}\n"), facts);
+    assert_eq!(machine.step(Input::Begin), ["Observe a #1"]);
+    // Its cursor was that of another config.
+    assert_eq!(machine.step(Input::Observed(id("a"), Ok(Observation::Absent))), ["clear a", "Apply a #2"]);
 }
 
 #[test]

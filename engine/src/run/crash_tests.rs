@@ -29,7 +29,7 @@ use crate::store::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use crate::store::holder::Holder;
 use crate::store::{AcquireError, Store, StoreError};
 use crate::workflow::{Checked, Params, Source};
-use crate::{Engine, ResumeRequest};
+use crate::{Engine, ResumeRequest, RunError};
 
 /// `before 17 DIR`: run the workflow in DIR, and die before the 17th write.
 const CHILD: &str = "MIGRATE_CRASH_TEST";
@@ -42,18 +42,32 @@ const MAX_WRITES: u32 = 1_000;
 /// Kill points tried at once: their processes mostly wait for the disk.
 const AT_ONCE: usize = 4;
 
-/// Thirty nodes: three chains of keyed ones, natural ones beside them, and leaves without idempotency.
-fn workflow() -> String {
+/// How the thirty nodes stand: eighteen keyed, six natural, and six leaves without idempotency.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// Three chains, with the natural ones beside them: several nodes share a write.
+    Wide,
+    /// All but the leaves in a row: each step of each node is a write of its own.
+    Row,
+}
+
+fn workflow(shape: Shape) -> String {
     let mut text = "schema = 1\nname = \"crash\"\n".to_owned();
     let mut node = |name: String, step: &str, needs: Option<String>| {
         let needs = needs.map(|needed| format!("needs = [\"{needed}\"]\n")).unwrap_or_default();
         // What a person has to look at keeps nothing else from being done.
         text.push_str(&format!("[nodes.{name}]\nstep = \"{step}\"\non_failure = \"continue\"\n{needs}"));
     };
-    (0..18).for_each(|n: u32| {
-        node(format!("k{n}"), "keyed", n.checked_sub(3).map(|before| format!("k{before}")))
+    let before = |n: u32| match shape {
+        Shape::Wide => n.checked_sub(3).map(|before| format!("k{before}")),
+        Shape::Row if n % 3 == 0 => n.checked_sub(3).map(|before| format!("n{}", before / 3)),
+        Shape::Row => Some(format!("k{}", n - 1)),
+    };
+    (0..18).for_each(|n| node(format!("k{n}"), "keyed", before(n)));
+    (0..6).for_each(|n| {
+        let after = if matches!(shape, Shape::Wide) { n * 3 } else { n * 3 + 2 };
+        node(format!("n{n}"), "natural", Some(format!("k{after}")));
     });
-    (0..6).for_each(|n| node(format!("n{n}"), "natural", Some(format!("k{}", n * 3))));
     (0..6).for_each(|n| node(format!("o{n}"), "once", Some(format!("k{}", n * 3 + 1))));
     text
 }
@@ -152,9 +166,9 @@ fn engine(project: &Path) -> (Engine, Checked) {
     (engine, checked)
 }
 
-fn project() -> tempfile::TempDir {
+fn project(shape: Shape) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("w.toml"), workflow()).unwrap();
+    std::fs::write(dir.path().join("w.toml"), workflow(shape)).unwrap();
     std::fs::write(dir.path().join("migration.toml"), "schema = 1\n").unwrap();
     dir
 }
@@ -265,8 +279,8 @@ enum End {
     },
 }
 
-fn kill_and_recover(before: bool, kill_at: u32) -> End {
-    let project = project();
+fn kill_and_recover(shape: Shape, before: bool, kill_at: u32) -> End {
+    let project = project(shape);
     let when = if before { "before" } else { "after" };
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["run::crash_tests::child", "--exact", "--nocapture"])
@@ -304,7 +318,12 @@ async fn recover(project: &Path) -> (usize, usize) {
             engine.run(&checked, sink, &shutdown).await.unwrap()
         } else {
             let request = ResumeRequest { rerun: std::mem::take(&mut rerun), ..ResumeRequest::default() };
-            engine.resume(request, sink, &shutdown).await.unwrap_or_else(|error| panic!("{error}"))
+            match engine.resume(request, sink, &shutdown).await {
+                Ok(report) => report,
+                // Killed after its last write.
+                Err(RunError::AlreadyDone(_)) => return (asked, resumes),
+                Err(error) => panic!("{error}"),
+            }
         };
         if report.state == RunState::Done {
             return (asked, resumes);
@@ -336,33 +355,30 @@ fn questions(report: &RunReport) -> Vec<NodeId> {
 #[test]
 fn killed_at_every_write_nothing_is_lost_and_nothing_doubled() {
     let began = Instant::now();
-    let next = AtomicU32::new(0);
-    let (points, asked, resumes) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let turn = next.fetch_add(1, Ordering::SeqCst);
-                    let (before, kill_at) = (turn % 2 == 0, turn / 2 + 1);
-                    assert!(kill_at < MAX_WRITES, "the workflow never ends");
-                    match kill_and_recover(before, kill_at) {
-                        End::NotReached => return,
-                        End::Recovered { asked: a, resumes: r } => {
-                            points.fetch_add(1, Ordering::SeqCst);
-                            asked.fetch_add(a, Ordering::SeqCst);
-                            resumes.fetch_add(r, Ordering::SeqCst);
-                        }
-                    }
-                }
-            });
+    let mut points = 0;
+    for shape in [Shape::Wide, Shape::Row] {
+        let next = AtomicU32::new(0);
+        let counts = [const { AtomicUsize::new(0) }; 3];
+        std::thread::scope(|scope| {
+            (0..AT_ONCE).for_each(|_| drop(scope.spawn(|| kill_points(shape, &next, &counts))));
+        });
+        let [killed, resumes, asked] = counts.map(AtomicUsize::into_inner);
+        println!("{shape:?}: {killed} kill points, {resumes} resumes, a person asked about {asked} nodes");
+        points += killed;
+    }
+    println!("{points} kill points in {:.1} s: 0 lost, 0 doubled", began.elapsed().as_secs_f64());
+    assert!(points > 200, "24 nodes in a row have at least four writes each");
+}
+
+/// Takes kill points in turn, before and after each write, until the run gets past them.
+fn kill_points(shape: Shape, next: &AtomicU32, counts: &[AtomicUsize; 3]) {
+    loop {
+        let turn = next.fetch_add(1, Ordering::SeqCst);
+        let (before, kill_at) = (turn % 2 == 0, turn / 2 + 1);
+        assert!(kill_at < MAX_WRITES, "the workflow never ends");
+        let End::Recovered { asked, resumes } = kill_and_recover(shape, before, kill_at) else { return };
+        for (count, more) in counts.iter().zip([1, resumes, asked]) {
+            count.fetch_add(more, Ordering::SeqCst);
         }
-    });
-    let points = points.into_inner();
-    println!(
-        "{points} kill points, {} resumes, a person asked {} times, in {:.1} s: 0 lost, 0 doubled",
-        resumes.into_inner(),
-        asked.into_inner(),
-        began.elapsed().as_secs_f64()
-    );
-    assert!(points > 60, "thirty nodes have at least an intent and a result each");
+    }
 }

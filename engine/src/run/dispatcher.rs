@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, Step, StepContext};
+use migrate_plugin_api::{CancellationToken, IdempotencyKey, NodeId, RunId, Step, StepContext};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,14 +17,17 @@ use tokio::time::Instant;
 use super::command::{Call, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
+use super::gate::DecisionBox;
 use super::host::{Host, Message};
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
+use super::state::RunFacts;
+use super::undo::Undo;
 use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
 use crate::shutdown::ShutdownLevel;
-use crate::store::fact::{Batch, Place, Stamped};
+use crate::store::fact::{Batch, Fact, Place, Stamped};
 use crate::store::{Store, StoreError};
 
 /// Messages that wait for the dispatcher. Steps wait when it is full, which bounds memory.
@@ -36,6 +39,9 @@ const MAX_TURN: usize = 256;
 /// Time that steps have to reach a checkpoint after the first request to stop.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
+/// How often decisions are looked for while a gate waits: a person notices no second.
+const DECISION_POLL: Duration = Duration::from_secs(1);
+
 /// What a dispatcher works with.
 pub(crate) struct Session {
     pub run: RunId,
@@ -44,19 +50,65 @@ pub(crate) struct Session {
     pub store: Arc<dyn Store>,
     pub events: EventSink,
     pub places: BTreeMap<NodeId, Place>,
+    pub decisions: DecisionBox,
     pub shutdown: watch::Receiver<ShutdownLevel>,
+}
+
+/// Which pure machine decides.
+pub(crate) enum Machine {
+    Run(Box<Core>),
+    Undo(Box<Undo>),
+}
+
+impl Machine {
+    fn step(&mut self, input: Input, now: Duration, at: jiff::Timestamp) -> Vec<Command> {
+        match self {
+            Self::Run(core) => core.step(input, now, at),
+            Self::Undo(undo) => undo.step(input, now, at),
+        }
+    }
+
+    fn abort(&mut self, at: jiff::Timestamp) -> Fact {
+        match self {
+            Self::Run(core) => core.abort(at),
+            Self::Undo(undo) => undo.abort(at),
+        }
+    }
+
+    /// All that is known.
+    pub(crate) fn facts(&self) -> &RunFacts {
+        match self {
+            Self::Run(core) => core.facts(),
+            Self::Undo(undo) => undo.facts(),
+        }
+    }
+
+    fn asked(&self) -> Vec<IdempotencyKey> {
+        match self {
+            Self::Run(core) => core.asked().cloned().collect(),
+            Self::Undo(_) => Vec::new(),
+        }
+    }
+
+    fn into_undo(self) -> Self {
+        match self {
+            Self::Run(core) => Self::Undo(Box::new(core.into_undo())),
+            Self::Undo(undo) => Self::Undo(undo),
+        }
+    }
 }
 
 /// The task's state.
 pub(crate) struct Dispatcher {
     session: Session,
-    core: Core,
+    core: Machine,
     started: Instant,
     tasks: JoinSet<()>,
     tokens: BTreeMap<NodeId, CancellationToken>,
     sender: mpsc::Sender<Message>,
     receiver: mpsc::Receiver<Message>,
     abort_at: Option<Instant>,
+    next_look: Instant,
 }
 
 /// What one turn must store and then do.
@@ -68,7 +120,7 @@ struct Turn {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(session: Session, core: Core) -> Self {
+    pub(crate) fn new(session: Session, core: Machine) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         Self {
             session,
@@ -79,20 +131,34 @@ impl Dispatcher {
             sender,
             receiver,
             abort_at: None,
+            next_look: ambient::instant(),
         }
     }
 
-    /// Works until the run ends. Returns the core with all that is known.
+    /// Works until the run ends. Returns the machine with all that is known.
     ///
     /// # Errors
     /// When the store fails; everything that ran is aborted then.
-    pub(crate) async fn work(mut self) -> Result<Core, StoreError> {
+    pub(crate) async fn work(mut self) -> Result<Machine, StoreError> {
         let mut turn = Turn::default();
+        // Decided since the last process ended.
+        let open = self.core.facts().nodes.values().filter(|record| record.is_waiting());
+        let open = open.filter_map(|record| record.key.clone()).collect();
+        self.look_for_decisions(open, &mut turn);
         self.ask(Input::Begin, &mut turn);
         loop {
-            if let Some(state) = self.finish_turn(turn).await? {
-                self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
-                return Ok(self.core);
+            match self.finish_turn(turn).await? {
+                After::Go => {}
+                After::Undo => {
+                    self.core = self.core.into_undo();
+                    turn = Turn::default();
+                    self.ask(Input::Begin, &mut turn);
+                    continue;
+                }
+                After::End(state) => {
+                    self.emit(EventKind::RunFinished { state, duration_ms: millis(self.elapsed()) });
+                    return Ok(self.core);
+                }
             }
             turn = Turn::default();
             if self.wait(&mut turn).await == Next::Abort {
@@ -114,18 +180,15 @@ impl Dispatcher {
             }
             _ => {}
         }
-        let late = self.abort_at;
-        let patience = async move {
-            match late {
-                Some(at) => ambient::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let patience = until(self.abort_at);
         let mut shutdown = self.session.shutdown.clone();
+        let asked = self.core.asked();
+        let look = (!asked.is_empty()).then_some(self.next_look);
         tokio::select! {
             biased;
             () = patience => return Next::Abort,
             () = changed(&mut shutdown) => {}
+            () = until(look) => self.look_for_decisions(asked, turn),
             // The dispatcher keeps a sender, so the channel never ends.
             Some(message) = self.receiver.recv() => {
                 self.take(message, turn);
@@ -139,10 +202,27 @@ impl Dispatcher {
         Next::Turn
     }
 
+    /// Takes in what people have decided about `keys`.
+    fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
+        self.next_look = ambient::instant() + DECISION_POLL;
+        for key in keys {
+            match self.session.decisions.get(&key) {
+                Ok(None) => {}
+                Ok(Some(decision)) => self.ask(Input::Decided(Box::new(decision)), turn),
+                // What can't be read is no decision: the gate goes on waiting, and `migrate approve` says
+                // what is wrong with the file.
+                Err(_) => {}
+            }
+        }
+    }
+
     fn take(&mut self, message: Message, turn: &mut Turn) {
         match message {
             Message::Input(input) => {
-                if let Input::Observed(node, _) | Input::Applied(node, _) | Input::Verified(node, _) = &*input
+                if let Input::Observed(node, _)
+                | Input::Applied(node, _)
+                | Input::Verified(node, _)
+                | Input::Undone(node, _) = &*input
                 {
                     self.tokens.remove(node);
                 }
@@ -186,8 +266,8 @@ impl Dispatcher {
         }
     }
 
-    /// Stores, then acknowledges and acts. `Some` when the run has ended.
-    async fn finish_turn(&mut self, turn: Turn) -> Result<Option<RunState>, StoreError> {
+    /// Stores, then acknowledges and acts.
+    async fn finish_turn(&mut self, turn: Turn) -> Result<After, StoreError> {
         #[cfg(test)]
         let turn = self.flawed_turn(turn);
         let stored = self.session.store.append(&self.session.run, &turn.batch).await;
@@ -203,7 +283,7 @@ impl Dispatcher {
             // A step that no longer waits has been aborted.
             let _ = done.send(());
         }
-        let mut ended = None;
+        let mut after = After::Go;
         for command in turn.act {
             match command {
                 Command::Emit(kind) => self.emit(kind),
@@ -215,11 +295,12 @@ impl Dispatcher {
                         let _ = sender.send(Message::Input(Box::new(Input::Wake(node)))).await;
                     });
                 }
-                Command::End(state) => ended = Some(state),
+                Command::Undo => after = After::Undo,
+                Command::End(state) => after = After::End(state),
                 Command::Record(_) | Command::Clear(_) | Command::SetHandle(..) => {}
             }
         }
-        Ok(ended)
+        Ok(after)
     }
 
     /// The mistake that "stores, then acts" avoids.
@@ -272,7 +353,7 @@ impl Dispatcher {
     }
 
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
-    async fn abort(mut self) -> Result<Core, StoreError> {
+    async fn abort(mut self) -> Result<Machine, StoreError> {
         self.tasks.shutdown().await;
         let at = ambient::now();
         let state = RunState::Interrupted;
@@ -296,10 +377,25 @@ impl Dispatcher {
     }
 }
 
+/// What follows a turn.
+enum After {
+    Go,
+    Undo,
+    End(RunState),
+}
+
 #[derive(PartialEq, Eq)]
 enum Next {
     Turn,
     Abort,
+}
+
+/// Waits until `at`; for ever without.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => ambient::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for a change; for ever when nobody is left to make one.

@@ -28,7 +28,7 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call) -
     let node = call.node.clone();
     let limit = match call.kind {
         CallKind::Observe => OBSERVE_LIMIT.min(call.limit),
-        CallKind::Apply | CallKind::Verify => call.limit,
+        CallKind::Apply | CallKind::Verify | CallKind::Undo => call.limit,
     };
     match call.kind {
         CallKind::Observe => {
@@ -43,6 +43,11 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call) -
             let outputs = call.outputs.unwrap_or(Value::Null);
             let work = step.verify(&ctx, &call.config, &outputs, VerifyDepth::Quick);
             Input::Verified(node, bounded("verify", &ctx.cancel, limit, work).await)
+        }
+        CallKind::Undo => {
+            let outputs = call.outputs.unwrap_or(Value::Null);
+            let work = step.undo(&ctx, &call.config, &outputs);
+            Input::Undone(node, bounded("undo", &ctx.cancel, limit, work).await)
         }
     }
 }

@@ -5,7 +5,8 @@
 //! `retry`, `key`, `change` and `outlook`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
 //! `preflight` asks before anything is touched; `lock` lets one
-//! process in; `verify` looks again at what is finished.
+//! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished; `undo`
+//! (pure too) takes a run back; `gate` is what waits for a person.
 
 pub(crate) mod change;
 pub(crate) mod command;
@@ -18,6 +19,8 @@ pub(crate) mod dispatcher;
 pub(crate) mod executor;
 #[cfg(test)]
 mod fanout_tests;
+pub(crate) mod gate;
+pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
@@ -27,4 +30,7 @@ mod retry;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub(crate) mod state;
+pub(crate) mod undo;
 pub(crate) mod verify;
+
+pub use gate::GateDecision;

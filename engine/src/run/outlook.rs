@@ -171,6 +171,8 @@ impl Outlook<'_> {
             Phase::Skipped if ran => told(Action::Rerun, "it ran before it was skipped"),
             Phase::New if self.asked.contains(id) && ran => told(Action::Rerun, "asked for"),
             Phase::New if ran => told(Action::Rerun, "its earlier result doesn't hold"),
+            // A run that is undone never goes forward again.
+            Phase::Undone => told(Action::Skip, "its effect was taken back"),
             Phase::New | Phase::Skipped => (Action::Start, None),
             // Whatever it began may be at work outside, under its own config.
             Phase::Open if !same => told(

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
 use serde_json::{Map, Value};
 
+use super::gate::{GATE, GateDecision};
 use crate::report::{ItemCounts, NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
 use crate::store::fact::{Definition, Fact, RunRecord, Stamped};
 use crate::workflow::{ALL, Digest, Item, Lookup, NodeOutline, Outcomes, Reference};
@@ -26,6 +27,8 @@ pub(crate) enum Phase {
     /// Verified.
     Finished,
     Skipped,
+    /// Its effect was taken back.
+    Undone,
 }
 
 /// What is durably known of one node.
@@ -38,7 +41,17 @@ pub(crate) struct NodeRecord {
     pub reused: bool,
     /// Stopped on request where it stands.
     pub stopped: bool,
+    /// An undo has an intent and no end.
+    pub undoing: bool,
+    /// The undo of the run leaves it as it is.
+    pub left: bool,
     pub attempts: u32,
+    /// Undos begun.
+    pub undos: u32,
+    /// What was decided about the gate.
+    pub decision: Option<GateDecision>,
+    /// Something has been begun that counts, and may be there even if the node is skipped by now.
+    pub begun: bool,
     /// How often its effect was to be made again. A retry and a resume stay in theirs.
     pub generation: u32,
     pub key: Option<IdempotencyKey>,
@@ -59,8 +72,14 @@ impl NodeRecord {
         matches!(self.phase, Phase::Finished | Phase::Skipped) && !self.failed
     }
 
+    /// Whether a person is to decide.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Open && !self.failed && self.step.as_deref() == Some(GATE)
+    }
+
     fn begin(&mut self) {
         self.failed = false;
+        self.undoing = false;
         self.reused = false;
         self.stopped = false;
         self.error = None;
@@ -77,6 +96,8 @@ pub(crate) struct RunFacts {
     pub lists: BTreeMap<NodeId, Arc<[Item]>>,
     pub ended: Option<(RunState, Timestamp)>,
     pub definition: Option<Definition>,
+    /// Why the run is being undone, or is undone.
+    pub undo: Option<String>,
 }
 
 impl RunFacts {
@@ -98,6 +119,7 @@ impl RunFacts {
                 self.ended = None;
             }
             Fact::Ended { state } => self.ended = Some((*state, at)),
+            Fact::UndoBegun { reason } => self.undo = Some(reason.clone()),
             Fact::Expanded { node, items } => {
                 // It failed to be expanded before, was skipped, or was a node without a list.
                 self.nodes.remove(node);
@@ -111,6 +133,11 @@ impl RunFacts {
             | Fact::Interrupted { node, .. }
             | Fact::Skipped { node, .. }
             | Fact::Reused { node, .. }
+            | Fact::Decided { node, .. }
+            | Fact::UndoStarted { node, .. }
+            | Fact::Undone { node, .. }
+            | Fact::UndoFailed { node, .. }
+            | Fact::Left { node, .. }
             | Fact::Reset { node, .. } => apply_to(self.nodes.entry(node.clone()).or_default(), fact),
         }
     }
@@ -142,6 +169,7 @@ impl RunFacts {
             state,
             started_at: run.started_at,
             ended_at: self.ended.map(|(_, at)| at),
+            undo: self.undo.clone(),
             nodes,
         }
     }
@@ -171,10 +199,14 @@ impl RunFacts {
         }
         let counts = ItemCounts::of(&nodes[at + 1..]);
         let duration_ms = nodes[at + 1..].iter().map(|report| report.duration_ms).sum();
+        let states: Vec<NodeState> = nodes[at + 1..].iter().map(|report| report.state).collect();
         let whole = &mut nodes[at];
         whole.step.clone_from(&outline.step);
         whole.state = counts.state(cause.is_some(), alive);
         whole.duration_ms = duration_ms;
+        if let Some(state) = together(&states) {
+            whole.state = state;
+        }
         whole.reason = match (whole.state, cause) {
             (NodeState::Blocked, Some(id)) => Some(waits_for(id)),
             _ if counts.total == 0 => Some("its list is empty: there was nothing to do".to_owned()),
@@ -279,6 +311,22 @@ impl Outcomes for RunFacts {
     }
 }
 
+/// How items stand together where a person decided, or is to decide.
+fn together(items: &[NodeState]) -> Option<NodeState> {
+    use NodeState::{Failed, Interrupted, Left, Pending, Running, Skipped, Undone, Waiting};
+    let any = |state| items.contains(&state);
+    if any(Failed) || any(Running) || any(Interrupted) {
+        return None;
+    }
+    let taken_back = items.iter().all(|state| matches!(state, Undone | Left | Pending | Skipped));
+    match () {
+        () if any(Waiting) => Some(Waiting),
+        () if taken_back && any(Undone) => Some(Undone),
+        () if taken_back && any(Left) => Some(Left),
+        () => None,
+    }
+}
+
 fn waits_for(id: &NodeId) -> String {
     format!("it waits for `{id}`")
 }
@@ -307,7 +355,17 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
     if record.failed {
         return NodeState::Failed;
     }
+    if record.left {
+        return NodeState::Left;
+    }
+    if record.undoing {
+        return if alive { NodeState::Running } else { NodeState::Interrupted };
+    }
+    if record.is_waiting() {
+        return NodeState::Waiting;
+    }
     match record.phase {
+        Phase::Undone => NodeState::Undone,
         Phase::New if blocked => NodeState::Blocked,
         Phase::New => NodeState::Pending,
         Phase::Finished if record.reused => NodeState::Reused,
@@ -324,7 +382,9 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
+            record.begun = true;
             record.generation = *generation;
+            record.decision = None;
             record.key = Some(key.clone());
             record.digest = Some(digest.clone());
             record.step = Some(step.clone());
@@ -375,11 +435,34 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
         }
         Fact::Reset { again, .. } => {
             record.begin();
+            record.begun = false;
             record.generation += u32::from(*again);
             record.phase = Phase::New;
             record.outputs = None;
             record.evidence = None;
         }
-        Fact::Resumed { .. } | Fact::Expanded { .. } | Fact::Ended { .. } => {}
+        Fact::Decided { decision, .. } => record.decision = Some(decision.clone()),
+        Fact::UndoStarted { attempt, .. } => {
+            record.begin();
+            record.undos = *attempt;
+            record.undoing = true;
+        }
+        Fact::Undone { duration_ms, .. } => {
+            record.begin();
+            record.phase = Phase::Undone;
+            record.duration_ms += duration_ms;
+        }
+        Fact::UndoFailed { error, duration_ms, .. } => {
+            record.begin();
+            record.failed = true;
+            record.error = Some(error.clone());
+            record.duration_ms += duration_ms;
+        }
+        Fact::Left { reason, .. } => {
+            record.failed = false;
+            record.left = true;
+            record.reason = Some(reason.clone());
+        }
+        Fact::Resumed { .. } | Fact::Expanded { .. } | Fact::UndoBegun { .. } | Fact::Ended { .. } => {}
     }
 }

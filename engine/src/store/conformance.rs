@@ -29,6 +29,7 @@ pub(crate) async fn all<L: Lab, F: Future<Output = L>>(mut lab: impl FnMut() -> 
     facts_come_back_in_order_and_survive_reopening(&lab().await).await;
     runs_are_apart_and_the_newest_is_the_default(&lab().await).await;
     a_batch_is_stored_whole_or_not_at_all(&lab().await).await;
+    a_batch_of_any_size_is_stored(&lab().await).await;
     places_are_replaced_cleared_and_set_in_that_order(&lab().await).await;
     large_and_odd_values_come_back_unchanged(&lab().await).await;
     an_unknown_run_takes_nothing(&lab().await).await;
@@ -145,9 +146,22 @@ async fn a_batch_is_stored_whole_or_not_at_all(lab: &impl Lab) {
     };
     store.append(&run, &all).await.unwrap();
     let reader = lab.reader().await;
+    let lines = reader.logs(&run, None, 0, 10).await.unwrap();
+    assert_eq!(lines.len(), 1);
+    assert_eq!((lines[0].1.message.as_str(), lines[0].1.level), ("x", LogLevel::Info));
+    assert!(reader.logs(&run, Some(&node("m")), 0, 10).await.unwrap().is_empty());
+    assert!(reader.logs(&run, Some(&node("n")), lines[0].0, 10).await.unwrap().is_empty());
     let place = Place { cursor: Some(json!({ "place": 1 })), handle: Some("job".to_owned()) };
     assert_eq!(reader.places(&run).await.unwrap()[&node("n")], place);
     assert_eq!(reader.facts(&run).await.unwrap(), facts(0, 4));
+}
+
+/// As when thousands of nodes are skipped at once.
+async fn a_batch_of_any_size_is_stored(lab: &impl Lab) {
+    let (store, run) = begun(lab, "a").await;
+    store.append(&run, &batch(0, 12_345)).await.unwrap();
+    store.append(&run, &batch(12_345, 12_346)).await.unwrap();
+    assert_eq!(store.facts(&run).await.unwrap(), facts(0, 12_346));
 }
 
 async fn places_are_replaced_cleared_and_set_in_that_order(lab: &impl Lab) {

@@ -6,7 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::report::RunState;
+use crate::run::gate::GateDecision;
 use crate::workflow::{Digest, Item, NodeOutline};
+
+/// The file of a sub-workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DefinitionPart {
+    /// Where it was, seen from the project folder.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
 
 /// What a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +27,9 @@ pub(crate) struct Definition {
     pub workflow_path: String,
     /// Its text.
     pub workflow_text: String,
+    /// The files of its sub-workflows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<DefinitionPart>,
     /// Where the environment file was, seen from the project folder.
     pub environment_path: String,
     /// Digest of its values.
@@ -78,6 +92,18 @@ pub(crate) enum Fact {
         #[serde(default)]
         again: bool,
     },
+    /// A person has decided about a gate.
+    Decided { node: NodeId, decision: GateDecision },
+    /// From here on the run is taken back, and never goes forward again.
+    UndoBegun { reason: String },
+    /// The intent of an undo. Durable before the step is called.
+    UndoStarted { node: NodeId, attempt: u32 },
+    /// The effect is taken back.
+    Undone { node: NodeId, duration_ms: u64 },
+    /// The undo failed; the next process goes on with it.
+    UndoFailed { node: NodeId, error: ErrorRecord, duration_ms: u64 },
+    /// The undo leaves the node as it is.
+    Left { node: NodeId, reason: String },
     /// The process ended with the run.
     Ended { state: RunState },
 }
@@ -129,4 +155,18 @@ impl Batch {
             && self.cleared.is_empty()
             && self.logs.is_empty()
     }
+}
+
+/// The name of a level as stored.
+pub(crate) fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+    }
+}
+
+/// The level of that name.
+pub(crate) fn level_named(name: &str) -> Option<LogLevel> {
+    [LogLevel::Debug, LogLevel::Info, LogLevel::Warn].into_iter().find(|level| level_name(*level) == name)
 }

@@ -1,6 +1,6 @@
-//! Durable facts: a small trait, and SQLite behind it.
+//! Durable facts: a small trait, and SQLite or PostgreSQL behind it.
 //!
-//! The store owns `.migrate/state.db` and `state.seen` beside it. A [`Batch`](fact::Batch) is
+//! The store owns `.migrate/state.db` and `state.seen` beside it, or the schema `migrate` of a database. A [`Batch`](fact::Batch) is
 //! durable, whole, when [`Store::append`] returns. Facts are append-only; everything is covered by
 //! checksums, and a damaged store is told and never guessed at (`docs/design/store.md`). The store
 //! knows nothing of what facts mean.
@@ -9,12 +9,15 @@
 mod conformance;
 pub(crate) mod fact;
 pub(crate) mod holder;
+mod postgres;
 mod seen;
+pub(crate) mod settings;
 mod sqlite;
 mod sum;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use migrate_plugin_api::{NodeId, RunId};
@@ -22,6 +25,7 @@ use migrate_plugin_api::{NodeId, RunId};
 use fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use holder::Holder;
 
+pub(crate) use postgres::PostgresStore;
 pub(crate) use sqlite::SqliteStore;
 
 /// Why a fact could not be stored or read.
@@ -73,7 +77,6 @@ pub enum StoreError {
 /// Why the right to write was not given.
 #[derive(Debug)]
 pub(crate) enum AcquireError {
-    #[expect(dead_code, reason = "only a shared store has a lease; the file's holder has the OS lock")]
     Held(Box<Holder>),
     Store(StoreError),
 }
@@ -91,6 +94,21 @@ pub(crate) trait Store: Send + Sync {
     /// has taken it, nothing of this one is stored any more, however long it slept.
     async fn acquire(&self, _holder: &Holder) -> Result<(), AcquireError> {
         Ok(())
+    }
+
+    /// How often the right to write must be renewed; `None`: it lasts as long as the process.
+    fn heartbeat(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Says that this process still works.
+    async fn renew(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Who has the right to write, where the store itself knows.
+    async fn holder(&self) -> Result<Option<Holder>, StoreError> {
+        Ok(None)
     }
 
     /// Adds a run. Durable when it returns.
@@ -113,6 +131,7 @@ pub(crate) trait Store: Send + Sync {
 
     /// Log lines of a run, or of one of its nodes, oldest first: at most `limit` of those after the
     /// one numbered `after` (0: from the first).
+    #[allow(dead_code, reason = "`migrate logs` reads them")]
     async fn logs(
         &self,
         run: &RunId,

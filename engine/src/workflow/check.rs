@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use migrate_plugin_api::NodeId;
 use serde_json::{Map, Value};
 
+use super::condition::Condition;
 use super::diagnostic::{Mistakes, Source};
 use super::each::Each;
 use super::environment::Environment;
@@ -24,6 +25,8 @@ pub(crate) struct Checker<'a> {
     pub environment: Option<&'a Environment>,
     pub params: &'a BTreeMap<String, Option<Value>>,
     pub mistakes: &'a mut Mistakes,
+    /// Where what is checked is written.
+    pub file: Source,
 }
 
 /// What is already known to be skipped, and why.
@@ -33,22 +36,19 @@ impl Checker<'_> {
     /// Checks every node, in order.
     pub(crate) fn nodes(&mut self) -> Skipped {
         let mut skipped = Skipped::new();
+        self.parts();
         for node in &self.workflow.nodes {
+            self.file = node.file.clone();
             if let Some(pool) = node.pool.as_ref().filter(|pool| !self.workflow.pools.contains_key(*pool)) {
                 self.mistakes
-                    .add(
-                        &self.workflow.file,
-                        node.span.clone(),
-                        "unknown-pool",
-                        format!("there is no pool `{pool}`"),
-                    )
+                    .add(&self.file, node.span.clone(), "unknown-pool", format!("there is no pool `{pool}`"))
                     .suggest(pool, self.workflow.pools.keys().map(String::as_str))
                     .help(format!("declare it: `[pools]` and `{pool} = 8`"));
             }
             let reason = self.skip_reason(node, &skipped);
             let is_skipped = reason.is_some();
             skipped.extend(reason.map(|reason| (node.id.clone(), reason)));
-            for reference in node.references() {
+            for reference in node.own_references() {
                 self.reference(node, reference, is_skipped);
             }
             let items = self.items(node, is_skipped);
@@ -59,7 +59,7 @@ impl Checker<'_> {
                 None => {
                     let message = format!("there is no step `{}`", node.step);
                     self.mistakes
-                        .add(&self.workflow.file, node.step_span.clone(), "unknown-step", message)
+                        .add(&self.file, node.step_span.clone(), "unknown-step", message)
                         .help("`migrate steps` lists them all")
                         .suggest(&node.step, self.catalog.keys().map(String::as_str));
                 }
@@ -73,7 +73,11 @@ impl Checker<'_> {
         if let Some(gone) = node.references().find_map(|r| node_of(r).filter(|id| skipped.contains_key(id))) {
             return Some(refers_to_skipped(&gone));
         }
-        let when = node.when.as_ref()?;
+        node.conditions().find_map(|when| self.condition(when))
+    }
+
+    /// Why a condition is certainly false.
+    fn condition(&mut self, when: &Condition) -> Option<String> {
         let known = |r: &Reference| match r.root {
             Root::Nodes | Root::Each => false,
             Root::Params => self.params.get(&r.path[0]).is_some_and(Option::is_some),
@@ -82,7 +86,8 @@ impl Checker<'_> {
         if !when.references.iter().all(known) {
             return None;
         }
-        let scope = scope(self.params, self.environment.map(|e| &e.value), Map::new());
+        let mut scope = scope(self.params, self.environment.map(|e| &e.value), Map::new());
+        when.bind(&mut scope, &|reference| self.lookup(reference));
         match when.evaluate(&scope) {
             Ok(true) => None,
             Ok(false) => Some(condition_is_false(&when.text)),
@@ -91,7 +96,7 @@ impl Checker<'_> {
                 // A missing name is reported where the reference is.
                 if when.references.iter().all(exists) {
                     let message = format!("the condition can't be decided: {why}");
-                    self.mistakes.add(&self.workflow.file, when.span.clone(), "invalid-condition", message);
+                    self.mistakes.add(&when.file, when.span.clone(), "invalid-condition", message);
                 }
                 None
             }
@@ -102,8 +107,11 @@ impl Checker<'_> {
         lookup(reference, self.params, self.environment.map(|e| &e.value), &NothingYet)
     }
 
-    fn reference(&mut self, node: &Node, reference: &Reference, is_skipped: bool) {
-        let file = &self.workflow.file;
+    pub(super) fn reference(&mut self, node: &Node, reference: &Reference, is_skipped: bool) {
+        if reference.is_passed {
+            return;
+        }
+        let file = &self.file.clone();
         let name = &reference.path[0];
         match reference.root {
             Root::Params => {
@@ -143,13 +151,11 @@ impl Checker<'_> {
             place => format!("{shown} has no `{missing}` in `{place}`"),
         };
         let known = tree.entries().unwrap_or_default().iter().map(|entry| entry.key.as_str());
-        self.mistakes
-            .add(&self.workflow.file, reference.span.clone(), "unknown-env", message)
-            .suggest(missing, known);
+        self.mistakes.add(&self.file, reference.span.clone(), "unknown-env", message).suggest(missing, known);
     }
 
     fn output_reference(&mut self, node: &Node, reference: &Reference) {
-        let file = &self.workflow.file;
+        let file = &self.file.clone();
         let name = &reference.path[0];
         let target = NodeId::new(name.clone()).ok().and_then(|id| self.workflow.node(&id));
         let Some(target) = target else {
@@ -174,7 +180,7 @@ impl Checker<'_> {
                     };
                     let message = format!("{of} has no output `{segment}`");
                     self.mistakes
-                        .add(&self.workflow.file, reference.span.clone(), "unknown-output", message)
+                        .add(&self.file, reference.span.clone(), "unknown-output", message)
                         .suggest(segment, known.iter().map(String::as_str));
                     return;
                 }
@@ -185,7 +191,7 @@ impl Checker<'_> {
         if described.info.sensitive.iter().any(sensitive) {
             let message = format!("`{}` is sensitive and is not kept", reference.text());
             self.mistakes
-                .add(&self.workflow.file, reference.span.clone(), "sensitive", message)
+                .add(&self.file, reference.span.clone(), "sensitive", message)
                 .help("pass a reference to the secret (`env:NAME`, `file:PATH`) instead");
         }
     }
@@ -222,11 +228,11 @@ impl Checker<'_> {
                 ResolveError::NotScalar(_, _, span) => span.clone(),
                 ResolveError::Missing(_) => node.with.span.clone(),
             };
-            self.mistakes.add(&self.workflow.file, span, "wrong-type", error.to_string());
+            self.mistakes.add(&self.file, span, "wrong-type", error.to_string());
         }
         for reference in absent.into_inner() {
             let message = format!("`{}` stands for nothing: the item has no such field", reference.text());
-            self.mistakes.add(&self.workflow.file, reference.span, "unknown-field", message);
+            self.mistakes.add(&self.file, reference.span, "unknown-field", message);
         }
         for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
             self.complain(node, &complaint.path, complaint.fault);
@@ -269,7 +275,7 @@ impl Checker<'_> {
     /// Where the value at `path` of a node's config is written: in the workflow, or in the
     /// environment that it refers to.
     fn place<'n>(&self, node: &'n Node, path: &[String]) -> (Source, Span, Option<&'n Reference>) {
-        let file = &self.workflow.file;
+        let file = &self.file.clone();
         let mut template = &node.with;
         let mut span = if path.is_empty() { node.span.clone() } else { template.span.clone() };
         for (depth, segment) in path.iter().enumerate() {
@@ -311,7 +317,7 @@ impl Checker<'_> {
                 let span = key.filter(|_| !whole).cloned().unwrap_or_else(|| tree.span.clone());
                 (environment.file.clone(), span, Some(reference))
             }
-            _ => (self.workflow.file.clone(), reference.span.clone(), Some(reference)),
+            _ => (self.file.clone(), reference.span.clone(), Some(reference)),
         }
     }
 
@@ -334,7 +340,7 @@ impl Checker<'_> {
                 if !schema::compatible(&from, &to) {
                     let (is, must) = (schema::spell(&from), schema::spell(&to));
                     let message = format!("`{}` is {is}, but must be {must} here", reference.text());
-                    self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+                    self.mistakes.add(&self.file, reference.span.clone(), "wrong-type", message);
                 }
             }
             TemplateKind::Text(parts) => self.text_types(parts, node),
@@ -364,7 +370,7 @@ impl Checker<'_> {
             if types.iter().all(|name| matches!(*name, "array" | "object")) {
                 let is = schema::spell(&types);
                 let message = format!("`${{{}}}` is {is} and can't be written into a text", reference.text());
-                self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+                self.mistakes.add(&self.file, reference.span.clone(), "wrong-type", message);
             }
         }
     }

@@ -52,7 +52,7 @@ impl<'a> Checker<'a> {
                     }
                 };
                 let code = if help.is_some() { "duplicate" } else { "invalid-list" };
-                let mistake = self.mistakes.add(&self.workflow.file, span, code, error.to_string());
+                let mistake = self.mistakes.add(&self.file, span, code, error.to_string());
                 if let Some(help) = help {
                     mistake.help(help);
                 }
@@ -87,7 +87,7 @@ impl<'a> Checker<'a> {
 
     /// `each.…`: only in a node with `for_each`, and only what there is.
     pub(super) fn each_reference(&mut self, node: &Node, reference: &Reference) {
-        let file = &self.workflow.file;
+        let file = &self.file.clone();
         let Some(for_each) = &node.for_each else {
             let message = format!("node `{}` uses `each`, but has no `for_each`", node.id);
             self.mistakes
@@ -126,7 +126,7 @@ impl<'a> Checker<'a> {
                 Child::Absent(known) => {
                     let message = format!("an item of `{}` has no field `{segment}`", node.id);
                     self.mistakes
-                        .add(&self.workflow.file, reference.span.clone(), "unknown-field", message)
+                        .add(&self.file, reference.span.clone(), "unknown-field", message)
                         .suggest(segment, known.iter().map(String::as_str));
                     return;
                 }
@@ -137,7 +137,7 @@ impl<'a> Checker<'a> {
     /// What follows the node, and its item where it has some, in a reference to it. `None` after a
     /// mistake, and where nothing more can be said.
     pub(super) fn item_of<'r>(&mut self, target: &Node, reference: &'r Reference) -> Option<&'r [String]> {
-        let file = &self.workflow.file;
+        let file = &self.file.clone();
         let rest = &reference.path[1..];
         let (id, step) = (&target.id, &target.step);
         let Some(for_each) = &target.for_each else {
@@ -189,7 +189,7 @@ impl<'a> Checker<'a> {
         if !types.contains("array") && !types.contains("object") {
             let is = schema::spell(&types);
             let message = format!("`{}` is {is}, but `for_each` must be a list or a table", reference.text());
-            self.mistakes.add(&self.workflow.file, reference.span.clone(), "wrong-type", message);
+            self.mistakes.add(&self.file, reference.span.clone(), "wrong-type", message);
         }
     }
 

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::objects::{Key, Map as CelMap};
 use cel::{Context, Value as CelValue};
+use migrate_plugin_api::NodeId;
 use serde_json::{Map, Value};
 
 use super::diagnostic::{Mistakes, Source};
-use super::template::{Reference, Root};
+use super::schema::has_unknown;
+use super::template::{Lookup, Reference, Root, Template};
 use super::tree::Span;
 
 /// Longest expression. The parser's effort grows with it.
@@ -33,7 +35,21 @@ pub(crate) struct Condition {
     pub span: Span,
     /// What it looks at.
     pub references: Vec<Reference>,
+    /// The file that it is written in.
+    pub file: Source,
+    /// The sub-workflow that it is in.
+    pub at: Option<NodeId>,
+    /// What its names stand for, where sub-workflows are.
+    pub bound: Option<Vec<Binding>>,
     expression: Arc<IdedExpr>,
+}
+
+/// What a name in a condition stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct Binding {
+    pub root: Root,
+    pub name: String,
+    pub value: Template,
 }
 
 impl Condition {
@@ -63,7 +79,21 @@ impl Condition {
         }
         let references = std::mem::take(&mut walk.references);
         let expression = Arc::new(expression);
-        Some(Self { text: text.to_owned(), span: span.clone(), references, expression })
+        let (text, span, file) = (text.to_owned(), span.clone(), file.clone());
+        Some(Self { text, span, references, file, at: None, bound: None, expression })
+    }
+
+    /// Puts what its names stand for into `scope`, as far as it is known.
+    pub(crate) fn bind<'v>(&self, scope: &mut Map<String, Value>, lookup: &dyn Fn(&Reference) -> Lookup<'v>) {
+        let Some(bound) = &self.bound else { return };
+        let (mut params, mut nodes) = (Map::new(), Map::new());
+        for binding in bound {
+            let value = binding.value.resolve(lookup).ok().filter(|value| !has_unknown(value));
+            let names = if binding.root == Root::Nodes { &mut nodes } else { &mut params };
+            names.extend(value.map(|value| (binding.name.clone(), value)));
+        }
+        scope.insert("params".to_owned(), Value::Object(params));
+        scope.insert("nodes".to_owned(), Value::Object(nodes));
     }
 
     /// Whether it depends on the item.
@@ -212,7 +242,7 @@ impl Walk<'_> {
             }
         };
         if !path.is_empty() {
-            self.references.push(Reference { root, path, span: self.span.clone() });
+            self.references.push(Reference { root, path, span: self.span.clone(), is_passed: false });
         } else if root == Root::Nodes {
             self.unknown.push("nodes (as a whole)".to_owned());
         }

@@ -77,6 +77,9 @@ pub(crate) fn workflow(catalog: &Catalog) -> Value {
             "additionalProperties": node,
             "minProperties": 1,
         }),
+        "outputs" => {
+            json!({ "type": "object", "description": "What a workflow that this one is part of may refer to." })
+        }
         _ => json!(true),
     });
     whole["$schema"] = DIALECT.into();
@@ -90,7 +93,7 @@ fn node_field(field: &str, catalog: &Catalog) -> Value {
         "step" => json!({
             "type": "string",
             "description": "The kind of work; `migrate steps` lists them.",
-            "enum": catalog.keys().collect::<Vec<_>>(),
+            "enum": catalog.keys().map(String::as_str).chain([super::expand::STEP]).collect::<Vec<_>>(),
         }),
         "with" => json!({ "type": "object", "description": "The step's config; see `migrate steps STEP`." }),
         "needs" => json!({

@@ -8,7 +8,7 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use super::diagnostic::Mistakes;
+use super::diagnostic::{Mistakes, Source};
 use super::model::Workflow;
 use super::template::node_of;
 use super::tree::Span;
@@ -16,17 +16,23 @@ use super::tree::Span;
 /// Every edge as (waits, waited for, where it is written). Unknown names are mistakes.
 fn edges(workflow: &Workflow, mistakes: &mut Mistakes) -> Vec<(usize, usize, Span)> {
     let mut edges = Vec::new();
+    for part in &workflow.parts {
+        for (needed, span) in &part.needs {
+            if targets(workflow, needed).is_none() {
+                unknown(workflow, (&part.id, needed), &part.file, span, mistakes);
+            }
+        }
+    }
     for (at, node) in workflow.nodes.iter().enumerate() {
         for (needed, span) in &node.needs {
-            match workflow.index.get(needed) {
-                Some(to) => edges.push((at, *to, span.clone())),
-                None => {
-                    let message = format!("node `{}` needs `{needed}`, which is no node", node.id);
-                    mistakes
-                        .add(&workflow.file, span.clone(), "unknown-node", message)
-                        .suggest(needed.as_str(), workflow.nodes.iter().map(|n| n.id.as_str()));
-                }
+            match targets(workflow, needed) {
+                Some(targets) => edges.extend(targets.into_iter().map(|to| (at, to, span.clone()))),
+                None => unknown(workflow, (&node.id, needed), &node.file, span, mistakes),
             }
+        }
+        // Unknown names are reported where they are written.
+        for to in node.inherited.iter().filter_map(|id| targets(workflow, id)).flatten() {
+            edges.push((at, to, node.span.clone()));
         }
         for reference in node.references() {
             // Unknown names are reported with the reference itself.
@@ -36,6 +42,34 @@ fn edges(workflow: &Workflow, mistakes: &mut Mistakes) -> Vec<(usize, usize, Spa
         }
     }
     edges
+}
+
+/// The node, or all nodes of the sub-workflow, of this name.
+fn targets(workflow: &Workflow, id: &NodeId) -> Option<Vec<usize>> {
+    match workflow.index.get(id) {
+        Some(at) => Some(vec![*at]),
+        None => workflow.inside(id).map(Iterator::collect),
+    }
+}
+
+fn unknown(
+    workflow: &Workflow,
+    (node, needed): (&NodeId, &NodeId),
+    file: &Source,
+    span: &Span,
+    mistakes: &mut Mistakes,
+) {
+    // In a sub-workflow, names are those of its file.
+    let place = node.as_str().rfind('/').map_or("", |at| &node.as_str()[..=at]);
+    let local = |id: &str| id.strip_prefix(place).filter(|rest| !rest.contains('/')).map(str::to_owned);
+    let names = workflow.nodes.iter().map(|n| n.id.as_str());
+    let names: Vec<String> =
+        names.chain(workflow.parts.iter().map(|p| p.id.as_str())).filter_map(local).collect();
+    let needed = needed.as_str().strip_prefix(place).unwrap_or(needed.as_str());
+    let message = format!("node `{node}` needs `{needed}`, which is no node");
+    mistakes
+        .add(file, span.clone(), "unknown-node", message)
+        .suggest(needed, names.iter().map(String::as_str));
 }
 
 /// Sets `dependencies` and puts the nodes into an order in which they may run, as near to the
@@ -105,11 +139,11 @@ fn report_cycle(
     let Some(start) = members.first().copied() else { return };
     // Within a strongly connected component, following any inner edge long enough closes a cycle.
     let mut path: Vec<NodeIndex> = vec![start];
-    let (cycle, span) = loop {
+    let (cycle, span, file) = loop {
         let here = path[path.len() - 1];
         let Some(edge) = graph.edges(here).find(|edge| members.contains(&edge.target())) else { return };
         if let Some(at) = path.iter().position(|index| *index == edge.target()) {
-            break (path.split_off(at), edge.weight().clone());
+            break (path.split_off(at), edge.weight().clone(), &workflow.nodes[here.index()].file);
         }
         path.push(edge.target());
     };
@@ -121,7 +155,7 @@ fn report_cycle(
         _ => format!("nodes wait for each other: {}", names.join(" → ")),
     };
     mistakes
-        .add(&workflow.file, span, "cycle", message)
+        .add(file, span, "cycle", message)
         .label("this closes the cycle")
         .help("an arrow reads \"waits for\"; take one of them away");
 }

@@ -1,6 +1,7 @@
 //! TOML → [`Checked`]: pure, and every mistake in one pass.
 //!
-//! `tree` (a file with places) → `parse` ([`Workflow`](model::Workflow)) → `graph` (edges, order,
+//! `tree` (a file with places) → `parse` ([`Workflow`](model::Workflow)) → `expand` (sub-workflows) →
+//! `graph` (edges, order,
 //! cycles) → `check` (steps, references, types) → [`Checked`]. Nothing here does I/O except
 //! [`Source::read`], which bounds the size of a file. Rules that a user relies on:
 //!
@@ -15,12 +16,14 @@
 
 mod check;
 mod check_each;
+mod check_parts;
 mod condition;
 mod diagnostic;
 pub(crate) mod duration;
 pub(crate) mod each;
 mod editor;
 mod environment;
+mod expand;
 mod graph;
 pub(crate) mod model;
 mod params;
@@ -28,7 +31,7 @@ mod parse;
 mod resolve;
 mod schema;
 mod template;
-mod tree;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 
@@ -37,8 +40,10 @@ use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
 pub(crate) use check::{dotted, refers_to_skipped};
+pub(crate) use diagnostic::Mistakes;
 pub use diagnostic::{Diagnostics, Mistake, ReadError, Source, nearest};
 pub(crate) use each::{Each, Item};
+pub(crate) use expand::Library;
 pub(crate) use model::NodeOutline;
 pub use params::Params;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
@@ -46,7 +51,6 @@ pub(crate) use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
 
 use check::{Checker, Skipped};
-use diagnostic::Mistakes;
 use environment::Environment;
 use model::Workflow;
 use parse::Reader;
@@ -102,14 +106,26 @@ pub(crate) fn environment_schema(catalog: &Catalog, workflows: &[Source]) -> Res
 }
 
 /// Checks a workflow with everything that it needs.
+#[cfg(test)]
 pub(crate) fn check(
     catalog: &Catalog,
     workflow: &Source,
     environment: &Source,
     params: &Params,
 ) -> Result<Checked, Diagnostics> {
+    check_with(catalog, &Library::default(), workflow, environment, params)
+}
+
+/// Checks a workflow that may hold those of `library`.
+pub(crate) fn check_with(
+    catalog: &Catalog,
+    library: &Library,
+    workflow: &Source,
+    environment: &Source,
+    params: &Params,
+) -> Result<Checked, Diagnostics> {
     let mut mistakes = Mistakes::default();
-    let parts = examine(catalog, workflow, Some(environment), params, false, &mut mistakes);
+    let parts = examine((catalog, library), workflow, Some(environment), params, false, &mut mistakes);
     mistakes.into_result()?;
     match parts {
         Some((workflow, Some(environment), params, skipped)) => {
@@ -123,19 +139,20 @@ pub(crate) fn check(
 /// Checks a workflow with what there is of its surroundings.
 pub(crate) fn validate(
     catalog: &Catalog,
+    library: &Library,
     workflow: &Source,
     environment: Option<&Source>,
     params: &Params,
 ) -> Result<(), Diagnostics> {
     let mut mistakes = Mistakes::default();
-    examine(catalog, workflow, environment, params, true, &mut mistakes);
+    examine((catalog, library), workflow, environment, params, true, &mut mistakes);
     mistakes.into_result()
 }
 
 type Parts = (Workflow, Option<Environment>, BTreeMap<String, Option<Value>>, Skipped);
 
 fn examine(
-    catalog: &Catalog,
+    (catalog, library): (&Catalog, &Library),
     workflow: &Source,
     environment: Option<&Source>,
     params: &Params,
@@ -153,6 +170,7 @@ fn examine(
     };
     let environment = environment.and_then(|file| Environment::parse(file, mistakes));
     let mut workflow = read?;
+    expand::expand(&mut workflow, library, mistakes);
     graph::arrange(&mut workflow, mistakes);
     let params = params::resolve(&workflow, params, partial, mistakes);
     let checker = Checker {
@@ -161,6 +179,7 @@ fn examine(
         environment: environment.as_ref(),
         params: &params,
         mistakes,
+        file: workflow.file.clone(),
     };
     let skipped = { checker }.nodes();
     Some((workflow, environment, params, skipped))

@@ -63,12 +63,16 @@ pub(crate) enum OnFailure {
     Stop,
     /// Only what needs it is not run.
     Continue,
+    /// Nothing more is started; when what runs has ended, the run is undone.
+    Undo,
 }
 
 /// `[nodes.NAME]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub id: NodeId,
+    /// Where it is written.
+    pub file: Source,
     pub span: Span,
     pub step: String,
     pub step_span: Span,
@@ -77,6 +81,10 @@ pub(crate) struct Node {
     pub for_each: Option<ForEach>,
     pub needs: Vec<(NodeId, Span)>,
     pub when: Option<Condition>,
+    /// Conditions of the sub-workflows that it is in.
+    pub guards: Vec<Condition>,
+    /// Nodes and sub-workflows that it waits for because of a sub-workflow.
+    pub inherited: Vec<NodeId>,
     pub timeout: Option<Duration>,
     pub retry: Retry,
     pub pool: Option<String>,
@@ -87,14 +95,46 @@ impl Node {
     /// Every reference that it waits for: in its list, its config and its condition.
     pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
         let list = self.for_each.iter().flat_map(|each| each.list.references());
-        let condition = self.when.iter().flat_map(|when| &when.references);
-        list.chain(self.with.references()).chain(condition)
+        list.chain(self.with.references()).chain(self.conditions().flat_map(|when| &when.references))
+    }
+
+    /// The references that are written in it, and not in what it is part of.
+    pub(crate) fn own_references(&self) -> impl Iterator<Item = &Reference> {
+        let list = self.for_each.iter().flat_map(|each| each.list.references());
+        list.chain(self.with.references()).chain(self.when.iter().flat_map(|when| &when.references))
+    }
+
+    /// Everything that must be true for it to run.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.guards.iter().chain(&self.when)
     }
 
     /// Whether its condition is asked for each item, and not once for all.
     pub(crate) fn asks_each(&self) -> bool {
         self.for_each.is_some() && self.when.as_ref().is_some_and(Condition::looks_at_each)
     }
+}
+
+/// A line of `[outputs]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub name: String,
+    pub value: Template,
+}
+
+/// A node that stood for another file, whose nodes are now in its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub id: NodeId,
+    /// Where the node is written.
+    pub file: Source,
+    /// What it stood for.
+    pub source: Source,
+    pub needs: Vec<(NodeId, Span)>,
+    pub when: Option<Condition>,
+    /// What was given for which of its parameters.
+    pub given: Vec<(Param, Template)>,
+    pub outputs: Vec<Output>,
 }
 
 /// A whole workflow file.
@@ -105,6 +145,9 @@ pub(crate) struct Workflow {
     pub description: Option<String>,
     pub params: Vec<Param>,
     pub pools: BTreeMap<String, usize>,
+    pub outputs: Vec<Output>,
+    /// Its sub-workflows, and theirs.
+    pub parts: Vec<Part>,
     /// In the order of the file until the graph is known, then in an order in which they may run.
     pub nodes: Vec<Node>,
     /// Where each node is in `nodes`.
@@ -116,6 +159,16 @@ pub(crate) struct Workflow {
 impl Workflow {
     pub(crate) fn node(&self, id: &NodeId) -> Option<&Node> {
         self.index.get(id).map(|at| &self.nodes[*at])
+    }
+
+    /// All nodes of the sub-workflow `id`, as places in `nodes`; `None` where there is none.
+    pub(crate) fn inside<'a>(&'a self, id: &'a NodeId) -> Option<impl Iterator<Item = usize> + 'a> {
+        self.parts.iter().any(|part| part.id == *id).then(|| {
+            let is_inside = move |node: &Node| {
+                node.id.as_str().strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            };
+            (0..self.nodes.len()).filter(move |at| is_inside(&self.nodes[*at]))
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use super::diagnostic::{Mistakes, Source};
 use super::duration;
 use super::each::ForEach;
 use super::environment::check_schema;
-use super::model::{Node, OnFailure, Param, ParamType, Retry, Workflow};
+use super::model::{Node, OnFailure, Output, Param, ParamType, Retry, Workflow};
 use super::params;
 use super::template::{Root, Template, TemplateKind};
 use super::tree::{Entry, Kind, Tree};
@@ -25,7 +25,8 @@ pub(crate) const MAX_ATTEMPTS: i64 = 100;
 /// Most places in a pool.
 pub(crate) const MAX_POOL: i64 = 10_000;
 
-pub(crate) const WORKFLOW_FIELDS: [&str; 6] = ["schema", "name", "description", "params", "pools", "nodes"];
+pub(crate) const WORKFLOW_FIELDS: [&str; 7] =
+    ["schema", "name", "description", "params", "pools", "nodes", "outputs"];
 
 pub(crate) const PARAM_FIELDS: [&str; 5] = ["type", "default", "help", "enum", "sensitive"];
 
@@ -77,6 +78,7 @@ impl Reader<'_> {
         let params = self.each(&tree, "params", Self::param);
         let pools = self.each(&tree, "pools", Self::pool).into_iter().collect();
         let nodes = self.each(&tree, "nodes", Self::node);
+        let outputs = self.each(&tree, "outputs", Self::output);
         if nodes.is_empty() && self.mistakes.is_empty() {
             self.mistakes.add(self.file, 0..0, "missing-field", "the workflow has no nodes");
         }
@@ -87,7 +89,8 @@ impl Reader<'_> {
         }
         let index = nodes.iter().enumerate().map(|(at, node)| (node.id.clone(), at)).collect();
         let file = self.file.clone();
-        Some(Workflow { file, name, description, params, pools, nodes, index, dependencies: BTreeMap::new() })
+        let (parts, dependencies) = (Vec::new(), BTreeMap::new());
+        Some(Workflow { file, name, description, params, pools, outputs, parts, nodes, index, dependencies })
     }
 
     fn each<T>(&mut self, tree: &Tree, key: &str, read: fn(&mut Self, &Entry) -> Option<T>) -> Vec<T> {
@@ -157,6 +160,11 @@ impl Reader<'_> {
         Some(items.iter().map(Tree::to_json).collect())
     }
 
+    fn output(&mut self, entry: &Entry) -> Option<Output> {
+        let value = Template::new(&entry.value, self.file, self.mistakes);
+        Some(Output { name: entry.key.clone(), value })
+    }
+
     fn pool(&mut self, entry: &Entry) -> Option<(String, usize)> {
         match entry.value.kind {
             Kind::Integer(size @ 1..=MAX_POOL) => Some((entry.key.clone(), usize::try_from(size).ok()?)),
@@ -198,6 +206,9 @@ impl Reader<'_> {
         };
         Some(Node {
             id,
+            file: self.file.clone(),
+            guards: Vec::new(),
+            inherited: Vec::new(),
             span: entry.key_span.clone(),
             step: step.0,
             step_span: step.1,
@@ -216,13 +227,9 @@ impl Reader<'_> {
     }
 
     fn on_failure(&mut self, entry: &Entry) -> Option<OnFailure> {
-        if matches!(&entry.value.kind, Kind::String(text) if text == "undo") {
-            self.mistakes
-                .add(self.file, entry.value.span.clone(), "not-supported", "`undo` is not supported yet")
-                .help("use `stop` or `continue`");
-            return None;
-        }
-        self.one_of(entry, &[("stop", OnFailure::Stop), ("continue", OnFailure::Continue)])
+        let choices =
+            [("stop", OnFailure::Stop), ("continue", OnFailure::Continue), ("undo", OnFailure::Undo)];
+        self.one_of(entry, &choices)
     }
 
     fn for_each(&mut self, table: &Tree) -> Option<ForEach> {

@@ -186,24 +186,27 @@ impl Checked {
         outcomes: &dyn Outcomes,
         each: Option<Each<'_>>,
     ) -> Result<Option<String>, String> {
-        let Some(when) = &node.when else { return Ok(None) };
-        let mut outputs = Map::new();
-        for reference in when.references.iter().filter(|reference| node_of(reference).is_some()) {
-            let name = &reference.path[0];
-            if let Lookup::Known(value) = outcomes.output(std::slice::from_ref(name)) {
-                outputs.insert(name.clone(), value.into_owned());
+        for when in node.conditions() {
+            let mut outputs = Map::new();
+            for reference in when.references.iter().filter(|reference| node_of(reference).is_some()) {
+                let name = &reference.path[0];
+                if let Lookup::Known(value) = outcomes.output(std::slice::from_ref(name)) {
+                    outputs.insert(name.clone(), value.into_owned());
+                }
+            }
+            let mut scope = scope(&self.params, Some(&self.environment.value), outputs);
+            when.bind(&mut scope, &|reference| self.lookup(reference, outcomes, each));
+            if let Some(each) = each {
+                let each = json!({ "key": each.key, "value": each.value, "index": each.index });
+                scope.insert("each".to_owned(), each);
+            }
+            match when.evaluate(&scope) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Some(condition_is_false(&when.text))),
+                Err(why) => return Err(format!("`when` can't be decided: {why}")),
             }
         }
-        let mut scope = scope(&self.params, Some(&self.environment.value), outputs);
-        if let Some(each) = each {
-            let each = json!({ "key": each.key, "value": each.value, "index": each.index });
-            scope.insert("each".to_owned(), each);
-        }
-        match when.evaluate(&scope) {
-            Ok(true) => Ok(None),
-            Ok(false) => Ok(Some(condition_is_false(&when.text))),
-            Err(why) => Err(format!("`when` can't be decided: {why}")),
-        }
+        Ok(None)
     }
 
     /// The config of `node`, or of one item of it, with marks where something is not known yet.
@@ -241,7 +244,7 @@ fn waits(node: &Node, outcomes: &dyn Outcomes) -> bool {
     let open = |reference: &Reference| {
         reference.root == Root::Nodes && matches!(outcomes.output(&reference.path), Lookup::Unknown)
     };
-    node.when.iter().flat_map(|when| &when.references).any(open)
+    node.conditions().flat_map(|when| &when.references).any(open)
 }
 
 /// A config with what its digest stands for.

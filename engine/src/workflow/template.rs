@@ -34,6 +34,8 @@ pub(crate) struct Reference {
     pub root: Root,
     pub path: Vec<String>,
     pub span: Span,
+    /// It was written elsewhere and passed on to where it stands, by a sub-workflow.
+    pub is_passed: bool,
 }
 
 impl Reference {
@@ -314,7 +316,7 @@ fn reference(inner: &str, span: Span, file: &Source, mistakes: &mut Mistakes) ->
         }
     };
     match path(rest).filter(|path| !path.is_empty()) {
-        Some(path) => Some(Reference { root, path, span }),
+        Some(path) => Some(Reference { root, path, span, is_passed: false }),
         None => {
             let message = format!("`${{{inner}}}` is no reference");
             mistakes.add(file, span, "reference-syntax", message).help(HELP);

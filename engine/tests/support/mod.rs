@@ -34,6 +34,7 @@ pub struct Script {
     pub observe: BTreeMap<String, VecDeque<Observation>>,
     /// `false`: a failed check.
     pub verify: BTreeMap<String, VecDeque<bool>>,
+    pub undo: BTreeMap<String, VecDeque<Apply>>,
     pub refuse: BTreeMap<String, String>,
     pub calls: Vec<String>,
 }
@@ -83,7 +84,7 @@ impl Step for Scripted {
             }),
             sensitive: vec!["/token".to_owned()],
             idempotency: if self.name == "test" { Idempotency::Keyed } else { Idempotency::None },
-            supports_undo: false,
+            supports_undo: self.name == "test",
         }
     }
 
@@ -155,8 +156,20 @@ impl Step for Scripted {
         Ok(Evidence::from_iter([Check::equal("table shop.orders", "rows", "3", found)]))
     }
 
-    async fn undo(&self, _: &StepContext, _: &Value, _: &Value) -> Result<(), StepError> {
-        Ok(())
+    async fn undo(&self, ctx: &StepContext, config: &Value, outputs: &Value) -> Result<(), StepError> {
+        let node = self.called("undo", ctx);
+        let act = self.script.lock().unwrap().undo.get_mut(&node).and_then(VecDeque::pop_front);
+        // As `apply` had and returned them, but for what is sensitive.
+        assert_eq!(config.get("value").unwrap_or(&Value::Null), &outputs["value"]);
+        match act.unwrap_or(Apply::Succeed) {
+            Apply::Permanent => Err(StepError::permanent("failed to take it back")),
+            Apply::Hang => {
+                self.reached.notify_one();
+                std::future::pending::<()>().await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -71,7 +71,7 @@ impl Core {
         }
     }
 
-    fn effect_is_there(&mut self, at: usize, mut outputs: Value, observed: bool) {
+    pub(super) fn effect_is_there(&mut self, at: usize, mut outputs: Value, observed: bool) {
         if let Some(described) = self.catalog.get(&self.node(at).step) {
             mask(&mut outputs, &described.info.sensitive);
         }
@@ -189,7 +189,7 @@ impl Core {
         evidence: Option<Evidence>,
         disproved: bool,
     ) {
-        let node = self.id(at);
+        let (node, class) = (self.id(at), error.class);
         let duration_ms = self.account(at);
         if disproved {
             // Its cursor claims what has just been found untrue.
@@ -210,7 +210,12 @@ impl Core {
             evidence,
         });
         self.release(at);
-        self.stopping |= self.node(at).on_failure == OnFailure::Stop;
+        let on_failure = self.node(at).on_failure;
+        self.stopping |= on_failure != OnFailure::Continue;
+        // Credentials are mended by a person, and an undo would need them too.
+        if on_failure == OnFailure::Undo && !matches!(class, ErrorClass::Auth | ErrorClass::Cancelled) {
+            self.undo_due.insert(at);
+        }
     }
 
     fn interrupted(&mut self, at: usize) {
@@ -250,7 +255,7 @@ pub(crate) fn disproof(evidence: &Evidence) -> String {
 }
 
 /// Replaces what is sensitive.
-fn mask(outputs: &mut Value, sensitive: &[String]) {
+pub(crate) fn mask(outputs: &mut Value, sensitive: &[String]) {
     for pointer in sensitive {
         if let Some(value) = outputs.pointer_mut(pointer) {
             *value = Value::from("(sensitive)");

@@ -64,17 +64,12 @@ impl Ledger {
         RunFacts::fold(self.contents().facts)
     }
 
-    /// How often what was known of `node` stopped counting, which begins another effect.
+    /// How often the effect of `node` was to be made again.
     pub(super) fn generations(&self, node: &str) -> usize {
         let facts = self.batches.iter().flat_map(|batch| &batch.facts);
-        facts
-            .filter(|stamped| match &stamped.fact {
-                Fact::Reset { node: of, .. } | Fact::Failed { node: of, disproved: true, .. } => {
-                    of.as_str() == node
-                }
-                _ => false,
-            })
-            .count()
+        let again =
+            |fact: &Fact| matches!(fact, Fact::Reset { node: of, again: true, .. } if of.as_str() == node);
+        facts.filter(|stamped| again(&stamped.fact)).count()
     }
 
     /// Compares with what a new process finds, and goes on from there.

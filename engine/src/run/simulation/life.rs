@@ -21,7 +21,7 @@ use crate::engine::{Engine, ResumeRequest, RunError};
 use crate::event::EventSink;
 use crate::report::{NodeState, RunReport, RunState};
 use crate::run::key::run_id;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::{Store, StoreError};
 use crate::workflow::{Params, Source};
 
@@ -191,7 +191,8 @@ impl Lives<'_> {
         let how = fate.disk.map_or(Trouble::Death, |(_, how)| how);
         let lying = self.options.flaw == Some(Flaw::LyingSync);
         let disk = Disk::new(&self.platter, fate.disk, lying, Box::new(move || dying.death(how)));
-        let ended = self.process(&fate, &disk);
+        let shutdown = Shutdown::new();
+        let ended = self.process(&fate, &disk, &shutdown);
         self.operations.get_or_insert(disk.operations());
         let death = world.lock().death;
         if let Some(how) = death {
@@ -205,7 +206,13 @@ impl Lives<'_> {
         self.platter = disk.survivors(power_loss, &mut self.dice);
         world.say(format!("life {life} ends, power loss: {power_loss}"));
         match ended {
-            Some(result) if death.is_none() => self.judge(result, &fate),
+            Some(result) if death.is_none() => {
+                // Only what has really struck excuses a failure.
+                let failing =
+                    |(at, how)| matches!(how, Trouble::Error | Trouble::Full) && at <= disk.operations();
+                let stopped = shutdown.level() > ShutdownLevel::None;
+                self.judge(result, fate.disk.is_some_and(failing), stopped)
+            }
             _ => false,
         }
     }
@@ -229,7 +236,12 @@ impl Lives<'_> {
         write("migration.toml", Scenario::environment(self.version));
     }
 
-    fn process(&mut self, fate: &Fate, disk: &Arc<Disk>) -> Option<Result<RunReport, RunError>> {
+    fn process(
+        &mut self,
+        fate: &Fate,
+        disk: &Arc<Disk>,
+        shutdown: &Shutdown,
+    ) -> Option<Result<RunReport, RunError>> {
         let clock = Arc::clone(&self.world.clock);
         let (parked, began) = (Arc::clone(&self.world), self.world.clock.elapsed());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -241,7 +253,6 @@ impl Lives<'_> {
             })
             .build()
             .unwrap();
-        let shutdown = Shutdown::new();
         let (drain, kill, stop) = (fate.drain, fate.kill, shutdown.clone());
         let world = Arc::clone(&self.world);
         runtime.block_on(async move {
@@ -258,7 +269,7 @@ impl Lives<'_> {
             tokio::select! {
                 biased;
                 () = world.died.notified() => None,
-                result = self.work(disk, &shutdown) => Some(result),
+                result = self.work(disk, shutdown) => Some(result),
                 () = world.stalled.notified() => {
                     world.broken("nothing moves any more, and the run has not ended".to_owned());
                     None
@@ -319,10 +330,8 @@ impl Lives<'_> {
     }
 
     /// Holds what the process has said to what is true.
-    fn judge(&mut self, result: Result<RunReport, RunError>, fate: &Fate) -> bool {
+    fn judge(&mut self, result: Result<RunReport, RunError>, excused: bool, stopped: bool) -> bool {
         let world = Arc::clone(&self.world);
-        let excused = fate.disk.is_some_and(|(_, how)| matches!(how, Trouble::Error | Trouble::Full));
-        let stopped = fate.drain.is_some() || fate.kill.is_some();
         let refused = world.lock().refused;
         match result {
             Ok(report) => {
@@ -336,6 +345,12 @@ impl Lives<'_> {
                         world.broken("the run was interrupted by nobody".to_owned());
                     }
                     RunState::Running => world.broken("a run that has ended says it runs".to_owned()),
+                    RunState::Waiting | RunState::Undone => {
+                        world.broken(format!(
+                            "no gate, and nothing to undo, but the run is {:?}",
+                            report.state
+                        ));
+                    }
                     RunState::Failed | RunState::Interrupted => self.ask_person(&report),
                 }
                 report.state == RunState::Done
@@ -373,8 +388,10 @@ impl Lives<'_> {
                 let Some(node) = self.world.scenario.node(name) else { continue };
                 let config = state.outside.nodes.get(name).and_then(|made| made.config.clone());
                 let holds = config.is_some_and(|config| state.outside.holds(name, node.kind, &config, now));
+                let is_list = entry.items.is_some();
                 match entry.state {
-                    NodeState::Skipped => {}
+                    NodeState::Skipped | NodeState::Removed => {}
+                    NodeState::Finished | NodeState::Reused if is_list => {}
                     NodeState::Finished | NodeState::Reused if holds => {}
                     other => broken.push(format!("the run is done, {name} is {other:?}, made: {holds}")),
                 }
@@ -389,7 +406,9 @@ impl Lives<'_> {
             let Some(error) = &entry.error else { continue };
             let asked = error.hint.as_deref().is_some_and(|hint| hint.contains("--rerun"));
             let none = |node: &super::scenario::Node| node.kind == Idempotency::None;
-            if asked && !self.world.scenario.node(entry.node.as_str()).is_some_and(none) {
+            // Also about what can be repeated, where something of another config may be there.
+            let changed = error.message.contains("has changed");
+            if asked && !changed && !self.world.scenario.node(entry.node.as_str()).is_some_and(none) {
                 self.world.broken(format!("a person is asked about {}, which can be repeated", entry.node));
             }
             if asked && error.class == ErrorClass::Conflict {

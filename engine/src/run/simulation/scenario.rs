@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// Everything it waits for.
     pub needs: Vec<String>,
     pub pooled: bool,
+    /// It runs once for each item of a list, so that its outputs are no plain values.
+    listed: bool,
     with: String,
     more: String,
 }
@@ -66,8 +68,10 @@ impl Scenario {
         Self { call_faults: 0, ignorance: 0, troubled_lives: 1, ..scenario }
     }
 
+    /// The node, also by the name of one of its items.
     pub(super) fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.name == name)
+        let whole = name.split('[').next();
+        self.nodes.iter().find(|node| Some(node.name.as_str()) == whole)
     }
 
     /// The workflow file.
@@ -119,6 +123,7 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
         }
         needs.push(other.name.clone());
         match dice.below(8) {
+            _ if other.listed => plain.push(format!("\"{}\"", other.name)),
             0 if !more.contains("when") => {
                 let _ = writeln!(more, "when = \"nodes.{}.even\"", other.name);
             }
@@ -127,6 +132,16 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
             }
             _ => plain.push(format!("\"{}\"", other.name)),
         }
+    }
+    let listed = dice.chance(200);
+    if listed {
+        let from = before.iter().filter(|other| needs.contains(&other.name) && !other.listed).next_back();
+        let list = match from {
+            Some(other) if dice.chance(700) => format!("\"${{nodes.{}.list}}\"", other.name),
+            _ => "[\"a\", \"b\", \"c\"]".to_owned(),
+        };
+        with.push_str(", item = \"${each.value}\"");
+        let _ = writeln!(more, "for_each = {list}\nmax_parallel = {}", 1 + dice.below(3));
     }
     if !plain.is_empty() {
         let _ = writeln!(more, "needs = [{}]", plain.join(", "));
@@ -144,5 +159,5 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
     if pooled {
         more.push_str("pool = \"p\"\n");
     }
-    Node { name: format!("n{at}"), kind, needs, pooled, with, more }
+    Node { name: format!("n{at}"), kind, needs, pooled, listed, with, more }
 }

@@ -39,7 +39,8 @@ enum Fault {
 impl Simulated {
     fn outputs(config: &Value) -> Value {
         let value = value(config);
-        json!({ "value": value, "even": value % 2 == 0 })
+        let list: Vec<String> = (0..value % 4).map(|item| format!("i{item}")).collect();
+        json!({ "value": value, "even": value % 2 == 0, "list": list })
     }
 
     async fn wait(&self, most_ms: u64) {
@@ -153,10 +154,14 @@ impl Simulated {
         let node = ctx.node.as_str();
         let (count, most) = {
             let mut state = self.world.lock();
+            // What a person has said, as far as it was stored.
+            let generations = state.ledger.generations(node);
+            let whole = ctx.node.whole();
+            let of_all = if whole == ctx.node { 0 } else { state.outside.node(whole.as_str()).approved };
             let made = state.outside.node(node);
             made.damaged = false;
             made.effects.push(config.clone());
-            (made.effects.len(), 1 + made.approved)
+            (made.effects.len(), 1 + (made.approved + of_all).min(generations))
         };
         self.world.say(format!("{node} has had its effect {count} times"));
         if count > most {
@@ -191,6 +196,9 @@ impl Simulated {
             (Idempotency::Keyed, Some((_, end))) if *end > now => {
                 Observation::Running { handle: ctx.key.to_string() }
             }
+            (Idempotency::None, _) if made.effects.contains(config) => {
+                Observation::Unknown { reason: "it was made, and is no longer as it was made".to_owned() }
+            }
             _ => Observation::Absent,
         }
     }
@@ -206,8 +214,12 @@ impl Step for Simulated {
             config_schema: json!({ "type": "object" }),
             output_schema: json!({
                 "type": "object",
-                "required": ["value", "even"],
-                "properties": { "value": { "type": "integer" }, "even": { "type": "boolean" } }
+                "required": ["value", "even", "list"],
+                "properties": {
+                    "value": { "type": "integer" },
+                    "even": { "type": "boolean" },
+                    "list": { "type": "array", "items": { "type": "string" } }
+                }
             }),
             sensitive: Vec::new(),
             idempotency: self.kind,

@@ -14,6 +14,7 @@ use super::ledger::Ledger;
 use super::outside::{Outside, fnv};
 use super::scenario::Scenario;
 use crate::ambient::simulated::Simulated;
+use crate::run::state::Phase;
 use crate::store::fact::{Batch, Fact};
 
 /// Everything that changes in a world.
@@ -155,7 +156,6 @@ impl World {
         let name = ctx.node.as_str();
         let mut broken = Vec::new();
         {
-            let now = self.clock.elapsed();
             let mut state = self.lock();
             state.calls += 1;
             if state.refused {
@@ -166,43 +166,60 @@ impl World {
             }
             state.verified.remove(name);
             state.outside.node(name).config = Some(config.clone());
-            let contents = state.ledger.contents();
-            let intent = contents.facts.iter().rev().find_map(|stamped| match &stamped.fact {
-                Fact::Started { node, attempt, config, key, .. } if *node == ctx.node => {
-                    Some((*attempt, config.clone(), key.clone()))
-                }
-                _ => None,
-            });
-            if intent != Some((ctx.attempt, config.clone(), ctx.key.clone())) {
-                broken.push(format!("{name} is applied (attempt {}) without a stored intent", ctx.attempt));
+            self.stored_before(&state, ctx, config, &mut broken);
+            self.done_before(&state, name, &mut broken);
+        }
+        broken.into_iter().for_each(|what| self.broken(what));
+    }
+
+    /// The intent is stored, and the place is the one that is.
+    fn stored_before(&self, state: &State, ctx: &StepContext, config: &Value, broken: &mut Vec<String>) {
+        let contents = state.ledger.contents();
+        let intent = contents.facts.iter().rev().find_map(|stamped| match &stamped.fact {
+            Fact::Started { node, attempt, config, key, .. } if *node == ctx.node => {
+                Some((*attempt, config.clone(), key.clone()))
             }
-            let place = contents.places.get(&ctx.node).cloned().unwrap_or_default();
-            let cursor = ctx.cursor::<Value>().unwrap_or_default();
-            if place.cursor != cursor || place.handle.as_deref() != ctx.handle() {
-                let given = (&cursor, ctx.handle());
-                broken.push(format!("{name} has its place at {place:?} and is given {given:?}"));
-            }
-            if let Some(node) = self.scenario.node(name) {
-                let state_of_run = state.ledger.state();
-                for need in &node.needs {
-                    let id = NodeId::new(need.as_str()).unwrap();
-                    let record = state_of_run.nodes.get(&id).cloned().unwrap_or_default();
-                    let holds = record.outputs.is_none() || {
-                        let (needed, config) = (self.scenario.node(need), &record.config);
-                        let (Some(needed), Some(config)) = (needed, config) else { continue };
-                        state.outside.holds(need, needed.kind, config, now)
-                    };
-                    if !record.is_done() || !holds {
-                        broken.push(format!("{name} is begun before {need}, which it needs, is done"));
-                    }
-                }
-                let pooled = |node: &&String| self.scenario.node(node).is_some_and(|node| node.pooled);
-                if node.pooled && state.applying.iter().filter(pooled).count() > self.scenario.pool {
-                    broken.push(format!("the pool holds more than {}", self.scenario.pool));
+            _ => None,
+        });
+        let name = &ctx.node;
+        if intent != Some((ctx.attempt, config.clone(), ctx.key.clone())) {
+            broken.push(format!("{name} is applied (attempt {}) without a stored intent", ctx.attempt));
+        }
+        let place = contents.places.get(name).cloned().unwrap_or_default();
+        let cursor = ctx.cursor::<Value>().unwrap_or_default();
+        if place.cursor != cursor || place.handle.as_deref() != ctx.handle() {
+            let given = (&cursor, ctx.handle());
+            broken.push(format!("{name} has its place at {place:?} and is given {given:?}"));
+        }
+    }
+
+    /// Everything that the node needs is there, and its pool has room.
+    fn done_before(&self, state: &State, name: &str, broken: &mut Vec<String>) {
+        let Some(node) = self.scenario.node(name) else { return };
+        let (now, run) = (self.clock.elapsed(), state.ledger.state());
+        for need in &node.needs {
+            let id = NodeId::new(need.as_str()).unwrap();
+            let items = run.lists.get(&id).filter(|_| !run.nodes.contains_key(&id));
+            let needed: Vec<NodeId> = match items {
+                Some(items) => items.iter().map(|item| id.item(&item.key).unwrap()).collect(),
+                None => vec![id],
+            };
+            for id in needed {
+                let record = run.nodes.get(&id).cloned().unwrap_or_default();
+                let holds = match (record.phase, &record.config, self.scenario.node(need)) {
+                    (Phase::Skipped, ..) => true,
+                    (_, Some(config), Some(node)) => state.outside.holds(id.as_str(), node.kind, config, now),
+                    _ => false,
+                };
+                if !record.is_done() || !holds {
+                    broken.push(format!("{name} is begun before {id}, which it needs, is done"));
                 }
             }
         }
-        broken.into_iter().for_each(|what| self.broken(what));
+        let pooled = |node: &&String| self.scenario.node(node).is_some_and(|node| node.pooled);
+        if node.pooled && state.applying.iter().filter(pooled).count() > self.scenario.pool {
+            broken.push(format!("the pool holds more than {}", self.scenario.pool));
+        }
     }
 
     /// Holds what is to be stored to every rule about it.

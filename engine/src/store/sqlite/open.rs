@@ -147,7 +147,8 @@ pub(super) fn options(path: &Path, mode: Mode) -> SqliteConnectOptions {
         .create_if_missing(false)
         .busy_timeout(BUSY_TIMEOUT)
         .row_buffer_size(ROWS_AHEAD)
-        .foreign_keys(true);
+        // A head says which runs there are. SQLite would read a run's whole definition for each fact.
+        .foreign_keys(false);
     match mode {
         Mode::Write => options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full),
         Mode::ReadLive => options.read_only(true),

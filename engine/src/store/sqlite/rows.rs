@@ -5,14 +5,14 @@ use std::path::Path;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use migrate_plugin_api::{LogLevel, NodeId, RunId};
+use migrate_plugin_api::{NodeId, RunId};
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Error, Row};
 
 use super::{corrupt, failed};
 use crate::store::StoreError;
-use crate::store::fact::{LogLine, Place, RunRecord, Stamped};
+use crate::store::fact::{LogLine, Place, RunRecord, Stamped, level_named};
 use crate::store::sum::{self, Head, Sum, Whole};
 
 /// A connection, and what is needed to read from it.
@@ -151,7 +151,6 @@ impl Rows<'_> {
         Ok(places)
     }
 
-    /// Lines are no part of what a run is decided by, and have no sums.
     pub(super) async fn logs(
         &mut self,
         run: &RunId,
@@ -159,7 +158,8 @@ impl Rows<'_> {
         after: i64,
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
-        let (path, reader) = (self.path, Reader { path: self.path });
+        let path = self.path;
+        let read = |error| failed(path, "read the log", error);
         let rows = sqlx::query(
             "select id, at, node, level, message from logs
              where run = ? and id > ? and (? is null or node = ?) order by id limit ?",
@@ -171,8 +171,9 @@ impl Rows<'_> {
         .bind(limit)
         .fetch_all(&mut *self.connection)
         .await
-        .map_err(|error| failed(path, "read the log", error))?;
-        rows.iter().map(|row| Ok((reader.read(row.try_get("id"))?, reader.line(row)?))).collect()
+        .map_err(read)?;
+        let reader = Reader { path };
+        rows.iter().map(|row| Ok((row.try_get("id").map_err(read)?, reader.line(row)?))).collect()
     }
 }
 
@@ -293,6 +294,17 @@ impl Reader<'_> {
         }
     }
 
+    fn line(&self, row: &SqliteRow) -> Result<LogLine, StoreError> {
+        let (node, level) = (self.text(row, "node")?, self.text(row, "level")?);
+        let unknown = || corrupt(self.path, format!("`{level}` is no level of a log line"));
+        Ok(LogLine {
+            at: self.time(self.text(row, "at")?)?,
+            node: NodeId::new(node).map_err(|error| corrupt(self.path, error.to_string()))?,
+            level: level_named(level).ok_or_else(unknown)?,
+            message: self.text(row, "message")?.to_owned(),
+        })
+    }
+
     fn record(&self, row: &SqliteRow, head: Option<&Head>) -> Result<RunRecord, StoreError> {
         let (id, workflow) = (self.text(row, "id")?, self.text(row, "workflow")?);
         let (definition, started_at) = (self.text(row, "definition")?, self.text(row, "started_at")?);
@@ -305,22 +317,6 @@ impl Reader<'_> {
             workflow: workflow.to_owned(),
             definition: self.json(definition, || format!("the definition of run {id}"))?,
             started_at: self.time(started_at)?,
-        })
-    }
-
-    fn line(&self, row: &SqliteRow) -> Result<LogLine, StoreError> {
-        let level = match self.text(row, "level")? {
-            "debug" => LogLevel::Debug,
-            "info" => LogLevel::Info,
-            "warn" => LogLevel::Warn,
-            other => return Err(corrupt(self.path, format!("`{other}` is no level of a log line"))),
-        };
-        let node = NodeId::new(self.text(row, "node")?);
-        Ok(LogLine {
-            at: self.time(self.text(row, "at")?)?,
-            node: node.map_err(|error| corrupt(self.path, error.to_string()))?,
-            level,
-            message: self.text(row, "message")?.to_owned(),
         })
     }
 

@@ -4,21 +4,59 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures::TryStreamExt;
 use migrate_plugin_api::{NodeId, RunId};
 use serde::Serialize;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row, SqliteTransaction};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{
+    Arguments, AssertSqlSafe, Connection, Encode, Error, Executor, Row, Sqlite, SqliteTransaction, Type,
+};
 
 use super::open::{FIRST_GENERATION, fold_wal};
 use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
 use crate::store::StoreError;
-use crate::store::fact::{Batch, RunRecord, Stamped};
+use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
 
 const BEGIN: &str = "begin immediate";
+
+/// Facts of a usual write: up to here its statements are kept prepared. Each number of facts has its
+/// own, so this bounds how many are kept.
+const USUAL_FACTS: usize = 16;
+
+/// SQLite takes 32,766 arguments a statement, and a fact has five.
+const MAX_FACTS_A_STATEMENT: usize = 1_000;
+
+/// Statements that go to SQLite's thread together: the way there costs as much as a statement.
+#[derive(Default)]
+struct Piece {
+    sql: String,
+    arguments: SqliteArguments,
+    is_usual: bool,
+}
+
+impl Piece {
+    fn say(&mut self, sql: &str) {
+        self.sql.push_str(sql);
+    }
+
+    fn bind<'t>(&mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> Result<(), Error> {
+        self.arguments.add(value).map_err(Error::Encode)
+    }
+
+    /// How many rows each statement changed.
+    async fn execute(self, transaction: &mut SqliteTransaction<'_>) -> Result<Vec<u64>, Error> {
+        let query = sqlx::query_with(AssertSqlSafe(self.sql), self.arguments).persistent(self.is_usual);
+        let results = (&mut **transaction).fetch_many(query);
+        results
+            .try_filter_map(async |result| Ok(result.left().map(|done| done.rows_affected())))
+            .try_collect()
+            .await
+    }
+}
 
 /// What the one writer knows: as long as its epoch is the current one, nobody else changes it.
 struct Held {
@@ -110,27 +148,23 @@ impl Writer {
             return Err(StoreError::Failed { operation: "store what happened", source });
         };
         let before = held.whole.clone();
+        let write = |error| failed(path, "store what happened", error);
         let mut transaction = begin(path, connection).await?;
         held.whole.heads_sum.toggle(head.sum());
-        add_facts(path, &mut transaction, run, &batch.facts, head).await?;
         add_places(path, &mut transaction, run, batch, head).await?;
         add_logs(path, &mut transaction, run, batch).await?;
+        let facts = batch.facts.len();
+        let mut piece = Piece { is_usual: facts <= USUAL_FACTS, ..Piece::default() };
+        add_facts(&mut piece, run, &batch.facts, head)?;
+        move_head(&mut piece, head).map_err(write)?;
         held.whole.heads_sum.toggle(head.sum());
         held.whole.generation += 1;
-        let updated =
-            sqlx::query("update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ?")
-                .bind(head.facts as i64)
-                .bind(head.facts_bytes())
-                .bind(head.places_sum.bytes())
-                .bind(head.sum().bytes())
-                .bind(run.as_str())
-                .execute(&mut *transaction)
-                .await
-                .map_err(|error| failed(path, "store what happened", error))?;
-        if updated.rows_affected() != 1 {
-            return Err(corrupt(path, format!("the head of run {run} is lost")));
+        move_whole(&mut piece, &before, &held.whole).map_err(write)?;
+        match piece.execute(&mut transaction).await.map_err(write)?.as_slice() {
+            [.., _, 0] => return Err(StoreError::Fenced { holder: None }),
+            [.., 0, 1] => return Err(corrupt(path, format!("the head of run {run} is lost"))),
+            _ => {}
         }
-        replace_whole(path, &mut transaction, &before, &held.whole).await?;
         self.commit(path, transaction, held).await
     }
 
@@ -257,19 +291,34 @@ async fn replace_whole(
     before: &Whole,
     after: &Whole,
 ) -> Result<(), StoreError> {
-    let updated = sqlx::query(
-        "update store set epoch = ?, generation = ?, heads_sum = ?, sum = ? where generation = ? and epoch = ?",
-    )
-    .bind(after.epoch as i64)
-    .bind(after.generation as i64)
-    .bind(after.heads_sum.bytes())
-    .bind(after.sum().bytes())
-    .bind(before.generation as i64)
-    .bind(before.epoch as i64)
-    .execute(&mut **transaction)
-    .await
-    .map_err(|error| failed(path, "store what happened", error))?;
-    if updated.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Fenced { holder: None }) }
+    let write = |error| failed(path, "store what happened", error);
+    let mut piece = Piece { is_usual: true, ..Piece::default() };
+    move_whole(&mut piece, before, after).map_err(write)?;
+    match piece.execute(transaction).await.map_err(write)?.as_slice() {
+        [1] => Ok(()),
+        _ => Err(StoreError::Fenced { holder: None }),
+    }
+}
+
+fn move_whole(piece: &mut Piece, before: &Whole, after: &Whole) -> Result<(), Error> {
+    piece.say(
+        "update store set epoch = ?, generation = ?, heads_sum = ?, sum = ? where generation = ? and epoch = ?;",
+    );
+    piece.bind(after.epoch as i64)?;
+    piece.bind(after.generation as i64)?;
+    piece.bind(after.heads_sum.bytes())?;
+    piece.bind(after.sum().bytes())?;
+    piece.bind(before.generation as i64)?;
+    piece.bind(before.epoch as i64)
+}
+
+fn move_head(piece: &mut Piece, head: &Head) -> Result<(), Error> {
+    piece.say("update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ?;");
+    piece.bind(head.facts as i64)?;
+    piece.bind(head.facts_bytes())?;
+    piece.bind(head.places_sum.bytes())?;
+    piece.bind(head.sum().bytes())?;
+    piece.bind(head.run.as_str())
 }
 
 async fn insert_head(
@@ -294,27 +343,28 @@ async fn insert_head(
     Ok(())
 }
 
-async fn add_facts(
-    path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
-    run: &RunId,
-    facts: &[Stamped],
-    head: &mut Head,
-) -> Result<(), StoreError> {
-    for stamped in facts {
+fn add_facts(piece: &mut Piece, run: &RunId, facts: &[Stamped], head: &mut Head) -> Result<(), StoreError> {
+    const OPERATION: &str = "store what happened";
+    let failed = |error| StoreError::Failed { operation: OPERATION, source: Box::new(error) };
+    for (at, stamped) in facts.iter().enumerate() {
+        // A statement holds no more, and each has its own count of them.
+        piece.say(match at % MAX_FACTS_A_STATEMENT {
+            0 if at > 0 => "; insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
+            0 => "insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
+            _ => ", (?, ?, ?, ?, ?)",
+        });
         let at = stamped.at.to_string();
-        let body = json("store what happened", &stamped.fact)?;
+        let body = json(OPERATION, &stamped.fact)?;
         let sum = Sum::chain(head.facts_sum, &at, &body);
         (head.facts, head.facts_sum) = (head.facts + 1, Some(sum));
-        sqlx::query("insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)")
-            .bind(run.as_str())
-            .bind(head.facts as i64)
-            .bind(at)
-            .bind(body)
-            .bind(sum.bytes())
-            .execute(&mut **transaction)
-            .await
-            .map_err(|error| failed(path, "store what happened", error))?;
+        piece.bind(run.as_str()).map_err(failed)?;
+        piece.bind(head.facts as i64).map_err(failed)?;
+        piece.bind(at).map_err(failed)?;
+        piece.bind(body).map_err(failed)?;
+        piece.bind(sum.bytes()).map_err(failed)?;
+    }
+    if !facts.is_empty() {
+        piece.say(";");
     }
     Ok(())
 }
@@ -403,7 +453,7 @@ async fn add_logs(
             .bind(run.as_str())
             .bind(line.at.to_string())
             .bind(line.node.as_str())
-            .bind(format!("{:?}", line.level).to_lowercase())
+            .bind(level_name(line.level))
             .bind(line.message.as_str())
             .execute(&mut **transaction)
             .await

@@ -1,0 +1,217 @@
+//! What people decide about a run: its gates, and that it is undone.
+
+use migrate_plugin_api::{NodeId, RunId};
+use serde::{Deserialize, Serialize};
+
+use crate::ambient;
+use crate::engine::{Engine, RunError, find};
+use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
+use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
+use crate::run::dispatcher::Machine;
+use crate::run::gate::{DecisionBox, DropError, GATE, GateDecision, MAX_NOTE_BYTES};
+use crate::run::lock::holder;
+use crate::run::state::RunFacts;
+use crate::run::undo::{Action, Undo, action, order};
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::store::fact::{Batch, Fact, RunRecord, Stamped};
+use crate::store::holder::Holder;
+
+/// A decision about a gate.
+#[derive(Debug, Clone)]
+pub struct DecideRequest {
+    /// The run; default: the newest.
+    pub run: Option<RunId>,
+    /// The gate.
+    pub node: NodeId,
+    /// Yes or no.
+    pub approved: bool,
+    /// Who: the user of the operating system.
+    pub by: String,
+    /// On which machine.
+    pub host: String,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// A decision that was taken, durably.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Approval {
+    /// The run.
+    pub run: RunId,
+    /// The gate.
+    pub node: NodeId,
+    /// As it was recorded.
+    pub decision: GateDecision,
+    /// The process that works on the run and goes on by itself; without one, `resume` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// Why a decision was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// The run can't be found or read.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// No gate.
+    #[error("node `{0}` is no gate")]
+    NotAGate(NodeId),
+    /// Nothing to decide.
+    #[error("gate `{node}` of run {run} does not wait: it {stands}")]
+    NotWaiting {
+        /// The gate.
+        node: NodeId,
+        /// The run.
+        run: RunId,
+        /// How it stands, as the end of a sentence.
+        stands: &'static str,
+    },
+    /// Somebody was first.
+    #[error("gate `{node}` was already {}", .decision.sentence())]
+    Decided {
+        /// The gate.
+        node: NodeId,
+        /// What stands.
+        decision: Box<GateDecision>,
+    },
+    /// The note is too long.
+    #[error("the note is longer than {MAX_NOTE_BYTES} bytes")]
+    LongNote,
+    /// It could not be stored.
+    #[error("failed to store the decision")]
+    Io(#[source] std::io::Error),
+}
+
+impl Engine {
+    /// Decides about a gate that waits. Needs no lock: a process that works on the run takes it up
+    /// within a second, and without one `resume` does. Durable when it returns; the first one stands.
+    ///
+    /// # Errors
+    /// When the gate does not wait, or somebody was first.
+    pub async fn decide(&self, request: DecideRequest) -> Result<Approval, DecideError> {
+        if request.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE_BYTES) {
+            return Err(DecideError::LongNote);
+        }
+        let (run, facts) = self.facts_of(request.run.as_ref()).await?;
+        let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
+        let node = request.node;
+        let Some(outline) = outlines.iter().find(|outline| outline.node == node.whole()) else {
+            return Err(RunError::unknown_node(&node, outlines.iter().map(|outline| &outline.node)).into());
+        };
+        if outline.step != GATE {
+            return Err(DecideError::NotAGate(node));
+        }
+        let record = facts.nodes.get(&node).cloned().unwrap_or_default();
+        let key = record.key.clone().filter(|_| record.is_waiting() && facts.undo.is_none());
+        let Some(key) = key else {
+            let stands = match &record.decision {
+                _ if facts.undo.is_some() => "is part of a run that is being undone",
+                Some(decision) if decision.approved => "was approved",
+                Some(_) => "was rejected; `migrate resume` asks again",
+                None => "has not been reached",
+            };
+            return Err(DecideError::NotWaiting { node, run: run.id, stands });
+        };
+        let DecideRequest { approved, by, host, note, .. } = request;
+        let decision = GateDecision { key, approved, by, host, at: ambient::now(), note };
+        DecisionBox::new(&self.state_dir(), &run.id).put(&decision).map_err(|error| match error {
+            DropError::Decided(decision) => DecideError::Decided { node: node.clone(), decision },
+            DropError::Io(source) => DecideError::Io(source),
+        })?;
+        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        Ok(Approval { run: run.id, node, decision, holder: holder.filter(|_| facts.ended.is_none()) })
+    }
+
+    /// What undoing a run would do. Changes nothing, needs no lock.
+    ///
+    /// # Errors
+    /// When the run can't be read, or is undone already.
+    pub async fn plan_undo(&self, run: Option<&RunId>) -> Result<UndoPlan, RunError> {
+        let (run, facts) = self.facts_of(run).await?;
+        if matches!(facts.ended, Some((RunState::Undone, _))) {
+            return Err(RunError::AlreadyUndone(run.id));
+        }
+        let nodes = order(&facts, outline(&run, &facts)).into_iter().filter_map(|node| {
+            let record = facts.nodes.get(&node)?;
+            let left = || record.reason.clone().filter(|_| record.left);
+            let (action, reason) = match action(record, &self.catalog) {
+                Action::Nothing => (UndoAction::Leave, Some(left()?)),
+                Action::Leave(reason) => (UndoAction::Leave, Some(reason)),
+                Action::Look => (UndoAction::Look, None),
+                Action::Undo => (UndoAction::Undo, None),
+            };
+            Some(NodeUndo { node, step: record.step.clone().unwrap_or_default(), action, reason })
+        });
+        let nodes = nodes.collect();
+        Ok(UndoPlan { version: REPORT_VERSION, run: run.id, workflow: run.workflow, nodes })
+    }
+
+    /// Takes a run back: every effect whose step can, in reverse order. Goes on with an undo that
+    /// failed or was interrupted. From the first fact on, the run never goes forward again.
+    ///
+    /// # Errors
+    /// When it did not begin or could not go on; a failed or interrupted undo is `Ok`.
+    pub async fn undo(
+        &self,
+        run: Option<&RunId>,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&*store, run).await?.id;
+        store.close().await;
+        let (store, _lock) = self.hold(&id).await?;
+        let run = find(&*store, Some(&id)).await?;
+        let facts = RunFacts::fold(store.facts(&id).await?);
+        self.go_on_undoing(&run, store, facts, events, shutdown).await
+    }
+
+    /// With the lock held.
+    pub(crate) async fn go_on_undoing(
+        &self,
+        run: &RunRecord,
+        store: std::sync::Arc<dyn Store>,
+        mut facts: RunFacts,
+        events: EventSink,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        if matches!(facts.ended, Some((RunState::Undone, _))) {
+            return Err(RunError::AlreadyUndone(run.id.clone()));
+        }
+        let places = store.places(&run.id).await?;
+        let definition = facts.definition.clone().unwrap_or_else(|| run.definition.clone());
+        let mut begun = vec![Fact::Resumed { definition: Box::new(definition) }];
+        if facts.undo.is_none() {
+            begun.push(Fact::UndoBegun { reason: "asked for".to_owned() });
+        }
+        let at = ambient::now();
+        begun.iter().for_each(|fact| facts.apply(fact, at));
+        let begun = begun.into_iter().map(|fact| Stamped { at, fact }).collect();
+        store.append(&run.id, &Batch { facts: begun, ..Batch::default() }).await?;
+        let emit = |kind| {
+            events.send(Event { version: EVENT_VERSION, at, run: run.id.clone(), kind });
+        };
+        let nodes: Vec<NodeId> = outline(run, &facts).collect();
+        emit(EventKind::RunStarted { workflow: run.workflow.clone(), resumed: true, nodes: nodes.clone() });
+        emit(EventKind::RunUndoing { reason: facts.undo.clone().unwrap_or_default() });
+        let random = Box::new(ambient::random);
+        let catalog = std::sync::Arc::clone(&self.catalog);
+        let undo = Undo::new(run.id.clone(), catalog, facts, nodes.into_iter(), random);
+        self.dispatch(run, Machine::Undo(Box::new(undo)), store, places, events, shutdown).await
+    }
+
+    async fn facts_of(&self, run: Option<&RunId>) -> Result<(RunRecord, RunFacts), RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&*store, run).await?;
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        Ok((run, facts))
+    }
+}
+
+/// The nodes of a run as it was last begun, in an order in which they could run.
+fn outline(run: &RunRecord, facts: &RunFacts) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+    let definition = facts.definition.as_ref().unwrap_or(&run.definition);
+    definition.nodes.iter().map(|outline| outline.node.clone()).collect::<Vec<_>>().into_iter()
+}

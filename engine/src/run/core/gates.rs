@@ -1,0 +1,78 @@
+//! Gates in the core: they wait, take no place among what runs, and are settled by a decision.
+
+use migrate_plugin_api::{ErrorClass, IdempotencyKey};
+
+use super::{Core, Live, error};
+use crate::event::EventKind;
+use crate::run::command::CallKind;
+use crate::run::gate::{GATE, GateDecision, question};
+use crate::run::state::Phase;
+use crate::store::fact::Fact;
+use crate::workflow::Resolved;
+
+impl Core {
+    /// The questions that are open. While there are any, somebody must look for decisions.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &IdempotencyKey> {
+        let record = |at: &usize| self.facts.nodes.get(&self.cells[*at].id);
+        self.gates.iter().filter_map(record).filter_map(|record| record.key.as_ref())
+    }
+
+    pub(super) fn is_gate(&self, at: usize) -> bool {
+        self.node(at).step == GATE
+    }
+
+    /// Goes on with a gate from what is durably known of it.
+    pub(super) fn take_up_gate(&mut self, at: usize, resolved: Resolved) {
+        const AGAIN: &str = "it is asked again";
+        let record = self.record_of(at);
+        let same = record.digest.as_ref() == Some(&resolved.digest);
+        self.cells[at].resolved = Some(resolved);
+        match record.phase {
+            Phase::Applied | Phase::Finished if same => {
+                self.occupy(at);
+                return self.call(at, CallKind::Verify);
+            }
+            Phase::Open if same && !record.failed => return self.ask(at),
+            Phase::Open if !same => self.reset(at, AGAIN, false),
+            // Rejected, or about something that has changed since: a new question.
+            _ if record.attempts > 0 => self.reset(at, AGAIN, true),
+            _ => {}
+        }
+        self.intend(at);
+        self.ask(at);
+    }
+
+    fn ask(&mut self, at: usize) {
+        let (node, record) = (self.id(at), self.record_of(at));
+        self.cells[at].live = Live::Gate;
+        self.gates.insert(at);
+        let message = question(&record.config.unwrap_or_default());
+        self.emit(EventKind::NodeWaiting { node, message });
+        let dropped = record.key.and_then(|key| self.decisions.remove(&key));
+        if let Some(decision) = record.decision.or(dropped) {
+            self.settle(at, decision);
+        }
+    }
+
+    /// Somebody has decided.
+    pub(super) fn decided(&mut self, decision: GateDecision) {
+        let asks = |at: &usize| self.record_of(*at).key.as_ref() == Some(&decision.key);
+        match self.gates.iter().copied().find(asks) {
+            Some(at) => self.settle(at, decision),
+            None => drop(self.decisions.insert(decision.key.clone(), decision)),
+        }
+    }
+
+    fn settle(&mut self, at: usize, decision: GateDecision) {
+        self.gates.remove(&at);
+        self.occupy(at);
+        let outputs = decision.outputs();
+        self.record(Fact::Decided { node: self.id(at), decision: decision.clone() });
+        if decision.approved {
+            self.effect_is_there(at, outputs, false);
+        } else {
+            let error = error(ErrorClass::Permanent, decision.sentence(), None);
+            self.fail(at, error, None, false);
+        }
+    }
+}
