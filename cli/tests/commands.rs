@@ -139,6 +139,58 @@ fn the_way_on_that_the_engine_names_is_a_command() {
     ");
 }
 
+/// What a person sees of a gate, from the first run to the end.
+#[test]
+fn a_gate_from_the_run_to_its_end() {
+    let project = project();
+    let workflow = r#"schema = 1
+name = "cutover"
+
+[nodes.ready]
+step = "gate"
+with = { message = "Switch the shop over?", approvers = "the shop team" }
+"#;
+    fs::write(project.path().join("cutover.toml"), workflow).expect("written");
+    fs::write(project.path().join("migration.toml"), "schema = 1\n").expect("written");
+    let mut seen = Vec::new();
+    for args in [
+        &["run", "cutover.toml"][..],
+        &["approve", "ready", "--note", "counts are equal"],
+        &["approve", "ready", "--reject"],
+        &["resume"],
+        &["resume"],
+        &["approve", "ready"],
+        &["undo"],
+        &["undo", "--yes"],
+        &["resume"],
+    ] {
+        seen.push(format!("$ migrate {}\n{}", args.join(" "), migrate(project.path(), args)));
+    }
+    insta::assert_snapshot!(plain(&seen.join("\n\n")));
+}
+
+/// `text` without what differs from machine to machine and from run to run.
+fn plain(text: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let digits = |part: &str| part.len() >= 4 && part.chars().all(|c| c.is_ascii_hexdigit());
+        let run = |word: &str| {
+            let end = word.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(word.len());
+            let parts: Vec<&str> = word[..end].split('-').collect();
+            (parts.len() == 3 && parts.iter().all(|part| digits(part))).then_some(end)
+        };
+        words.push(match (run(word), word.split_once('@')) {
+            (Some(end), _) => format!("RUN{}", &word[end..]),
+            (_, Some((_, host))) => {
+                let end = host.find([':', '\n']).unwrap_or(host.len());
+                format!("USER@HOST{}", &host[end..])
+            }
+            _ => word.to_owned(),
+        });
+    }
+    words.join(" ")
+}
+
 /// A second `migrate run stateful`, perhaps of a newer version, must leave alone what the first runs.
 #[test]
 fn a_refused_run_writes_nothing() {

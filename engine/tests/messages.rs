@@ -227,6 +227,45 @@ step = "velero.backup"
 }
 
 #[test]
+fn limits_pools_and_gates() {
+    insta::assert_snapshot!(wrong(
+        r#"[pools]
+writes = 4
+
+[nodes.a]
+step = "velero.backup"
+timeout = "10m"
+heartbeat = "15m"
+retry = { attempts = 3, attempt_timeout = "10m", atempts = 2 }
+pool = { name = "writes", weight = 5 }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.b]
+step = "velero.backup"
+pool = { weight = "heavy" }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.c]
+step = "velero.backup"
+pool = { name = "wirtes", weight = 2 }
+heartbeat = 10
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.cutover]
+step = "gate"
+timeout = "1h"
+retry = { attempts = 3 }
+pool = "writes"
+with = { mesage = "Switch over?" }
+
+[nodes.d]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = ["${nodes.cutover.who}"] }
+"#
+    ));
+}
+
+#[test]
 fn cycles() {
     insta::assert_snapshot!(wrong(
         r#"[nodes.a]
@@ -362,6 +401,84 @@ step = "velero.backup"
 with = { cluster = "${env.source.cluster}", namespaces = "${nodes.wrong[*].images}", count = "${nodes.copy[shop].objects}", order = "${nodes.copy}" }
 "#
     ));
+}
+
+#[test]
+fn sub_workflows() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, body: &str| {
+        std::fs::write(dir.path().join(name), format!("schema = 1\nname = \"{name}\"\n{body}")).unwrap();
+    };
+    write(
+        "images.toml",
+        r#"
+[params.namespaces]
+type = "list"
+
+[params.count]
+type = "integer"
+default = 1
+
+[params.mode]
+type = "string"
+enum = ["copy", "import"]
+
+[nodes.backup]
+step = "velero.backup"
+needs = ["bakup"]
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}", count = "${params.mode}" }
+
+[nodes.second]
+step = "velero.backup"
+when = "params.mod == 'copy'"
+with = { cluster = "${env.source.cluster}", namespaces = ["${params.namespaecs}", "in ${params.namespaces}"] }
+
+[outputs]
+place = "${nodes.backup.plcae}"
+"#,
+    );
+    write("one.toml", "[nodes.two]\nstep = \"workflow\"\nwith = { file = \"two.toml\" }\n");
+    write("two.toml", "[nodes.one]\nstep = \"workflow\"\nwith = { file = \"one.toml\" }\n");
+    let parent = r#"schema = 1
+name = "parent"
+
+[nodes.images]
+step = "workflow"
+needs = ["nothing"]
+with = { file = "images.toml", params = { namespaces = ["shop"], cuont = 3, count = "many", mode = "delete" } }
+
+[nodes.again]
+step = "workflow"
+for_each = ["a"]
+with = { file = "images.toml", params = { mode = "copy", count = "${nodes.bakcup.objects}" }, parms = {} }
+
+[nodes.gone]
+step = "workflow"
+with = { file = "imags.toml" }
+
+[nodes.outside]
+step = "workflow"
+with = { file = "../secret.toml" }
+
+[nodes.unnamed]
+step = "workflow"
+with = { params = [] }
+
+[nodes.circle]
+step = "workflow"
+with = { file = "one.toml" }
+
+[nodes.last]
+step = "velero.backup"
+with = { cluster = "${nodes.images.plase}", namespaces = "${nodes.images.place}" }
+"#;
+    let workflow = Source::new(dir.path().join("parent.toml"), parent);
+    let environment = Source::new("migration.toml", ENVIRONMENT);
+    let diagnostics = match engine().check(&workflow, &environment, &Params::new()) {
+        Ok(_) => panic!("nothing was found"),
+        Err(diagnostics) => render(&diagnostics),
+    };
+    insta::assert_snapshot!(diagnostics.replace(&format!("{}/", dir.path().display()), ""));
 }
 
 #[test]

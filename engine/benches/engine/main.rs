@@ -24,9 +24,6 @@ const ROUNDS: usize = 5;
 /// Nodes in a row: a usual workflow, and enough for the cost of a start to vanish.
 const ROWS: [usize; 2] = [40, 1_000];
 
-/// Snakemake takes minutes for the long row: measured once.
-const SNAKEMAKE_ROUNDS: usize = 1;
-
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const HELP: &str = "\
@@ -92,15 +89,19 @@ fn all(options: &Options) -> Result<()> {
     let mut table = Table::default();
     for round in 0..options.rounds {
         eprintln!("bench: round {} of {}", round + 1, options.rounds);
-        rows(&room, peers.as_ref(), round, &mut table)?;
+        rows(&room, peers.as_ref(), &mut table)?;
         shapes(&room, &mut table)?;
+    }
+    // Last and once: it takes minutes, and is too far away for a moment's load to count.
+    for nodes in ROWS {
+        let Some(peers) = &peers else { break };
+        peers.snakemake(nodes, &room.fresh("snakemake")?, &mut table)?;
     }
     let document = json!({
         "version": 1,
         "machine": machine(),
         "load": { "before": load_before, "after": load() },
         "rounds": options.rounds,
-        "snakemake-rounds": if options.peers { SNAKEMAKE_ROUNDS } else { 0 },
         "peers": peers.as_ref().map(peers::Peers::versions),
         "measurements": table.to_json(),
         "goals": goals::judge(&table),
@@ -110,7 +111,7 @@ fn all(options: &Options) -> Result<()> {
 }
 
 /// Nodes in a row: ours, the bare commits of what ours has stored, and the peers.
-fn rows(room: &Room, peers: Option<&peers::Peers>, round: usize, table: &mut Table) -> Result<()> {
+fn rows(room: &Room, peers: Option<&peers::Peers>, table: &mut Table) -> Result<()> {
     for nodes in ROWS {
         let project = room.fresh("row")?;
         room.ours(table, &format!("row-{nodes}"), nodes, &["row", &nodes.to_string()], &project)?;
@@ -118,9 +119,6 @@ fn rows(room: &Room, peers: Option<&peers::Peers>, round: usize, table: &mut Tab
         let Some(peers) = peers else { continue };
         peers.make(nodes, &room.fresh("make")?, table)?;
         peers.dbos(nodes, &room.fresh("dbos")?, table)?;
-        if round < SNAKEMAKE_ROUNDS {
-            peers.snakemake(nodes, &room.fresh("snakemake")?, table)?;
-        }
     }
     Ok(())
 }

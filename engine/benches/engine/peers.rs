@@ -42,7 +42,10 @@ DBOS.destroy()
 "#;
 
 /// Snakemake: each job is a process that does nothing, and a file that says it is done.
+/// It goes through its graph by recursion, and Python's limit is below the long row.
 const SNAKEFILE: &str = r#"
+import sys
+sys.setrecursionlimit(100_000)
 N = int(config["nodes"])
 
 rule all:

@@ -360,6 +360,31 @@ fn pools_and_the_whole_run_are_bounded() {
 }
 
 #[test]
+fn a_heavy_node_takes_its_places_and_is_not_overtaken() {
+    let node = |name: &str, weight: usize| {
+        format!("[nodes.{name}]\nstep = \"s\"\npool = {{ name = \"writes\", weight = {weight} }}\n")
+    };
+    let nodes = ["[pools]\nwrites = 4\n".to_owned(), node("a", 3), node("b", 2), node("c", 1)].concat();
+    let mut machine = Machine::new(&nodes, Vec::new());
+    // `c` would fit beside `a`, but then others like it could keep `b` waiting for ever.
+    assert_eq!(machine.step(Input::Begin), ["Apply a #1"]);
+    machine.apply_ok("a");
+    assert_eq!(machine.verify("a", true), ["Apply b #1", "Apply c #1"]);
+}
+
+#[test]
+fn a_wait_that_outlasts_the_nodes_time_is_not_begun() {
+    let asked = ErrorClass::Throttled { retry_after_ms: Some(61_000) };
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\ntimeout = \"2m\"\n", Vec::new());
+    machine.step(Input::Begin);
+    assert_eq!(machine.step(Input::Applied(id("a"), Err(failure(asked)))), ["wake a in 61s"]);
+    machine.now += Duration::from_secs(61);
+    machine.step(Input::Wake(id("a")));
+    machine.step(Input::Observed(id("a"), Ok(Observation::Absent)));
+    assert_eq!(machine.step(Input::Applied(id("a"), Err(failure(asked)))), ["end Failed"]);
+}
+
+#[test]
 fn a_plan_of_ten_thousand_nodes_is_quick_enough_to_check_in_a_test() {
     let mut nodes = String::new();
     for at in 0..10_000 {
