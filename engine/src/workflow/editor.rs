@@ -121,7 +121,25 @@ fn node_field(field: &str, catalog: &Catalog) -> Value {
             "attempts" => json!({ "type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS }),
             _ => json!({ "type": "string", "pattern": DURATION }),
         }),
-        "pool" => json!({ "type": "string", "description": "The pool whose size bounds it." }),
+        "heartbeat" => json!({
+            "type": "string", "pattern": DURATION,
+            "description": "The longest silence of an attempt.",
+        }),
+        "pool" => json!({
+            "description": "The pool whose size bounds it, and how many of its places it takes.",
+            "anyOf": [
+                { "type": "string" },
+                {
+                    "type": "object",
+                    "properties": {
+                        "name": { "type": "string" },
+                        "weight": { "type": "integer", "minimum": 1, "maximum": MAX_POOL },
+                    },
+                    "required": ["name"],
+                    "additionalProperties": false,
+                },
+            ],
+        }),
         "on_failure" => json!({
             "enum": ["stop", "continue", "undo"],
             "description": "What its failure means for the rest.",
