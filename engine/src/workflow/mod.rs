@@ -21,6 +21,7 @@ mod condition;
 mod diagnostic;
 pub(crate) mod duration;
 pub(crate) mod each;
+mod editor;
 mod environment;
 mod expand;
 mod graph;
@@ -38,9 +39,9 @@ use jsonschema::Validator;
 use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
-pub(crate) use check::dotted;
+pub(crate) use check::{dotted, refers_to_skipped};
 pub(crate) use diagnostic::Mistakes;
-pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
+pub use diagnostic::{Diagnostics, Mistake, ReadError, Source, nearest};
 pub(crate) use each::{Each, Item};
 pub(crate) use expand::Library;
 pub(crate) use model::NodeOutline;
@@ -88,6 +89,20 @@ impl Checked {
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &str)> {
         self.workflow.nodes.iter().map(|node| (&node.id, node.step.as_str()))
     }
+}
+
+/// The JSON Schema of workflow files.
+pub(crate) fn workflow_schema(catalog: &Catalog) -> Value {
+    editor::workflow(catalog)
+}
+
+/// The JSON Schema of `migration.toml`, as far as `workflows` refer to it.
+pub(crate) fn environment_schema(catalog: &Catalog, workflows: &[Source]) -> Result<Value, Diagnostics> {
+    let mut mistakes = Mistakes::default();
+    let read: Vec<Workflow> =
+        workflows.iter().filter_map(|file| Reader { file, mistakes: &mut mistakes }.workflow()).collect();
+    mistakes.into_result()?;
+    Ok(editor::environment(catalog, &read))
 }
 
 /// Checks a workflow, which may hold those of `library`, with everything that it needs.
