@@ -15,7 +15,7 @@ use super::core::{Core, MAX_RUNNING};
 use super::state::RunFacts;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
-use crate::workflow::{Catalog, Described, Params, Source, check};
+use crate::workflow::{Catalog, Described, Library, Params, Source, check};
 
 fn catalog() -> Catalog {
     let info = StepInfo {
@@ -45,7 +45,7 @@ impl Machine {
         let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
         let environment = Source::new("migration.toml", "schema = 1\n");
         let catalog = catalog();
-        let checked = check(&catalog, &workflow, &environment, &Params::new()).unwrap();
+        let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
         let stamped = facts.into_iter().map(|fact| Stamped { at: Timestamp::UNIX_EPOCH, fact });
         let core = Core::new(
             RunId::new("r").unwrap(),

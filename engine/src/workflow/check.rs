@@ -221,7 +221,6 @@ impl Checker<'_> {
         is_skipped: bool,
         each: Option<Each<'_>>,
     ) {
-        let before = self.mistakes.len();
         let mut errors = Vec::new();
         let absent = std::cell::RefCell::new(Vec::new());
         let lookup = |reference: &Reference| match (reference.root, each) {
@@ -255,9 +254,7 @@ impl Checker<'_> {
         for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
             self.complain(node, &complaint.path, complaint.fault);
         }
-        if self.mistakes.len() == before {
-            self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
-        }
+        self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
     }
 
     fn complain(&mut self, node: &Node, path: &[String], fault: Fault) {

@@ -21,12 +21,28 @@ use crate::run::gate::GATE;
 const MAX_NODES: usize = 20_000;
 
 /// Most attempts that can be asked for; with backoff this is hours.
-const MAX_ATTEMPTS: i64 = 100;
+pub(crate) const MAX_ATTEMPTS: i64 = 100;
 
 /// Most places in a pool.
-const MAX_POOL: i64 = 10_000;
+pub(crate) const MAX_POOL: i64 = 10_000;
 
-const NODE_FIELDS: [&str; 12] = [
+pub(crate) const WORKFLOW_FIELDS: [&str; 7] =
+    ["schema", "name", "description", "params", "pools", "nodes", "outputs"];
+
+pub(crate) const PARAM_FIELDS: [&str; 5] = ["type", "default", "help", "enum", "sensitive"];
+
+pub(crate) const RETRY_FIELDS: [&str; 4] = ["attempts", "backoff", "max_backoff", "attempt_timeout"];
+
+pub(crate) const PARAM_TYPES: [(&str, ParamType); 6] = [
+    ("string", ParamType::String),
+    ("integer", ParamType::Integer),
+    ("boolean", ParamType::Boolean),
+    ("duration", ParamType::Duration),
+    ("list", ParamType::List),
+    ("map", ParamType::Map),
+];
+
+pub(crate) const NODE_FIELDS: [&str; 12] = [
     "step",
     "with",
     "needs",
@@ -52,11 +68,7 @@ impl Reader<'_> {
     pub(crate) fn workflow(&mut self) -> Option<Workflow> {
         let tree = Tree::parse(self.file, self.mistakes)?;
         check_schema(&tree, self.file, self.mistakes);
-        self.known_keys(
-            &tree,
-            "a workflow",
-            &["schema", "name", "description", "params", "pools", "nodes", "outputs"],
-        );
+        self.known_keys(&tree, "a workflow", &WORKFLOW_FIELDS);
         let name = match tree.get("name") {
             Some(entry) => self.string(entry).unwrap_or_default(),
             None => {
@@ -97,22 +109,12 @@ impl Reader<'_> {
     fn param(&mut self, entry: &Entry) -> Option<Param> {
         let table = self.table(entry)?;
         let what = format!("parameter `{}`", entry.key);
-        self.known_keys(table, &what, &["type", "default", "help", "enum", "sensitive"]);
+        self.known_keys(table, &what, &PARAM_FIELDS);
         let Some(kind) = table.get("type") else {
             self.missing(entry, &what, "type");
             return None;
         };
-        let kind = self.one_of(
-            kind,
-            &[
-                ("string", ParamType::String),
-                ("integer", ParamType::Integer),
-                ("boolean", ParamType::Boolean),
-                ("duration", ParamType::Duration),
-                ("list", ParamType::List),
-                ("map", ParamType::Map),
-            ],
-        )?;
+        let kind = self.one_of(kind, &PARAM_TYPES)?;
         let choices = table.get("enum").and_then(|list| self.choices(list, kind));
         let sensitive = table.get("sensitive").and_then(|flag| self.boolean(flag)).unwrap_or(false);
         if sensitive && kind != ParamType::String {
@@ -137,8 +139,10 @@ impl Reader<'_> {
                     let message = format!("the default of {what} {why}");
                     let span = default.value.span.clone();
                     // What was written may be the secret itself.
-                    let file = if sensitive { self.file.masked(&span) } else { self.file.clone() };
-                    self.mistakes.add(&file, span, "wrong-type", message);
+                    if sensitive {
+                        self.mistakes.hide(self.file, &span);
+                    }
+                    self.mistakes.add(self.file, span, "wrong-type", message);
                 }
             }
         }
@@ -375,7 +379,7 @@ impl Reader<'_> {
 
     fn retry(&mut self, entry: &Entry, timeout: Option<Duration>) -> Option<Retry> {
         let table = self.table(entry)?;
-        self.known_keys(table, "`retry`", &["attempts", "backoff", "max_backoff", "attempt_timeout"]);
+        self.known_keys(table, "`retry`", &RETRY_FIELDS);
         let mut retry = Retry::default();
         if let Some(attempts) = table.get("attempts") {
             match attempts.value.kind {
