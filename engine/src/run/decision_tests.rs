@@ -18,7 +18,7 @@ use super::state::RunFacts;
 use super::undo::Undo;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
-use crate::workflow::{Catalog, Described, Params, Source, check};
+use crate::workflow::{Catalog, Described, Library, Params, Source, check};
 
 const NODES: &str = "[nodes.a]\nstep = \"s\"\n[nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = { message = \"?\" }\n\
                      [nodes.b]\nstep = \"s\"\nneeds = [\"go\"]\non_failure = \"undo\"\n";
@@ -47,7 +47,8 @@ fn finish(mut facts: Vec<Fact>) -> (Vec<Fact>, Vec<String>, RunState) {
     let stamped = facts.iter().cloned().map(|fact| Stamped { at, fact });
     let known = RunFacts::fold(stamped);
     let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{NODES}"));
-    let checked = check(&catalog, &workflow, &Source::new("m.toml", "schema = 1\n"), &Params::new()).unwrap();
+    let environment = Source::new("m.toml", "schema = 1\n");
+    let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
     let nodes: Vec<NodeId> = checked.workflow.nodes.iter().map(|node| node.id.clone()).collect();
     let mut undo = known.undo.is_some().then(|| {
         let nodes = nodes.clone().into_iter();
