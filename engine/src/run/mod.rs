@@ -15,6 +15,8 @@ pub(crate) mod core;
 mod core_tests;
 #[cfg(all(test, target_os = "linux"))]
 mod crash_tests;
+#[cfg(test)]
+mod decision_tests;
 pub(crate) mod dispatcher;
 pub(crate) mod executor;
 #[cfg(test)]
