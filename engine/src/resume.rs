@@ -171,9 +171,21 @@ fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> R
     for id in nodes {
         let node = checked.workflow.node(&id.whole());
         let has_items = node.is_some_and(|node| node.for_each.is_some());
-        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        // What is gone from the list is not run again, and what it did stays in sight.
+        let listed: BTreeSet<&str> = facts
+            .lists
+            .get(&id.whole())
+            .iter()
+            .flat_map(|items| items.iter())
+            .map(|item| item.key.as_str())
+            .collect();
+        let is_listed = |item: &NodeId| item.key().is_some_and(|key| listed.contains(key));
+        let items: Vec<NodeId> =
+            facts.items_of(id).map(|(item, _)| item).filter(|item| is_listed(item)).cloned().collect();
         match (node, id.key()) {
-            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), Some(_)) if has_items && is_listed(id) && facts.nodes.contains_key(id) => {
+                all.push(id.clone());
+            }
             (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
             (Some(_), None) => all.push(id.clone()),
             (None, None) => {

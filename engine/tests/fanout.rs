@@ -236,8 +236,13 @@ async fn a_reordered_list_changes_nothing_and_a_changed_one_is_told_exactly() {
     assert_eq!(gone.reason.as_deref(), Some("it is no longer in the list; what it did is left as it is"));
     assert!(gone.outputs.is_some());
     assert_eq!(report.node("copy").unwrap().items.unwrap().total, 3);
-    for item in ["copy[shop]", "copy[files]", "copy[mail]", "copy[web]"] {
-        assert_eq!(effects_of(&project, item), 1, "{item}");
+    // Nor is it run again, or forgotten, when the node is.
+    let rerun = vec![NodeId::new("copy").unwrap()];
+    let report = resume(&project, ResumeRequest { rerun, ..Default::default() }).await.unwrap();
+    assert_eq!(report.node("copy[mail]").unwrap().state, NodeState::Removed);
+    assert_eq!((effects_of(&project, "copy[mail]"), effects_of(&project, "copy[web]")), (1, 2));
+    for item in ["copy[shop]", "copy[files]", "copy[web]"] {
+        assert_eq!(effects_of(&project, item), 2, "{item}");
     }
 }
 
