@@ -341,7 +341,7 @@ async fn one_item_or_all_of_them_are_run_again_when_asked_for() {
     resume(&project, rerun("copy")).await.unwrap();
     assert_eq!((effects_of(&project, "copy[files]"), effects_of(&project, "copy[shop]")), (3, 2));
     let error = resume(&project, rerun("copy[nothing]")).await.unwrap_err();
-    assert!(matches!(error, RunError::UnknownNode(_)), "{error}");
+    assert!(matches!(error, RunError::UnknownNode { .. }), "{error}");
 }
 
 #[tokio::test]
