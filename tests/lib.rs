@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -17,8 +18,8 @@ pub struct Sandbox {
     logs: BTreeMap<&'static str, usize>,
 }
 
-/// Daemons whose access logs tell what was written to the target.
-const LOGS: [&str; 2] = ["acr", "front"];
+/// Daemons whose access logs tell what was written to the target, and by whom it was asked for.
+const LOGS: [&str; 3] = ["acr", "azure", "front"];
 
 impl Sandbox {
     /// The running sandbox, its target emptied and every run forgotten.
@@ -44,11 +45,18 @@ impl Sandbox {
     /// # Panics
     /// When a log holds no write at all: then nothing was counted.
     pub fn written_twice(&self) -> Vec<String> {
+        self.written_twice_to(&["acr", "front"])
+    }
+
+    /// As [`written_twice`](Self::written_twice), of some of the services.
+    ///
+    /// # Panics
+    /// When a log holds no write at all.
+    pub fn written_twice_to(&self, daemons: &[&str]) -> Vec<String> {
         let mut writes: BTreeMap<String, u32> = BTreeMap::new();
-        for (name, start) in &self.logs {
-            let log = log(name);
-            let found: Vec<String> = log[*start..].lines().filter_map(write).collect();
-            assert!(!found.is_empty(), "no write in the log of {name}");
+        for daemon in daemons {
+            let found: Vec<String> = self.log_since(daemon).lines().filter_map(write).collect();
+            assert!(!found.is_empty(), "no write in the log of {daemon}");
             for what in found {
                 *writes.entry(what).or_default() += 1;
             }
@@ -58,6 +66,18 @@ impl Sandbox {
             .filter(|(_, times)| *times > 1)
             .map(|(what, times)| format!("{times} × {what}"))
             .collect()
+    }
+
+    /// Images that Azure was asked to import since the reset, and that it took, in order.
+    pub fn imports(&self) -> Vec<String> {
+        let log = self.log_since("azure");
+        let taken = log.lines().filter(|line| line.contains(" 202 POST "));
+        taken.filter_map(|line| Some(line.split_once("/importImage image=")?.1.to_owned())).collect()
+    }
+
+    /// What a daemon has logged since the reset.
+    pub fn log_since(&self, daemon: &str) -> String {
+        log(daemon)[self.logs[daemon]..].to_owned()
     }
 
     /// The project folder.
@@ -225,9 +245,23 @@ impl Running {
         }
     }
 
-    /// Sends `signal` (`KILL`, `INT`).
-    pub fn signal(&self, signal: &str) {
-        expect_success(Command::new("kill").args(["-s", signal, &self.child.id().to_string()]));
+    /// Kills it at once; whether the signal ended it, and not its own end.
+    ///
+    /// # Panics
+    /// When it can't be waited for.
+    pub fn kill(mut self) -> bool {
+        // By the system call itself: some nodes take milliseconds.
+        self.child.kill().expect("it can be signalled");
+        let status = self.child.wait().expect("migrate ends");
+        status.signal().is_some()
+    }
+
+    /// As Ctrl-C does.
+    ///
+    /// # Panics
+    /// When there is no `kill`.
+    pub fn interrupt(&self) {
+        expect_success(Command::new("kill").args(["-s", "INT", &self.child.id().to_string()]));
     }
 
     /// Waits for the end.
@@ -247,6 +281,15 @@ pub fn report_of(output: &Output) -> Value {
     let mut value: Value = serde_json::from_str(last).expect("the report is JSON");
     assert_eq!(value["type"], "report", "{last}");
     value["report"].take()
+}
+
+/// The events in `output`, which was made with `--json`.
+///
+/// # Panics
+/// When a line is no JSON.
+pub fn events_of(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
 }
 
 /// All checks of a report as (node, subject, what, source, target, status).
@@ -284,6 +327,11 @@ pub fn expect_success(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// The folder with the state of a daemon of the sandbox.
+pub fn state(daemon: &str) -> PathBuf {
+    target().join("sandbox/state").join(daemon)
 }
 
 /// The log of a daemon of the sandbox.

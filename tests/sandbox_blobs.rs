@@ -24,9 +24,14 @@ fn failures(evidence: &migrate_plugin_api::Evidence) -> Vec<&Check> {
     evidence.failures().collect()
 }
 
+/// For what takes seconds, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How soon "soon" is: what is under way is given up, not waited for.
+const SOON: Duration = Duration::from_secs(10);
+
 /// Until `happened`; a test that would wait for ever fails instead.
 async fn until<F: Future<Output = bool>>(what: &str, mut happened: impl FnMut() -> F) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !happened().await {
         assert!(Instant::now() < end, "{what} did not happen");
         tokio::task::yield_now().await;
@@ -207,7 +212,9 @@ async fn a_stop_on_request_ends_soon_and_goes_on() {
     cancel.cancel();
     let error = copy.await.unwrap().unwrap_err();
     assert_eq!(error.class, ErrorClass::Cancelled);
-    assert!(asked.elapsed() < Duration::from_secs(1), "it took {:?}", asked.elapsed());
+    let took = asked.elapsed();
+    assert!(took < SOON, "it took {took:?}");
+    println!("stopped {took:?} after it was asked to");
     let cursor = rig.host.recorded().cursors.last().cloned().unwrap();
     assert_eq!((cursor["after"].as_str(), cursor["counts"]["copied"].as_u64()), (Some("19"), Some(20)));
 

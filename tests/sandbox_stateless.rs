@@ -47,13 +47,16 @@ name = "the door answers"
 http = { namespace = "front-door", service = "web", port = 80, path = "/healthz", status = 200 }
 "#;
 
+/// For what takes seconds, on a machine that is busy.
+const TIMEOUT: &str = "--timeout=300s";
+
 #[test]
 fn a_namespace_arrives_with_renamed_images_and_answers() {
     let sandbox = Sandbox::reset();
     let manifests = sandbox.project().join("front-door.yaml");
     fs::write(&manifests, FRONT_DOOR).unwrap();
     sandbox.kubectl("eks", &["apply", "-f", manifests.to_str().unwrap()]);
-    let ready = ["rollout", "status", "-n", "front-door", "deployment/web", "--timeout=60s"];
+    let ready = ["rollout", "status", "-n", "front-door", "deployment/web", TIMEOUT];
     sandbox.kubectl("eks", &ready);
 
     let site = |original: String| {
@@ -79,7 +82,7 @@ fn a_namespace_arrives_with_renamed_images_and_answers() {
     assert_eq!(sandbox.kubectl("aks", &greeting), "hello");
 
     for context in ["eks", "aks"] {
-        sandbox.kubectl(context, &["delete", "namespace", "front-door", "--timeout=60s"]);
+        sandbox.kubectl(context, &["delete", "namespace", "front-door", TIMEOUT]);
     }
     fs::remove_file(manifests).unwrap();
 }

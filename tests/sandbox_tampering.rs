@@ -3,6 +3,9 @@
 use migrate_tests::{Sandbox, checks, report_of};
 use serde_json::Value;
 
+/// A pod may take its whole grace period, and the machine may be busy.
+const TIMEOUT: &str = "--timeout=300s";
+
 fn verify_deep(sandbox: &Sandbox) -> (Option<i32>, Value) {
     let output = sandbox.migrate(&["verify", "--deep", "--json"]).output().expect("migrate starts");
     (output.status.code(), report_of(&output))
@@ -38,7 +41,7 @@ fn a_deleted_row_and_a_stopped_pod_and_a_changed_blob_are_named() {
     assert!(said.contains("orders") && said.contains("199999"), "{said}");
 
     sandbox.kubectl("aks", &["scale", "-n", "shop", "deployment/web", "--replicas=0"]);
-    sandbox.kubectl("aks", &["wait", "-n", "shop", "pod", "-l", "app=web", "--for=delete", "--timeout=60s"]);
+    sandbox.kubectl("aks", &["wait", "-n", "shop", "pod", "-l", "app=web", "--for=delete", TIMEOUT]);
     let (code, report) = verify_deep(&sandbox);
     assert_eq!(code, Some(1));
     let said = complaints(&report, "smoke-test");

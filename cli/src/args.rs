@@ -33,8 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Find every mistake in a workflow and in migration.toml, without touching anything
     Validate(WorkflowArgs),
-    /// Show what a run would do, and what stands in its way; reads only
-    Plan(WorkflowArgs),
+    /// Show what a run would do, or what resuming one would do and why; reads only
+    Plan(PlanArgs),
     /// Run a workflow
     Run(WorkflowArgs),
     /// Go on with a run that failed or was stopped; nothing that is done is done again
@@ -45,10 +45,16 @@ pub enum Command {
     Undo(UndoArgs),
     /// Show how far a run is
     Status(RunArgs),
+    /// List all runs of this project, newest first
+    Runs,
+    /// Show what happened to a run, or to one of its nodes, and what its steps said
+    Logs(LogsArgs),
     /// Compare what a finished run made with the world again
     Verify(VerifyArgs),
     /// List the kinds of steps, or show one with its fields
     Steps(StepsArgs),
+    /// Print the JSON Schema of workflow files, or of migration.toml, for editors
+    Schema(SchemaArgs),
 }
 
 #[derive(Debug, Args)]
@@ -57,9 +63,81 @@ pub struct WorkflowArgs {
     #[arg(value_name = "WORKFLOW")]
     pub workflow: String,
 
+    #[command(flatten)]
+    pub params: ParamArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ParamArgs {
     /// Set a parameter of the workflow; a list is written a,b,c
     #[arg(short, long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,
+
+    /// Set parameters from a TOML file, a key each; `--param` goes before it
+    #[arg(long = "param-file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// A workflow file, or the name of a shipped workflow, to plan a new run of; without it, what
+    /// resuming a run would do
+    #[arg(value_name = "WORKFLOW", conflicts_with_all = ["run", "rerun", "from"])]
+    pub workflow: Option<String>,
+
+    /// The run to plan the resumption of; default: the latest
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+
+    #[command(flatten)]
+    pub params: ParamArgs,
+
+    #[command(flatten)]
+    pub again: AgainArgs,
+}
+
+/// What is done again although it is done.
+#[derive(Debug, Args)]
+pub struct AgainArgs {
+    /// Make a node's effect again, whatever is known of it: the way on when only a person can tell
+    /// what an attempt has done. What an earlier attempt has made or begun outside is left as it is
+    #[arg(long, value_name = "NODE")]
+    pub rerun: Vec<String>,
+
+    /// Make the effects of a node and of everything downstream of it again; the rest is verified
+    /// and reused
+    #[arg(long, value_name = "NODE")]
+    pub from: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Only this node
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// The run; default: the latest
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+
+    /// Least important lines to show; failures and states are always shown
+    #[arg(long, value_enum, default_value = "info")]
+    pub level: Level,
+
+    /// Go on until the run ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Level {
+    /// Everything
+    Debug,
+    /// What was done
+    Info,
+    /// What a person should read
+    Warn,
 }
 
 #[derive(Debug, Args)]
@@ -78,10 +156,11 @@ pub struct ResumeArgs {
     #[arg(long)]
     pub accept_changes: bool,
 
-    /// Make a node's effect again, whatever is known of it: the way on when only a person can tell
-    /// what an attempt has done. What an earlier attempt has made or begun outside is left as it is
-    #[arg(long, value_name = "NODE")]
-    pub rerun: Vec<String>,
+    #[command(flatten)]
+    pub again: AgainArgs,
+
+    #[command(flatten)]
+    pub params: ParamArgs,
 }
 
 #[derive(Debug, Args)]
@@ -128,4 +207,12 @@ pub struct StepsArgs {
     /// A step to show with its fields and outputs
     #[arg(value_name = "STEP")]
     pub step: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// The schema of migration.toml, as far as these workflows refer to it; default: those that
+    /// are shipped
+    #[arg(long, value_name = "WORKFLOW", num_args = 0..)]
+    pub environment: Option<Vec<String>>,
 }

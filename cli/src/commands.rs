@@ -1,20 +1,22 @@
 //! The commands.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use migrate_engine::{
     Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    Source, StoreSettings, VerifyRequest, event_channel,
+    Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
-use serde::Serialize;
 
-use crate::args::{Cli, Command, ResumeArgs, RunArgs, StepsArgs, VerifyArgs, WorkflowArgs};
+use crate::args::{
+    AgainArgs, Cli, Command, ParamArgs, PlanArgs, ResumeArgs, RunArgs, SchemaArgs, StepsArgs, VerifyArgs,
+    WorkflowArgs,
+};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 use crate::say::say;
-use crate::{evidence, render, shipped, signals, table::Table, watch};
+use crate::{evidence, logs, outlook, render, shipped, signals, table::Table, watch};
 
 /// What describes a site; see the README.
 const MIGRATION_FILE: &str = "migration.toml";
@@ -31,8 +33,11 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Approve(args) => session.approve(args).await,
         Command::Undo(args) => session.undo(args).await,
         Command::Status(args) => session.status(args).await,
+        Command::Runs => session.runs().await,
+        Command::Logs(args) => logs::logs(&session.engine, args, cli.json).await,
         Command::Verify(args) => session.verify(args).await,
         Command::Steps(args) => session.steps(args),
+        Command::Schema(args) => session.schema(args),
     }
 }
 
@@ -52,7 +57,11 @@ impl Session<'_> {
     fn validate(&self, args: &WorkflowArgs) -> Result<Exit, Failure> {
         let path = self.migration_path();
         let environment = if path.exists() { Some(Source::read(&path)?) } else { None };
-        self.engine.validate(&self.workflow(args)?, environment.as_ref(), &params(args)?)?;
+        let params = params(&args.params)?;
+        self.engine.validate(&self.workflow(&args.workflow)?, environment.as_ref(), &params)?;
+        if self.cli.json {
+            print_json("valid", &serde_json::json!({ "checked-with-environment": environment.is_some() }))?;
+        }
         match environment {
             Some(_) => say!("{} and {} are valid", args.workflow, path.display()),
             None => say!("{} is valid; there is no {} to check it with", args.workflow, path.display()),
@@ -60,11 +69,12 @@ impl Session<'_> {
         Ok(Exit::Done)
     }
 
-    async fn plan(&self, args: &WorkflowArgs) -> Result<Exit, Failure> {
-        let checked = self.check(args)?;
+    async fn plan(&self, args: &PlanArgs) -> Result<Exit, Failure> {
+        let Some(workflow) = &args.workflow else { return self.plan_resume(args).await };
+        let checked = self.check(workflow, &args.params)?;
         let report = self.engine.plan(&checked, &CancellationToken::new()).await;
         if self.cli.json {
-            print_json(&report)?;
+            print_json("plan", &report)?;
         } else {
             print(&render::plan(&report))?;
         }
@@ -74,8 +84,27 @@ impl Session<'_> {
         Ok(if report.refuses() { Exit::Invalid } else { Exit::Done })
     }
 
+    async fn plan_resume(&self, args: &PlanArgs) -> Result<Exit, Failure> {
+        let request = ResumeRequest {
+            run: args.run.clone().map(RunId::new).transpose()?,
+            params: params(&args.params)?,
+            ..again(&args.again)?
+        };
+        let plan = self.engine.plan_resume(&request, &CancellationToken::new()).await?;
+        if self.cli.json {
+            print_json("resume-plan", &plan)?;
+        } else {
+            print(&outlook::table(&plan))?;
+        }
+        for line in outlook::verdict(&plan, &self.resume_command(&plan.run), request.repeats()) {
+            say!("{line}");
+        }
+        let refused = !plan.changes.is_empty() || plan.has_problems();
+        Ok(if refused { Exit::Invalid } else { Exit::Done })
+    }
+
     async fn run(&self, args: &WorkflowArgs) -> Result<Exit, Failure> {
-        let checked = self.check(args)?;
+        let checked = self.check(&args.workflow, &args.params)?;
         self.advance(async |events, shutdown| self.engine.run(&checked, events, shutdown).await).await
     }
 
@@ -83,8 +112,8 @@ impl Session<'_> {
         let request = ResumeRequest {
             run: run_id(&args.run)?,
             accept_changes: args.accept_changes,
-            rerun: args.rerun.iter().map(NodeId::new).collect::<Result<_, _>>()?,
-            ..ResumeRequest::default()
+            params: params(&args.params)?,
+            ..again(&args.again)?
         };
         let work = async |events: EventSink, shutdown: &Shutdown| {
             self.engine.resume(request, events, shutdown).await
@@ -100,7 +129,7 @@ impl Session<'_> {
         say!("run {run} is done; there is nothing to resume");
         let status = self.engine.status(Some(&run)).await?;
         if self.cli.json {
-            print_json(&serde_json::json!({ "type": "report", "report": status.report }))?;
+            print_json("report", &serde_json::json!({ "report": status.report }))?;
         }
         Ok(Exit::Done)
     }
@@ -113,7 +142,7 @@ impl Session<'_> {
             .await?;
         self.show(&report);
         if report.state == RunState::Failed {
-            say!("to do a node again: {} --rerun NODE", self.resume_command(&report));
+            say!("to do a node again: {} --rerun NODE", self.resume_command(&report.run));
         }
         Ok(exit_of(report.state))
     }
@@ -121,7 +150,7 @@ impl Session<'_> {
     async fn status(&self, args: &RunArgs) -> Result<Exit, Failure> {
         let status = self.engine.status(run_id(args)?.as_ref()).await?;
         if self.cli.json {
-            print_json(&status)?;
+            print_json("status", &status)?;
         } else {
             print(&format!("{}\n{}", render::report(&status.report), evidence::table(&status.report)))?;
             if let Some(holder) = &status.holder {
@@ -131,10 +160,26 @@ impl Session<'_> {
         Ok(Exit::Done)
     }
 
+    async fn runs(&self) -> Result<Exit, Failure> {
+        let runs = self.engine.runs().await?;
+        if self.cli.json {
+            print_json("runs", &serde_json::json!({ "runs": runs }))?;
+        } else {
+            print(&render::runs(&runs))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn unknown_step(&self, name: &str) -> Failure {
+        let known: Vec<&str> = self.engine.steps().map(|info| info.name.as_str()).collect();
+        Failure::UnknownStep { name: name.to_owned(), near: nearest(name, &known).map(str::to_owned) }
+    }
+
     fn steps(&self, args: &StepsArgs) -> Result<Exit, Failure> {
         let Some(name) = &args.step else {
             if self.cli.json {
-                print_json(&self.engine.steps().collect::<Vec<_>>())?;
+                let steps: Vec<_> = self.engine.steps().collect();
+                print_json("steps", &serde_json::json!({ "steps": steps }))?;
                 return Ok(Exit::Done);
             }
             let mut table = Table::new(["STEP", "WHAT IT DOES"]);
@@ -144,16 +189,30 @@ impl Session<'_> {
             print(&table.to_string())?;
             return Ok(Exit::Done);
         };
-        let info = self
-            .engine
-            .steps()
-            .find(|info| info.name == *name)
-            .ok_or_else(|| Failure::UnknownStep(name.clone()))?;
+        let info =
+            self.engine.steps().find(|info| info.name == *name).ok_or_else(|| self.unknown_step(name))?;
         if self.cli.json {
-            print_json(info)?;
+            print_json("step", info)?;
         } else {
             print(&render::step(info))?;
         }
+        Ok(Exit::Done)
+    }
+
+    fn schema(&self, args: &SchemaArgs) -> Result<Exit, Failure> {
+        let schema = match &args.environment {
+            None => self.engine.workflow_schema(),
+            Some(named) => {
+                let shipped = shipped::names();
+                let named = named.iter().map(String::as_str);
+                let named: Vec<&str> = if named.len() == 0 { shipped } else { named.collect() };
+                let read =
+                    named.into_iter().map(|name| self.workflow(name)).collect::<Result<Vec<_>, _>>()?;
+                self.engine.environment_schema(&read)?
+            }
+        };
+        let text = serde_json::to_string_pretty(&schema).map_err(|e| Failure::Stdout(e.into()))?;
+        print(&format!("{text}\n"))?;
         Ok(Exit::Done)
     }
 
@@ -172,7 +231,7 @@ impl Session<'_> {
     ) -> Result<(RunReport, Exit), Failure> {
         let report = self.watched(work).await?;
         self.show(&report);
-        let resume = self.resume_command(&report);
+        let resume = self.resume_command(&report.run);
         match report.state {
             RunState::Done => {}
             RunState::Waiting => self.say_waiting(&report),
@@ -212,7 +271,7 @@ impl Session<'_> {
     /// Shows how a run ended. That nobody reads it changes nothing about the run or its exit code.
     fn show(&self, report: &RunReport) {
         let shown = if self.cli.json {
-            print_json(&serde_json::json!({ "type": "report", "report": report }))
+            print_json("report", &serde_json::json!({ "report": report }))
         } else {
             print(&format!("\n{}\n{}", render::report(report), evidence::table(report)))
         };
@@ -221,8 +280,8 @@ impl Session<'_> {
         }
     }
 
-    pub(crate) fn resume_command(&self, report: &RunReport) -> String {
-        format!("migrate{} resume {}", self.project_option(), report.run)
+    pub(crate) fn resume_command(&self, run: &RunId) -> String {
+        format!("migrate{} resume {run}", self.project_option())
     }
 
     pub(crate) fn project_option(&self) -> String {
@@ -237,22 +296,20 @@ impl Session<'_> {
         self.cli.project.join(MIGRATION_FILE)
     }
 
-    fn check(&self, args: &WorkflowArgs) -> Result<Checked, Failure> {
+    fn check(&self, workflow: &str, given: &ParamArgs) -> Result<Checked, Failure> {
         let path = self.migration_path();
         if !path.exists() {
             return Err(Failure::NoMigrationFile(path));
         }
-        Ok(self.engine.check(&self.workflow(args)?, &Source::read(path)?, &params(args)?)?)
+        Ok(self.engine.check(&self.workflow(workflow)?, &Source::read(path)?, &params(given)?)?)
     }
 
-    fn workflow(&self, args: &WorkflowArgs) -> Result<Source, Failure> {
-        Ok(match shipped::find(&args.workflow) {
+    fn workflow(&self, workflow: &str) -> Result<Source, Failure> {
+        Ok(match shipped::find(workflow) {
             // No file stands there: the engine keeps the text with the run, so that `resume` goes on
             // with what was run, after an upgrade too.
-            Some(text) => {
-                Source::new(self.cli.project.join(format!("shipped workflow {}", args.workflow)), text)
-            }
-            None => Source::read(shipped::file(&args.workflow)?)?,
+            Some(text) => Source::new(self.cli.project.join(format!("shipped workflow {workflow}")), text),
+            None => Source::read(shipped::file(workflow)?)?,
         })
     }
 }
@@ -271,8 +328,17 @@ pub(crate) fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
     Ok(args.run.clone().map(RunId::new).transpose()?)
 }
 
-fn params(args: &WorkflowArgs) -> Result<Params, Failure> {
+/// What shall be done again, without the rest of a request.
+fn again(args: &AgainArgs) -> Result<ResumeRequest, Failure> {
+    let nodes = |names: &[String]| names.iter().map(NodeId::new).collect::<Result<Vec<_>, _>>();
+    Ok(ResumeRequest { rerun: nodes(&args.rerun)?, from: nodes(&args.from)?, ..ResumeRequest::default() })
+}
+
+fn params(args: &ParamArgs) -> Result<Params, Failure> {
     let mut params = Params::new();
+    for file in &args.files {
+        params.read(&Source::read(file)?)?;
+    }
     for given in &args.params {
         let (name, value) = given
             .split_once('=')
@@ -280,13 +346,4 @@ fn params(args: &WorkflowArgs) -> Result<Params, Failure> {
         params.set(name, value);
     }
     Ok(params)
-}
-
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::Stdout)
-}
-
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|e| Failure::Stdout(e.into()))?;
-    print(&format!("{text}\n"))
 }

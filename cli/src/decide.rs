@@ -4,9 +4,10 @@ use migrate_engine::{DecideRequest, NodeState, RunReport, UndoAction, UndoPlan};
 use migrate_plugin_api::{NodeId, RunId};
 
 use crate::args::{ApproveArgs, UndoArgs};
-use crate::commands::{Session, print, print_json, run_id};
+use crate::commands::{Session, run_id};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 use crate::say::say;
 use crate::table::Table;
 
@@ -22,7 +23,7 @@ impl Session<'_> {
         };
         let approval = self.engine.decide(request).await?;
         if self.cli.json {
-            print_json(&approval)?;
+            print_json("decision", &approval)?;
         }
         say!("gate {} of run {} {}", approval.node, approval.run, approval.decision.sentence());
         let resume = format!("migrate{} resume {}", self.project_option(), approval.run);
@@ -46,7 +47,7 @@ impl Session<'_> {
             });
         }
         if self.cli.json {
-            print_json(&plan)?;
+            print_json("undo-plan", &plan)?;
         } else {
             print(&render(&plan))?;
         }
@@ -60,7 +61,7 @@ impl Session<'_> {
         for gate in report.nodes.iter().filter(|node| node.state == NodeState::Waiting) {
             say!("waiting for a decision: migrate{project} approve {} --run {run} [--reject]", gate.node);
         }
-        say!("then go on with: {}", self.resume_command(report));
+        say!("then go on with: {}", self.resume_command(&report.run));
     }
 }
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
-    Changes, DecideError, Diagnostics, Holder, OpenError, PlanReport, Pulse, ReadError, RunError, StoreError,
+    Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
+    RunError, StoreError,
 };
-use migrate_plugin_api::InvalidId;
+use migrate_plugin_api::{InvalidId, NodeId, Severity};
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::render;
@@ -48,8 +50,13 @@ pub enum Failure {
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
     /// No such step.
-    #[error("there is no step `{0}`; `migrate steps` lists them")]
-    UnknownStep(String),
+    #[error("there is no step `{name}`{}; `migrate steps` lists them", meant(.near))]
+    UnknownStep {
+        /// As asked for.
+        name: String,
+        /// The one that was probably meant.
+        near: Option<String>,
+    },
 }
 
 impl From<RunError> for Failure {
@@ -75,12 +82,15 @@ impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Id(_) | Self::UnknownStep(_) | Self::Workflow(_) => Exit::Usage,
+            Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::Invalid(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
-                RunError::UnknownRun(_) | RunError::NoRuns | RunError::UnknownNode(_) => Exit::Usage,
+                RunError::UnknownRun(_)
+                | RunError::NoRuns
+                | RunError::UnknownNode { .. }
+                | RunError::NotRepeatable { .. } => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
@@ -90,6 +100,72 @@ impl Failure {
             },
             Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
             Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+        }
+    }
+
+    /// What it is, in a word that scripts can decide by. Never changes its meaning.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Id(_) => "invalid-name",
+            Self::Workflow(_) => "unknown-workflow",
+            Self::UnknownStep { .. } => "unknown-step",
+            Self::Read(_) => "unreadable-file",
+            Self::NoMigrationFile(_) => "no-migration-file",
+            Self::Invalid(_) => "invalid",
+            Self::Steps(_) => "internal",
+            Self::Stdout(_) => "stdout",
+            Self::Decide(_) => "not-decided",
+            Self::Run(error) => match error {
+                RunError::Locked(_) => "locked",
+                RunError::Lock { .. } => "lock",
+                RunError::Refused(_) => "refused",
+                RunError::Invalid(_) => "invalid",
+                RunError::Read(_) => "unreadable-file",
+                RunError::Changed(_) => "changed",
+                RunError::UnknownRun(_) => "unknown-run",
+                RunError::NoRuns => "no-runs",
+                RunError::AlreadyDone(_) => "already-done",
+                RunError::UnknownNode { .. } => "unknown-node",
+                RunError::AlreadyUndone(_) => "already-undone",
+                RunError::Undoing(_) => "undoing",
+                RunError::StoreUrl(_) => "store",
+                RunError::NotRepeatable { .. } => "not-repeatable",
+                RunError::Cancelled => "cancelled",
+                RunError::Store(_) => "store",
+            },
+        }
+    }
+
+    /// It as data, for `--json`.
+    pub fn document(&self) -> ErrorDocument {
+        let mut causes = Vec::new();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        let mistakes = match self {
+            Self::Invalid(diagnostics) => diagnostics.mistakes().iter().map(MistakeDocument::from).collect(),
+            _ => Vec::new(),
+        };
+        let problems = match self {
+            Self::Run(RunError::Refused(plan)) => plan.nodes.iter().flat_map(ProblemDocument::of).collect(),
+            _ => Vec::new(),
+        };
+        let changes = match self {
+            Self::Run(RunError::Changed(changes)) => Some(changes.as_ref().clone()),
+            _ => None,
+        };
+        ErrorDocument {
+            exit: self.exit() as u8,
+            code: self.code().to_owned(),
+            message: self.to_string(),
+            causes,
+            hint: self.hint(),
+            mistakes,
+            problems,
+            changes,
         }
     }
 
@@ -120,9 +196,123 @@ impl Failure {
             }
             Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
-            Self::Run(RunError::UnknownRun(_)) => Some("`migrate status` shows the latest".to_owned()),
+            Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
+            Self::Run(RunError::NotRepeatable { nodes }) => {
+                let named: Vec<String> = nodes.iter().map(|node| format!("--rerun {node}")).collect();
+                Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
             _ => None,
         }
+    }
+}
+
+fn meant(name: &Option<String>) -> String {
+    name.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
+}
+
+/// Why a command could not do its work, as `--json` prints it: `{"version":1,"type":"error",…}`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ErrorDocument {
+    /// What it is; stable.
+    pub code: String,
+    /// The exit code.
+    pub exit: u8,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// Why, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// `invalid`: every mistake in the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mistakes: Vec<MistakeDocument>,
+    /// `refused`: everything that the preflight found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ProblemDocument>,
+    /// `changed`: what changed since the run's nodes ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// A mistake in a file.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MistakeDocument {
+    /// What kind; stable.
+    pub code: String,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// The file.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is said at the place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl From<&Mistake> for MistakeDocument {
+    fn from(mistake: &Mistake) -> Self {
+        let (line, column) = mistake.position();
+        Self {
+            code: mistake.code.to_owned(),
+            message: mistake.message.clone(),
+            file: mistake.file().path().display().to_string(),
+            line,
+            column,
+            label: mistake.label.clone(),
+            help: mistake.help.clone(),
+        }
+    }
+}
+
+/// Something that stands in the way of a node, or that a person should read.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProblemDocument {
+    /// The node.
+    pub node: NodeId,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// Field of `with` it comes from, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl ProblemDocument {
+    fn of(node: &NodePlan) -> Vec<Self> {
+        let failed = node.error.iter().map(|error| Self {
+            node: node.node.clone(),
+            severity: Severity::Error,
+            message: std::iter::once(&error.message)
+                .chain(&error.causes)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(": "),
+            field: None,
+            hint: error.hint.clone(),
+        });
+        let found = node.plan.iter().flat_map(|plan| &plan.problems).map(|problem| Self {
+            node: node.node.clone(),
+            severity: problem.severity,
+            message: problem.message.clone(),
+            field: problem.field.clone(),
+            hint: problem.hint.clone(),
+        });
+        failed.chain(found).collect()
     }
 }
 
@@ -170,4 +360,25 @@ fn print_changes(changes: &Changes) {
     }
     say!("error: the run's files have changed since these nodes ran; nothing was touched");
     say!("  help: undo the changes, or accept that these nodes run again: migrate resume --accept-changes");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_as_json_reads_back() {
+        let node = NodeId::new("pay").unwrap();
+        let failures = [
+            Failure::Run(RunError::NoRuns),
+            Failure::Run(RunError::NotRepeatable { nodes: vec![node] }),
+            Failure::Run(RunError::Changed(Box::default())),
+            Failure::Stdout(std::io::Error::other("gone")),
+        ];
+        for failure in failures {
+            let document = failure.document();
+            let text = serde_json::to_string(&document).unwrap();
+            assert_eq!(serde_json::from_str::<ErrorDocument>(&text).unwrap(), document);
+        }
+    }
 }

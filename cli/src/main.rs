@@ -8,12 +8,16 @@ mod decide;
 mod evidence;
 mod exit;
 mod failure;
+mod logs;
+mod outlook;
+mod output;
 mod progress;
 mod render;
 mod say;
 mod shipped;
 mod signals;
 mod table;
+mod telemetry;
 mod watch;
 
 use std::process::ExitCode;
@@ -35,6 +39,11 @@ async fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();
+            if cli.json
+                && let Err(unread) = output::print_json("error", &failure.document())
+            {
+                unread.print();
+            }
             failure.exit().into()
         }
     }

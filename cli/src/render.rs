@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use migrate_engine::{
-    Changes, ItemCounts, ListPlan, NodePlan, NodeReport, NodeState, PlanReport, RunReport, RunState,
+    Changes, FieldChange, ItemCounts, ListPlan, NodePlan, NodeReport, NodeState, PlanReport, RunReport,
+    RunState, RunSummary,
 };
-use migrate_plugin_api::{ErrorRecord, Severity, StepInfo, StepPlan};
+use migrate_plugin_api::{ErrorRecord, NodeId, Severity, StepInfo, StepPlan};
 use serde_json::Value;
 
 use crate::table::Table;
@@ -105,21 +106,23 @@ fn list_plan(list: &ListPlan, about_one: Option<&str>) -> String {
 
 /// Everything that stands in the way, and what a person should read.
 pub fn problems(report: &PlanReport) -> Vec<String> {
-    report.nodes.iter().flat_map(node_problems).collect()
+    let of = |node: &NodePlan| node_problems(&node.node, node.plan.as_ref(), node.error.as_ref());
+    report.nodes.iter().flat_map(of).collect()
 }
 
-fn node_problems(node: &NodePlan) -> Vec<String> {
+/// What stands in the way of one node.
+pub fn node_problems(node: &NodeId, plan: Option<&StepPlan>, record: Option<&ErrorRecord>) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(record) = &node.error {
-        lines.push(format!("{}: error: {}", node.node, error(record)));
+    if let Some(record) = record {
+        lines.push(format!("{node}: error: {}", error(record)));
     }
-    for problem in node.plan.iter().flat_map(|plan| &plan.problems) {
+    for problem in plan.iter().flat_map(|plan| &plan.problems) {
         let severity = match problem.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
         let field = problem.field.as_ref().map_or_else(String::new, |field| format!(" (with.{field})"));
-        lines.push(format!("{}: {severity}: {}{field}", node.node, problem.message));
+        lines.push(format!("{node}: {severity}: {}{field}", problem.message));
         if let Some(hint) = &problem.hint {
             lines.push(format!("  help: {hint}"));
         }
@@ -141,23 +144,35 @@ pub fn changes(changes: &Changes) -> Vec<String> {
                 change.node
             ));
         }
-        for field in &change.fields {
-            let show =
-                |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), ToString::to_string);
-            lines.push(format!(
-                "{}: {} was {}, is {}",
-                change.node,
-                field.field,
-                show(&field.was),
-                show(&field.now)
-            ));
-        }
+        lines.extend(change.fields.iter().map(|field| field_change(&change.node, field)));
         if !change.affects.is_empty() {
             let names: Vec<&str> = change.affects.iter().map(|node| node.as_str()).collect();
             lines.push(format!("  and after it: {}", names.join(", ")));
         }
     }
     lines
+}
+
+/// From what to what a field changed.
+pub fn field_change(node: &NodeId, change: &FieldChange) -> String {
+    let show = |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), ToString::to_string);
+    format!("{node}: {} was {}, is {}", change.field, show(&change.was), show(&change.now))
+}
+
+/// All runs.
+pub fn runs(runs: &[RunSummary]) -> String {
+    let mut table = Table::new(["RUN", "WORKFLOW", "STATE", "STARTED", "ENDED"]);
+    for run in runs {
+        let time = |at: migrate_engine::Timestamp| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+        table.row([
+            run.run.to_string(),
+            run.workflow.clone(),
+            run_state(run.state).to_owned(),
+            time(run.started_at),
+            run.ended_at.map_or_else(String::new, time),
+        ]);
+    }
+    table.to_string()
 }
 
 /// The state of a node in a word.

@@ -15,7 +15,8 @@ pub struct UnknownWorkflow {
     name: String,
 }
 
-fn names() -> Vec<&'static str> {
+/// Their names.
+pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|(name, _)| *name).collect()
 }
 

@@ -8,11 +8,16 @@ use migrate_plugin_api::{CheckStatus, Evidence, LogLevel};
 use crate::progress::Board;
 use crate::render;
 use crate::say::say;
+use crate::telemetry::Telemetry;
 
 /// Shows every event until the run ends.
 pub async fn watch(mut events: EventStream, json: bool) {
     let mut board = Board::new(0);
+    let mut telemetry = Telemetry::start();
     while let Some(event) = events.next().await {
+        if let Some(telemetry) = &mut telemetry {
+            telemetry.send(&event);
+        }
         if json {
             print_json(&event);
         }
@@ -22,6 +27,9 @@ pub async fn watch(mut events: EventStream, json: bool) {
     let dropped = events.dropped_logs();
     if dropped > 0 {
         board.say(&format!("{dropped} log lines came too fast to be shown"));
+    }
+    if let Some(telemetry) = telemetry {
+        telemetry.finish().await;
     }
 }
 

@@ -43,7 +43,7 @@ fn an_unknown_step_is_told() {
     --- stdout
 
     --- stderr
-    error: there is no step `storage-class.mop`; `migrate steps` lists them
+    error: there is no step `storage-class.mop` (did you mean `storage-class.map`?); `migrate steps` lists them
     ");
 }
 
@@ -139,6 +139,58 @@ fn the_way_on_that_the_engine_names_is_a_command() {
     ");
 }
 
+/// What a person sees of a gate, from the first run to the end.
+#[test]
+fn a_gate_from_the_run_to_its_end() {
+    let project = project();
+    let workflow = r#"schema = 1
+name = "cutover"
+
+[nodes.ready]
+step = "gate"
+with = { message = "Switch the shop over?", approvers = "the shop team" }
+"#;
+    fs::write(project.path().join("cutover.toml"), workflow).expect("written");
+    fs::write(project.path().join("migration.toml"), "schema = 1\n").expect("written");
+    let mut seen = Vec::new();
+    for args in [
+        &["run", "cutover.toml"][..],
+        &["approve", "ready", "--note", "counts are equal"],
+        &["approve", "ready", "--reject"],
+        &["resume"],
+        &["resume"],
+        &["approve", "ready"],
+        &["undo"],
+        &["undo", "--yes"],
+        &["resume"],
+    ] {
+        seen.push(format!("$ migrate {}\n{}", args.join(" "), migrate(project.path(), args)));
+    }
+    insta::assert_snapshot!(plain(&seen.join("\n\n")));
+}
+
+/// `text` without what differs from machine to machine and from run to run: names, times, widths.
+fn plain(text: &str) -> String {
+    text.lines().map(plain_line).collect::<Vec<_>>().join("\n")
+}
+
+fn plain_line(line: &str) -> String {
+    let word = |word: &str| {
+        let (tick, bare) = word.strip_prefix('`').map_or(("", word), |bare| ("`", bare));
+        let end = bare.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(bare.len());
+        let parts: Vec<usize> = bare[..end].split('-').map(str::len).collect();
+        if parts == [8, 6, 4] {
+            return format!("{tick}RUN{}", &bare[end..]);
+        }
+        match bare.split_once('@') {
+            Some((_, host)) => format!("USER@HOST{}", &host[host.find(':').unwrap_or(host.len())..]),
+            None if bare.contains('.') && bare.parse::<f64>().is_ok() => "0.0".to_owned(),
+            None => word.to_owned(),
+        }
+    };
+    line.split(' ').filter(|part| !part.is_empty()).map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// A second `migrate run stateful`, perhaps of a newer version, must leave alone what the first runs.
 #[test]
 fn a_refused_run_writes_nothing() {
@@ -156,4 +208,131 @@ fn a_refused_run_writes_nothing() {
     let left: Vec<_> =
         fs::read_dir(&state).expect("read").map(|entry| entry.expect("read").file_name()).collect();
     assert_eq!(left, ["lock"]);
+}
+
+/// A workflow that needs no cluster: manifests are rewritten from folder to folder.
+const REWRITE: &str = r#"schema = 1
+name = "rewrite"
+
+[params.to]
+type = "string"
+default = "out"
+
+[nodes.first]
+step = "manifest.rewrite"
+with = { from = "in", to = "${params.to}", rename-images = [{ from = "a.example", to = "${env.registry}" }] }
+
+[nodes.second]
+step = "manifest.rewrite"
+with = { from = "${nodes.first.directory}", to = "again" }
+"#;
+
+const MANIFEST: &str = "kind: Pod\napiVersion: v1\nmetadata:\n  name: a\nspec:\n  containers:\n  - name: a\n    image: a.example/shop:1\n";
+
+fn rewriting() -> tempfile::TempDir {
+    let project = project();
+    let path = |name: &str| project.path().join(name);
+    fs::create_dir(path("in")).expect("made");
+    fs::write(path("in/pod.yaml"), MANIFEST).expect("written");
+    fs::write(path("rewrite.toml"), REWRITE).expect("written");
+    fs::write(path("migration.toml"), "schema = 1\nregistry = \"b.example\"\n").expect("written");
+    project
+}
+
+/// Runs a command and checks snapshots without what differs from run to run.
+fn shown(project: &Path, args: &[&str]) -> String {
+    let text = migrate(project, args);
+    let mut out = String::new();
+    for word in text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ':')) {
+        let bare = word.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ':'));
+        let is_run = bare.len() == 20 && bare.as_bytes()[8] == b'-' && bare.as_bytes()[15] == b'-';
+        out.push_str(&if is_run { word.replace(bare, "RUN") } else { word.to_owned() });
+    }
+    out
+}
+
+#[test]
+fn a_run_is_planned_resumed_listed_and_told() {
+    let project = rewriting();
+    let ran = migrate(project.path(), &["run", "rewrite.toml"]);
+    assert!(ran.starts_with("exit 0"), "{ran}");
+    insta::assert_snapshot!("plan_of_a_done_run", shown(project.path(), &["plan"]));
+    insta::assert_snapshot!("plan_from_a_node", shown(project.path(), &["plan", "--from", "second"]));
+    fs::write(project.path().join("migration.toml"), "schema = 1\nregistry = \"c.example\"\n")
+        .expect("written");
+    insta::assert_snapshot!("plan_of_a_changed_run", shown(project.path(), &["plan", "--rerun", "second"]));
+    insta::assert_snapshot!(
+        "resume_of_a_changed_run",
+        shown(project.path(), &["resume", "--rerun", "second"])
+    );
+    insta::assert_snapshot!(
+        "resume_from_an_unknown_node",
+        shown(project.path(), &["resume", "--from", "secnd"])
+    );
+    let runs = migrate(project.path(), &["runs"]);
+    assert!(runs.contains("rewrite   done") && runs.contains("STARTED"), "{runs}");
+    let logs = migrate(project.path(), &["logs", "second"]);
+    let told = ["attempt 1 of manifest.rewrite begins", "applied", "finished in"];
+    assert!(told.iter().all(|line| logs.contains(line)) && !logs.contains(" first:"), "{logs}");
+    let followed = migrate(project.path(), &["logs", "--follow", "--json"]);
+    assert!(followed.contains(r#""type":"ended""#), "{followed}");
+}
+
+/// What scripts read: each line an object with a version and a type, and nothing else on stdout.
+#[test]
+fn every_json_document_has_a_version_and_a_type() {
+    let project = rewriting();
+    let expect = |args: &[&str], exit: i32, last: &str| -> serde_json::Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_migrate"))
+            .args(args)
+            .arg("--json")
+            .current_dir(project.path())
+            .env_remove("MIGRATE_PROJECT")
+            .output()
+            .expect("migrate starts");
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
+        assert!(lines.iter().all(|line| line["version"] == 1 && line["type"].is_string()), "{text}");
+        let end = lines.last().expect("a document").clone();
+        assert_eq!(end["type"], last, "{args:?}: {text}");
+        end
+    };
+    expect(&["status"], 2, "error");
+    expect(&["validate", "rewrite.toml"], 0, "valid");
+    expect(&["plan", "rewrite.toml"], 0, "plan");
+    expect(&["steps"], 0, "steps");
+    expect(&["steps", "manifest.rewrite"], 0, "step");
+    let report = expect(&["run", "rewrite.toml"], 0, "report");
+    assert_eq!(report["report"]["state"], "done");
+    expect(&["status"], 0, "status");
+    expect(&["runs"], 0, "runs");
+    expect(&["plan"], 0, "resume-plan");
+    assert_eq!(expect(&["resume"], 0, "report")["report"]["state"], "done");
+    fs::write(project.path().join("migration.toml"), "schema = 1\nregistry = \"c.example\"\n")
+        .expect("written");
+    let changed = expect(&["resume", "--rerun", "second"], 3, "error");
+    assert_eq!(changed["code"], "changed");
+    assert_eq!(changed["changes"]["nodes"][0]["fields"][0]["now"], "c.example");
+    fs::remove_dir_all(project.path().join("in")).expect("removed");
+    let refused = expect(&["run", "rewrite.toml"], 3, "error");
+    assert_eq!((&refused["code"], &refused["problems"][0]["node"]), (&"refused".into(), &"first".into()));
+    let broken = REWRITE.replace("to = \"again\"", "too = \"again\"");
+    fs::write(project.path().join("rewrite.toml"), broken).expect("written");
+    let invalid = expect(&["run", "rewrite.toml"], 3, "error");
+    insta::assert_json_snapshot!("json_of_an_invalid_file", invalid);
+}
+
+#[test]
+fn parameters_come_from_files_and_the_command_line_goes_before_them() {
+    let project = rewriting();
+    fs::write(project.path().join("params.toml"), "to = 3\n").expect("written");
+    insta::assert_snapshot!(shown(
+        project.path(),
+        &["validate", "rewrite.toml", "--param-file", "params.toml"]
+    ));
+    let right =
+        migrate(project.path(), &["validate", "rewrite.toml", "--param-file", "params.toml", "-p", "to=x"]);
+    assert!(right.starts_with("exit 0"), "{right}");
 }

@@ -98,7 +98,7 @@ impl Engine {
         let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
         let node = request.node;
         let Some(outline) = outlines.iter().find(|outline| outline.node == node.whole()) else {
-            return Err(RunError::UnknownNode(node).into());
+            return Err(RunError::unknown_node(&node, outlines.iter().map(|outline| &outline.node)).into());
         };
         if outline.step != GATE {
             return Err(DecideError::NotAGate(node));

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, Secret, Step, StepError, StepInfo, VerifyDepth};
+use migrate_plugin_api::{
+    CancellationToken, LogLevel, NodeId, RunId, Secret, Step, StepError, StepInfo, VerifyDepth,
+};
 use serde_json::Map;
 
 use crate::ambient;
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
-use crate::report::{Changes, PlanReport, RunReport, RunState, RunStatus, RunSummary};
-use crate::run::change::changes;
+use crate::report::{Changes, PlanReport, RunReport, RunState};
+use crate::resume::{AGAIN, TakenUp, without};
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Machine, Session};
 use crate::run::gate::{DecisionBox, Gate};
@@ -20,16 +22,16 @@ use crate::run::host::resolve;
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
-use crate::run::state::{Phase, RunFacts};
+use crate::run::state::RunFacts;
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
-use crate::store::fact::{Batch, Definition, DefinitionPart, Fact, Place, RunRecord, Stamped};
+use crate::store::fact::{Definition, DefinitionPart, Place, RunRecord};
 use crate::store::holder::Holder;
 use crate::store::settings::StoreSettings;
 use crate::store::{AcquireError, PostgresStore, SqliteStore, Store, StoreError};
 use crate::workflow::{
-    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source,
-    check_with, validate,
+    Catalog, Checked, Described, Diagnostics, Digest, Library, NodeOutline, Params, ReadError, Source, check,
+    validate,
 };
 
 /// Folder in the project where everything of the engine is.
@@ -97,8 +99,19 @@ pub enum RunError {
     #[error("run `{0}` is being undone; nothing of it can be done again")]
     Undoing(RunId),
     /// The run has no such node.
-    #[error("the workflow has no node `{0}`")]
-    UnknownNode(NodeId),
+    #[error("the workflow has no node `{node}`{}", .near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())]
+    UnknownNode {
+        /// As asked for.
+        node: NodeId,
+        /// The one that was probably meant.
+        near: Option<NodeId>,
+    },
+    /// Going on from a node would repeat others that can't be repeated unasked. Nothing was touched.
+    #[error("this would do {} again, which may have had an effect that repeating it would double", named(.nodes))]
+    NotRepeatable {
+        /// What a person must name to have it repeated.
+        nodes: Vec<NodeId>,
+    },
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
@@ -120,8 +133,18 @@ pub struct ResumeRequest {
     /// Run these again whatever is known of them; the way on when a person has decided about an
     /// attempt whose end can't be told.
     pub rerun: Vec<NodeId>,
+    /// Run these and everything downstream of them again. What is downstream, has been tried and is
+    /// not idempotent must be named in `rerun` too.
+    pub from: Vec<NodeId>,
     /// Parameters that replace stored ones.
     pub params: Params,
+}
+
+impl ResumeRequest {
+    /// Whether something that is done shall be done again.
+    pub fn repeats(&self) -> bool {
+        !self.rerun.is_empty() || !self.from.is_empty()
+    }
 }
 
 /// What to verify again.
@@ -135,8 +158,8 @@ pub struct VerifyRequest {
 
 /// One project folder and the steps that are known.
 pub struct Engine {
-    project_dir: PathBuf,
-    steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
+    pub(crate) project_dir: PathBuf,
+    pub(crate) steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     pub(crate) catalog: Arc<Catalog>,
     /// `None`: the file in the project folder.
     shared: Option<StoreSettings>,
@@ -206,7 +229,7 @@ impl Engine {
         environment: &Source,
         params: &Params,
     ) -> Result<Checked, Diagnostics> {
-        check_with(&self.catalog, &self.library, workflow, environment, params)
+        check(&self.catalog, &self.library, workflow, environment, params)
     }
 
     /// Checks a workflow alone, or with as much of its surroundings as there is: what is not given
@@ -294,26 +317,26 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let run = find(&*store, Some(&id)).await?;
-        let mut facts = RunFacts::fold(store.facts(&id).await?);
-        if matches!(facts.ended, Some((RunState::Done, _))) && request.rerun.is_empty() {
+        let facts = RunFacts::fold(store.facts(&id).await?);
+        if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
             return Err(RunError::AlreadyDone(id));
         }
         if facts.undo.is_some() {
-            if !request.rerun.is_empty() {
+            if request.repeats() {
                 return Err(RunError::Undoing(id));
             }
             return self.go_on_undoing(&run, store, facts, events, shutdown).await;
         }
-        let checked = self.current(&run, &facts, &request.params)?;
-        let rerun = wholes_with_items(&request.rerun, &checked, &facts)?;
-        let mut places = store.places(&id).await?;
-        let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&rerun, definition, &mut facts, &mut places);
-        let changed = changes(&facts, &checked, &self.catalog);
+        let TakenUp { checked, facts, places, batch, changed, again } =
+            self.ready(&*store, &run, facts, &request).await?;
         if !changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(Box::new(changed)));
         }
-        self.admit(&id, &checked, &facts, true, &events, shutdown).await?;
+        self.admit(&id, &checked, &without(&facts, &changed), true, &events, shutdown).await?;
+        for node in again {
+            let kind = EventKind::NodeLog { node, level: LogLevel::Info, message: AGAIN.to_owned() };
+            events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: id.clone(), kind });
+        }
         store.append(&id, &batch).await?;
         let machine = self.machine(&run, &checked, facts);
         self.dispatch(&run, machine, store, places, events, shutdown).await
@@ -353,38 +376,6 @@ impl Engine {
         }
     }
 
-    /// A run as it stands, by default the newest. Needs no lock.
-    ///
-    /// # Errors
-    /// When there is no such run or the store can't be read.
-    pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&*store, run).await?;
-        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
-        let holder = holder.filter(|_| facts.ended.is_none());
-        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
-    }
-
-    /// All runs, newest first. Needs no lock.
-    ///
-    /// # Errors
-    /// When the store can't be read. A project without a store has no runs.
-    pub async fn runs(&self) -> Result<Vec<RunSummary>, RunError> {
-        let Some(store) = self.existing_store().await? else { return Ok(Vec::new()) };
-        let holder = self.holder(&*store).await?;
-        let mut summaries = Vec::new();
-        for run in store.runs().await? {
-            let facts = RunFacts::fold(store.facts(&run.id).await?);
-            let alive = holder.as_ref().is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
-            let report = facts.report(&run, alive);
-            let RunReport { run, workflow, state, started_at, ended_at, .. } = report;
-            summaries.push(RunSummary { run, workflow, state, started_at, ended_at });
-        }
-        Ok(summaries)
-    }
-
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.project_dir.join(STATE_DIR)
     }
@@ -422,7 +413,7 @@ impl Engine {
     }
 
     /// Who works on the project now.
-    async fn holder(&self, store: &dyn Store) -> Result<Option<Holder>, StoreError> {
+    pub(crate) async fn holder(&self, store: &dyn Store) -> Result<Option<Holder>, StoreError> {
         if self.shared.is_some() { store.holder().await } else { Ok(holder(&self.state_dir())) }
     }
 
@@ -437,7 +428,12 @@ impl Engine {
     }
 
     /// The workflow and the environment as they are now; the stored workflow if its file is gone.
-    fn current(&self, run: &RunRecord, facts: &RunFacts, params: &Params) -> Result<Checked, RunError> {
+    pub(crate) fn current(
+        &self,
+        run: &RunRecord,
+        facts: &RunFacts,
+        params: &Params,
+    ) -> Result<Checked, RunError> {
         let definition = facts.definition.as_ref().unwrap_or(&run.definition);
         let path = self.project_dir.join(&definition.workflow_path);
         let workflow = match Source::read(&path) {
@@ -453,10 +449,10 @@ impl Engine {
             library.stored.insert(self.project_dir.join(&part.path), part.text.clone());
         }
         let params = params.over(&definition.params);
-        Ok(check_with(&self.catalog, &library, &workflow, &environment, &params)?)
+        Ok(check(&self.catalog, &library, &workflow, &environment, &params)?)
     }
 
-    async fn preflight(
+    pub(crate) async fn preflight(
         &self,
         run: &RunId,
         checked: &Checked,
@@ -535,7 +531,7 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What a run is started from, as it is stored. Files in the project are named from there, so that a
 /// moved or copied project is resumed with its own.
-fn definition(project_dir: &Path, checked: &Checked) -> Definition {
+pub(crate) fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     let place = |path: &Path| {
         let path = absolute(path);
         path.strip_prefix(project_dir).unwrap_or(&path).to_string_lossy().into_owned()
@@ -560,63 +556,19 @@ fn definition(project_dir: &Path, checked: &Checked) -> Definition {
     }
 }
 
-/// What to run again, with all items of a node where the node as a whole was named.
-fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
-    let mut all = Vec::new();
-    for id in nodes {
-        let node = checked.workflow.node(&id.whole());
-        let has_items = node.is_some_and(|node| node.for_each.is_some());
-        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
-        match (node, id.key()) {
-            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
-            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
-            (Some(_), None) => all.push(id.clone()),
-            (None, None) => {
-                let inside = checked.workflow.inside(id);
-                let inside = inside.ok_or_else(|| RunError::UnknownNode(id.clone()))?;
-                let inside: Vec<NodeId> = inside.map(|at| checked.workflow.nodes[at].id.clone()).collect();
-                all.extend(wholes_with_items(&inside, checked, facts)?);
-            }
-            _ => return Err(RunError::UnknownNode(id.clone())),
-        }
-    }
-    Ok(all)
-}
-
-/// The facts with which a run is taken up again, already applied to `facts` and `places`.
-fn reset(
-    rerun: &[NodeId],
-    definition: Definition,
-    facts: &mut RunFacts,
-    places: &mut BTreeMap<NodeId, Place>,
-) -> Batch {
-    let at = ambient::now();
-    let mut batch = Batch::default();
-    let resumed = Fact::Resumed { definition: Box::new(definition) };
-    facts.apply(&resumed, at);
-    batch.facts.push(Stamped { at, fact: resumed });
-    for node in rerun {
-        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
-        let left = open.and_then(|record| record.key.as_ref());
-        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
-        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
-        facts.apply(&fact, at);
-        batch.facts.push(Stamped { at, fact });
-        places.remove(node);
-    }
-    batch.cleared = rerun.to_vec();
-    batch
-}
-
 pub(crate) async fn find(store: &dyn Store, id: Option<&RunId>) -> Result<RunRecord, RunError> {
     let missing = || id.map_or(RunError::NoRuns, |id| RunError::UnknownRun(id.to_string()));
     store.run(id).await?.ok_or_else(missing)
 }
 
-async fn stop_requested(mut level: tokio::sync::watch::Receiver<ShutdownLevel>) {
+pub(crate) async fn stop_requested(mut level: tokio::sync::watch::Receiver<ShutdownLevel>) {
     if level.wait_for(|level| *level > ShutdownLevel::None).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+fn named(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn make_private_dir(dir: &Path) -> std::io::Result<()> {

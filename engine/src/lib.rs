@@ -9,7 +9,11 @@ mod ambient;
 mod decide;
 mod engine;
 mod event;
+mod history;
+mod outlook;
+mod readers;
 mod report;
+mod resume;
 mod run;
 mod shutdown;
 mod store;
@@ -17,7 +21,11 @@ pub mod workflow;
 
 pub use decide::{Approval, DecideError, DecideRequest};
 pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
+pub use jiff::Timestamp;
+
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};
+pub use history::{HISTORY_VERSION, History, HistoryEntry, HistoryKind, HistoryMark, HistoryRequest};
+pub use outlook::{Action, NodeOutlook, ResumePlan};
 pub use report::{
     Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo,
     PlanReport, REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
@@ -27,4 +35,4 @@ pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};
 pub use store::settings::StoreSettings;
-pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source};
+pub use workflow::{Checked, Diagnostics, Mistake, Params, ReadError, Source, nearest};

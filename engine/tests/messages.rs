@@ -227,6 +227,45 @@ step = "velero.backup"
 }
 
 #[test]
+fn limits_pools_and_gates() {
+    insta::assert_snapshot!(wrong(
+        r#"[pools]
+writes = 4
+
+[nodes.a]
+step = "velero.backup"
+timeout = "10m"
+heartbeat = "15m"
+retry = { attempts = 3, attempt_timeout = "10m", atempts = 2 }
+pool = { name = "writes", weight = 5 }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.b]
+step = "velero.backup"
+pool = { weight = "heavy" }
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.c]
+step = "velero.backup"
+pool = { name = "wirtes", weight = 2 }
+heartbeat = 10
+with = { cluster = "${env.source.cluster}", namespaces = [] }
+
+[nodes.cutover]
+step = "gate"
+timeout = "1h"
+retry = { attempts = 3 }
+pool = "writes"
+with = { mesage = "Switch over?" }
+
+[nodes.d]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = ["${nodes.cutover.who}"] }
+"#
+    ));
+}
+
+#[test]
 fn cycles() {
     insta::assert_snapshot!(wrong(
         r#"[nodes.a]
@@ -365,6 +404,84 @@ with = { cluster = "${env.source.cluster}", namespaces = "${nodes.wrong[*].image
 }
 
 #[test]
+fn sub_workflows() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, body: &str| {
+        std::fs::write(dir.path().join(name), format!("schema = 1\nname = \"{name}\"\n{body}")).unwrap();
+    };
+    write(
+        "images.toml",
+        r#"
+[params.namespaces]
+type = "list"
+
+[params.count]
+type = "integer"
+default = 1
+
+[params.mode]
+type = "string"
+enum = ["copy", "import"]
+
+[nodes.backup]
+step = "velero.backup"
+needs = ["bakup"]
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}", count = "${params.mode}" }
+
+[nodes.second]
+step = "velero.backup"
+when = "params.mod == 'copy'"
+with = { cluster = "${env.source.cluster}", namespaces = ["${params.namespaecs}", "in ${params.namespaces}"] }
+
+[outputs]
+place = "${nodes.backup.plcae}"
+"#,
+    );
+    write("one.toml", "[nodes.two]\nstep = \"workflow\"\nwith = { file = \"two.toml\" }\n");
+    write("two.toml", "[nodes.one]\nstep = \"workflow\"\nwith = { file = \"one.toml\" }\n");
+    let parent = r#"schema = 1
+name = "parent"
+
+[nodes.images]
+step = "workflow"
+needs = ["nothing"]
+with = { file = "images.toml", params = { namespaces = ["shop"], cuont = 3, count = "many", mode = "delete" } }
+
+[nodes.again]
+step = "workflow"
+for_each = ["a"]
+with = { file = "images.toml", params = { mode = "copy", count = "${nodes.bakcup.objects}" }, parms = {} }
+
+[nodes.gone]
+step = "workflow"
+with = { file = "imags.toml" }
+
+[nodes.outside]
+step = "workflow"
+with = { file = "../secret.toml" }
+
+[nodes.unnamed]
+step = "workflow"
+with = { params = [] }
+
+[nodes.circle]
+step = "workflow"
+with = { file = "one.toml" }
+
+[nodes.last]
+step = "velero.backup"
+with = { cluster = "${nodes.images.plase}", namespaces = "${nodes.images.place}" }
+"#;
+    let workflow = Source::new(dir.path().join("parent.toml"), parent);
+    let environment = Source::new("migration.toml", ENVIRONMENT);
+    let diagnostics = match engine().check(&workflow, &environment, &Params::new()) {
+        Ok(_) => panic!("nothing was found"),
+        Err(diagnostics) => render(&diagnostics),
+    };
+    insta::assert_snapshot!(diagnostics.replace(&format!("{}/", dir.path().display()), ""));
+}
+
+#[test]
 fn parameters() {
     let workflow = r#"schema = 1
 name = "w"
@@ -414,6 +531,68 @@ with = { cluster = "${env.source.cluster}", namespaces = [] }
 }
 
 #[test]
+fn parameters_from_a_file() {
+    let workflow = r#"schema = 1
+name = "w"
+
+[params.namespaces]
+type = "list"
+
+[params.limit]
+type = "integer"
+
+[params.password]
+type = "string"
+sensitive = true
+
+[nodes.a]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}" }
+"#;
+    let file =
+        Source::new("params.toml", "namespaces = \"shop\"\nlimt = 3\npassword = \"hunter2\"\nlimit = 1.5\n");
+    let mut params = Params::new();
+    params.read(&file).unwrap();
+    let (workflow, environment) =
+        (Source::new("w.toml", workflow), Source::new("migration.toml", ENVIRONMENT));
+    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
+    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
+    insta::assert_snapshot!(text);
+    let misspelled = Source::new("params.toml", "namespaces = []\nlimit = 1\npasword = \"hunter2\"\n");
+    let mut params = Params::new();
+    params.read(&misspelled).unwrap();
+    params.set("pass", "hunter3");
+    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
+    assert!(!text.contains("hunter"), "a misspelled secret is not shown");
+    insta::assert_snapshot!(text);
+    let broken = Source::new("params.toml", "a = \nb = 1\nb = 2\n");
+    insta::assert_snapshot!(render(&Params::new().read(&broken).unwrap_err()));
+}
+
+#[test]
+fn several_mistakes_in_one_node_and_in_what_it_refers_to() {
+    insta::assert_snapshot!(wrong(
+        r#"[pools]
+writes = 0
+reads = 8
+
+[nodes.first]
+step = "velero.backup"
+pool = "red"
+timeout = "90"
+retry = { atempts = 3, max_backoff = "1 hour" }
+needs = "second"
+with = { cluster = "${nodes.second.place.context}", namespaces = ["${nodes.second.objects}"], order = "${nodes.second.backup}", rename-images = [{ from = "${nodes.second.backups}", to = 3 }] }
+
+[nodes.second]
+step = "velero.backup"
+when = "nodes.first.objects"
+with = { cluster = { context = "x" }, namespaces = ["a"], scratch = "${env.source}" }
+"#
+    ));
+}
+
+#[test]
 fn the_form_of_the_files() {
     insta::assert_snapshot!(wrong_in("schema = 2\nnodes = 3\nnode = {}\n", "[source]\na = 1\n", &[]));
     insta::assert_snapshot!(wrong_in(
@@ -453,4 +632,83 @@ fn hostile_files_are_refused_in_time() {
     let big = dir.path().join("big.toml");
     std::fs::write(&big, vec![b' '; 5 * 1024 * 1024]).unwrap();
     assert!(Source::read(&big).unwrap_err().to_string().contains("is larger than"));
+}
+
+fn from_toml(text: &str) -> serde_json::Value {
+    toml::from_str(text).unwrap()
+}
+
+#[test]
+fn the_schema_for_editors_takes_what_the_checker_takes() {
+    let schema = engine().workflow_schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let wrong = |text: &str| -> Vec<String> {
+        validator.iter_errors(&from_toml(text)).map(|e| format!("{}: {e}", e.instance_path())).collect()
+    };
+    assert_eq!(wrong(GOOD), Vec::<String>::new());
+    let head = "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"velero.backup\"\n";
+    let with = "with = { cluster = \"${env.source.cluster}\", namespaces = [\"${params.x}\", \"a\"]";
+    for rest in [
+        ", order = \"${params.order}\", count = \"${nodes.b.n}\" }",
+        ", order = \"plain\", count = 3, rename-images = [{ from = \"a\", to = \"${env.x}\" }] }\ntimeout = \"1h30m\"\nretry = { attempts = 5, backoff = \"1s\" }\nneeds = [\"b\"]\nwhen = \"true\"\non_failure = \"continue\"",
+        ", rename-images = \"${env.renames}\", scratch = { context = \"c\" } }",
+    ] {
+        assert_eq!(wrong(&format!("{head}{with}{rest}\n")), Vec::<String>::new(), "{rest}");
+    }
+}
+
+/// What of the mistakes above a schema can express. Each is checked to be a mistake for the checker
+/// too, so that the schema is never the stricter of the two.
+#[test]
+fn the_schema_for_editors_refuses_what_it_can_express() {
+    let schema = engine().workflow_schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let node = |body: &str| format!("schema = 1\nname = \"w\"\n[nodes.a]\n{body}\n");
+    let with = |fields: &str| {
+        let good = "cluster = \"${env.source.cluster}\", namespaces = []";
+        node(&format!("step = \"velero.backup\"\nwith = {{ {good}{fields} }}"))
+    };
+    let top = |rest: &str| format!("{}{rest}\n", with(""));
+    let files = [
+        ("an unknown step", node("step = \"velero.bakcup\"")),
+        ("no step", node("with = {}")),
+        ("a step that is no string", node("step = 3")),
+        ("no config where fields are required", node("step = \"velero.backup\"")),
+        ("a missing field", node("step = \"velero.backup\"\nwith = { namespaces = [] }")),
+        ("an unknown field of a step", with(", namespace = \"a\"")),
+        ("an unknown field deep in a step", with(", rename-images = [{ from = \"a\", too = \"b\" }]")),
+        ("a wrong type", with(", count = \"many\"")),
+        ("a number that is too small", with(", count = -1")),
+        ("an unknown choice", with(", order = \"sorted\"")),
+        ("a missing field in a choice", with(", scratch = { kubeconfig = \"x\" }")),
+        ("an unknown field of a node", top("timeuot = \"6h\"")),
+        ("a duration", top("timeout = \"6 hours\"")),
+        ("attempts", top("retry = { attempts = 0 }")),
+        ("on_failure", top("on_failure = \"explode\"")),
+        ("needs", top("needs = [3]")),
+        ("a name twice in needs", top("needs = [\"b\", \"b\"]")),
+        ("an unknown field of the file", format!("nods = {{}}\n{}", with(""))),
+        ("another form", with("").replace("schema = 1", "schema = 2")),
+        ("no name", with("").replace("name = \"w\"\n", "")),
+        ("a name that is none", with("").replace("[nodes.a]", "[nodes.Upper_Case]")),
+        ("an unknown type of a parameter", top("[params.x]\ntype = \"int\"")),
+        ("an unknown field of a parameter", top("[params.x]\ntype = \"map\"\nhlep = \"x\"")),
+        ("a pool of no size", top("[pools]\nwrites = 0")),
+        ("no nodes", "schema = 1\nname = \"w\"\n".to_owned()),
+    ];
+    for (what, file) in files {
+        assert!(!validator.is_valid(&from_toml(&file)), "{what} is valid for the schema");
+        wrong_in(&file, ENVIRONMENT, &[]);
+    }
+}
+
+#[test]
+fn the_schema_of_the_environment_asks_for_what_workflows_refer_to() {
+    let schema = engine().environment_schema(&[Source::new("w.toml", GOOD)]).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let cluster = |rest: &str| from_toml(&format!("schema = 1\n[source.cluster]\n{rest}\n[more]\na = 1\n"));
+    assert!(validator.is_valid(&cluster("context = \"eks\"")));
+    assert!(!validator.is_valid(&cluster("contxt = \"eks\"")));
+    assert!(!validator.is_valid(&cluster("context = 3")));
+    assert!(!validator.is_valid(&from_toml("[source.cluster]\ncontext = \"eks\"")));
 }

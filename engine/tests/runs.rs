@@ -393,6 +393,36 @@ async fn transient_failures_are_tried_again_and_others_are_not() {
 }
 
 #[tokio::test]
+async fn a_long_or_silent_attempt_is_stopped_and_tried_again() {
+    for (limits, said) in [
+        (
+            "retry = { attempts = 2, backoff = \"1ms\", attempt_timeout = \"50ms\" }",
+            "timed out: the attempt took longer than its `attempt_timeout` of 50ms",
+        ),
+        (
+            "heartbeat = \"50ms\"\nretry = { attempts = 2, backoff = \"1ms\" }",
+            "the step was silent for longer than its `heartbeat` of 50ms",
+        ),
+    ] {
+        let project = Project::new(&format!("[nodes.a]\nstep = \"test\"\n{limits}\n"));
+        project.script(|s| {
+            s.apply.insert("a".into(), [Apply::CheckpointAndWait].into());
+        });
+        let (sink, events) = collector();
+        let engine = project.engine();
+        let report = engine.run(&project.checked(&engine), sink, &Shutdown::new()).await.unwrap();
+        assert_eq!((report.state, report.node("a").unwrap().attempts), (RunState::Done, 2));
+        let retried = events.await.unwrap().into_iter().find_map(|event| match event.kind {
+            EventKind::NodeRetrying { error, .. } => Some(error.message),
+            _ => None,
+        });
+        assert_eq!(retried.as_deref(), Some(said));
+        let calls = project.calls();
+        assert_eq!(calls[..3], ["apply a", "observe a", "apply a"], "looked at before it is done again");
+    }
+}
+
+#[tokio::test]
 async fn a_panicking_or_late_step_costs_its_node_and_not_the_run() {
     let project = Project::new(
         "[nodes.a]\nstep = \"test\"\non_failure = \"continue\"\n[nodes.b]\nstep = \"test\"\n\

@@ -7,7 +7,7 @@ use miette::{IntoDiagnostic, Result, WrapErr};
 
 use crate::layout::{Layout, host_url, ports};
 use crate::process::write_atomically;
-use crate::services::{self, ACR_HOST, BUCKET, CONTAINER, ECR_HOST, REGION};
+use crate::services::{self, ACR_HOST, BUCKET, CONTAINER, ECR_HOST, REGION, RESOURCE_GROUP, SUBSCRIPTION};
 
 /// Writes the project folder. A SAS that is there stays, so that an unchanged sandbox gives
 /// unchanged files.
@@ -30,6 +30,7 @@ pub fn write(layout: &Layout) -> Result<()> {
         ),
     )?;
     put("acr-password", &secrets.acr_password)?;
+    put("azure-secret", &secrets.entra_client_secret)?;
     if !project.join("sas").exists() {
         put("sas", &services::container_sas(&secrets, CONTAINER)?)?;
     }
@@ -73,8 +74,15 @@ kubeconfig = "kubeconfig"
 context = "aks"
 
 [target.azure]
-subscription = "00000000-0000-0000-0000-000000000000"
-resource-group = "sandbox"
+subscription = "{SUBSCRIPTION}"
+resource-group = "{RESOURCE_GROUP}"
+arm-endpoint = "{azure}"
+
+[target.azure.service-principal]
+tenant = "{tenant}"
+client-id = "{client_id}"
+client-secret = "file:azure-secret"
+authority = "{azure}"
 
 [target.registry]
 host = "{ACR_HOST}"
@@ -119,6 +127,9 @@ files = {{ namespace = "shop", pod = "files-0", container = "files", directory =
         ecr = host_url(ports::ECR),
         s3 = host_url(ports::S3),
         acr = host_url(ports::ACR),
+        azure = host_url(ports::AZURE),
+        tenant = secrets.entra_tenant,
+        client_id = secrets.entra_client_id,
         acr_username = secrets.acr_username,
         account = services::account_url(secrets),
     )

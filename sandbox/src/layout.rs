@@ -48,6 +48,8 @@ pub mod ports {
     pub const ECR: u16 = 7075;
     /// The registry that stands for ACR's data plane.
     pub const ACR: u16 = 7076;
+    /// Our strict stand-in for Entra and for Azure Resource Manager's view of ACR.
+    pub const AZURE: u16 = 7077;
 }
 
 /// Port of the API server in each cluster's namespace.

@@ -1,5 +1,6 @@
 //! A whole migration on one machine, with real parts: `up`, `status`, `seed`, `env`, `down`.
 
+mod azure;
 mod cluster;
 mod down;
 mod env;
@@ -64,6 +65,9 @@ enum Command {
     /// The strict stand-in of ours in front of Azurite; started by `up`.
     #[command(hide = true)]
     Front,
+    /// The strict stand-in of ours for Entra and Azure Resource Manager; started by `up`.
+    #[command(hide = true)]
+    Azure,
     /// Stand for the CSI drivers of a cluster; started by `up`.
     #[command(hide = true)]
     Provision {
@@ -102,6 +106,7 @@ async fn run(command: Command, layout: &Layout) -> Result<ExitCode> {
         }
         Command::Down => down::down(layout)?,
         Command::Front => front::serve(host(ports::FRONT), azurite()?).await?,
+        Command::Azure => azure::serve(host(ports::AZURE), azure::Azure::of(layout)?).await?,
         Command::Provision { cluster } => {
             let cluster = match cluster {
                 ClusterName::Eks => Cluster::Eks,

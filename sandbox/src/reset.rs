@@ -29,6 +29,10 @@ const VELERO_KINDS: [&str; 9] = [
 ];
 /// Its volumes are folders on this machine; removing them takes seconds.
 const NAMESPACE_TIMEOUT: &str = "--timeout=120s";
+/// Two pods that end and start again, on a machine that is busy.
+const VELERO_TIMEOUT: &str = "--timeout=300s";
+/// Phases of backups and restores on which Velero no longer works.
+const ENDED: [&str; 4] = ["Completed", "PartiallyFailed", "Failed", "FailedValidation"];
 /// The registry starts within a second.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -39,6 +43,12 @@ const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
 pub async fn reset(layout: &Layout) -> Result<()> {
     let _lock = lock::take(layout, "reset")?;
     let aks = Kubectl::new(layout, Cluster::Aks);
+    let mut busy = Vec::new();
+    for cluster in Cluster::ALL {
+        if is_busy(&Kubectl::new(layout, cluster))? {
+            busy.push(cluster);
+        }
+    }
     // A restore that still waits would fill the namespace again.
     delete_velero_objects(&aks, &["restores", "podvolumerestores"])?;
     aks.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", NAMESPACE_TIMEOUT])?;
@@ -46,6 +56,9 @@ pub async fn reset(layout: &Layout) -> Result<()> {
     aks.run(&["delete", "ingressclass", "alb", "--ignore-not-found"])?;
     let maps = ["-n", velero::NAMESPACE, "-l", "velero.io/plugin-config", "--ignore-not-found"];
     aks.run(&[&["delete", "configmaps"], &maps[..]].concat())?;
+    for cluster in busy {
+        restart_velero(&Kubectl::new(layout, cluster))?;
+    }
 
     let secrets = services::credentials(layout)?;
     services::aws::empty_bucket(&secrets).await?;
@@ -56,6 +69,34 @@ pub async fn reset(layout: &Layout) -> Result<()> {
     empty_registry(layout).await?;
     forget_images(layout)?;
     forget_run(layout)
+}
+
+/// Whether Velero works on a backup or a restore. A run that died leaves it at that.
+fn is_busy(kubectl: &Kubectl) -> Result<bool> {
+    for kind in ["backups.velero.io", "restores.velero.io"] {
+        let phases = r#"jsonpath={range .items[*]}{"phase:"}{.status.phase}{"\n"}{end}"#;
+        let found = kubectl.run(&["get", kind, "-n", velero::NAMESPACE, "-o", phases])?;
+        if found.lines().any(|line| !ENDED.contains(&line.trim_start_matches("phase:"))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes Velero forget what it works on: without its objects a restore waits for its volumes for
+/// hours, and every later one waits for that; a backup goes on writing into the emptied bucket.
+fn restart_velero(kubectl: &Kubectl) -> Result<()> {
+    for kind in ["backups", "restores", "podvolumebackups", "podvolumerestores"] {
+        delete_velero_objects(kubectl, &[kind])?;
+    }
+    let in_velero = ["-n", velero::NAMESPACE];
+    for workload in ["deployment/velero", "daemonset/node-agent"] {
+        kubectl.run(&[&["rollout", "restart", workload], &in_velero[..]].concat())?;
+    }
+    for workload in ["deployment/velero", "daemonset/node-agent"] {
+        kubectl.run(&[&["rollout", "status", workload, VELERO_TIMEOUT], &in_velero[..]].concat())?;
+    }
+    Ok(())
 }
 
 /// Deletes Velero's objects at once: their finalizers would look for what is gone from the stores.

@@ -1,12 +1,25 @@
 //! Who we are to Azure: the identities that a person or a machine usually has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::ErrorKind;
+use azure_core::time::{Duration as Span, OffsetDateTime};
 use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, WorkloadIdentityCredential};
+use migrate_plugin_api::{Secret, StepContext, StepError};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
+use url::Url;
+
+use crate::site::ServicePrincipal;
+
+/// Entra of public Azure.
+const AUTHORITY: &str = "https://login.microsoftonline.com";
+
+/// Entra answers within a second; after this long it won't.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Workload identity where the pod has one, then the Azure CLIs, then a managed identity: the
 /// explicit before the implicit, and the one that has to time out last.
@@ -24,6 +37,108 @@ pub(crate) fn credential() -> Arc<dyn TokenCredential> {
         sources.push(managed);
     }
     Arc::new(Chain { sources, chosen: OnceCell::new() })
+}
+
+/// The identity of an application, by its secret. Sends nothing yet.
+pub(crate) async fn application(
+    ctx: &StepContext,
+    principal: &ServicePrincipal,
+) -> Result<Arc<dyn TokenCredential>, StepError> {
+    let authority = match &principal.authority {
+        Some(authority) => authority.clone(),
+        None => Url::parse(AUTHORITY).map_err(|e| StepError::permanent("no Entra").with_source(e))?,
+    };
+    let mut endpoint = authority;
+    endpoint
+        .path_segments_mut()
+        .map_err(|()| StepError::permanent("the `authority` of the service principal is no web address"))?
+        .pop_if_empty()
+        .extend([principal.tenant.as_str(), "oauth2", "v2.0", "token"]);
+    let http = reqwest::Client::builder()
+        // The secret goes to Entra and nowhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
+        .timeout(ANSWER_TIMEOUT)
+        .build()
+        .map_err(|e| StepError::permanent("failed to set up the Entra client").with_source(e))?;
+    let secret = ctx.secret(&principal.client_secret).await?;
+    Ok(Arc::new(Application { http, endpoint, client_id: principal.client_id.clone(), secret }))
+}
+
+/// `azure_identity` has this too, but knows no authority without TLS, as a private one may be.
+/// <https://learn.microsoft.com/en-us/entra/identity-platform/v2-oauth2-client-creds-grant-flow>
+#[derive(Debug)]
+struct Application {
+    http: reqwest::Client,
+    endpoint: Url,
+    client_id: String,
+    secret: Secret,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    /// Seconds.
+    expires_in: i64,
+}
+
+#[derive(Default, Deserialize)]
+struct Denied {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+#[async_trait]
+impl TokenCredential for Application {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _options: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        let form = [
+            ("client_id", self.client_id.as_str()),
+            ("client_secret", self.secret.expose()),
+            ("grant_type", "client_credentials"),
+            ("scope", &scopes.join(" ")),
+        ];
+        let unreachable = |e: reqwest::Error| {
+            let host = self.endpoint.host_str().unwrap_or("Entra");
+            azure_core::Error::with_error(ErrorKind::Io, e.without_url(), format!("no answer from {host}"))
+        };
+        let answer = self.http.post(self.endpoint.clone()).form(&form).send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(unreachable)?;
+        if !status.is_success() {
+            let denied: Denied = serde_json::from_slice(&body).unwrap_or_default();
+            let busy = status.is_server_error() || status == http::StatusCode::TOO_MANY_REQUESTS;
+            let kind = if busy { ErrorKind::Io } else { ErrorKind::Credential };
+            // The description has lines with IDs and times below its first.
+            let words = denied.error_description.lines().next().unwrap_or_default();
+            let mut message = format!("Entra answered {}", status.as_u16());
+            if !denied.error.is_empty() {
+                message = format!("{message}: {} {words}", denied.error);
+            }
+            return Err(azure_core::Error::with_message(kind, message));
+        }
+        // The body holds the token: a parse error must not quote it.
+        let granted: Granted = serde_json::from_slice(&body)
+            .map_err(|_| azure_core::Error::with_message(ErrorKind::Credential, "Entra gave no token"))?;
+        let expires_on = OffsetDateTime::now_utc() + Span::seconds(granted.expires_in);
+        Ok(AccessToken::new(granted.access_token, expires_on))
+    }
+}
+
+/// A token that Entra did not give, in the words of the contract.
+pub(crate) fn no_token(message: impl Into<String>, error: azure_core::Error) -> StepError {
+    match error.kind() {
+        ErrorKind::Io => StepError::transient(message).with_source(error),
+        _ => StepError::auth(message).with_source(error).with_hint(
+            "log in with `az login`, run with a managed or workload identity, or check `service-principal` \
+             in migration.toml",
+        ),
+    }
 }
 
 /// The first identity that gives a token serves all later requests.
@@ -58,3 +173,7 @@ impl TokenCredential for Chain {
         Err(azure_core::Error::with_message(ErrorKind::Credential, format!("no Azure identity: {reasons}")))
     }
 }
+
+#[cfg(test)]
+#[path = "azure_tests.rs"]
+mod tests;

@@ -4,6 +4,8 @@
 //! Invariant: nothing of stdin or stdout is ever logged or put into an error; of stderr the last
 //! lines are, because they are what says why a command failed.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{Api, AttachParams, AttachedProcess, ListParams};
@@ -12,6 +14,7 @@ use migrate_plugin_api::{StepContext, StepError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::kubernetes::kube_error;
+use crate::rollout::{POLL_INTERVAL, is_ready, pause};
 
 /// Bytes in flight of each stream: large enough that hashes of many files don't wait for us.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -54,7 +57,32 @@ impl Container {
     ///
     /// # Errors
     /// `Permanent` where there is no such pod or container, `Transient` where it doesn't run (yet).
-    pub(crate) async fn ready(mut self) -> Result<Self, StepError> {
+    pub(crate) async fn ready(self) -> Result<Self, StepError> {
+        self.look().await.map(|(container, _)| container)
+    }
+
+    /// As [`ready`](Self::ready), but waits for a pod that is about to run: a StatefulSet replaces a
+    /// restored pod once it is ready, where its own revision of the template is another one. A pod
+    /// that runs and never becomes ready is taken as it is.
+    ///
+    /// # Errors
+    /// Those of `ready`, after at most `limit`, and `Cancelled`.
+    pub(crate) async fn steady(self, ctx: &StepContext, limit: Duration) -> Result<Self, StepError> {
+        let deadline = Instant::now() + limit;
+        let mut was_seen = false;
+        loop {
+            let is_over = Instant::now() + POLL_INTERVAL >= deadline;
+            match next(self.look().await, was_seen, is_over) {
+                Next::Take(container) => return Ok(container),
+                Next::Fail(error) => return Err(error),
+                Next::Wait => was_seen = true,
+            }
+            pause(ctx, POLL_INTERVAL).await?;
+        }
+    }
+
+    /// The container in the pod as it is now, and whether the pod is ready.
+    async fn look(&self) -> Result<(Self, bool), StepError> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let name = format!("{}/{}", self.namespace, self.pod);
         let pod =
@@ -62,8 +90,9 @@ impl Container {
         let Some(pod) = pod else {
             return Err(StepError::permanent(format!("there is no pod {name}")));
         };
-        self.container = Some(running_container(&pod, &name, self.container.as_deref())?);
-        Ok(self)
+        let container = Some(running_container(&pod, &name, self.container.as_deref())?);
+        let (client, namespace) = (self.client.clone(), self.namespace.clone());
+        Ok((Self { client, namespace, pod: self.pod.clone(), container }, is_ready(&pod)))
     }
 
     /// Tells this pod from every other one, in whatever cluster.
@@ -215,6 +244,24 @@ impl Container {
     }
 }
 
+/// What to do after a look at a pod that may be about to be replaced.
+enum Next<T> {
+    Take(T),
+    Wait,
+    Fail(StepError),
+}
+
+/// `was_seen`: an earlier look found the pod, or one that may become it.
+fn next<T>(look: Result<(T, bool), StepError>, was_seen: bool, is_over: bool) -> Next<T> {
+    match look {
+        Ok((container, is_ready)) if is_ready || is_over => Next::Take(container),
+        Ok(_) => Next::Wait,
+        // Between two pods of one name there is none.
+        Err(error) if is_over || !(was_seen || error.class.is_retryable()) => Next::Fail(error),
+        Err(_) => Next::Wait,
+    }
+}
+
 fn first<'a>(command: &[&'a str]) -> &'a str {
     command.first().copied().unwrap_or_default()
 }
@@ -293,6 +340,27 @@ fn ended(status: &Status, stderr: String) -> Result<Ended, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_is_replaced_is_waited_for_and_a_missing_one_is_not() {
+        let deleted = || Err(StepError::transient("pod shop/db-0 is being deleted"));
+        let missing = || Err(StepError::permanent("there is no pod shop/db-0"));
+        let told = |next: Next<&str>| match next {
+            Next::Take(pod) => pod.to_owned(),
+            Next::Wait => "wait".to_owned(),
+            Next::Fail(error) => error.message,
+        };
+        // Deleted, gone, started, ready.
+        assert_eq!(told(next(deleted(), false, false)), "wait");
+        assert_eq!(told(next(missing(), true, false)), "wait");
+        assert_eq!(told(next(Ok(("new", false)), true, false)), "wait");
+        assert_eq!(told(next(Ok(("new", true)), true, false)), "new");
+        // One that was never there, and what is left when the time is over.
+        assert_eq!(told(next(missing(), false, false)), "there is no pod shop/db-0");
+        assert_eq!(told(next(deleted(), true, true)), "pod shop/db-0 is being deleted");
+        assert_eq!(told(next(missing(), true, true)), "there is no pod shop/db-0");
+        assert_eq!(told(next(Ok(("running", false)), true, true)), "running");
+    }
 
     fn status(json: serde_json::Value) -> Status {
         serde_json::from_value(json).unwrap()

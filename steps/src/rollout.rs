@@ -195,6 +195,12 @@ pub(crate) async fn list_pods(
     Ok(list.map_err(|e| kube_error(format!("failed to list the pods of {namespace}"), e))?.items)
 }
 
+/// Whether the pod itself says that it is ready.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.iter();
     status.flat_map(|s| {

@@ -53,6 +53,25 @@ pub struct AzureAccess {
     /// A bearer token for it, where no identity of the machine may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<SecretRef>,
+    /// An application to log in as, instead of an identity of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_principal: Option<ServicePrincipal>,
+}
+
+/// An application in Entra with a secret: `[target.azure.service-principal]`. ACR takes its client
+/// ID and secret as `username` and `password` of `[target.registry]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ServicePrincipal {
+    /// Tenant (directory) ID.
+    pub tenant: String,
+    /// Client (application) ID.
+    pub client_id: String,
+    /// The value of its secret, not the secret's ID.
+    pub client_secret: SecretRef,
+    /// Another Entra, for sovereign clouds; default: `https://login.microsoftonline.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Url>,
 }
 
 /// A container registry: `[source.registry]`, `[target.registry]`.

@@ -1,6 +1,6 @@
 //! What is no longer as it was when nodes of a run began: exactly which field, from what to what.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use migrate_plugin_api::NodeId;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, dotted, has_unknown};
+use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, dotted, has_unknown};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely.
@@ -29,7 +29,9 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         lists.insert(node.id.clone(), items);
     }
     for (id, record) in &facts.nodes {
-        let (true, Some(was)) = (counts(record), &record.config) else { continue };
+        if !counts(record) || record.config.is_none() {
+            continue;
+        }
         let node = checked.workflow.node(&id.whole());
         // A list that is not known yet says nothing about its items.
         let items = lists.get(&id.whole());
@@ -43,16 +45,8 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
             found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, skipped: None, affects });
             continue;
         };
-        let mut fields = Vec::new();
-        let version = catalog.get(&node.step).map(|described| described.info.version.as_str());
-        word("step", record.step.as_deref(), Some(&node.step), &mut fields);
-        if fields.is_empty() {
-            word("step version", record.step_version.as_deref(), version, &mut fields);
-        }
         let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
-        if let Ok(now) = checked.config(node, facts, each) {
-            compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
-        }
+        let fields = fields(record, node, checked, catalog, facts, each);
         let skipped = checked.skipped.get(&node.id).cloned();
         let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, facts, each));
         if !fields.is_empty() || skipped.is_some() {
@@ -75,6 +69,28 @@ fn skip_reason(
         Decision::Skip(reason) => Some(reason),
         Decision::Run(_) | Decision::Refuse(_) => None,
     }
+}
+
+/// What differs between the last attempt of a node and what it would be run with now.
+pub(crate) fn fields(
+    record: &NodeRecord,
+    node: &Node,
+    checked: &Checked,
+    catalog: &Catalog,
+    outcomes: &dyn Outcomes,
+    each: Option<Each<'_>>,
+) -> Vec<FieldChange> {
+    let Some(was) = &record.config else { return Vec::new() };
+    let mut fields = Vec::new();
+    let version = catalog.get(&node.step).map(|described| described.info.version.as_str());
+    word("step", record.step.as_deref(), Some(&node.step), &mut fields);
+    if fields.is_empty() {
+        word("step version", record.step_version.as_deref(), version, &mut fields);
+    }
+    if let Ok(now) = checked.config(node, outcomes, each) {
+        compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
+    }
+    fields
 }
 
 /// Items that are gone from a list or new in it.
@@ -127,15 +143,20 @@ fn compare(path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>, fie
 
 /// Everything downstream of `changed` that has run.
 fn affected(changed: &NodeId, workflow: &Workflow, ran: &BTreeSet<NodeId>) -> Vec<NodeId> {
-    let mut seen = BTreeSet::new();
-    let mut queue = VecDeque::from([changed.clone()]);
-    while let Some(id) = queue.pop_front() {
-        for (dependent, needs) in &workflow.dependencies {
-            if needs.contains(&id) && seen.insert(dependent.clone()) {
-                queue.push_back(dependent.clone());
-            }
-        }
-    }
+    let seen = downstream(changed, workflow);
     let both = |id: &&NodeId| seen.contains(*id) && ran.contains(*id);
     workflow.nodes.iter().map(|node| &node.id).filter(both).cloned().collect()
+}
+
+/// Everything that waits for `node`, directly or not.
+pub(crate) fn downstream(node: &NodeId, workflow: &Workflow) -> BTreeSet<NodeId> {
+    let mut seen = BTreeSet::new();
+    // In an order in which they may run, so that one pass finds all.
+    for other in &workflow.nodes {
+        let needs = &workflow.dependencies[&other.id];
+        if needs.contains(node) || needs.iter().any(|id| seen.contains(id)) {
+            seen.insert(other.id.clone());
+        }
+    }
+    seen
 }

@@ -47,6 +47,10 @@ pub(crate) struct Call {
     pub outputs: Option<Value>,
     /// What is left of the node's time.
     pub limit: Duration,
+    /// The longest attempt, for `apply`.
+    pub attempt_limit: Option<Duration>,
+    /// The longest silence, for `apply`.
+    pub heartbeat: Option<Duration>,
 }
 
 /// What to do.

@@ -244,17 +244,19 @@ impl Core {
 
     /// Takes the first node that may begin now.
     fn next_ready(&mut self) -> Option<usize> {
-        let open = self.ready.iter().filter(|(pool, _)| self.has_room(pool.as_deref()));
-        let at = open.filter_map(|(_, nodes)| nodes.first().copied()).min()?;
+        // The first of a pool waits until it fits: were it overtaken, it might never start.
+        let first = self.ready.values().filter_map(|nodes| nodes.first().copied());
+        let at = first.filter(|at| self.has_room(*at)).min()?;
         let pool = self.node(at).pool.clone();
         self.ready.get_mut(&pool)?.remove(&at);
         Some(at)
     }
 
-    fn has_room(&self, pool: Option<&str>) -> bool {
-        let Some(pool) = pool else { return true };
+    fn has_room(&self, at: usize) -> bool {
+        let node = self.node(at);
+        let Some(pool) = &node.pool else { return true };
         let size = self.checked.workflow.pools.get(pool).copied().unwrap_or(1);
-        self.pools.get(pool).copied().unwrap_or(0) < size
+        self.pools.get(pool).copied().unwrap_or(0) + node.weight <= size
     }
 
     fn begin(&mut self, at: usize) {
@@ -289,7 +291,7 @@ impl Core {
     fn occupy(&mut self, at: usize) {
         self.running += 1;
         if let Some(pool) = self.node(at).pool.clone() {
-            *self.pools.entry(pool).or_default() += 1;
+            *self.pools.entry(pool).or_default() += self.node(at).weight;
         }
     }
 
@@ -297,7 +299,8 @@ impl Core {
         self.cells[at].live = Live::Ended;
         self.running -= 1;
         if let Some(pool) = self.node(at).pool.clone() {
-            *self.pools.entry(pool).or_insert(1) -= 1;
+            let weight = self.node(at).weight;
+            *self.pools.entry(pool).or_insert(weight) -= weight;
         }
         self.unseat(at);
     }
@@ -427,7 +430,6 @@ impl Core {
         let record = self.record_of(at);
         let (Some(key), Some(config), Some(step)) = (record.key, record.config, record.step) else { return };
         let node = self.node(at);
-        let spent = self.now.saturating_sub(self.cells[at].began);
         let call = Call {
             node: self.id(at),
             step,
@@ -436,7 +438,9 @@ impl Core {
             key,
             config,
             outputs: record.outputs.filter(|_| kind == CallKind::Verify),
-            limit: node.timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent),
+            limit: self.time_left(at),
+            attempt_limit: node.retry.attempt_timeout,
+            heartbeat: node.heartbeat,
         };
         if kind == CallKind::Verify {
             self.emit(EventKind::NodeVerifying { node: call.node.clone() });
@@ -501,6 +505,12 @@ impl Core {
         let part = self.now.saturating_sub(cell.accounted);
         cell.accounted = self.now;
         millis(part)
+    }
+
+    /// What is left of the node's time in this process.
+    fn time_left(&self, at: usize) -> Duration {
+        let spent = self.now.saturating_sub(self.cells[at].began);
+        self.node(at).timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent)
     }
 
     fn spent_ms(&self, at: usize) -> u64 {

@@ -15,7 +15,7 @@ use super::core::{Core, MAX_RUNNING};
 use super::state::RunFacts;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
-use crate::workflow::{Catalog, Described, Params, Source, check};
+use crate::workflow::{Catalog, Described, Library, Params, Source, check};
 
 fn catalog() -> Catalog {
     let info = StepInfo {
@@ -45,7 +45,7 @@ impl Machine {
         let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
         let environment = Source::new("migration.toml", "schema = 1\n");
         let catalog = catalog();
-        let checked = check(&catalog, &workflow, &environment, &Params::new()).unwrap();
+        let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
         let stamped = facts.into_iter().map(|fact| Stamped { at: Timestamp::UNIX_EPOCH, fact });
         let core = Core::new(
             RunId::new("r").unwrap(),
@@ -357,6 +357,31 @@ fn pools_and_the_whole_run_are_bounded() {
     assert_eq!(machine.verify("w1", true), ["Apply w2 #1"]);
     let wide: String = (0..40).map(|at| format!("[nodes.n{at}]\nstep = \"s\"\n")).collect();
     assert_eq!(Machine::new(&wide, Vec::new()).step(Input::Begin).len(), MAX_RUNNING);
+}
+
+#[test]
+fn a_heavy_node_takes_its_places_and_is_not_overtaken() {
+    let node = |name: &str, weight: usize| {
+        format!("[nodes.{name}]\nstep = \"s\"\npool = {{ name = \"writes\", weight = {weight} }}\n")
+    };
+    let nodes = ["[pools]\nwrites = 4\n".to_owned(), node("a", 3), node("b", 2), node("c", 1)].concat();
+    let mut machine = Machine::new(&nodes, Vec::new());
+    // `c` would fit beside `a`, but then others like it could keep `b` waiting for ever.
+    assert_eq!(machine.step(Input::Begin), ["Apply a #1"]);
+    machine.apply_ok("a");
+    assert_eq!(machine.verify("a", true), ["Apply b #1", "Apply c #1"]);
+}
+
+#[test]
+fn a_wait_that_outlasts_the_nodes_time_is_not_begun() {
+    let asked = ErrorClass::Throttled { retry_after_ms: Some(61_000) };
+    let mut machine = Machine::new("[nodes.a]\nstep = \"s\"\ntimeout = \"2m\"\n", Vec::new());
+    machine.step(Input::Begin);
+    assert_eq!(machine.step(Input::Applied(id("a"), Err(failure(asked)))), ["wake a in 61s"]);
+    machine.now += Duration::from_secs(61);
+    machine.step(Input::Wake(id("a")));
+    machine.step(Input::Observed(id("a"), Ok(Observation::Absent)));
+    assert_eq!(machine.step(Input::Applied(id("a"), Err(failure(asked)))), ["end Failed"]);
 }
 
 #[test]

@@ -334,6 +334,7 @@ impl Dispatcher {
             session.events.clone(),
             Some(self.sender.clone()),
         );
+        let beat = host.beat();
         let place = session.places.get(&call.node).cloned().unwrap_or_default();
         let ctx = StepContext::new(
             session.run.clone(),
@@ -347,7 +348,7 @@ impl Dispatcher {
         .with_cancel(token);
         let sender = self.sender.clone();
         self.tasks.spawn(async move {
-            let input = execute(step, ctx, call).await;
+            let input = execute(step, ctx, call, beat).await;
             let _ = sender.send(Message::Input(Box::new(input))).await;
         });
     }

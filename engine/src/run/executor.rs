@@ -11,6 +11,7 @@ use migrate_plugin_api::{CancellationToken, ErrorRecord, Step, StepContext, Step
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Input};
+use super::host::Beat;
 use crate::ambient;
 use crate::workflow::duration;
 
@@ -24,7 +25,7 @@ const OBSERVE_LIMIT: Duration = Duration::from_secs(600);
 const LATE_GRACE: Duration = Duration::from_secs(10);
 
 /// Makes `call` and reports it as the core's input.
-pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call) -> Input {
+pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call, beat: Beat) -> Input {
     let node = call.node.clone();
     let limit = match call.kind {
         CallKind::Observe => OBSERVE_LIMIT.min(call.limit),
@@ -37,7 +38,15 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call) -
         }
         CallKind::Apply => {
             let work = step.apply(&ctx, &call.config);
-            Input::Applied(node, bounded("apply", &ctx.cancel, limit, work).await)
+            let (attempt, silence) = (call.attempt_limit, call.heartbeat);
+            let over = async {
+                tokio::select! {
+                    () = ambient::sleep(limit) => late("apply", limit),
+                    () = attempt_over(attempt) => long_attempt(attempt.unwrap_or_default()),
+                    () = silent(&beat, silence) => silent_step(silence.unwrap_or_default()),
+                }
+            };
+            Input::Applied(node, supervised("apply", &ctx.cancel, over, work).await)
         }
         CallKind::Verify => {
             let outputs = call.outputs.unwrap_or(Value::Null);
@@ -52,6 +61,36 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call) -
     }
 }
 
+async fn attempt_over(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => ambient::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn silent(beat: &Beat, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => beat.silence(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn late(what: &str, limit: Duration) -> StepError {
+    let limit = duration::format(limit);
+    StepError::permanent(format!("timed out: `{what}` took longer than the node's time of {limit}"))
+        .with_hint("raise the node's `timeout`; what is done is kept")
+}
+
+fn long_attempt(limit: Duration) -> StepError {
+    let limit = duration::format(limit);
+    StepError::transient(format!("timed out: the attempt took longer than its `attempt_timeout` of {limit}"))
+}
+
+fn silent_step(limit: Duration) -> StepError {
+    let limit = duration::format(limit);
+    StepError::transient(format!("the step was silent for longer than its `heartbeat` of {limit}"))
+}
+
 /// Runs `work` for at most `limit`, then asks it to stop, then drops it.
 pub(crate) async fn bounded<T>(
     what: &str,
@@ -59,19 +98,30 @@ pub(crate) async fn bounded<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, StepError>>,
 ) -> Result<T, ErrorRecord> {
+    let over = async {
+        ambient::sleep(limit).await;
+        late(what, limit)
+    };
+    supervised(what, cancel, over, work).await
+}
+
+/// Runs `work` until `over` says why it has to end; then asks it to stop, then drops it.
+async fn supervised<T>(
+    what: &str,
+    cancel: &CancellationToken,
+    over: impl Future<Output = StepError>,
+    work: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, ErrorRecord> {
     let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
-    let result = match ambient::timeout(limit, &mut work).await {
-        Ok(result) => result,
-        Err(_) => {
+    let result = tokio::select! {
+        biased;
+        result = &mut work => result,
+        error = over => {
             cancel.cancel();
             // What it says now counts only if it is done.
             match ambient::timeout(LATE_GRACE, &mut work).await {
                 Ok(Ok(Ok(value))) => Ok(Ok(value)),
-                _ => Ok(Err(StepError::permanent(format!(
-                    "timed out: `{what}` took longer than the node's time of {}",
-                    duration::format(limit)
-                ))
-                .with_hint("raise the node's `timeout`; what is done is kept"))),
+                _ => Ok(Err(error)),
             }
         }
     };

@@ -4,11 +4,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use migrate_plugin_api::{LogLevel, NodeId, Progress, RunId, Secret, SecretRef, StepError, StepHost};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::command::Input;
 use crate::ambient;
@@ -32,6 +35,31 @@ pub(crate) enum Message {
     Log(LogLine),
 }
 
+/// When a running step was last heard of. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Beat(Arc<Mutex<Instant>>);
+
+impl Beat {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(ambient::instant())))
+    }
+
+    fn heard(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ambient::instant();
+    }
+
+    /// Returns when nothing was heard for `limit`.
+    pub(crate) async fn silence(&self, limit: Duration) {
+        loop {
+            let due = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            if ambient::instant() >= due {
+                return;
+            }
+            ambient::sleep_until(due).await;
+        }
+    }
+}
+
 /// The host of one call.
 pub(crate) struct Host {
     run: RunId,
@@ -41,6 +69,7 @@ pub(crate) struct Host {
     /// `None` for calls that only read: `plan`, and `verify` outside of a run.
     dispatcher: Option<mpsc::Sender<Message>>,
     lines: AtomicU32,
+    beat: Beat,
 }
 
 impl Host {
@@ -51,7 +80,13 @@ impl Host {
         events: EventSink,
         dispatcher: Option<mpsc::Sender<Message>>,
     ) -> Self {
-        Self { run, node, project_dir, events, dispatcher, lines: AtomicU32::new(0) }
+        let (lines, beat) = (AtomicU32::new(0), Beat::new());
+        Self { run, node, project_dir, events, dispatcher, lines, beat }
+    }
+
+    /// When its step was last heard of.
+    pub(crate) fn beat(&self) -> Beat {
+        self.beat.clone()
     }
 
     fn emit(&self, kind: EventKind) {
@@ -62,6 +97,7 @@ impl Host {
         let Some(dispatcher) = &self.dispatcher else {
             return Err(StepError::permanent("a call that only reads has nothing to store"));
         };
+        self.beat.heard();
         let ended = |_| StepError::cancelled();
         let (done, stored) = oneshot::channel();
         dispatcher.send(make(done)).await.map_err(|_| StepError::cancelled())?;
@@ -72,10 +108,12 @@ impl Host {
 #[async_trait]
 impl StepHost for Host {
     fn progress(&self, progress: Progress) {
+        self.beat.heard();
         self.emit(EventKind::NodeProgress { node: self.node.clone(), progress });
     }
 
     fn log(&self, level: LogLevel, mut message: String) {
+        self.beat.heard();
         if message.len() > MAX_LINE_BYTES {
             let end = (0..=MAX_LINE_BYTES).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
             message.truncate(end);

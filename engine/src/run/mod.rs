@@ -2,7 +2,7 @@
 //!
 //! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of
 //! `command`) are pure; so are
-//! `retry`, `key` and `change`. `dispatcher` owns a run while a process works on it and alone
+//! `retry`, `key`, `change` and `outlook`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
 //! `preflight` asks before anything is touched; `lock` lets one
 //! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished; `undo`
@@ -24,6 +24,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod key;
 pub(crate) mod lock;
+pub(crate) mod outlook;
 pub(crate) mod preflight;
 mod retry;
 #[cfg(test)]

@@ -252,6 +252,8 @@ impl Undo {
             config,
             outputs,
             limit,
+            attempt_limit: None,
+            heartbeat: None,
         })));
     }
 

@@ -80,6 +80,19 @@ impl Verifier<'_> {
         report
     }
 
+    /// What is to be said of these nodes now. Reports nothing else.
+    pub(crate) async fn these(
+        &self,
+        facts: &RunFacts,
+        nodes: Vec<NodeId>,
+    ) -> BTreeMap<NodeId, Result<Evidence, ErrorRecord>> {
+        let work = nodes.into_iter().filter_map(|node| {
+            let record = facts.nodes.get(&node)?;
+            Some(async move { (node.clone(), self.node(&node, record).await) })
+        });
+        futures::stream::iter(work).buffer_unordered(MAX_VERIFYING).collect().await
+    }
+
     async fn node(&self, node: &NodeId, record: &NodeRecord) -> Result<Evidence, ErrorRecord> {
         let refuse = |message: String| ErrorRecord {
             class: ErrorClass::Permanent,

@@ -57,6 +57,7 @@ pub(crate) fn record(name: &str, second: i64) -> RunRecord {
         definition: Definition {
             workflow_path: "w.toml".to_owned(),
             workflow_text: "schema = 1".to_owned(),
+            parts: Vec::new(),
             environment_path: "migration.toml".to_owned(),
             environment_digest: Digest::of(&json!({})),
             params: Map::new(),

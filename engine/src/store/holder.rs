@@ -163,6 +163,25 @@ mod tests {
         assert_eq!(foreign.pulse(), Pulse::Unknown);
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_stopped_process_is_told_from_a_dead_one() {
+        use rustix::process::{Pid, Signal, kill_process};
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let start = stat(child.id()).map(|(_, start)| start);
+        let other = Holder { pid: child.id(), process_start: start, ..holder() };
+        assert_eq!(other.pulse(), Pulse::Alive);
+        kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+        while other.pulse() == Pulse::Alive {
+            std::thread::yield_now();
+        }
+        assert_eq!(other.pulse(), Pulse::Stopped);
+        assert!(other.to_string().ends_with("; it is stopped (SIGSTOP) and goes on when it is continued"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(other.pulse(), Pulse::Dead);
+    }
+
     #[test]
     fn what_is_known_of_a_holder_is_said() {
         let at: Timestamp = "2026-01-31T23:59:59Z".parse().unwrap();

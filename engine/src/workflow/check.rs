@@ -39,12 +39,7 @@ impl Checker<'_> {
         self.parts();
         for node in &self.workflow.nodes {
             self.file = node.file.clone();
-            if let Some(pool) = node.pool.as_ref().filter(|pool| !self.workflow.pools.contains_key(*pool)) {
-                self.mistakes
-                    .add(&self.file, node.span.clone(), "unknown-pool", format!("there is no pool `{pool}`"))
-                    .suggest(pool, self.workflow.pools.keys().map(String::as_str))
-                    .help(format!("declare it: `[pools]` and `{pool} = 8`"));
-            }
+            self.pool(node);
             let reason = self.skip_reason(node, &skipped);
             let is_skipped = reason.is_some();
             skipped.extend(reason.map(|reason| (node.id.clone(), reason)));
@@ -66,6 +61,28 @@ impl Checker<'_> {
             }
         }
         skipped
+    }
+
+    fn pool(&mut self, node: &Node) {
+        let Some(pool) = &node.pool else { return };
+        let (file, span) = (&node.file, node.pool_span.clone());
+        match self.workflow.pools.get(pool) {
+            None => {
+                self.mistakes
+                    .add(file, span, "unknown-pool", format!("there is no pool `{pool}`"))
+                    .suggest(pool, self.workflow.pools.keys().map(String::as_str))
+                    .help(format!("declare it: `[pools]` and `{pool} = {}`", node.weight.max(8)));
+            }
+            Some(size) if node.weight > *size => {
+                let weight = node.weight;
+                let message = format!(
+                    "node `{}` could never start: it takes {weight} of the {size} places of pool `{pool}`",
+                    node.id
+                );
+                self.mistakes.add(file, span, "too-heavy", message);
+            }
+            Some(_) => {}
+        }
     }
 
     /// Why the node will certainly not run.
@@ -204,7 +221,6 @@ impl Checker<'_> {
         is_skipped: bool,
         each: Option<Each<'_>>,
     ) {
-        let before = self.mistakes.len();
         let mut errors = Vec::new();
         let absent = std::cell::RefCell::new(Vec::new());
         let lookup = |reference: &Reference| match (reference.root, each) {
@@ -238,9 +254,7 @@ impl Checker<'_> {
         for complaint in schema::complaints(&described.validator, &described.info.config_schema, &config) {
             self.complain(node, &complaint.path, complaint.fault);
         }
-        if self.mistakes.len() == before {
-            self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
-        }
+        self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
     }
 
     fn complain(&mut self, node: &Node, path: &[String], fault: Fault) {

@@ -108,7 +108,10 @@ fn stand_in(id: &NodeId, file: &super::Source, values: Vec<Template>) -> Node {
         inherited: Vec::new(),
         timeout: None,
         retry: Retry::default(),
+        heartbeat: None,
         pool: None,
+        weight: 1,
+        pool_span: 0..0,
         on_failure: OnFailure::default(),
     }
 }

@@ -111,6 +111,14 @@ impl Mistake {
     pub fn file(&self) -> &Source {
         &self.file
     }
+
+    /// Line and column of the place, from 1, the column in characters.
+    pub fn position(&self) -> (usize, usize) {
+        let before = self.file.text().get(..self.span.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        (line, column)
+    }
 }
 
 impl Diagnostic for Mistake {
@@ -163,6 +171,8 @@ const MAX_NAME_DISTANCE: f64 = 0.4;
 pub(crate) struct Mistakes {
     found: Vec<Mistake>,
     scratch: Option<Mistake>,
+    /// What may be a secret: never shown, also not in the lines around another mistake.
+    hidden: Vec<(PathBuf, Range<usize>)>,
 }
 
 impl Mistakes {
@@ -182,6 +192,11 @@ impl Mistakes {
             return &mut self.found[last];
         }
         self.scratch.insert(mistake)
+    }
+
+    /// Whatever is said about `file`, what stands at `span` is not shown.
+    pub(crate) fn hide(&mut self, file: &Source, span: &Range<usize>) {
+        self.hidden.push((file.path.clone(), span.clone()));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -214,6 +229,11 @@ impl Mistakes {
         self.forgive_duplicates();
         if self.found.is_empty() {
             return Ok(());
+        }
+        for (path, span) in &self.hidden {
+            for mistake in self.found.iter_mut().filter(|mistake| mistake.file.path == *path) {
+                mistake.file = mistake.file.masked(span);
+            }
         }
         let mut files: Vec<PathBuf> = Vec::new();
         for mistake in &self.found {
@@ -259,7 +279,8 @@ impl Mistake {
     }
 }
 
-fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that was probably meant by `written`, if any is near enough.
+pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |name: &str| {
         let longer = name.chars().count().max(written.chars().count()).max(1);
         strsim::damerau_levenshtein(&written.to_lowercase(), name) as f64 / longer as f64

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::condition::{Binding, Condition};
 use super::diagnostic::{Mistakes, ReadError, Source};
-use super::model::{Node, Output, Part, Workflow};
+use super::model::{Node, OnFailure, Output, Part, Retry, Workflow};
 use super::parse::Reader;
 use super::template::{Part as Piece, Reference, Root, Template, TemplateKind, json_type};
 use super::tree::Span;
@@ -118,6 +118,9 @@ impl Expander<'_> {
             ("for_each", node.for_each.is_some(), "give `for_each` to the nodes inside"),
             ("timeout", node.timeout.is_some(), "give the nodes inside a `timeout`"),
             ("pool", node.pool.is_some(), "give the nodes inside a `pool`"),
+            ("heartbeat", node.heartbeat.is_some(), "give the nodes inside a `heartbeat`"),
+            ("retry", node.retry != Retry::default(), "give the nodes inside a `retry`"),
+            ("on_failure", node.on_failure != OnFailure::default(), "give the nodes inside an `on_failure`"),
         ];
         for (field, is_there, help) in refused {
             if is_there {

@@ -21,6 +21,7 @@ mod condition;
 mod diagnostic;
 pub(crate) mod duration;
 pub(crate) mod each;
+mod editor;
 mod environment;
 mod expand;
 mod graph;
@@ -38,9 +39,9 @@ use jsonschema::Validator;
 use migrate_plugin_api::{NodeId, StepInfo};
 use serde_json::Value;
 
-pub(crate) use check::dotted;
+pub(crate) use check::{dotted, refers_to_skipped};
 pub(crate) use diagnostic::Mistakes;
-pub use diagnostic::{Diagnostics, Mistake, ReadError, Source};
+pub use diagnostic::{Diagnostics, Mistake, ReadError, Source, nearest};
 pub(crate) use each::{Each, Item};
 pub(crate) use expand::Library;
 pub(crate) use model::NodeOutline;
@@ -90,18 +91,22 @@ impl Checked {
     }
 }
 
-/// Checks a workflow with everything that it needs.
-pub(crate) fn check(
-    catalog: &Catalog,
-    workflow: &Source,
-    environment: &Source,
-    params: &Params,
-) -> Result<Checked, Diagnostics> {
-    check_with(catalog, &Library::default(), workflow, environment, params)
+/// The JSON Schema of workflow files.
+pub(crate) fn workflow_schema(catalog: &Catalog) -> Value {
+    editor::workflow(catalog)
 }
 
-/// Checks a workflow that may hold those of `library`.
-pub(crate) fn check_with(
+/// The JSON Schema of `migration.toml`, as far as `workflows` refer to it.
+pub(crate) fn environment_schema(catalog: &Catalog, workflows: &[Source]) -> Result<Value, Diagnostics> {
+    let mut mistakes = Mistakes::default();
+    let read: Vec<Workflow> =
+        workflows.iter().filter_map(|file| Reader { file, mistakes: &mut mistakes }.workflow()).collect();
+    mistakes.into_result()?;
+    Ok(editor::environment(catalog, &read))
+}
+
+/// Checks a workflow, which may hold those of `library`, with everything that it needs.
+pub(crate) fn check(
     catalog: &Catalog,
     library: &Library,
     workflow: &Source,

@@ -47,11 +47,14 @@ pub(crate) struct Retry {
     pub backoff: Duration,
     /// The longest wait, unless a service asks for more.
     pub max_backoff: Duration,
+    /// The longest attempt; one that takes longer is stopped and tried again.
+    pub attempt_timeout: Option<Duration>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 3, backoff: Duration::from_secs(1), max_backoff: Duration::from_secs(60) }
+        let (backoff, max_backoff) = (Duration::from_secs(1), Duration::from_secs(60));
+        Self { attempts: 3, backoff, max_backoff, attempt_timeout: None }
     }
 }
 
@@ -87,7 +90,12 @@ pub(crate) struct Node {
     pub inherited: Vec<NodeId>,
     pub timeout: Option<Duration>,
     pub retry: Retry,
+    /// The longest silence of an attempt: without progress, a log line, a checkpoint or a handle.
+    pub heartbeat: Option<Duration>,
     pub pool: Option<String>,
+    /// Places that it takes in its pool.
+    pub weight: usize,
+    pub pool_span: Span,
     pub on_failure: OnFailure,
 }
 

@@ -78,9 +78,12 @@ pub(crate) fn resolve(
     partial: bool,
     mistakes: &mut Mistakes,
 ) -> BTreeMap<String, Option<Value>> {
+    // A name that is not known may be that of a secret, misspelled.
+    let secrets = workflow.params.iter().any(|param| param.sensitive);
     for (name, given) in &params.given {
         if !workflow.params.iter().any(|param| param.name == *name) {
-            let (file, span) = given.place(name, true, false);
+            let (file, span) = given.place(name, true, secrets);
+            given.hide(secrets, mistakes);
             mistakes
                 .add(&file, span, "unknown-param", format!("the workflow has no parameter `{name}`"))
                 .suggest(name, workflow.params.iter().map(|param| param.name.as_str()));
@@ -93,6 +96,7 @@ pub(crate) fn resolve(
                 Ok(value) => Some(value),
                 Err(why) => {
                     let (file, span) = given.place(&param.name, false, param.sensitive);
+                    given.hide(param.sensitive, mistakes);
                     mistakes.add(&file, span, "wrong-type", format!("parameter `{}` {why}", param.name));
                     None
                 }
@@ -129,6 +133,14 @@ impl Given {
                 let end = if at_name { start + name.len() } else { written.len() };
                 (Source::new("command line", written), start..end)
             }
+        }
+    }
+
+    fn hide(&self, sensitive: bool, mistakes: &mut Mistakes) {
+        if let Self::Value { file, span, .. } = self
+            && sensitive
+        {
+            mistakes.hide(file, span);
         }
     }
 

@@ -14,18 +14,35 @@ use super::environment::check_schema;
 use super::model::{Node, OnFailure, Output, Param, ParamType, Retry, Workflow};
 use super::params;
 use super::template::{Root, Template, TemplateKind};
-use super::tree::{Entry, Kind, Tree};
+use super::tree::{Entry, Kind, Span, Tree};
+use crate::run::gate::GATE;
 
 /// Most nodes of a workflow: twice the widest that is known to work.
 const MAX_NODES: usize = 20_000;
 
 /// Most attempts that can be asked for; with backoff this is hours.
-const MAX_ATTEMPTS: i64 = 100;
+pub(crate) const MAX_ATTEMPTS: i64 = 100;
 
 /// Most places in a pool.
-const MAX_POOL: i64 = 10_000;
+pub(crate) const MAX_POOL: i64 = 10_000;
 
-const NODE_FIELDS: [&str; 11] = [
+pub(crate) const WORKFLOW_FIELDS: [&str; 7] =
+    ["schema", "name", "description", "params", "pools", "nodes", "outputs"];
+
+pub(crate) const PARAM_FIELDS: [&str; 5] = ["type", "default", "help", "enum", "sensitive"];
+
+pub(crate) const RETRY_FIELDS: [&str; 4] = ["attempts", "backoff", "max_backoff", "attempt_timeout"];
+
+pub(crate) const PARAM_TYPES: [(&str, ParamType); 6] = [
+    ("string", ParamType::String),
+    ("integer", ParamType::Integer),
+    ("boolean", ParamType::Boolean),
+    ("duration", ParamType::Duration),
+    ("list", ParamType::List),
+    ("map", ParamType::Map),
+];
+
+pub(crate) const NODE_FIELDS: [&str; 12] = [
     "step",
     "with",
     "needs",
@@ -35,6 +52,7 @@ const NODE_FIELDS: [&str; 11] = [
     "max_parallel",
     "timeout",
     "retry",
+    "heartbeat",
     "pool",
     "on_failure",
 ];
@@ -50,11 +68,7 @@ impl Reader<'_> {
     pub(crate) fn workflow(&mut self) -> Option<Workflow> {
         let tree = Tree::parse(self.file, self.mistakes)?;
         check_schema(&tree, self.file, self.mistakes);
-        self.known_keys(
-            &tree,
-            "a workflow",
-            &["schema", "name", "description", "params", "pools", "nodes", "outputs"],
-        );
+        self.known_keys(&tree, "a workflow", &WORKFLOW_FIELDS);
         let name = match tree.get("name") {
             Some(entry) => self.string(entry).unwrap_or_default(),
             None => {
@@ -95,22 +109,12 @@ impl Reader<'_> {
     fn param(&mut self, entry: &Entry) -> Option<Param> {
         let table = self.table(entry)?;
         let what = format!("parameter `{}`", entry.key);
-        self.known_keys(table, &what, &["type", "default", "help", "enum", "sensitive"]);
+        self.known_keys(table, &what, &PARAM_FIELDS);
         let Some(kind) = table.get("type") else {
             self.missing(entry, &what, "type");
             return None;
         };
-        let kind = self.one_of(
-            kind,
-            &[
-                ("string", ParamType::String),
-                ("integer", ParamType::Integer),
-                ("boolean", ParamType::Boolean),
-                ("duration", ParamType::Duration),
-                ("list", ParamType::List),
-                ("map", ParamType::Map),
-            ],
-        )?;
+        let kind = self.one_of(kind, &PARAM_TYPES)?;
         let choices = table.get("enum").and_then(|list| self.choices(list, kind));
         let sensitive = table.get("sensitive").and_then(|flag| self.boolean(flag)).unwrap_or(false);
         if sensitive && kind != ParamType::String {
@@ -135,8 +139,10 @@ impl Reader<'_> {
                     let message = format!("the default of {what} {why}");
                     let span = default.value.span.clone();
                     // What was written may be the secret itself.
-                    let file = if sensitive { self.file.masked(&span) } else { self.file.clone() };
-                    self.mistakes.add(&file, span, "wrong-type", message);
+                    if sensitive {
+                        self.mistakes.hide(self.file, &span);
+                    }
+                    self.mistakes.add(self.file, span, "wrong-type", message);
                 }
             }
         }
@@ -200,6 +206,11 @@ impl Reader<'_> {
             }
             None => Template::empty(entry.key_span.clone()),
         };
+        if step.0 == GATE {
+            self.only_of_steps(table);
+        }
+        let (pool, weight, pool_span) = self.share(table).unwrap_or((None, 1, entry.key_span.clone()));
+        let timeout = table.get("timeout").and_then(|timeout| self.duration(timeout));
         Some(Node {
             id,
             file: self.file.clone(),
@@ -212,14 +223,66 @@ impl Reader<'_> {
             for_each: self.for_each(table),
             needs: self.needs(table),
             when: table.get("when").and_then(|when| self.when(when)),
-            timeout: table.get("timeout").and_then(|timeout| self.duration(timeout)),
-            retry: table.get("retry").and_then(|retry| self.retry(retry)).unwrap_or_default(),
-            pool: table.get("pool").and_then(|pool| self.string(pool)),
+            timeout,
+            retry: table.get("retry").and_then(|retry| self.retry(retry, timeout)).unwrap_or_default(),
+            heartbeat: table.get("heartbeat").and_then(|heartbeat| self.within(heartbeat, timeout)),
+            pool,
+            weight,
+            pool_span,
             on_failure: table
                 .get("on_failure")
                 .and_then(|choice| self.on_failure(choice))
                 .unwrap_or_default(),
         })
+    }
+
+    /// A gate takes no time and no place of anything.
+    fn only_of_steps(&mut self, table: &Tree) {
+        for field in ["timeout", "retry", "heartbeat", "pool"] {
+            if let Some(entry) = table.get(field) {
+                let message = format!("a gate waits for a person: it has no `{field}`");
+                self.mistakes.add(self.file, entry.key_span.clone(), "unknown-field", message);
+            }
+        }
+    }
+
+    /// `pool = "NAME"` or `pool = { name = "NAME", weight = 3 }`.
+    fn share(&mut self, table: &Tree) -> Option<(Option<String>, usize, Span)> {
+        let entry = table.get("pool")?;
+        let span = entry.value.span.clone();
+        if entry.value.entries().is_none() {
+            return Some((self.string(entry), 1, span));
+        }
+        self.known_keys(&entry.value, "`pool`", &["name", "weight"]);
+        let name = match entry.value.get("name") {
+            Some(name) => self.string(name),
+            None => {
+                self.missing(entry, "`pool`", "name");
+                None
+            }
+        };
+        let weight = match entry.value.get("weight").map(|weight| (&weight.value.kind, weight)) {
+            None => 1,
+            Some((Kind::Integer(weight @ 1..=MAX_POOL), _)) => usize::try_from(*weight).unwrap_or(1),
+            Some((_, weight)) => {
+                let message = format!("`weight` is a number from 1 to {MAX_POOL}");
+                self.mistakes.add(self.file, weight.value.span.clone(), "wrong-type", message);
+                1
+            }
+        };
+        Some((name, weight, span))
+    }
+
+    /// A duration that only means something within the node's time.
+    fn within(&mut self, entry: &Entry, timeout: Option<Duration>) -> Option<Duration> {
+        let written = self.duration(entry)?;
+        if let Some(timeout) = timeout.filter(|timeout| written >= *timeout) {
+            let (written, timeout) = (duration::format(written), duration::format(timeout));
+            let message =
+                format!("`{}` of {written} never comes before the node's `timeout` of {timeout}", entry.key);
+            self.mistakes.add(self.file, entry.value.span.clone(), "useless-limit", message);
+        }
+        Some(written)
     }
 
     fn on_failure(&mut self, entry: &Entry) -> Option<OnFailure> {
@@ -314,9 +377,9 @@ impl Reader<'_> {
         Condition::parse(&text, &entry.value.span, self.file, self.mistakes)
     }
 
-    fn retry(&mut self, entry: &Entry) -> Option<Retry> {
+    fn retry(&mut self, entry: &Entry, timeout: Option<Duration>) -> Option<Retry> {
         let table = self.table(entry)?;
-        self.known_keys(table, "`retry`", &["attempts", "backoff", "max_backoff"]);
+        self.known_keys(table, "`retry`", &RETRY_FIELDS);
         let mut retry = Retry::default();
         if let Some(attempts) = table.get("attempts") {
             match attempts.value.kind {
@@ -333,6 +396,7 @@ impl Reader<'_> {
         if let Some(max) = table.get("max_backoff").and_then(|max| self.duration(max)) {
             retry.max_backoff = max;
         }
+        retry.attempt_timeout = table.get("attempt_timeout").and_then(|limit| self.within(limit, timeout));
         Some(retry)
     }
 

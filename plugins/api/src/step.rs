@@ -185,6 +185,10 @@ pub trait Step: Send + Sync {
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError>;
 
-    /// Takes the effect back. Only called where [`StepInfo::supports_undo`].
+    /// Takes the effect back. Only called where [`StepInfo::supports_undo`], with the key, the config
+    /// and the outputs of the attempt that made it (sensitive outputs are masked, as they are stored).
+    ///
+    /// Must be idempotent: after an interruption it is called again, and what is gone already, or was
+    /// never wholly there, is no error. `Ok` means that the effect is durably gone.
     async fn undo(&self, ctx: &StepContext, config: &Value, outputs: &Value) -> Result<(), StepError>;
 }

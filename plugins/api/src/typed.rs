@@ -121,7 +121,7 @@ pub trait TypedStep: Send + Sync + 'static {
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError>;
 
-    /// See [`Step::undo`].
+    /// See [`Step::undo`]: it must bear to be called again.
     async fn undo(
         &self,
         _ctx: &StepContext,

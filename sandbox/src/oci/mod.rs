@@ -11,7 +11,7 @@ mod rootfs;
 
 pub use debs::debs;
 pub use image::{Artifact, Built, ImageSpec, Platform, RunConfig, build};
-pub use push::{Registry, push};
+pub use push::{ANY_MANIFEST, Registry, Repository, push};
 pub use rootfs::Rootfs;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};

@@ -31,6 +31,14 @@ pub struct Credentials {
     pub acr_username: String,
     /// Its password.
     pub acr_password: String,
+    /// Directory ID of the tenant in the Entra stand-in.
+    pub entra_tenant: String,
+    /// ID of the only application in it.
+    pub entra_client_id: String,
+    /// Its secret.
+    pub entra_client_secret: String,
+    /// What the Entra stand-in signs its tokens with.
+    pub entra_signing_key: String,
     /// What the registries sign their upload states with.
     pub registry_secret: String,
     /// Password of Velero's repositories, the same in both clusters.
@@ -69,10 +77,26 @@ fn make() -> Result<Credentials> {
         gateway_secret_key: hex::encode(random::<20>()?),
         acr_username: "migratesandbox".to_owned(),
         acr_password: hex::encode(random::<20>()?),
+        entra_tenant: uuid()?,
+        entra_client_id: uuid()?,
+        entra_client_secret: hex::encode(random::<20>()?),
+        entra_signing_key: hex::encode(random::<32>()?),
         registry_secret: hex::encode(random::<20>()?),
         velero_repository_password: hex::encode(random::<20>()?),
         database_password: hex::encode(random::<12>()?),
     })
+}
+
+/// A random (version 4) UUID.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn uuid() -> Result<String> {
+    let mut bytes = random::<16>()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = hex::encode(bytes);
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {

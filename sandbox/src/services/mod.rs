@@ -1,8 +1,9 @@
 //! The services on the host that stand for AWS's and Azure's, and what must be in them first.
 //!
 //! Owns their daemons, and the bucket, container and repositories that exist before the estate is
-//! seeded. versitygw, Azurite, moto and the CNCF registry are other people's programs; only the
-//! front of Azurite is ours (`sandbox front`, see [`crate::front`]).
+//! seeded. versitygw, Azurite, moto and the CNCF registry are other people's programs; ours are the
+//! front of Azurite (`sandbox front`, see [`crate::front`]) and the stand-in for Entra and Azure
+//! Resource Manager (`sandbox azure`, see [`crate::azure`]).
 
 pub mod aws;
 mod credentials;
@@ -18,8 +19,8 @@ use miette::{IntoDiagnostic, Result, WrapErr, bail};
 use crate::layout::{Cluster, Layout, Tool, host, host_url, ports};
 use crate::process::{Daemon, Probe, own_program};
 
-pub use credentials::{Credentials, credentials};
-pub use registries::ecr;
+pub use credentials::{Credentials, credentials, uuid};
+pub use registries::{acr, ecr};
 pub use sas::{AccountSas, container_sas};
 
 /// The only region of the sandbox.
@@ -32,6 +33,12 @@ pub const CONTAINER: &str = "velero";
 pub const ECR_HOST: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com";
 /// How ACR is called in image references.
 pub const ACR_HOST: &str = "migratesandbox.azurecr.io";
+/// The subscription that ACR is in.
+pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000000";
+/// The resource group that ACR is in.
+pub const RESOURCE_GROUP: &str = "sandbox";
+/// ACR's name as a resource.
+pub const ACR_NAME: &str = "migratesandbox";
 
 /// moto imports all of Python's AWS world before it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,6 +85,7 @@ pub fn daemons(layout: &Layout) -> Result<Vec<Daemon>> {
         gateway(layout, &secrets),
         registries::daemon(layout, "ecr", ports::ECR),
         registries::daemon(layout, "acr", ports::ACR),
+        azure()?,
     ])
 }
 
@@ -123,6 +131,10 @@ fn moto(layout: &Layout) -> Daemon {
 
 fn front() -> Result<Daemon> {
     Ok(Daemon::new("front", own_program()?).args(["front"]).probe(Probe::Http(host_url(ports::FRONT))))
+}
+
+fn azure() -> Result<Daemon> {
+    Ok(Daemon::new("azure", own_program()?).args(["azure"]).probe(Probe::Http(host_url(ports::AZURE))))
 }
 
 /// The S3 face of Azurite for the AKS side's Velero, since its Azure plugin can't be had here.

@@ -37,7 +37,7 @@ pub fn ecr(layout: &Layout) -> Result<Registry> {
 ///
 /// # Errors
 /// Never in practice: the address is a constant.
-fn acr(secrets: &Credentials) -> Result<Registry> {
+pub fn acr(secrets: &Credentials) -> Result<Registry> {
     registry(ports::ACR, &secrets.acr_username, secrets.acr_password.clone())
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::TryFutureExt;
 use kube::Client;
@@ -19,6 +20,9 @@ use crate::exec::Container;
 use crate::kubernetes::{connect, reach};
 use crate::rollout::POLL_INTERVAL;
 use crate::site::ClusterRef;
+
+/// So long a pod that is being replaced is waited for: the grace period of most, and a start.
+const REPLACEMENT_LIMIT: Duration = Duration::from_secs(120);
 
 /// `verify.data`.
 pub(crate) struct VerifyData;
@@ -114,10 +118,15 @@ impl DataCheck {
         error
     }
 
-    async fn sides(&self, source: &Client, target: &Client) -> Result<(Container, Container), StepError> {
+    async fn sides(
+        &self,
+        ctx: &StepContext,
+        source: &Client,
+        target: &Client,
+    ) -> Result<(Container, Container), StepError> {
         let of = async |client: &Client, side: &str| {
             let container = self.container(client).ok_or_else(|| StepError::permanent("an empty check"))?;
-            container.ready().await.map_err(|e| self.at(side, e))
+            container.steady(ctx, REPLACEMENT_LIMIT).await.map_err(|e| self.at(side, e))
         };
         let (source, target) = tokio::try_join!(of(source, "source"), of(target, "target"))?;
         let uids = tokio::try_join!(source.pod_uid(), target.pod_uid())?;
@@ -144,7 +153,7 @@ async fn gather(ctx: &StepContext, config: &Config) -> Result<Outputs, StepError
     let mut outputs = Outputs::default();
     for check in &config.checks {
         ctx.progress(Progress::message(&check.name));
-        let (source, target) = check.sides(&source, &target).await?;
+        let (source, target) = check.sides(ctx, &source, &target).await?;
         if let Some(rows) = &check.rows {
             let (source, target) = tokio::try_join!(
                 rows::read(ctx, &source, rows).map_err(|e| check.at("source", e)),

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::rows::psql;
 use crate::exec::Container;
 use crate::kubernetes::kube_error;
-use crate::rollout::{Workload, list_pods, readiness};
+use crate::rollout::{Workload, is_ready, list_pods, readiness};
 
 /// One look; a service that answers more slowly is not well.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -378,11 +378,6 @@ fn refusal(error: &str) -> String {
         true => "connection refused".to_owned(),
         false => shown(error.rsplit(": ").next().unwrap_or(error)),
     }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The port of the pod behind the Service's port; a name is looked up among the pod's ports.

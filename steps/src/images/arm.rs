@@ -159,9 +159,16 @@ impl Arm {
             Some(endpoint) => endpoint.clone(),
             None => Url::parse(ARM).map_err(|e| StepError::permanent("no ARM endpoint").with_source(e))?,
         };
-        let login = match &access.token {
-            Some(reference) => Login::Token(ctx.secret(reference).await?),
-            None => Login::Identity(crate::azure::credential()),
+        let login = match (&access.token, &access.service_principal) {
+            (Some(reference), None) => Login::Token(ctx.secret(reference).await?),
+            (None, Some(principal)) => Login::Identity(crate::azure::application(ctx, principal).await?),
+            (None, None) => Login::Identity(crate::azure::credential()),
+            (Some(_), Some(_)) => {
+                return Err(StepError::permanent(
+                    "there are both a `token` and a `service-principal` for Azure",
+                )
+                .with_hint("give one of them in migration.toml"));
+            }
         };
         let resource = format!(
             "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries/{registry}",
@@ -288,9 +295,7 @@ impl Arm {
         }
         let scope = format!("{}.default", self.endpoint);
         let fresh = identity.get_token(&[&scope], None).await.map_err(|e| {
-            StepError::auth("failed to get an Entra token for Azure Resource Manager")
-                .with_source(e)
-                .with_hint("log in with `az login`, or run with a managed or workload identity")
+            crate::azure::no_token("failed to get an Entra token for Azure Resource Manager", e)
         })?;
         let left = fresh.expires_on - azure_core::time::OffsetDateTime::now_utc();
         let left = Duration::try_from(left).unwrap_or_default().saturating_sub(TOKEN_MARGIN);

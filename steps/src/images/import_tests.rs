@@ -249,6 +249,12 @@ async fn a_wrong_login_or_resource_is_no_reason_to_stream() {
     assert_eq!(error.class, ErrorClass::Auth, "{error}");
     assert_eq!(site.target.digest("shop/web", "1").await, None);
 
+    let secret = json!({ "tenant": "t", "client-id": "c", "client-secret": "env:ARM" });
+    config["azure"]["service-principal"] = secret;
+    let plan = step().plan(&site.context("arm-token", None), &config).await.unwrap();
+    assert_eq!(plan.problems[0].message, "there are both a `token` and a `service-principal` for Azure");
+
+    config["azure"].as_object_mut().unwrap().remove("service-principal");
     config["azure"]["resource-group"] = json!("other");
     let plan = step().plan(&site.context("arm-token", None), &config).await.unwrap();
     assert_eq!(plan.problems[0].field.as_deref(), Some("azure"));

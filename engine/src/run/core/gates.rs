@@ -46,12 +46,12 @@ impl Core {
         let (node, record) = (self.id(at), self.record_of(at));
         self.cells[at].live = Live::Gate;
         self.gates.insert(at);
-        let message = question(&record.config.unwrap_or_default());
-        self.emit(EventKind::NodeWaiting { node, message });
         let dropped = record.key.and_then(|key| self.decisions.remove(&key));
         if let Some(decision) = record.decision.or(dropped) {
-            self.settle(at, decision);
+            return self.settle(at, decision);
         }
+        let message = question(&record.config.unwrap_or_default());
+        self.emit(EventKind::NodeWaiting { node, message });
     }
 
     /// Somebody has decided.

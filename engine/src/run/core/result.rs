@@ -151,7 +151,9 @@ impl Core {
         }
         self.cells[at].tries += 1;
         let random = (self.random)();
-        match retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random) {
+        let delay = retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random);
+        // A wait that outlasts the node's time only hides the failure.
+        match delay.filter(|delay| *delay < self.time_left(at)) {
             None if kind == CallKind::Observe && self.cells[at].superseded => {
                 let causes = error.causes.iter().map(|cause| format!(": {cause}"));
                 let why = std::iter::once(error.message.clone()).chain(causes).collect::<String>();

@@ -1,0 +1,81 @@
+//! What resuming a run would do, as text for people.
+
+use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState};
+
+use crate::render;
+use crate::table::Table;
+
+/// Every node with what would become of it.
+pub fn table(plan: &ResumePlan) -> String {
+    let mut table = Table::new(["NODE", "STEP", "WOULD", "WHY"]);
+    for node in &plan.nodes {
+        table.row([node.node.to_string(), node.step.clone(), word(node.action).to_owned(), why(node)]);
+    }
+    let state = render::run_state(plan.state);
+    let mut text = format!("run {} of {}: {state}\n\n{table}", plan.run, plan.workflow);
+    for node in &plan.nodes {
+        for field in &node.fields {
+            text.push_str(&format!("{}\n", render::field_change(&node.node, field)));
+        }
+        for line in node.plan.iter().flat_map(|plan| &plan.destroys) {
+            text.push_str(&format!("{}: destroys {line}\n", node.node));
+        }
+    }
+    text
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Reuse => "be reused",
+        Action::ReuseOrRerun => "be reused or rerun",
+        Action::Verify => "be verified",
+        Action::Observe => "be looked for",
+        Action::Rerun => "RERUN",
+        Action::Start => "run",
+        Action::Skip => "be skipped",
+        Action::Ask => "ASK YOU",
+    }
+}
+
+fn why(node: &NodeOutlook) -> String {
+    let found = node.evidence.as_ref().filter(|evidence| evidence.passed());
+    let found = found.map(|evidence| match evidence.checks.len() {
+        0 => "verified just now".to_owned(),
+        1 => "verified just now: 1 check equal".to_owned(),
+        count => format!("verified just now: {count} checks equal"),
+    });
+    let planned = node.plan.as_ref().map(|plan| plan.summary.clone());
+    [node.reason.clone(), found, planned].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// What `resume` would say to it, and the way on. `repeats`: whether something was asked for again.
+pub fn verdict(plan: &ResumePlan, resume: &str, repeats: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for node in &plan.nodes {
+        lines.extend(render::node_problems(&node.node, node.plan.as_ref(), node.error.as_ref()));
+        if node.action == Action::Ask {
+            lines.push(format!(
+                "{}: a person must decide: {}",
+                node.node,
+                node.reason.as_deref().unwrap_or_default()
+            ));
+            lines.push(format!("  help: look for yourself; to do it again: {resume} --rerun {}", node.node));
+        }
+    }
+    if let Some(holder) = &plan.holder {
+        lines.push(format!("it is being worked on by {holder}"));
+    }
+    if !plan.changes.is_empty() {
+        lines.extend(render::changes(&plan.changes));
+        lines
+            .push("`resume` would be refused: the run's files have changed since these nodes ran".to_owned());
+        lines.push(format!(
+            "  help: undo the changes, or accept that these nodes run again: {resume} --accept-changes"
+        ));
+    } else if plan.state == RunState::Done && !repeats {
+        lines.push("the run is done; there is nothing to resume".to_owned());
+    } else if plan.holder.is_none() && !plan.has_problems() {
+        lines.push(format!("to go on: {resume}"));
+    }
+    lines
+}

@@ -1,0 +1,235 @@
+//! Taking up a run again: what `resume` begins with, and the same told without touching anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, VerifyDepth};
+
+use crate::ambient;
+use crate::engine::{Engine, ResumeRequest, RunError, definition, find};
+use crate::event::EventSink;
+use crate::outlook::{Action, ResumePlan};
+use crate::report::{Changes, REPORT_VERSION};
+use crate::run::change::{changes, downstream};
+use crate::run::outlook::Outlook;
+use crate::run::state::{Phase, RunFacts};
+use crate::run::verify::Verifier;
+use crate::store::Store;
+use crate::store::fact::{Batch, Fact, Place, RunRecord, Stamped};
+use crate::workflow::{Checked, nearest};
+
+/// Said of every node that is done again because a person asked for it.
+pub(crate) const AGAIN: &str = "runs again, as asked for";
+
+/// A run, ready to go on.
+pub(crate) struct TakenUp {
+    pub checked: Checked,
+    /// With `batch` already applied.
+    pub facts: RunFacts,
+    pub places: BTreeMap<NodeId, Place>,
+    /// What is to be stored before the first node starts.
+    pub batch: Batch,
+    pub changed: Changes,
+    /// What runs again because it was asked for.
+    pub again: Vec<NodeId>,
+}
+
+impl RunError {
+    pub(crate) fn unknown_node<'a>(node: &NodeId, known: impl Iterator<Item = &'a NodeId>) -> Self {
+        let known: Vec<&NodeId> = known.collect();
+        let names: Vec<&str> = known.iter().map(|id| id.as_str()).collect();
+        let near = nearest(node.as_str(), &names).and_then(|name| NodeId::new(name).ok());
+        Self::UnknownNode { node: node.clone(), near }
+    }
+}
+
+impl Engine {
+    /// What `resume` with this request would do, node by node, and why. Reads only: finished nodes
+    /// are verified quickly, the others are asked for their plan. Needs no lock.
+    ///
+    /// # Errors
+    /// When there is no such run, or its files can't be read or have mistakes.
+    pub async fn plan_resume(
+        &self,
+        request: &ResumeRequest,
+        cancel: &CancellationToken,
+    ) -> Result<ResumePlan, RunError> {
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&*store, request.run.as_ref()).await?;
+        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        if facts.undo.is_some() {
+            return Err(RunError::Undoing(run.id));
+        }
+        let state = facts.report(&run, holder.is_some()).state;
+        let taken = self.ready(&*store, &run, facts, request).await?;
+        let asked = taken.again.iter().cloned().collect();
+        let mut verified = BTreeMap::new();
+        let outlook = |verified: &BTreeMap<_, _>| {
+            let (facts, checked, catalog) = (&taken.facts, &taken.checked, &*self.catalog);
+            Outlook { facts, checked, catalog, asked: &asked, verified }.nodes()
+        };
+        let looked = self.look(&run, &taken.facts, &outlook(&verified), cancel).await;
+        let mut unseen = BTreeMap::new();
+        for (node, result) in looked {
+            match result {
+                Ok(evidence) => drop(verified.insert(node, evidence)),
+                Err(error) => drop(unseen.insert(node, error)),
+            }
+        }
+        let mut nodes = outlook(&verified);
+        let mut preview = without(&taken.facts, &taken.changed);
+        nodes
+            .iter()
+            .filter(|node| node.action == Action::Rerun)
+            .for_each(|node| clear(&mut preview, &node.node));
+        let plans = self.preflight(&run.id, &taken.checked, &preview, cancel).await;
+        let mut plans: BTreeMap<NodeId, _> =
+            plans.nodes.into_iter().map(|plan| (plan.node.clone(), plan)).collect();
+        for node in &mut nodes {
+            let plan = plans.remove(&node.node);
+            let (plan, error) = plan.map_or((None, None), |plan| (plan.plan, plan.error));
+            node.plan = plan;
+            node.error = error.or_else(|| unseen.remove(&node.node));
+        }
+        let (version, changes) = (REPORT_VERSION, taken.changed);
+        Ok(ResumePlan { version, run: run.id, workflow: run.workflow, state, holder, changes, nodes })
+    }
+
+    /// Verifies quickly what would be reused.
+    async fn look(
+        &self,
+        run: &RunRecord,
+        facts: &RunFacts,
+        nodes: &[crate::NodeOutlook],
+        cancel: &CancellationToken,
+    ) -> BTreeMap<NodeId, Result<migrate_plugin_api::Evidence, migrate_plugin_api::ErrorRecord>> {
+        let reused = |action| matches!(action, Action::Reuse | Action::ReuseOrRerun);
+        let reused = nodes.iter().filter(|node| reused(node.action)).map(|node| node.node.clone()).collect();
+        let verifier = Verifier {
+            run,
+            steps: &self.steps,
+            project_dir: &self.project_dir,
+            events: EventSink::discard(),
+            depth: VerifyDepth::Quick,
+            cancel,
+        };
+        verifier.these(facts, reused).await
+    }
+
+    /// Reads a run and its files and resets what was asked for. Stores nothing.
+    pub(crate) async fn ready(
+        &self,
+        store: &dyn Store,
+        run: &RunRecord,
+        mut facts: RunFacts,
+        request: &ResumeRequest,
+    ) -> Result<TakenUp, RunError> {
+        let checked = self.current(run, &facts, &request.params)?;
+        let again = self.again(&checked, &facts, request)?;
+        let mut places = store.places(&run.id).await?;
+        let definition = definition(&self.project_dir, &checked);
+        let batch = reset(&again, definition, &mut facts, &mut places);
+        let changed = changes(&facts, &checked, &self.catalog);
+        Ok(TakenUp { checked, facts, places, batch, changed, again })
+    }
+
+    /// What runs again because it was asked for, in an order in which it may run.
+    fn again(
+        &self,
+        checked: &Checked,
+        facts: &RunFacts,
+        request: &ResumeRequest,
+    ) -> Result<Vec<NodeId>, RunError> {
+        let workflow = &checked.workflow;
+        let mut again =
+            wholes_with_items(&request.rerun, checked, facts)?.into_iter().collect::<BTreeSet<_>>();
+        let from = wholes_with_items(&request.from, checked, facts)?;
+        again.extend(from.iter().cloned());
+        let tried = |id: &NodeId| facts.nodes.get(id).is_some_and(|record| record.attempts > 0);
+        let mut unrepeatable = Vec::new();
+        for after in from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
+            let described = workflow.node(&after).and_then(|node| self.catalog.get(&node.step));
+            let repeatable = described.is_some_and(|d| d.info.idempotency != Idempotency::None);
+            let items = wholes_with_items(std::slice::from_ref(&after), checked, facts)?;
+            for id in items.into_iter().filter(tried) {
+                if again.insert(id.clone()) && !repeatable {
+                    unrepeatable.push(id);
+                }
+            }
+        }
+        if !unrepeatable.is_empty() {
+            return Err(RunError::NotRepeatable { nodes: unrepeatable });
+        }
+        Ok(again.into_iter().collect())
+    }
+}
+
+/// What to run again, with all items of a node where the node as a whole was named.
+fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> Result<Vec<NodeId>, RunError> {
+    let mut all = Vec::new();
+    for id in nodes {
+        let node = checked.workflow.node(&id.whole());
+        let has_items = node.is_some_and(|node| node.for_each.is_some());
+        let items: Vec<NodeId> = facts.items_of(id).map(|(item, _)| item.clone()).collect();
+        match (node, id.key()) {
+            (Some(_), Some(_)) if has_items && facts.nodes.contains_key(id) => all.push(id.clone()),
+            (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            (Some(_), None) => all.push(id.clone()),
+            (None, None) => {
+                let inside = checked.workflow.inside(id);
+                let inside = inside.ok_or_else(|| unknown(id, checked, facts))?;
+                let inside: Vec<NodeId> = inside.map(|at| checked.workflow.nodes[at].id.clone()).collect();
+                all.extend(wholes_with_items(&inside, checked, facts)?);
+            }
+            _ => return Err(unknown(id, checked, facts)),
+        }
+    }
+    Ok(all)
+}
+
+fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
+    let nodes = checked.workflow.nodes.iter().map(|node| &node.id);
+    RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some())))
+}
+
+/// The facts as they are once what has changed runs again.
+pub(crate) fn without(facts: &RunFacts, changed: &Changes) -> RunFacts {
+    let mut facts = facts.clone();
+    changed.nodes.iter().for_each(|change| clear(&mut facts, &change.node));
+    facts
+}
+
+fn clear(facts: &mut RunFacts, node: &NodeId) {
+    if facts.nodes.get(node).is_some_and(|record| record.phase != Phase::New) {
+        facts.apply(
+            &Fact::Reset { node: node.clone(), reason: String::new(), again: true },
+            Timestamp::UNIX_EPOCH,
+        );
+    }
+}
+
+/// The facts with which a run is taken up again, already applied to `facts` and `places`.
+fn reset(
+    again: &[NodeId],
+    definition: crate::store::fact::Definition,
+    facts: &mut RunFacts,
+    places: &mut BTreeMap<NodeId, Place>,
+) -> Batch {
+    let at = ambient::now();
+    let mut batch = Batch::default();
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    facts.apply(&resumed, at);
+    batch.facts.push(Stamped { at, fact: resumed });
+    for node in again {
+        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
+        let left = open.and_then(|record| record.key.as_ref());
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
+        facts.apply(&fact, at);
+        batch.facts.push(Stamped { at, fact });
+        places.remove(node);
+    }
+    batch.cleared = again.to_vec();
+    batch
+}

@@ -1,0 +1,217 @@
+//! What `resume` would do, told before it is done; going on from a node; and the history of a run.
+
+mod support;
+
+use migrate_engine::{
+    EventSink, HistoryKind, HistoryRequest, ResumePlan, ResumeRequest, RunError, RunState, Shutdown,
+};
+use migrate_plugin_api::{CancellationToken, LogLevel, NodeId};
+use support::{Apply, Project, states};
+
+/// `a` feeds `b`, `b` feeds `c`; `d` is alone; `e` only waits for `a`.
+const TREE: &str = r#"
+[nodes.a]
+step = "test"
+with = { value = "${env.site.name}" }
+[nodes.b]
+step = "test"
+with = { value = "${nodes.a.value}" }
+[nodes.c]
+step = "test"
+with = { value = "${nodes.b.attempt}" }
+[nodes.d]
+step = "test"
+with = { value = 1 }
+[nodes.e]
+step = "test"
+needs = ["a"]
+with = { value = 2 }
+"#;
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+async fn plan(project: &Project, request: ResumeRequest) -> Result<ResumePlan, RunError> {
+    project.engine().plan_resume(&request, &CancellationToken::new()).await
+}
+
+async fn resume(project: &Project, request: ResumeRequest) -> Result<migrate_engine::RunReport, RunError> {
+    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
+}
+
+/// The plan without what differs from run to run.
+fn shown(plan: &ResumePlan) -> String {
+    let mut value = serde_json::to_value(plan).unwrap();
+    assert_eq!(serde_json::from_value::<ResumePlan>(value.clone()).unwrap(), *plan);
+    value["run"] = "RUN".into();
+    let mut text = format!("{} of {}\n", value["state"], value["workflow"]);
+    for node in &plan.nodes {
+        let action = serde_json::to_value(node.action).unwrap();
+        let reason = node.reason.as_deref().unwrap_or("-");
+        let planned = if node.plan.is_some() { "planned" } else { "-" };
+        let seen = node.evidence.as_ref().map_or("-", |e| if e.passed() { "verified" } else { "disproved" });
+        text.push_str(&format!("{} {} | {reason} | {seen} | {planned}\n", node.node, action));
+        for field in &node.fields {
+            text.push_str(&format!("  {} {:?} -> {:?}\n", field.field, field.was, field.now));
+        }
+    }
+    for change in &plan.changes.nodes {
+        text.push_str(&format!(
+            "changed: {} removed {} affects {:?}\n",
+            change.node, change.removed, change.affects
+        ));
+    }
+    text
+}
+
+/// A run in which `b` fails for good.
+async fn failed() -> Project {
+    let project = Project::new(TREE);
+    project.script(|s| drop(s.apply.insert("b".into(), [Apply::Permanent].into())));
+    assert_eq!(project.run().await.state, RunState::Failed);
+    project.calls();
+    project
+}
+
+#[tokio::test]
+async fn a_plan_of_a_failed_run_says_what_is_reused_looked_for_and_begun() {
+    let project = failed().await;
+    let before = std::fs::read(project.path(".migrate/state.db")).unwrap();
+    let told = plan(&project, ResumeRequest::default()).await.unwrap();
+    insta::assert_snapshot!(shown(&told));
+    assert!(told.changes.is_empty() && !told.has_problems());
+    assert!(project.calls().iter().all(|call| call.starts_with("verify")), "it only reads");
+    assert_eq!(std::fs::read(project.path(".migrate/state.db")).unwrap(), before);
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert_eq!(report.node("a").unwrap().attempts, 1, "as told");
+}
+
+#[tokio::test]
+async fn a_plan_of_a_changed_run_says_what_resume_refuses_with() {
+    let project = Project::new(TREE);
+    project.run().await;
+    project.write_environment("[site]\nname = \"there\"\n");
+    let told = plan(&project, ResumeRequest { rerun: vec![node("d")], ..ResumeRequest::default() }).await;
+    let told = told.unwrap();
+    insta::assert_snapshot!(shown(&told));
+    let refused =
+        resume(&project, ResumeRequest { rerun: vec![node("d")], ..ResumeRequest::default() }).await;
+    let Err(RunError::Changed(changes)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*changes, told.changes, "the same explanation");
+    project.calls();
+    let accept = ResumeRequest { rerun: vec![node("d")], accept_changes: true, ..ResumeRequest::default() };
+    resume(&project, accept).await.unwrap();
+    let applied: Vec<_> = project.calls().into_iter().filter(|call| call.starts_with("apply")).collect();
+    assert!(
+        applied.contains(&"apply a".to_owned()) && !applied.contains(&"apply e".to_owned()),
+        "{applied:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_plan_says_when_a_finished_node_no_longer_holds_or_a_person_must_decide() {
+    let project = Project::new(TREE);
+    project.run().await;
+    project.script(|s| drop(s.verify.insert("b".into(), [false].into())));
+    let from = ResumeRequest { rerun: vec![node("d")], ..ResumeRequest::default() };
+    insta::assert_snapshot!(shown(&plan(&project, from).await.unwrap()));
+
+    let once = Project::new("[nodes.pay]\nstep = \"test.once\"\nwith = { value = \"${env.site.name}\" }\n");
+    once.run().await;
+    once.write_environment("[site]\nname = \"there\"\n");
+    let told = plan(&once, ResumeRequest::default()).await.unwrap();
+    assert!(told.has_problems());
+    insta::assert_snapshot!(shown(&told));
+}
+
+#[tokio::test]
+async fn an_upgraded_step_and_a_node_that_is_gone_are_told() {
+    let mut project = Project::new(TREE);
+    project.run().await;
+    project.upgrade();
+    project.write_workflow(&TREE[..TREE.find("[nodes.e]").unwrap()]);
+    insta::assert_snapshot!(shown(&plan(&project, ResumeRequest::default()).await.unwrap()));
+}
+
+#[tokio::test]
+async fn going_on_from_a_node_runs_it_and_all_downstream_and_reuses_the_rest() {
+    let project = Project::new(TREE);
+    project.run().await;
+    project.calls();
+    let from = || ResumeRequest { from: vec![node("b")], ..ResumeRequest::default() };
+    insta::assert_snapshot!(shown(&plan(&project, from()).await.unwrap()));
+    project.calls();
+    let report = resume(&project, from()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    let state = |name: &str| states(&report).into_iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(["a", "b", "c", "d", "e"].map(state), ["reused", "finished", "finished", "reused", "reused"]);
+    let applied: Vec<_> = project.calls().into_iter().filter(|call| call.starts_with("apply")).collect();
+    assert_eq!(applied, ["apply b", "apply c"]);
+    let unknown =
+        resume(&project, ResumeRequest { from: vec![node("bb")], ..ResumeRequest::default() }).await;
+    assert_eq!(unknown.unwrap_err().to_string(), "the workflow has no node `bb`");
+}
+
+#[tokio::test]
+async fn going_on_from_a_node_repeats_nothing_unrepeatable_unless_it_is_named() {
+    let project = Project::new(
+        "[nodes.a]\nstep = \"test\"\n[nodes.pay]\nstep = \"test.once\"\nneeds = [\"a\"]\n[nodes.z]\nstep = \"test\"\nneeds = [\"pay\"]\n",
+    );
+    project.run().await;
+    project.calls();
+    let from = ResumeRequest { from: vec![node("a")], ..ResumeRequest::default() };
+    let error = resume(&project, from.clone()).await.unwrap_err();
+    assert!(matches!(&error, RunError::NotRepeatable { nodes } if *nodes == [node("pay")]));
+    assert_eq!(
+        error.to_string(),
+        "this would do `pay` again, which may have had an effect that repeating it would double"
+    );
+    assert!(project.calls().is_empty(), "nothing was touched");
+    resume(&project, ResumeRequest { rerun: vec![node("pay")], ..from }).await.unwrap();
+    let applied: Vec<_> = project.calls().into_iter().filter(|call| call.starts_with("apply")).collect();
+    assert_eq!(applied, ["apply a", "apply pay", "apply z"]);
+}
+
+#[tokio::test]
+async fn the_history_of_a_node_is_told_in_order_and_can_be_followed() {
+    let project = Project::new(TREE);
+    project.script(|s| drop(s.apply.insert("b".into(), [Apply::CheckpointAndWait].into())));
+    let (engine, shutdown) = (project.engine(), Shutdown::new());
+    let checked = project.checked(&engine);
+    let reader = project.engine();
+    let request = HistoryRequest { node: Some(node("b")), ..HistoryRequest::default() };
+    let (report, first) = tokio::join!(engine.run(&checked, EventSink::discard(), &shutdown), async {
+        project.step.reached.notified().await;
+        let first = reader.history(&request).await.unwrap();
+        shutdown.drain();
+        first
+    });
+    assert_eq!(report.unwrap().state, RunState::Interrupted);
+    assert!(first.alive, "read while the run is alive");
+    let types = |entries: &[migrate_engine::HistoryEntry]| -> Vec<String> {
+        let json = |entry| serde_json::to_value(entry).unwrap()["type"].as_str().unwrap().to_owned();
+        entries.iter().map(json).collect()
+    };
+    assert_eq!(types(&first.entries), ["started", "log"]);
+    assert!(
+        matches!(&first.entries[1].kind, HistoryKind::Log { message, .. } if message == "reached the middle")
+    );
+    let rest = HistoryRequest { after: first.mark, ..request.clone() };
+    let later = reader.history(&rest).await.unwrap();
+    assert_eq!((types(&later.entries), later.alive), (vec!["interrupted".to_owned()], false));
+
+    resume(&project, ResumeRequest::default()).await.unwrap();
+    let all = reader.history(&HistoryRequest::default()).await.unwrap().entries;
+    assert!(all.is_sorted_by_key(|entry| entry.at));
+    assert!(all.iter().any(|entry| matches!(entry.kind, HistoryKind::Resumed)));
+    let text = serde_json::to_string(&all).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<migrate_engine::HistoryEntry>>(&text).unwrap(), all);
+    let warnings = HistoryRequest { level: Some(LogLevel::Warn), ..request };
+    let warnings = reader.history(&warnings).await.unwrap().entries;
+    assert!(!types(&warnings).contains(&"log".to_owned()) && !warnings.is_empty());
+    let gone = HistoryRequest { node: Some(node("bx")), ..HistoryRequest::default() };
+    let error = reader.history(&gone).await.unwrap_err();
+    assert_eq!(error.to_string(), "the workflow has no node `bx`");
+}

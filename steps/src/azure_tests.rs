@@ -1,0 +1,90 @@
+//! An application's login against a recorded Entra. What Entra refuses, the sandbox's stand-in
+//! refuses too (`tests/sandbox_import.rs`).
+
+use std::collections::BTreeMap;
+
+use migrate_plugin_api::ErrorClass;
+use migrate_plugin_api::testing::RecordingHost;
+use serde_json::{Value, json};
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use super::*;
+
+async fn entra(answer: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path("/my-tenant/oauth2/v2.0/token"))
+        .respond_with(answer)
+        .mount(&server)
+        .await;
+    server
+}
+
+async fn login(authority: &str) -> Result<AccessToken, StepError> {
+    let host = Arc::new(RecordingHost::default());
+    host.put_secret("env:SECRET", "S3CRET");
+    let principal = json!({ "tenant": "my-tenant", "client-id": "my-app", "client-secret": "env:SECRET",
+                            "authority": authority });
+    let principal: ServicePrincipal = serde_json::from_value(principal).unwrap();
+    let project = tempfile::tempdir().unwrap();
+    let application = application(&host.context("login", project.path()), &principal).await?;
+    assert!(!format!("{application:?}").contains("S3CRET"));
+    let token = application.get_token(&["https://management.azure.com/.default"], None).await;
+    token.map_err(|e| no_token("failed to get an Entra token", e))
+}
+
+/// All that a person may get to see of an error.
+fn shown(error: &StepError) -> String {
+    let record = error.to_record();
+    let text = format!("{:?}: {}: {}", record.class, record.message, record.causes.join(": "));
+    assert!(!format!("{error:?}{text}").contains("S3CRET"), "it shows the secret");
+    text
+}
+
+#[tokio::test]
+async fn an_application_logs_in_by_its_secret() {
+    let granted = json!({ "token_type": "Bearer", "expires_in": 3599, "access_token": "T0KEN" });
+    let server = entra(ResponseTemplate::new(200).set_body_json(granted)).await;
+    // With and without a slash at its end.
+    for authority in [server.uri(), format!("{}/", server.uri())] {
+        let token = login(&authority).await.unwrap();
+        assert_eq!(token.token.secret(), "T0KEN");
+        let left = token.expires_on - OffsetDateTime::now_utc();
+        assert!(left > Span::minutes(50) && left <= Span::seconds(3599), "{left}");
+    }
+    let requests: Vec<Request> = server.received_requests().await.unwrap();
+    let form: BTreeMap<String, String> =
+        url::form_urlencoded::parse(&requests[0].body).into_owned().collect();
+    let expected = [
+        ("client_id", "my-app"),
+        ("client_secret", "S3CRET"),
+        ("grant_type", "client_credentials"),
+        ("scope", "https://management.azure.com/.default"),
+    ];
+    assert_eq!(form, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    assert_eq!(requests[0].url.query(), None, "a secret in an address ends up in logs");
+}
+
+#[tokio::test]
+async fn what_entra_refuses_is_for_a_person_and_its_trouble_passes() {
+    let denied = json!({ "error": "invalid_client", "error_description":
+        "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1\r\nCorrelation ID: 2" });
+    let server = entra(ResponseTemplate::new(401).set_body_json(denied)).await;
+    let error = login(&server.uri()).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Auth);
+    insta::assert_snapshot!(shown(&error), @"Auth: failed to get an Entra token: Entra answered 401: invalid_client AADSTS7000215: Invalid client secret provided.");
+
+    let server = entra(ResponseTemplate::new(503)).await;
+    let error = login(&server.uri()).await.unwrap_err();
+    assert!(error.class.is_retryable(), "{error:?}");
+    insta::assert_snapshot!(shown(&error), @"Transient { retry_after_ms: None }: failed to get an Entra token: Entra answered 503");
+
+    let server = entra(ResponseTemplate::new(200).set_body_json(Value::Null)).await;
+    assert_eq!(login(&server.uri()).await.unwrap_err().class, ErrorClass::Auth);
+
+    // Nothing listens on the discard port.
+    let error = login("http://127.0.0.1:9").await.unwrap_err();
+    assert!(error.class.is_retryable(), "{error:?}");
+    assert!(shown(&error).contains("failed to get an Entra token: no answer from 127.0.0.1: "), "{error:?}");
+}
