@@ -40,11 +40,14 @@ impl Table {
         median(&self.slopes(short, long)?)
     }
 
-    /// How many times as long a node of `slow` takes, round by round, in the median. A peer with
-    /// fewer rounds is compared in those.
+    /// How many times as long a node of `slow` takes, round by round, in the median; of what had fewer
+    /// rounds, median by median.
     pub fn times(&self, slow: [&str; 2], fast: [&str; 2]) -> Option<f64> {
         let slow = self.slopes(slow[0], slow[1])?;
         let fast = self.slopes(fast[0], fast[1])?;
+        if slow.len() != fast.len() {
+            return Some(median(&slow)? / median(&fast)?);
+        }
         median(&slow.iter().zip(&fast).map(|(slow, fast)| slow / fast).collect::<Vec<_>>())
     }
 
