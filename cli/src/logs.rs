@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn every_kind_of_entry_reads_well() {
         let error = ErrorRecord {
-            class: ErrorClass::Transient,
+            class: ErrorClass::Transient { retry_after_ms: None },
             message: "failed to reach the registry".to_owned(),
             causes: vec!["connection refused".to_owned()],
             hint: Some("look at the network".to_owned()),

@@ -24,7 +24,7 @@ fn settings(endpoint: &str) -> Settings {
 fn story() -> Vec<Event> {
     let node = || NodeId::new("copy").unwrap();
     let error = ErrorRecord {
-        class: ErrorClass::Throttled,
+        class: ErrorClass::Throttled { retry_after_ms: None },
         message: "too fast".to_owned(),
         causes: Vec::new(),
         hint: None,
