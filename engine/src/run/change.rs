@@ -18,7 +18,12 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
     let affects = |id: &NodeId| affected(&id.whole(), &checked.workflow, &ran);
-    let mut lists: BTreeMap<NodeId, Vec<Item>> = BTreeMap::new();
+    let mut lists: BTreeMap<NodeId, (Vec<Item>, BTreeMap<String, usize>)> = BTreeMap::new();
+    let accepted: BTreeMap<&NodeId, BTreeSet<&str>> = facts
+        .lists
+        .iter()
+        .map(|(id, items)| (id, items.iter().map(|item| item.key.as_str()).collect()))
+        .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
         let Expansion::Items(items) = checked.expand(node, facts) else { continue };
         let fields = facts.lists.get(&node.id).map(|was| list_fields(was, &items)).unwrap_or_default();
@@ -26,16 +31,23 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
             let (node, affects) = (node.id.clone(), affects(&node.id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
         }
-        lists.insert(node.id.clone(), items);
+        let places = items.iter().enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
+        lists.insert(node.id.clone(), (items, places));
     }
     for (id, record) in &facts.nodes {
         if !counts(record) || record.config.is_none() {
             continue;
         }
-        let node = checked.workflow.node(&id.whole());
+        let whole = id.whole();
+        let node = checked.workflow.node(&whole);
         // A list that is not known yet says nothing about its items.
-        let items = lists.get(&id.whole());
-        let at = items.and_then(|items| items.iter().position(|item| id.key() == Some(&item.key)));
+        let (items, places) = lists.get(&whole).map(|(items, places)| (items, places)).unzip();
+        let at = id.key().and_then(|key| places?.get(key).copied());
+        // That it is gone was accepted when the list was stored without it.
+        let is_listed = |key: &str| accepted.get(&whole).is_some_and(|keys| keys.contains(key));
+        if at.is_none() && items.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
+            continue;
+        }
         let is_there = |node: &&Node| match (id.key(), node.for_each.is_some()) {
             (None, has_list) => !has_list,
             (Some(_), has_list) => has_list && (items.is_none() || at.is_some()),
