@@ -192,7 +192,7 @@ impl Session<'_> {
         let info =
             self.engine.steps().find(|info| info.name == *name).ok_or_else(|| self.unknown_step(name))?;
         if self.cli.json {
-            print_json("step", info)?;
+            print_json("step", &serde_json::json!({ "step": info }))?;
         } else {
             print(&render::step(info))?;
         }

@@ -168,9 +168,17 @@ impl Tracer {
 
 /// Its class and message. What a step says in an error never holds a secret.
 fn failed(mut span: Span, error: &ErrorRecord, at: Timestamp) -> Span {
-    let class = serde_json::to_value(error.class).ok().and_then(|v| v.as_str().map(str::to_owned));
-    span.attributes.push(("error.type", Attribute::Text(class.unwrap_or_default())));
+    span.attributes.push(("error.type", Attribute::Text(class(error))));
     Span { end: at, failure: Some(error.message.clone()), ..span }
+}
+
+/// The name of its class, as in JSON: a word, or a table that names it.
+fn class(error: &ErrorRecord) -> String {
+    let value = serde_json::to_value(error.class).unwrap_or_default();
+    let word = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let named =
+        value.as_object().and_then(|map| map.values().find_map(word).or_else(|| map.keys().next().cloned()));
+    word(&value).or(named).unwrap_or_default()
 }
 
 fn id<const N: usize>(parts: &[&str]) -> [u8; N] {
