@@ -104,8 +104,8 @@ pub struct CopyOutputs {
     pub folder_markers: u64,
     /// Metadata names that Azure can't hold and what they became, with how many objects.
     pub renamed_metadata: BTreeMap<String, u64>,
-    /// When the first attempt began, by the bucket's clock, in seconds since 1970. What changed at the source later
-    /// belongs to the next pass.
+    /// When the first attempt began, by the bucket's clock, in seconds since 1970, or up to two seconds
+    /// later. What changed at the source later belongs to the next pass.
     pub as_of_seconds: i64,
 }
 

@@ -65,6 +65,10 @@ pub(super) struct Properties {
     pub(super) md5: Option<Vec<u8>>,
 }
 
+/// How much older than its objects a service's `Date` may be: whole seconds, which servers keep for a
+/// second (fasthttp, under versitygw, renews it once a second).
+const CLOCK_LAG_SECONDS: i64 = 2;
+
 /// The newest `Date` of the service's answers, in seconds since 1970; 0 before the first.
 #[derive(Debug, Clone, Default)]
 struct Clock(Arc<AtomicI64>);
@@ -144,10 +148,12 @@ impl Source {
     }
 
     /// Now by the clock that dates the objects, in seconds since 1970; by ours where it tells none.
+    /// Never too early, or an object that was copied would count as a later one and its loss as none.
     pub(super) async fn now(&self) -> Result<i64, StepError> {
         self.page("", None, None).await?;
         let now = self.clock.0.load(Ordering::Relaxed);
-        Ok(if now > 0 { now } else { jiff::Timestamp::now().as_second() })
+        let now = if now > 0 { now } else { jiff::Timestamp::now().as_second() };
+        Ok(now + CLOCK_LAG_SECONDS)
     }
 
     /// One page of keys that start with `scope`, in S3's order: those after `after`, or at `token`.

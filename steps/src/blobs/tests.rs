@@ -194,9 +194,10 @@ async fn bytes_that_arrive_damaged_are_sent_again() {
 async fn what_changed_later_is_told_by_the_buckets_clock() {
     let rig = Rig::new(1).await;
     rig.s3.reset().await;
-    // A bucket whose clock is years ahead of ours: its object is no later change for that.
+    // A bucket whose clock is years ahead of ours, and whose `Date` is a second old: its object is no
+    // later change for that.
     let listing = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k0</Key>\
-                   <LastModified>2099-01-01T00:00:00Z</LastModified><ETag>&quot;e&quot;</ETag><Size>10</Size>\
+                   <LastModified>2099-01-01T00:00:02Z</LastModified><ETag>&quot;e&quot;</ETag><Size>10</Size>\
                    </Contents></ListBucketResult>";
     let answer = ResponseTemplate::new(200).insert_header("date", "Thu, 01 Jan 2099 00:00:01 GMT");
     Mock::given(method("GET"))
