@@ -294,6 +294,27 @@ async fn changes_are_told_exactly_and_rerun_only_when_accepted() {
 }
 
 #[tokio::test]
+async fn an_effect_that_could_not_be_looked_at_is_still_changed_only_when_accepted() {
+    let project = Project::new(CHAIN);
+    project.script(|s| {
+        s.apply.insert("c".into(), [Apply::Permanent].into());
+    });
+    project.run().await;
+    project.script(|s| s.blind.push("a".into()));
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(states(&report)[0], ("a".to_owned(), "failed".to_owned()));
+    project.script(|s| s.blind.clear());
+    project.write_environment("[site]\nname = \"there\"\n");
+    project.calls();
+    let error = resume(&project, ResumeRequest::default()).await.unwrap_err();
+    let RunError::Changed(changes) = error else { panic!("{error}") };
+    assert_eq!(changes.nodes[0].node.as_str(), "a");
+    assert!(project.calls().is_empty(), "nothing was touched");
+    let keys = project.effects().into_iter().filter(|(node, _)| node == "a").count();
+    assert_eq!(keys, 1, "no second effect");
+}
+
+#[tokio::test]
 async fn a_failed_check_fails_the_node_and_names_the_thing() {
     let project = Project::new(CHAIN);
     project.script(|s| {

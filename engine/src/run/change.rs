@@ -117,8 +117,14 @@ fn list_fields(was: &[Item], now: &[Item]) -> Vec<FieldChange> {
     gone.chain(new).collect()
 }
 
+/// Whether the node has or may have had an effect that counts. One that is there stays there when
+/// only its verification failed.
 fn counts(record: &NodeRecord) -> bool {
-    !record.failed && matches!(record.phase, Phase::Open | Phase::Applied | Phase::Finished)
+    match record.phase {
+        Phase::Applied | Phase::Finished => true,
+        Phase::Open => !record.failed,
+        Phase::New | Phase::Skipped | Phase::Undone => false,
+    }
 }
 
 fn word(field: &str, was: Option<&str>, now: Option<&str>, fields: &mut Vec<FieldChange>) {

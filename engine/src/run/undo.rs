@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, NodeId, Observation, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Idempotency, NodeId, Observation, RunId};
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Command, Input};
@@ -261,6 +261,10 @@ impl Undo {
         const UNCLEAR: &str = "can't tell whether its last attempt had an effect";
         self.live = Live::Idle;
         match result {
+            // It may also mean that doing it again is harmless: no proof that nothing was made.
+            Ok(Observation::Absent) if !self.tells_absence(id) => {
+                self.leave(id, format!("{UNCLEAR}: its step looks only whether it may be repeated"));
+            }
             Ok(Observation::Absent) => {
                 let failed = self.record_of(id).failed;
                 // A failed node goes on telling why it failed.
@@ -288,10 +292,17 @@ impl Undo {
             Ok(Observation::Unknown { reason }) => self.leave(id, format!("{UNCLEAR}: {reason}")),
             Err(error) => {
                 if let Some(error) = self.again_later(id, CallKind::Observe, error) {
-                    self.leave(id, format!("{UNCLEAR}: {}", error.message));
+                    self.fail(id, error);
                 }
             }
         }
+    }
+
+    /// Whether "absent" of this node's step says that nothing is there: only where the outside thing
+    /// is looked for by its key.
+    fn tells_absence(&self, id: &NodeId) -> bool {
+        let step = self.record_of(id).step.unwrap_or_default();
+        self.catalog.get(&step).is_some_and(|described| described.info.idempotency != Idempotency::Natural)
     }
 
     fn undone(&mut self, id: &NodeId, result: Result<(), ErrorRecord>) {

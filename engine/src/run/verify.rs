@@ -58,6 +58,7 @@ impl Verifier<'_> {
             report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
         while let Some((node, result)) = results.next().await {
             let Some(entry) = places.get(&node).map(|at| &mut report.nodes[*at]) else { continue };
+            let was_done = matches!(entry.state, NodeState::Finished | NodeState::Reused);
             (entry.evidence, entry.error) = match result {
                 Ok(evidence) => (Some(evidence.clone()), disproved(&evidence)),
                 Err(error) => (entry.evidence.take(), Some(error)),
@@ -68,7 +69,7 @@ impl Verifier<'_> {
             if let Some(whole) = places.get(&node.whole()).filter(|_| is_failed && node.key().is_some()) {
                 let whole = &mut report.nodes[*whole];
                 whole.state = NodeState::Failed;
-                if let Some(items) = &mut whole.items {
+                if let Some(items) = whole.items.as_mut().filter(|_| was_done) {
                     (items.done, items.failed) = (items.done - 1, items.failed + 1);
                 }
             }

@@ -35,6 +35,8 @@ pub struct Script {
     /// `false`: a failed check.
     pub verify: BTreeMap<String, VecDeque<bool>>,
     pub undo: BTreeMap<String, VecDeque<Apply>>,
+    /// Nodes that can't be looked at: credentials are refused.
+    pub blind: Vec<String>,
     pub refuse: BTreeMap<String, String>,
     pub calls: Vec<String>,
 }
@@ -151,6 +153,9 @@ impl Step for Scripted {
     ) -> Result<Evidence, StepError> {
         let kind = if depth == VerifyDepth::Deep { "verify deep" } else { "verify" };
         let node = self.called(kind, ctx);
+        if self.script.lock().unwrap().blind.contains(&node) {
+            return Err(StepError::auth("failed to look"));
+        }
         let good = self.script.lock().unwrap().verify.get_mut(&node).and_then(VecDeque::pop_front);
         let found = if good.unwrap_or(true) { "3" } else { "2" };
         Ok(Evidence::from_iter([Check::equal("table shop.orders", "rows", "3", found)]))
