@@ -11,7 +11,7 @@ use crate::engine::RunError;
 use crate::store::{Store, StoreError};
 
 /// Renewals that may fail in a row: the next would come when the lease may be over.
-const MAX_MISSED: u32 = 3;
+const MAX_MISSED: u32 = 2;
 
 /// Does `work` for as long as the right to write lasts. Whatever runs when it ends is aborted.
 pub(crate) async fn keep_right<T>(

@@ -112,7 +112,7 @@ impl Holder {
     /// How its process is.
     pub fn pulse(&self) -> Pulse {
         let here = place();
-        if self.pid == 0 || here.is_none() || self.place.is_some() && self.place != here {
+        if self.pid == 0 || here.is_none() || self.place != here {
             return Pulse::Unknown;
         }
         match stat(self.pid) {

@@ -65,6 +65,10 @@ impl Seen {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        // Made, and its maker died or found the disk full before its first word.
+        if file.metadata()?.len() == 0 {
+            return Ok(None);
+        }
         for _ in 0..READ_TRIES {
             let mut newest: Option<Self> = None;
             for slot in 0..2 {

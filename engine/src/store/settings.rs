@@ -53,8 +53,8 @@ impl StoreSettings {
                     Ok(reference) => url = Some(reference),
                     Err(error) => {
                         // Whatever it is, it may be the password itself.
-                        let masked = file.masked(&span);
-                        mistakes.add(&masked, span, "store", error.to_string()).help(HELP);
+                        mistakes.hide(file, &span);
+                        mistakes.add(file, span, "store", error.to_string()).help(HELP);
                     }
                 },
                 ("project", Kind::String(text)) if (1..=MAX_PROJECT_BYTES).contains(&text.len()) => {

@@ -14,7 +14,7 @@ use crate::store::{AcquireError, StoreError};
 /// network, must not end a migration; and whoever waits for a machine that died waits so long.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
-/// How often it is renewed: two may be lost.
+/// How often it is renewed: one may be lost, and its holder stops well before the lease is over.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A holder is said to be silent when this many heartbeats are missing.

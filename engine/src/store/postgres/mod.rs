@@ -36,6 +36,10 @@ const MAX_CONNECTIONS: u32 = 3;
 /// How long a connection may take: longer than a failover's first seconds, shorter than a lease.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the database keeps a transaction whose process says nothing, in milliseconds: a few
+/// round trips of a slow network, and less than a lease.
+const IDLE_TIMEOUT_MS: &str = "30000";
+
 /// The store of one project in a database.
 pub(crate) struct PostgresStore {
     pool: PgPool,
@@ -86,6 +90,8 @@ impl PostgresStore {
             ("search_path", SCHEMA),
             ("synchronous_commit", "on"),
             ("default_transaction_read_only", read_only),
+            // A holder that vanished in the middle of a write must not keep its row locked for hours.
+            ("idle_in_transaction_session_timeout", IDLE_TIMEOUT_MS),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)

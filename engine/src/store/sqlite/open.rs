@@ -44,12 +44,14 @@ pub(super) enum Mode {
 pub(super) struct Fingerprint {
     bytes: u64,
     changed: SystemTime,
+    /// A writer leaves the file itself alone until a checkpoint.
+    wal_bytes: u64,
 }
 
 impl Fingerprint {
     pub(super) fn of(path: &Path) -> std::io::Result<Self> {
         let data = std::fs::metadata(path)?;
-        Ok(Self { bytes: data.len(), changed: data.modified()? })
+        Ok(Self { bytes: data.len(), changed: data.modified()?, wal_bytes: wal_bytes(path) })
     }
 }
 
@@ -98,7 +100,7 @@ impl SqliteStore {
     /// When it is damaged or newer than this program.
     pub(crate) async fn read(path: &Path) -> Result<Option<Self>, StoreError> {
         let before = match path.try_exists() {
-            Ok(true) if wal_is_empty(path) => Fingerprint::of(path).ok(),
+            Ok(true) if wal_bytes(path) == 0 => Fingerprint::of(path).ok(),
             Ok(true) => None,
             Ok(false) if seen(path)?.is_some() => return Err(gone(path)),
             Ok(false) => return Ok(None),
@@ -237,10 +239,11 @@ fn gone(path: &Path) -> StoreError {
     corrupt(path, "it is gone, and state.seen beside it says that it was there")
 }
 
-fn wal_is_empty(path: &Path) -> bool {
+/// Bytes in the WAL; 0 where there is none.
+fn wal_bytes(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
-    std::fs::metadata(PathBuf::from(wal)).map_or(true, |data| data.len() == 0)
+    std::fs::metadata(PathBuf::from(wal)).map_or(0, |data| data.len())
 }
 
 fn open_error(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
