@@ -44,7 +44,12 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
 /// Where facts are kept, for the commands that ask.
 fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
-    let needed = !matches!(cli.command, Command::Validate(_) | Command::Plan(_) | Command::Steps(_));
+    let needed = match &cli.command {
+        Command::Validate(_) | Command::Steps(_) | Command::Schema(_) => false,
+        // Without a workflow it is about a run.
+        Command::Plan(args) => args.workflow.is_none(),
+        _ => true,
+    };
     Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
 }
 

@@ -104,6 +104,12 @@ fn list_plan(list: &ListPlan, about_one: Option<&str>) -> String {
     }
 }
 
+/// How long its attempts took; nothing for a node that has not had any end yet.
+fn took(node: &NodeReport) -> String {
+    let has_ended = matches!(node.state, NodeState::Finished | NodeState::Reused) && node.attempts > 0;
+    if node.duration_ms == 0 && !has_ended { String::new() } else { duration(node.duration_ms) }
+}
+
 /// Everything that stands in the way, and what a person should read.
 pub fn problems(report: &PlanReport) -> Vec<String> {
     let of = |node: &NodePlan| node_problems(&node.node, node.plan.as_ref(), node.error.as_ref());
@@ -227,7 +233,7 @@ pub fn report(report: &RunReport) -> String {
             node.step.clone(),
             node.items.map_or_else(|| state(node).to_owned(), |items| counts(items, node.state)),
             if node.attempts == 0 { String::new() } else { node.attempts.to_string() },
-            if node.duration_ms == 0 { String::new() } else { duration(node.duration_ms) },
+            took(node),
             why.unwrap_or_default(),
         ]);
     }

@@ -52,7 +52,11 @@ impl Telemetry {
     }
 
     fn export_to(settings: Settings) -> Option<Self> {
-        let client = reqwest::Client::builder().timeout(settings.timeout).build();
+        let client = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            // The headers may hold a key: they go to the collector that was named, and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         let client = match client {
             Ok(client) => client,
             Err(_) => {
