@@ -68,9 +68,12 @@ fn kill_in(node: &str) -> (Sandbox, String) {
         } else {
             &["node-progress", "node-finished"]
         };
-        let event = running.wait_for(sign_of(node, signs));
+        let Some(event) = running.wait_for(sign_of(node, signs)) else {
+            let output = running.end();
+            let said = String::from_utf8_lossy(&output.stderr);
+            panic!("the run ended ({}) before {node} began:\n{said}", output.status);
+        };
         let killed = running.kill();
-        let event = event.unwrap_or_else(|| panic!("the run ended before {node} began"));
         let event = event["type"].as_str().expect("a type").to_owned();
         let states = states(&sandbox);
         let state = states[node].as_str();
