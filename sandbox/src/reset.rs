@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use miette::{IntoDiagnostic, Result, WrapErr};
 
+use crate::cluster::kubeconfig;
 use crate::estate::NAMESPACE;
 use crate::kubectl::Kubectl;
 use crate::layout::{Cluster, Layout};
@@ -65,6 +66,11 @@ pub async fn reset(layout: &Layout) -> Result<()> {
     services::empty_container(&secrets).await?;
     for cluster in Cluster::ALL {
         delete_velero_objects(&Kubectl::new(layout, cluster), &VELERO_KINDS)?;
+    }
+    // Velero looks at its store every 10 s; if it came while the store was made anew, it takes no
+    // backup and no restore until it looks again.
+    for cluster in Cluster::ALL {
+        velero::wait_ready(cluster, &kubeconfig::client(layout, cluster).await?).await?;
     }
     empty_registry(layout).await?;
     forget_images(layout)?;

@@ -38,6 +38,11 @@ pub async fn install(layout: &Layout, cluster: Cluster, client: &Client) -> Resu
     apply_all(layout, cluster, client)
         .await
         .wrap_err_with(|| format!("can't install Velero on {cluster}"))?;
+    wait_ready(cluster, client).await
+}
+
+/// Waits until the server, the node agent and the storage location are ready.
+pub async fn wait_ready(cluster: Cluster, client: &Client) -> Result<()> {
     wait_for(&format!("Velero on {cluster} is ready"), READY_TIMEOUT, || ready(client)).await
 }
 
