@@ -5,6 +5,7 @@
 //! checksums, and a damaged store is told and never guessed at (`docs/design/store.md`). The store
 //! knows nothing of what facts mean.
 
+mod chain;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod fact;
@@ -20,7 +21,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use migrate_plugin_api::{NodeId, RunId};
+use serde::Serialize;
 
 use fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use holder::Holder;
@@ -72,6 +75,16 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// `value` as it is stored. `operation`: what it is for, should it fail.
+fn json(operation: &'static str, value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Failed { operation, source: Box::new(source) })
+}
+
+/// A stored time, or what is wrong with it.
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| format!("`{text}` is no time"))
 }
 
 /// Why the right to write was not given.
@@ -131,7 +144,6 @@ pub(crate) trait Store: Send + Sync {
 
     /// Log lines of a run, or of one of its nodes, oldest first: at most `limit` of those after the
     /// one numbered `after` (0: from the first).
-    #[allow(dead_code, reason = "`migrate logs` reads them")]
     async fn logs(
         &self,
         run: &RunId,

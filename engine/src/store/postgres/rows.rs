@@ -9,9 +9,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
-use crate::store::StoreError;
+use crate::store::chain::Chain;
 use crate::store::fact::{LogLine, Place, RunRecord, Stamped, level_named};
 use crate::store::sum::Sum;
+use crate::store::{StoreError, time};
 
 /// One moment for several statements.
 const SNAPSHOT: &str = "begin isolation level repeatable read read only";
@@ -58,23 +59,13 @@ impl PostgresStore {
                 .bind(&self.project)
                 .bind(run.as_str())
                 .fetch(&mut *transaction);
-        let mut last = None;
-        let mut facts = Vec::new();
+        let mut chain = Chain::default();
         while let Some(row) = rows.try_next().await.map_err(read)? {
-            let expected = facts.len() as i64 + 1;
-            let seq: i64 = row.try_get("seq").map_err(read)?;
-            let at: &str = row.try_get("at").map_err(read)?;
-            let body: &str = row.try_get("body").map_err(read)?;
-            let stored: &[u8] = row.try_get("sum").map_err(read)?;
-            let sum = Sum::chain(last, at, body);
-            if seq != expected || sum.bytes() != stored {
-                return Err(self.corrupt(format!("fact {expected} of run {run} is lost or altered")));
-            }
-            last = Some(sum);
-            let fact = serde_json::from_str(body)
-                .map_err(|error| self.corrupt(format!("fact {seq} of run {run} can't be read: {error}")))?;
-            facts.push(Stamped { at: self.time(at)?, fact });
+            let column = |at| row.try_get(at).map_err(read);
+            let row = (row.try_get(0).map_err(read)?, column(1)?, column(2)?, row.try_get(3).map_err(read)?);
+            chain.take(run, row).map_err(|reason| self.corrupt(reason))?;
         }
+        let Chain { facts, last } = chain;
         let (count, end) = head.unwrap_or_default();
         if facts.len() as i64 != count || last.as_ref().map_or(&[][..], Sum::bytes) != end {
             return Err(self.corrupt(format!("run {run} has {} facts, and {count} were stored", facts.len())));
@@ -156,6 +147,6 @@ impl PostgresStore {
     }
 
     fn time(&self, text: &str) -> Result<Timestamp, StoreError> {
-        text.parse().map_err(|_| self.corrupt(format!("`{text}` is no time")))
+        time(text).map_err(|reason| self.corrupt(reason))
     }
 }

@@ -1,13 +1,12 @@
 //! Writing: one transaction, in which the lease is proved first.
 
 use migrate_plugin_api::RunId;
-use serde::Serialize;
 use sqlx::PgTransaction;
 
 use super::PostgresStore;
-use crate::store::StoreError;
 use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::sum::Sum;
+use crate::store::{StoreError, json};
 
 impl PostgresStore {
     pub(super) async fn add_run(&self, run: &RunRecord) -> Result<(), StoreError> {
@@ -142,8 +141,4 @@ impl PostgresStore {
         }
         Ok(())
     }
-}
-
-fn json(operation: &'static str, value: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|source| StoreError::Failed { operation, source: Box::new(source) })
 }

@@ -11,9 +11,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Error, Row};
 
 use super::{corrupt, failed};
-use crate::store::StoreError;
+use crate::store::chain::Chain;
 use crate::store::fact::{LogLine, Place, RunRecord, Stamped, level_named};
 use crate::store::sum::{self, Head, Sum, Whole};
+use crate::store::{StoreError, time};
 
 /// A connection, and what is needed to read from it.
 pub(super) struct Rows<'a> {
@@ -197,28 +198,17 @@ pub(super) async fn facts_of(
     connection: &mut SqliteConnection,
     run: &RunId,
 ) -> Result<(Vec<Stamped>, Option<Sum>), StoreError> {
-    let reader = Reader { path };
     let read = |error| failed(path, "read what happened", error);
     let mut rows = sqlx::query("select seq, at, body, sum from facts where run = ? order by seq")
         .bind(run.as_str())
         .fetch(connection);
-    let mut last = None;
-    let mut facts = Vec::new();
+    let mut chain = Chain::default();
     while let Some(row) = rows.try_next().await.map_err(read)? {
-        let expected = facts.len() as i64 + 1;
-        let seq: i64 = row.try_get(0).map_err(read)?;
-        let at: &str = row.try_get(1).map_err(read)?;
-        let body: &str = row.try_get(2).map_err(read)?;
-        let stored: &[u8] = row.try_get(3).map_err(read)?;
-        let sum = Sum::chain(last, at, body);
-        if seq != expected || sum.bytes() != stored {
-            return Err(corrupt(path, format!("fact {expected} of run {run} is lost or altered")));
-        }
-        last = Some(sum);
-        let what = || format!("fact {seq} of run {run}");
-        facts.push(Stamped { at: reader.time(at)?, fact: reader.json(body, what)? });
+        let column = |at| row.try_get(at).map_err(read);
+        let row = (row.try_get(0).map_err(read)?, column(1)?, column(2)?, row.try_get(3).map_err(read)?);
+        chain.take(run, row).map_err(|reason| corrupt(path, reason))?;
     }
-    Ok((facts, last))
+    Ok((chain.facts, chain.last))
 }
 
 /// The places of a run, and the sum over them.
@@ -326,6 +316,6 @@ impl Reader<'_> {
     }
 
     fn time(&self, text: &str) -> Result<Timestamp, StoreError> {
-        text.parse().map_err(|_| corrupt(self.path, format!("`{text}` is no time")))
+        time(text).map_err(|reason| corrupt(self.path, reason))
     }
 }

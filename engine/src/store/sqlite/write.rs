@@ -6,7 +6,6 @@ use std::path::Path;
 
 use futures::TryStreamExt;
 use migrate_plugin_api::{NodeId, RunId};
-use serde::Serialize;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{
     Arguments, AssertSqlSafe, Connection, Encode, Error, Executor, Row, Sqlite, SqliteTransaction, Type,
@@ -16,10 +15,10 @@ use super::open::{FIRST_GENERATION, fold_wal};
 use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
-use crate::store::StoreError;
 use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
+use crate::store::{StoreError, json};
 
 const BEGIN: &str = "begin immediate";
 
@@ -460,8 +459,4 @@ async fn add_logs(
             .map_err(|error| failed(path, "store a line of a log", error))?;
     }
     Ok(())
-}
-
-fn json(operation: &'static str, value: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|source| StoreError::Failed { operation, source: Box::new(source) })
 }
