@@ -160,10 +160,7 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&*store, run).await?.id;
-        store.close().await;
-        let (store, _lock) = self.hold(&id).await?;
+        let (id, store, _lock) = self.hold_existing(run).await?;
         let run = find(&*store, Some(&id)).await?;
         let facts = RunFacts::fold(store.facts(&id).await?);
         let undo = self.go_on_undoing(&run, store.clone(), facts, events, shutdown);
@@ -204,7 +201,8 @@ impl Engine {
         self.dispatch(run, Machine::Undo(Box::new(undo)), store, places, events, shutdown).await
     }
 
-    async fn facts_of(&self, run: Option<&RunId>) -> Result<(RunRecord, RunFacts), RunError> {
+    /// A run and its facts, as a reader has them.
+    pub(crate) async fn facts_of(&self, run: Option<&RunId>) -> Result<(RunRecord, RunFacts), RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);

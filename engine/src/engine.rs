@@ -298,11 +298,7 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        // Found first without the lock, so that the lock can say which run it is for.
-        let Some(reader) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let id = find(&*reader, request.run.as_ref()).await?.id;
-        reader.close().await;
-        let (store, _lock) = self.hold(&id).await?;
+        let (id, store, _lock) = self.hold_existing(request.run.as_ref()).await?;
         let work = self.take_up(Arc::clone(&store), id, request, events, shutdown);
         keep_right(&*store, work).await
     }
@@ -353,9 +349,7 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&*store, request.run.as_ref()).await?;
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let (run, facts) = self.facts_of(request.run.as_ref()).await?;
         let cancel = CancellationToken::new();
         let verifier = Verifier {
             run: &run,
@@ -410,6 +404,28 @@ impl Engine {
             Err(AcquireError::Held(holder)) => Err(RunError::Locked(*holder)),
             Err(AcquireError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// Takes the project for a run that is there, by default the newest.
+    pub(crate) async fn hold_existing(
+        &self,
+        run: Option<&RunId>,
+    ) -> Result<(RunId, Arc<dyn Store>, RunLock), RunError> {
+        // Found first without the lock, so that the lock can say which run it is for.
+        let Some(reader) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let id = find(&*reader, run).await?.id;
+        reader.close().await;
+        let (store, lock) = self.hold(&id).await?;
+        Ok((id, store, lock))
+    }
+
+    /// Who works on the project now, if it is on `run`.
+    pub(crate) async fn holder_of(
+        &self,
+        store: &dyn Store,
+        run: &RunId,
+    ) -> Result<Option<Holder>, StoreError> {
+        Ok(self.holder(store).await?.filter(|holder| holder.run.as_ref() == Some(run)))
     }
 
     /// Who works on the project now.

@@ -33,7 +33,7 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder_of(&*store, &run.id).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
         Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
@@ -66,9 +66,9 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, request.run.as_ref()).await?;
         // Looked for first: what a process stores before it ends is then read below.
-        let alive = self.holder(&*store).await?.is_some_and(|holder| holder.run.as_ref() == Some(&run.id));
+        let alive = self.holder_of(&*store, &run.id).await?.is_some();
         let facts = store.facts(&run.id).await?;
-        let state = RunFacts::fold(facts.iter().cloned());
+        let state = RunFacts::fold(&facts);
         let alive = alive && state.ended.is_none();
         if let Some(node) = &request.node {
             let nodes = &state.definition.as_ref().unwrap_or(&run.definition).nodes;

@@ -56,7 +56,7 @@ impl Engine {
     ) -> Result<ResumePlan, RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, request.run.as_ref()).await?;
-        let holder = self.holder(&*store).await?.filter(|holder| holder.run.as_ref() == Some(&run.id));
+        let holder = self.holder_of(&*store, &run.id).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         if facts.undo.is_some() {
             return Err(RunError::Undoing(run.id));

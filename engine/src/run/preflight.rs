@@ -10,6 +10,7 @@ use migrate_plugin_api::{
     CancellationToken, ErrorClass, ErrorRecord, NodeId, RunId, Step, StepContext, StepPlan,
 };
 
+use super::core::error;
 use super::executor::{PLAN_LIMIT, bounded};
 use super::host::Host;
 use super::key::idempotency_key;
@@ -126,5 +127,5 @@ impl Preflight<'_> {
 }
 
 fn refusal(message: String) -> ErrorRecord {
-    ErrorRecord { class: ErrorClass::Permanent, message, causes: Vec::new(), hint: None }
+    error(ErrorClass::Permanent, message, None)
 }

@@ -1,7 +1,7 @@
 //! The state of a run as the fold over its facts: pure, and the same for the dispatcher, `resume`
 //! and every reader.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -102,9 +102,10 @@ pub(crate) struct RunFacts {
 
 impl RunFacts {
     /// The fold over `facts`.
-    pub(crate) fn fold(facts: impl IntoIterator<Item = Stamped>) -> Self {
+    pub(crate) fn fold(facts: impl IntoIterator<Item: Borrow<Stamped>>) -> Self {
         let mut state = Self::default();
         for stamped in facts {
+            let stamped = stamped.borrow();
             state.apply(&stamped.fact, stamped.at);
         }
         state
@@ -243,8 +244,8 @@ impl RunFacts {
             .filter(move |(id, _)| id.key().is_some() && id.as_str()[node.as_str().len()..].starts_with('['))
     }
 
-    /// Outputs of one item, or a reason why there are none.
-    fn item_output(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
+    /// What is known of one item.
+    fn item(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
         self.nodes.get(&node.item(key).ok()?)
     }
 
@@ -253,7 +254,7 @@ impl RunFacts {
     fn all_outputs(&self, node: &NodeId, items: &[Item]) -> Option<Vec<(String, &Value)>> {
         let mut all = Vec::with_capacity(items.len());
         for item in items {
-            let record = self.item_output(node, &item.key)?;
+            let record = self.item(node, &item.key)?;
             match &record.outputs {
                 Some(outputs) => all.push((item.key.clone(), outputs)),
                 None if record.phase == Phase::Skipped => {}
@@ -270,7 +271,7 @@ impl Outcomes for RunFacts {
         let Some(id) = crate::workflow::node_of(reference) else { return false };
         let item = reference.path.get(1).filter(|_| self.lists.contains_key(&id));
         self.nodes.get(&id).is_some_and(skipped)
-            || item.and_then(|key| self.item_output(&id, key)).is_some_and(skipped)
+            || item.and_then(|key| self.item(&id, key)).is_some_and(skipped)
     }
 
     fn output(&self, path: &[String]) -> Lookup<'_> {
@@ -302,7 +303,7 @@ impl Outcomes for RunFacts {
                 }
                 None => Lookup::Unknown,
             },
-            Some((key, rest)) => match self.item_output(&id, key).map(|record| &record.outputs) {
+            Some((key, rest)) => match self.item(&id, key).map(|record| &record.outputs) {
                 _ if !items.iter().any(|item| item.key == *key) => Lookup::Missing,
                 Some(Some(outputs)) => Lookup::at(outputs, rest),
                 _ => Lookup::Unknown,

@@ -5,6 +5,7 @@
 //! The intent of every undo is durable before it begins; one without a known end is done again, which
 //! a step's `undo` must bear. It ends at the first undo that fails, and goes on there next time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,10 +69,8 @@ pub(crate) fn action(record: &NodeRecord, catalog: &Catalog) -> Action {
 
 /// All nodes of which something is known, what was built last first.
 pub(crate) fn order(facts: &RunFacts, nodes: impl DoubleEndedIterator<Item = NodeId>) -> Vec<NodeId> {
-    let nodes: Vec<NodeId> = nodes.rev().collect();
-    // An item of a node with `for_each` is named after it: `copy[a]`.
-    let whole = |id: &NodeId| id.as_str().split('[').next().unwrap_or_default().to_owned();
-    let rank = |id: &NodeId| nodes.iter().position(|node| node.as_str() == whole(id));
+    let ranks: BTreeMap<NodeId, usize> = nodes.rev().zip(0..).collect();
+    let rank = |id: &NodeId| ranks.get(&id.whole()).copied();
     let mut ranked: Vec<(Option<usize>, &NodeId)> = facts.nodes.keys().map(|id| (rank(id), id)).collect();
     // What is no longer in the workflow comes first: nothing that is in it can be built on it.
     ranked.sort();

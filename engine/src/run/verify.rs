@@ -12,7 +12,7 @@ use migrate_plugin_api::{
 };
 use serde_json::Value;
 
-use super::core::{disproof, millis};
+use super::core::{disproof, error, millis};
 use super::executor::bounded;
 use super::host::Host;
 use super::state::{NodeRecord, Phase, RunFacts};
@@ -54,8 +54,6 @@ impl Verifier<'_> {
             .map(|(node, record)| async move { (node.clone(), self.node(node, record).await) });
         let mut results = futures::stream::iter(work).buffer_unordered(MAX_VERIFYING);
         let mut failed = false;
-        let places: BTreeMap<NodeId, usize> =
-            report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
         while let Some((node, result)) = results.next().await {
             let Some(entry) = places.get(&node).map(|at| &mut report.nodes[*at]) else { continue };
             let was_done = matches!(entry.state, NodeState::Finished | NodeState::Reused);
@@ -95,16 +93,10 @@ impl Verifier<'_> {
     }
 
     async fn node(&self, node: &NodeId, record: &NodeRecord) -> Result<Evidence, ErrorRecord> {
-        let refuse = |message: String| ErrorRecord {
-            class: ErrorClass::Permanent,
-            message,
-            causes: Vec::new(),
-            hint: None,
-        };
         let began = Instant::now();
         let name = record.step.clone().unwrap_or_default();
         let (Some(step), Some(key)) = (self.steps.get(&name), &record.key) else {
-            return Err(refuse(format!("there is no step `{name}`")));
+            return Err(error(ErrorClass::Permanent, format!("there is no step `{name}`"), None));
         };
         self.emit(EventKind::NodeVerifying { node: node.clone() });
         let project = self.project_dir.to_owned();
@@ -150,10 +142,5 @@ impl Verifier<'_> {
 }
 
 fn disproved(evidence: &Evidence) -> Option<ErrorRecord> {
-    (!evidence.passed()).then(|| ErrorRecord {
-        class: ErrorClass::Corrupt,
-        message: disproof(evidence),
-        causes: Vec::new(),
-        hint: None,
-    })
+    (!evidence.passed()).then(|| error(ErrorClass::Corrupt, disproof(evidence), None))
 }
