@@ -90,11 +90,8 @@ impl Session<'_> {
     }
 
     async fn plan_resume(&self, args: &PlanArgs) -> Result<Exit, Failure> {
-        let request = ResumeRequest {
-            run: args.run.clone().map(RunId::new).transpose()?,
-            params: params(&args.params)?,
-            ..again(&args.again)?
-        };
+        let request =
+            ResumeRequest { run: run_id(&args.run)?, params: params(&args.params)?, ..again(&args.again)? };
         let plan = self.engine.plan_resume(&request, &CancellationToken::new()).await?;
         if self.cli.json {
             print_json("resume-plan", &plan)?;
@@ -115,7 +112,7 @@ impl Session<'_> {
 
     async fn resume(&self, args: &ResumeArgs) -> Result<Exit, Failure> {
         let request = ResumeRequest {
-            run: run_id(&args.run)?,
+            run: run_id(&args.run.run)?,
             accept_changes: args.accept_changes,
             params: params(&args.params)?,
             ..again(&args.again)?
@@ -141,7 +138,7 @@ impl Session<'_> {
 
     async fn verify(&self, args: &VerifyArgs) -> Result<Exit, Failure> {
         let depth = if args.deep { VerifyDepth::Deep } else { VerifyDepth::Quick };
-        let request = VerifyRequest { run: run_id(&args.run)?, depth };
+        let request = VerifyRequest { run: run_id(&args.run.run)?, depth };
         let report = self
             .watched(async |events, shutdown| self.engine.verify(request, events, shutdown).await)
             .await?;
@@ -153,7 +150,7 @@ impl Session<'_> {
     }
 
     async fn status(&self, args: &RunArgs) -> Result<Exit, Failure> {
-        let status = self.engine.status(run_id(args)?.as_ref()).await?;
+        let status = self.engine.status(run_id(&args.run)?.as_ref()).await?;
         if self.cli.json {
             print_json("status", &status)?;
         } else {
@@ -329,8 +326,9 @@ fn exit_of(state: RunState) -> Exit {
     }
 }
 
-pub(crate) fn run_id(args: &RunArgs) -> Result<Option<RunId>, Failure> {
-    Ok(args.run.clone().map(RunId::new).transpose()?)
+/// The run that was named, if one was.
+pub(crate) fn run_id(named: &Option<String>) -> Result<Option<RunId>, Failure> {
+    Ok(named.clone().map(RunId::new).transpose()?)
 }
 
 /// What shall be done again, without the rest of a request.

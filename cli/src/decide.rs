@@ -1,7 +1,7 @@
 //! What people decide about a run: `approve` and `undo`.
 
 use migrate_engine::{DecideRequest, NodeState, RunReport, UndoAction, UndoPlan};
-use migrate_plugin_api::{NodeId, RunId};
+use migrate_plugin_api::NodeId;
 
 use crate::args::{ApproveArgs, UndoArgs};
 use crate::commands::{Session, run_id};
@@ -14,7 +14,7 @@ use crate::table::Table;
 impl Session<'_> {
     pub(crate) async fn approve(&self, args: &ApproveArgs) -> Result<Exit, Failure> {
         let request = DecideRequest {
-            run: args.run.clone().map(RunId::new).transpose()?,
+            run: run_id(&args.run)?,
             node: NodeId::new(args.node.clone())?,
             approved: !args.reject,
             by: user(),
@@ -26,7 +26,7 @@ impl Session<'_> {
             print_json("decision", &approval)?;
         }
         say!("gate {} of run {} {}", approval.node, approval.run, approval.decision.sentence());
-        let resume = format!("migrate{} resume {}", self.project_option(), approval.run);
+        let resume = self.resume_command(&approval.run);
         match &approval.holder {
             Some(holder) => say!("it is taken up within seconds by {holder}; if that has ended: {resume}"),
             None => say!("go on with: {resume}"),
@@ -35,7 +35,7 @@ impl Session<'_> {
     }
 
     pub(crate) async fn undo(&self, args: &UndoArgs) -> Result<Exit, Failure> {
-        let run = run_id(&args.run)?;
+        let run = run_id(&args.run.run)?;
         let plan = self.engine.plan_undo(run.as_ref()).await?;
         if args.yes {
             let run = plan.run;

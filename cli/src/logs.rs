@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use migrate_engine::{Engine, HistoryEntry, HistoryKind, HistoryRequest};
-use migrate_plugin_api::{LogLevel, NodeId, RunId};
+use migrate_plugin_api::{LogLevel, NodeId};
 
 use crate::args::{Level, LogsArgs};
+use crate::commands::run_id;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
@@ -18,7 +19,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Shows the history of a run.
 pub async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result<Exit, Failure> {
     let mut request = HistoryRequest {
-        run: args.run.clone().map(RunId::new).transpose()?,
+        run: run_id(&args.run)?,
         node: args.node.clone().map(NodeId::new).transpose()?,
         level: Some(match args.level {
             Level::Debug => LogLevel::Debug,
