@@ -8,7 +8,7 @@ use migrate_engine::{
 };
 use migrate_plugin_api::{NodeId, Observation, VerifyDepth};
 use serde_json::json;
-use support::{Apply, Project, collector, states};
+use support::{Apply, Project, collector, pairs, states};
 
 const GATED: &str = r#"
 [nodes.copy]
@@ -39,10 +39,6 @@ needs = ["b"]
 on_failure = "undo"
 "#;
 
-fn pairs<'a>(items: &'a [(&'a str, &'a str)]) -> Vec<(String, String)> {
-    items.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
-}
-
 fn decision(node: &str, approved: bool) -> DecideRequest {
     DecideRequest {
         run: None,
@@ -55,7 +51,7 @@ fn decision(node: &str, approved: bool) -> DecideRequest {
 }
 
 async fn resume(project: &Project) -> Result<RunReport, RunError> {
-    project.engine().resume(ResumeRequest::default(), EventSink::discard(), &Shutdown::new()).await
+    support::resume(project, ResumeRequest::default()).await
 }
 
 async fn undo(project: &Project) -> Result<RunReport, RunError> {

@@ -3,12 +3,11 @@
 mod support;
 
 use migrate_engine::{
-    EventKind, EventSink, NodeState, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    VerifyRequest,
+    EventKind, EventSink, NodeState, Params, ResumeRequest, RunError, RunState, Shutdown, VerifyRequest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, Observation, VerifyDepth};
 use serde_json::{Value, json};
-use support::{Apply, Project, collector, states};
+use support::{Apply, Project, collector, pairs, resume, states};
 
 const PARAM: &str = r#"
 [params.namespaces]
@@ -40,14 +39,6 @@ max_parallel = 1
 step = "test"
 needs = ["copy"]
 "#;
-
-fn pairs<'a>(items: &'a [(&'a str, &'a str)]) -> Vec<(String, String)> {
-    items.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
-}
-
-async fn resume(project: &Project, request: ResumeRequest) -> Result<RunReport, RunError> {
-    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
-}
 
 fn accept() -> ResumeRequest {
     ResumeRequest { accept_changes: true, ..ResumeRequest::default() }

@@ -2,10 +2,10 @@
 
 mod support;
 
-use migrate_engine::{EventSink, ResumeRequest, RunError, RunReport, RunState, Shutdown};
+use migrate_engine::{ResumeRequest, RunError, RunState};
 use migrate_plugin_api::NodeId;
 use serde_json::json;
-use support::{Apply, Project, states};
+use support::{Apply, Project, pairs, resume, states};
 
 const PARENT: &str = r#"
 [nodes.first]
@@ -55,14 +55,6 @@ fn project(parent: &str, images: &str) -> Project {
     let project = Project::new(parent);
     std::fs::write(project.path("images.toml"), images).unwrap();
     project
-}
-
-fn pairs<'a>(items: &'a [(&'a str, &'a str)]) -> Vec<(String, String)> {
-    items.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
-}
-
-async fn resume(project: &Project, request: ResumeRequest) -> Result<RunReport, RunError> {
-    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use migrate_engine::{
     EventSink, HistoryKind, HistoryRequest, ResumePlan, ResumeRequest, RunError, RunState, Shutdown,
 };
 use migrate_plugin_api::{CancellationToken, LogLevel, NodeId};
-use support::{Apply, Project, states};
+use support::{Apply, Project, resume, states};
 
 /// `a` feeds `b`, `b` feeds `c`; `d` is alone; `e` only waits for `a`.
 const TREE: &str = r#"
@@ -34,10 +34,6 @@ fn node(name: &str) -> NodeId {
 
 async fn plan(project: &Project, request: ResumeRequest) -> Result<ResumePlan, RunError> {
     project.engine().plan_resume(&request, &CancellationToken::new()).await
-}
-
-async fn resume(project: &Project, request: ResumeRequest) -> Result<migrate_engine::RunReport, RunError> {
-    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
 }
 
 /// The plan without what differs from run to run.

@@ -7,7 +7,7 @@ use migrate_engine::{
 };
 use migrate_plugin_api::{ErrorClass, NodeId, Observation, VerifyDepth};
 use serde_json::json;
-use support::{Apply, Project, collector, states};
+use support::{Apply, Project, collector, pairs, resume, states};
 
 const CHAIN: &str = r#"
 [nodes.a]
@@ -20,14 +20,6 @@ with = { value = "${nodes.a.value}" }
 step = "test"
 with = { value = "${nodes.b.attempt}" }
 "#;
-
-fn pairs<'a>(items: &'a [(&'a str, &'a str)]) -> Vec<(String, String)> {
-    items.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
-}
-
-async fn resume(project: &Project, request: ResumeRequest) -> Result<migrate_engine::RunReport, RunError> {
-    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
-}
 
 #[tokio::test]
 async fn a_chain_runs_in_order_and_passes_typed_outputs() {

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use migrate_engine::{Checked, Engine, Event, EventSink, Params, RunReport, Shutdown, Source, event_channel};
+use migrate_engine::{
+    Checked, Engine, Event, EventSink, Params, ResumeRequest, RunError, RunReport, Shutdown, Source,
+    event_channel,
+};
 use migrate_plugin_api::{
     Check, Evidence, Idempotency, LogLevel, Observation, Problem, Progress, Step, StepContext, StepError,
     StepInfo, StepPlan, VerifyDepth, async_trait,
@@ -278,6 +281,15 @@ pub fn collector() -> (EventSink, tokio::task::JoinHandle<Vec<Event>>) {
 pub fn states(report: &RunReport) -> Vec<(String, String)> {
     let name = |state| serde_json::to_value(state).unwrap().as_str().unwrap().to_owned();
     report.nodes.iter().map(|node| (node.node.to_string(), name(node.state))).collect()
+}
+
+pub fn pairs<'a>(items: &'a [(&'a str, &'a str)]) -> Vec<(String, String)> {
+    items.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+/// Takes the project's run up again, with nobody watching.
+pub async fn resume(project: &Project, request: ResumeRequest) -> Result<RunReport, RunError> {
+    project.engine().resume(request, EventSink::discard(), &Shutdown::new()).await
 }
 
 pub fn level_name(level: LogLevel) -> String {
