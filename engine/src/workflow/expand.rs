@@ -541,6 +541,11 @@ fn rename_reference(reference: &mut Reference, at: &NodeId) {
 
 /// The template as if it were written at `span`. What it refers to is checked where it was written.
 fn moved(mut template: Template, span: &Span) -> Template {
+    shift(&mut template, span);
+    template
+}
+
+fn shift(template: &mut Template, span: &Span) {
     template.span = span.clone();
     match &mut template.kind {
         TemplateKind::Literal(_) | TemplateKind::Broken => {}
@@ -552,19 +557,14 @@ fn moved(mut template: Template, span: &Span) -> Template {
                 }
             }
         }
-        TemplateKind::List(items) => {
-            for item in items {
-                *item = moved(item.clone(), span);
-            }
-        }
+        TemplateKind::List(items) => items.iter_mut().for_each(|item| shift(item, span)),
         TemplateKind::Map(entries) => {
             for (_, key_span, value) in entries {
                 *key_span = span.clone();
-                *value = moved(value.clone(), span);
+                shift(value, span);
             }
         }
     }
-    template
 }
 
 /// What is at `path` of a template.
