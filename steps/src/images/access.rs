@@ -5,33 +5,47 @@ use std::sync::Arc;
 use migrate_plugin_api::{Problem, StepContext, StepError};
 
 use super::auth::Credentials;
+use super::docker;
 use super::ecr::EcrLogin;
 use super::errors;
 use super::registry::{Limits, Registry};
 use crate::site::{AwsAccess, RegistryRef};
 
-/// The registry to read from: by user name if there is one, by AWS if that is given, else openly.
+/// The registry to read from: by user name if there is one, by AWS if that is given, else as Docker
+/// would: by its config file, or openly.
 pub(crate) async fn source(
     ctx: &StepContext,
     from: &RegistryRef,
     aws: Option<&AwsAccess>,
+    bytes_per_second: Option<u64>,
 ) -> Result<Arc<Registry>, StepError> {
     let credentials = match (password(ctx, from).await?, aws) {
         (Some(credentials), _) => credentials,
         (None, Some(aws)) => Credentials::Ecr(EcrLogin::new(ctx, aws).await),
-        (None, None) => Credentials::Anonymous,
+        (None, None) => docker::credentials(&from.host).await?,
     };
-    Registry::new(&from.host, from.endpoint.as_ref(), credentials, Limits::default())
+    let limits = Limits { bytes_per_second, ..Limits::default() };
+    Registry::new(&from.host, from.endpoint.as_ref(), credentials, limits)
 }
 
 /// The registry to write to: by user name if there is one, else by Entra, which is only asked
 /// when the registry asks for a login.
-pub(crate) async fn target(ctx: &StepContext, to: &RegistryRef) -> Result<Arc<Registry>, StepError> {
+pub(crate) async fn target(
+    ctx: &StepContext,
+    to: &RegistryRef,
+    bytes_per_second: Option<u64>,
+) -> Result<Arc<Registry>, StepError> {
     let credentials = match password(ctx, to).await? {
         Some(credentials) => credentials,
         None => Credentials::Entra(crate::azure::credential()),
     };
-    Registry::new(&to.host, to.endpoint.as_ref(), credentials, Limits::default())
+    let limits = Limits { bytes_per_second, ..Limits::default() };
+    Registry::new(&to.host, to.endpoint.as_ref(), credentials, limits)
+}
+
+/// `max-mib-per-second` in bytes.
+pub(crate) fn rate(mib_per_second: Option<u32>) -> Option<u64> {
+    mib_per_second.map(|mib| u64::from(mib) * 1024 * 1024)
 }
 
 async fn password(ctx: &StepContext, registry: &RegistryRef) -> Result<Option<Credentials>, StepError> {

@@ -15,7 +15,7 @@ use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
 use migrate_plugin_api::{Secret, StepError};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use url::Url;
 
 use super::ecr::EcrLogin;
@@ -114,29 +114,49 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
+/// The registry's first answer is waited for.
+pub(crate) struct First<'a> {
+    host: &'a str,
+    state: MutexGuard<'a, State>,
+}
+
+impl First<'_> {
+    /// Learns from that answer.
+    pub(crate) fn learn(&mut self, answer: &reqwest::Response) -> Result<(), StepError> {
+        self.state.challenge = match answer.status().as_u16() {
+            401 => Some(challenge(answer.headers()).ok_or_else(|| {
+                StepError::auth(format!("registry {} asks for a kind of login that is not known", self.host))
+            })?),
+            // Says nothing about logins: the next request is the first again.
+            429 | 500..=599 => None,
+            _ => Some(Challenge::None),
+        };
+        Ok(())
+    }
+}
+
 impl Authenticator {
     pub(crate) fn new(http: reqwest::Client, host: String, endpoint: Url, credentials: Credentials) -> Self {
         Self { http, host, endpoint, credentials, state: Mutex::default() }
     }
 
+    /// The first request to a registry finds out how it wants to be asked; others wait for that, so
+    /// that a hundred are not refused at once. `None` when it is known.
+    pub(crate) async fn first(&self) -> Option<First<'_>> {
+        let state = self.state.lock().await;
+        if state.challenge.is_some() { None } else { Some(First { host: &self.host, state }) }
+    }
+
     /// The header for `scope`; `None` when the registry asks for none.
     pub(crate) async fn header(&self, scope: &Scope) -> Result<Option<HeaderValue>, StepError> {
         let mut state = self.state.lock().await;
-        let challenge = match &state.challenge {
-            Some(challenge) => challenge.clone(),
-            None => {
-                let challenge = self.ask().await?;
-                state.challenge = Some(challenge.clone());
-                challenge
-            }
-        };
-        let text = match challenge {
-            Challenge::None => return Ok(None),
-            Challenge::Basic => match self.basic().await? {
+        let text = match state.challenge.clone() {
+            None | Some(Challenge::None) => return Ok(None),
+            Some(Challenge::Basic) => match self.basic().await? {
                 Some((user, password)) => basic_text(&user, &password),
                 None => return Err(self.missing()),
             },
-            Challenge::Bearer { realm, service } => {
+            Some(Challenge::Bearer { realm, service }) => {
                 let now = Instant::now();
                 if state.tokens.get(scope).is_none_or(|token| token.renew_at <= now) {
                     let token = self.token(&mut state, &realm, service.as_deref(), scope).await?;
@@ -188,22 +208,6 @@ impl Authenticator {
     fn missing(&self) -> StepError {
         StepError::auth(format!("registry {} asks for credentials and there are none", self.host))
             .with_hint("give `username` and `password` for it in migration.toml, or `aws` for ECR")
-    }
-
-    /// Asks the registry how it wants to be asked.
-    async fn ask(&self) -> Result<Challenge, StepError> {
-        let url = self.endpoint.join("/v2/").map_err(|e| {
-            StepError::permanent(format!("`{}` is no registry endpoint", self.endpoint)).with_source(e)
-        })?;
-        let response = self.http.get(url).timeout(errors::ANSWER_TIMEOUT).send().await.map_err(|e| {
-            errors::network(format!("registry {} can't be reached at {}", self.host, self.endpoint), e)
-        })?;
-        match response.status().as_u16() {
-            401 => challenge(response.headers()).ok_or_else(|| {
-                StepError::auth(format!("registry {} asks for a kind of login that is not known", self.host))
-            }),
-            _ => Ok(Challenge::None),
-        }
     }
 
     async fn token(

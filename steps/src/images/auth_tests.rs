@@ -21,9 +21,15 @@ impl TokenCredential for Identity {
     }
 }
 
-fn authenticator(server: &MockServer, credentials: Credentials) -> Authenticator {
+/// Knows how the registry wants to be asked.
+async fn authenticator(server: &MockServer, credentials: Credentials) -> Authenticator {
     let endpoint = Url::parse(&server.uri()).unwrap();
-    Authenticator::new(reqwest::Client::new(), "example.azurecr.io".into(), endpoint, credentials)
+    let http = reqwest::Client::new();
+    let answer = http.get(format!("{}/v2/", server.uri())).send().await.unwrap();
+    let auth = Authenticator::new(http, "example.azurecr.io".into(), endpoint, credentials);
+    auth.first().await.unwrap().learn(&answer).unwrap();
+    assert!(auth.first().await.is_none());
+    auth
 }
 
 async fn challenge_with(server: &MockServer, realm: &str) {
@@ -70,7 +76,7 @@ async fn acr(server: &MockServer) {
 async fn entra_is_exchanged_once_and_asked_a_token_for_each_scope() {
     let server = MockServer::start().await;
     acr(&server).await;
-    let auth = authenticator(&server, Credentials::Entra(Arc::new(Identity)));
+    let auth = authenticator(&server, Credentials::Entra(Arc::new(Identity))).await;
     for _ in 0..2 {
         let header = auth.header(&Scope::Pull("a".into())).await.unwrap().unwrap();
         assert!(header.is_sensitive());
@@ -84,7 +90,7 @@ async fn entra_is_exchanged_once_and_asked_a_token_for_each_scope() {
 async fn an_entra_token_goes_to_nobody_but_the_registry() {
     let server = MockServer::start().await;
     challenge_with(&server, "https://evil.example").await;
-    let auth = authenticator(&server, Credentials::Entra(Arc::new(Identity)));
+    let auth = authenticator(&server, Credentials::Entra(Arc::new(Identity))).await;
     let error = auth.header(&Scope::Ping).await.unwrap_err();
     insta::assert_snapshot!(error, @"registry example.azurecr.io wants its Entra token sent to evil.example, which is not the registry");
 }
@@ -103,7 +109,7 @@ async fn a_user_gets_a_token_with_the_password() {
         .mount(&server)
         .await;
     let credentials = Credentials::Password { username: "u".into(), password: Secret::new("p") };
-    let auth = authenticator(&server, credentials);
+    let auth = authenticator(&server, credentials).await;
     let header = auth.header(&Scope::Push("a".into())).await.unwrap().unwrap();
     assert_eq!(header.to_str().unwrap(), "Bearer t");
 }
@@ -114,7 +120,8 @@ async fn a_refused_login_says_so_and_shows_no_secret() {
     challenge_with(&server, &server.uri()).await;
     Mock::given(path("/oauth2/token")).respond_with(ResponseTemplate::new(401)).mount(&server).await;
     let credentials = Credentials::Password { username: "u".into(), password: Secret::new("hunter2") };
-    let error = authenticator(&server, credentials).header(&Scope::Ping).await.unwrap_err();
+    let auth = authenticator(&server, credentials).await;
+    let error = auth.header(&Scope::Ping).await.unwrap_err();
     assert_eq!(error.class, migrate_plugin_api::ErrorClass::Auth);
     assert!(!format!("{error:?}").contains("hunter2"));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use migrate_plugin_api::{ErrorClass, StepError};
 
 use super::digest::Digest;
@@ -19,6 +19,9 @@ pub(crate) struct Attached {
     pub tag: Option<String>,
 }
 
+/// Manifests whose referrers are asked for side by side.
+const REFERRERS_AT_ONCE: usize = 8;
+
 /// What cosign appends to `sha256-<hex>`, and the referrers tag schema itself.
 const ATTACHED_SUFFIXES: [&str; 4] = ["", ".sig", ".att", ".sbom"];
 
@@ -28,6 +31,9 @@ const ATTACHED_SUFFIXES: [&str; 4] = ["", ".sig", ".att", ".sbom"];
 pub(crate) trait Content: Send + Sync {
     /// What the tag of `image` points at.
     async fn resolve(&self, image: &ImageRef) -> Result<Option<Digest>, StepError>;
+
+    /// The manifest that the tag of `image` points at.
+    async fn tagged(&self, image: &ImageRef) -> Result<Option<Manifest>, StepError>;
 
     /// A manifest by digest.
     async fn manifest(&self, image: &ImageRef, digest: &Digest) -> Result<Option<Manifest>, StepError>;
@@ -57,21 +63,26 @@ impl Content for RegistryContent {
         Ok(self.0.head_manifest(&image.repository, tag).await?.map(|found| found.digest))
     }
 
+    async fn tagged(&self, image: &ImageRef) -> Result<Option<Manifest>, StepError> {
+        let Some(tag) = &image.tag else { return Ok(None) };
+        self.0.get_manifest(&image.repository, tag).await
+    }
+
     async fn manifest(&self, image: &ImageRef, digest: &Digest) -> Result<Option<Manifest>, StepError> {
         self.0.get_manifest(&image.repository, &digest.to_string()).await
     }
 
     async fn attached(&self, image: &ImageRef, digests: &[Digest]) -> Result<Vec<Attached>, StepError> {
-        let mut found = Vec::new();
-        for digest in digests {
-            let referrers = self.0.referrers(&image.repository, digest).await?;
-            found.extend(referrers.into_iter().map(|r| Attached { digest: r.digest, tag: None }));
-        }
+        let asks: Vec<_> = digests.iter().map(|digest| self.0.referrers(&image.repository, digest)).collect();
+        let asks = futures::stream::iter(asks).buffered(REFERRERS_AT_ONCE).try_collect::<Vec<_>>();
+        let (referrers, tags) = futures::join!(asks, self.0.tags(&image.repository));
+        let mut found: Vec<Attached> =
+            referrers?.into_iter().flatten().map(|r| Attached { digest: r.digest, tag: None }).collect();
         let candidates: Vec<String> = digests
             .iter()
             .flat_map(|digest| ATTACHED_SUFFIXES.map(|suffix| format!("{}{suffix}", digest.as_tag())))
             .collect();
-        let there = match self.0.tags(&image.repository).await {
+        let there = match tags {
             Ok(tags) => candidates.into_iter().filter(|tag| tags.contains(tag)).collect(),
             // Who may pull may not always list: then each is asked for.
             Err(error) if error.class == ErrorClass::Auth => candidates,

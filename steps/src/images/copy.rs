@@ -12,12 +12,16 @@ use serde::Deserialize;
 
 use super::access;
 use super::content::{Content, RegistryContent};
+use super::cursor::Cursor;
 use super::deliver::Delivery;
+use super::errors;
 use super::graph::{self, Depth};
 use super::meter::{Meter, drive};
-use super::pull::plan_source;
-use super::push::{PushOutputs, plan_target, said};
+use super::names::NameRule;
+use super::pull::read_source;
+use super::push::{PushOutputs, said};
 use super::reference;
+use super::survey;
 use super::verify::{self, Delivered};
 use crate::site::{AwsAccess, RegistryRef};
 
@@ -32,11 +36,17 @@ pub struct CopyConfig {
     pub aws: Option<AwsAccess>,
     /// `HOST/repository:tag` or `HOST/repository@sha256:…`, all in `from`.
     pub images: Vec<String>,
-    /// The registry that gets them, under the same repositories and tags.
+    /// The registry that gets them, under the same tags.
     pub to: RegistryRef,
     /// Whether a tag that points at another image may be moved.
     #[serde(default)]
     pub overwrite: bool,
+    /// How repositories are named at the target.
+    #[serde(default)]
+    pub names: NameRule,
+    /// Most MiB of layers a second, all together.
+    #[serde(default)]
+    pub max_mib_per_second: Option<u32>,
 }
 
 /// `image.copy`.
@@ -65,18 +75,21 @@ impl TypedStep for Copy {
 
     async fn apply(&self, ctx: &StepContext, config: &CopyConfig) -> Result<PushOutputs, StepError> {
         let references = reference::parse_all(&config.images, &config.from.host)?;
-        let source = access::source(ctx, &config.from, config.aws.as_ref()).await?;
-        let target = access::target(ctx, &config.to).await?;
+        let source = access::source(ctx, &config.from, config.aws.as_ref(), None).await?;
+        let target = access::target(ctx, &config.to, access::rate(config.max_mib_per_second)).await?;
         let source: Arc<dyn Content> = Arc::new(RegistryContent(source));
         let meter = Meter::default();
+        let cursor = Cursor::load(ctx);
         let work = async {
-            let images = graph::read_all(&*source, &references, Depth::WithAttached).await?;
+            let mut images = graph::read_all(&*source, &references, Depth::WithAttached).await?;
+            config.names.apply(&mut images)?;
             let delivery = Delivery {
                 source: Arc::clone(&source),
                 target: Arc::clone(&target),
                 images: &images,
                 overwrite: config.overwrite,
                 meter: &meter,
+                cursor: &cursor,
             };
             let traffic = delivery.run().await?;
             Ok((images, traffic))
@@ -97,11 +110,11 @@ impl TypedStep for Copy {
         outputs: &PushOutputs,
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError> {
-        verify::registry(&access::target(ctx, &config.to).await?, &outputs.images, depth).await
+        verify::registry(&access::target(ctx, &config.to, None).await?, &outputs.images, depth).await
     }
 }
 
-/// The preflight of both sides.
+/// The preflight of both sides: what would move, to the byte, and what is in the way.
 pub(super) async fn plan<C: serde::de::DeserializeOwned>(
     ctx: &StepContext,
     config: &PlanConfig<C>,
@@ -110,10 +123,35 @@ pub(super) async fn plan<C: serde::de::DeserializeOwned>(
     let from = config.field::<RegistryRef>("from")?;
     let to = config.field::<RegistryRef>("to")?;
     let images = config.field::<Vec<String>>("images")?;
+    let names = config.field::<NameRule>("names")?.unwrap_or_default();
+    let aws = config.field::<AwsAccess>("aws")?;
     let place =
         to.as_ref().map_or_else(|| "a registry that is not known yet".to_owned(), |to| to.host.clone());
-    let mut plan = plan_source(ctx, from, config.field::<AwsAccess>("aws")?, images, verb).await?;
+    let (mut plan, source) = read_source(ctx, from, aws, images, Depth::WithAttached, verb).await?;
     plan.summary = format!("{} to {place}", plan.summary);
-    plan.problems.extend(plan_target(ctx, to, verb, None).await?.problems);
+    let Some(to) = to else { return Ok(plan) };
+    let target = match access::reach(access::target(ctx, &to, None).await, "to").await {
+        Ok(target) => target,
+        Err(problem) => {
+            plan.problems.push(problem);
+            return Ok(plan);
+        }
+    };
+    let Some(mut source) = source else { return Ok(plan) };
+    if let Err(error) = names.apply(&mut source.images) {
+        plan.problems.push(errors::problem(&error, "names"));
+        return Ok(plan);
+    }
+    let delivery = Delivery {
+        source: source.content,
+        target,
+        images: &source.images,
+        overwrite: config.field::<bool>("overwrite")?.unwrap_or(false),
+        meter: &Meter::default(),
+        cursor: &Cursor::load(ctx),
+    };
+    if let Err(error) = survey::complete(ctx, &mut plan, &delivery).await {
+        plan.problems.push(errors::problem(&error, "to"));
+    }
     Ok(plan)
 }

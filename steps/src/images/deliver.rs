@@ -7,31 +7,36 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::stream::{StreamExt, TryStreamExt};
 use migrate_plugin_api::StepError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::content::Content;
+use super::cursor::Cursor;
 use super::digest::Digest;
 use super::graph::Image;
 use super::manifest::{Descriptor, Index, Manifest, OCI_INDEX};
 use super::meter::{Meter, Sent};
+use super::needs::{Blob, Needs};
 use super::registry::Registry;
-use super::upload::{BlobSource, Mounted};
+use super::upload::{BlobSource, Mounted, Session};
 
-/// Blobs on their way at once. Enough to fill a link with ACR's latency, few enough for memory
-/// (each holds less than a megabyte) and for ACR Basic's 100 writes a minute.
+/// Blobs on their way at once. Enough to fill a link with ACR's latency, few enough for memory:
+/// each holds less than a megabyte.
 const BLOBS_AT_ONCE: usize = 8;
 
-/// Small requests at once. Registries announce 100 HTTP/2 streams; half is left to the blobs.
-const CHECKS_AT_ONCE: usize = 32;
+/// Small requests at once; the registry's own pace may be slower.
+pub(crate) const CHECKS_AT_ONCE: usize = 32;
 
-/// Images whose manifests are pushed at once.
-const IMAGES_AT_ONCE: usize = 8;
+/// Images whose mounts and manifests are under way at once. Each waits for others, seldom for the
+/// registry.
+const IMAGES_AT_ONCE: usize = 16;
 
 /// What a delivery took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +52,9 @@ pub(crate) struct Traffic {
     pub bytes_sent: u64,
     /// Manifests that were written.
     pub manifests_written: u64,
+    /// Blobs that the target was asked for again, by digest and size, after the manifests were in.
+    #[serde(default)]
+    pub blobs_proved: u64,
 }
 
 /// One delivery.
@@ -57,70 +65,86 @@ pub(crate) struct Delivery<'a> {
     /// Whether a tag that points at something else may be moved.
     pub overwrite: bool,
     pub meter: &'a Meter,
+    pub cursor: &'a Cursor,
 }
 
 /// A manifest or blob in a repository of the target.
-type Place = (String, Digest);
+pub(crate) type Place = (String, Digest);
 
 /// What is at the target before anything is sent.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     /// Where each tag of ours points, if it is there.
-    tags: HashMap<(String, String), Option<Digest>>,
-    manifests: HashSet<Place>,
+    pub tags: HashMap<(String, String), Option<Digest>>,
+    pub manifests: HashSet<Place>,
 }
 
-/// One blob and where it has to be.
-struct Need {
-    image: usize,
-    blob: Descriptor,
-    repositories: BTreeSet<String>,
-    /// A repository of the target that has it.
-    home: Option<String>,
+impl Found {
+    /// Whether the own manifest of `image` is there, under its tag.
+    pub(crate) fn has(&self, image: &Image) -> bool {
+        let tagged = image.tag.as_ref().is_none_or(|tag| {
+            let at = self.tags.get(&(image.target.clone(), tag.clone()));
+            at.is_some_and(|at| at.as_ref() == Some(&image.digest))
+        });
+        tagged && self.manifests.contains(&(image.target.clone(), image.digest.clone()))
+    }
+}
+
+/// What the parts of a delivery share.
+struct Job<'a> {
+    needs: Needs,
+    found: &'a Found,
+    traffic: Mutex<Traffic>,
+    sending: Semaphore,
 }
 
 impl Delivery<'_> {
     /// Does it. Everything is durable at the target when it returns.
     pub(crate) async fn run(&self) -> Result<Traffic, StepError> {
-        let found = self.look().await?;
-        self.refuse_conflicts(&found)?;
-        let needs = self.needs(&found);
-        self.meter.expect(self.images.len() as u64, needs.iter().map(|need| need.blob.size).sum());
-        let traffic = Mutex::new(Traffic::default());
-        let sends: Vec<_> = needs.iter().map(|need| self.bring_blob(need, &traffic)).collect();
-        futures::stream::iter(sends).buffer_unordered(BLOBS_AT_ONCE).try_collect::<()>().await?;
-        let found = &found;
-        let writes: Vec<_> =
-            self.images.iter().map(|image| self.bring_manifests(image, found, &traffic)).collect();
-        futures::stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect::<()>().await?;
-        Ok(traffic.into_inner())
-    }
-
-    /// Only looks: finds conflicts, and says for each image whether its own manifest is there under
-    /// its tag.
-    pub(crate) async fn check(&self) -> Result<Vec<bool>, StepError> {
-        let found = self.look().await?;
-        self.refuse_conflicts(&found)?;
-        let is_there = |image: &Image| {
-            let repository = &image.reference.repository;
-            let tagged = image.tag.as_ref().is_none_or(|tag| {
-                found
-                    .tags
-                    .get(&(repository.clone(), tag.clone()))
-                    .is_some_and(|at| at.as_ref() == Some(&image.digest))
-            });
-            tagged && found.manifests.contains(&(repository.clone(), image.digest.clone()))
+        let found = self.check().await?;
+        let needs = Needs::of(self.images, &found);
+        self.meter.expect(self.images.len() as u64, needs.bytes());
+        let job =
+            Job { needs, found: &found, traffic: Mutex::default(), sending: Semaphore::new(BLOBS_AT_ONCE) };
+        // Workers instead of one future each: what waits in line takes no memory.
+        let (next_blob, next_image) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let lead = async || {
+            while let Some(blob) = job.needs.blobs.get(next_blob.fetch_add(1, Ordering::Relaxed)) {
+                self.lead(&job, blob).await?;
+            }
+            Ok::<_, StepError>(())
         };
-        Ok(self.images.iter().map(is_there).collect())
+        // In order: an image only ever waits for earlier ones, so the line always moves.
+        let finish = async || {
+            loop {
+                let index = next_image.fetch_add(1, Ordering::Relaxed);
+                let Some(image) = self.images.get(index) else { return Ok::<_, StepError>(()) };
+                self.finish(&job, index, image).await?;
+            }
+        };
+        futures::try_join!(
+            try_join_all((0..BLOBS_AT_ONCE).map(|_| lead())),
+            try_join_all((0..IMAGES_AT_ONCE).map(|_| finish())),
+        )?;
+        Ok(job.traffic.into_inner())
     }
 
-    async fn look(&self) -> Result<Found, StepError> {
+    /// Only looks, and refuses what is in the way.
+    pub(crate) async fn check(&self) -> Result<Found, StepError> {
+        let found = self.look().await?;
+        if !self.overwrite {
+            self.refuse(&conflicts(self.images, &found.tags))?;
+        }
+        Ok(found)
+    }
+
+    /// Asks for every tag and manifest of ours at the target.
+    pub(crate) async fn look(&self) -> Result<Found, StepError> {
         let mut tags: BTreeSet<(String, String)> = BTreeSet::new();
         let mut manifests: BTreeSet<Place> = BTreeSet::new();
         for image in self.images {
-            let repository = &image.reference.repository;
-            tags.extend(tags_of(image).map(|(tag, _)| (repository.clone(), tag.to_owned())));
-            manifests.extend(image.manifests.iter().map(|m| (repository.clone(), m.digest.clone())));
+            tags.extend(tags_of(image).map(|(tag, _)| (image.target.clone(), tag.to_owned())));
+            manifests.extend(image.manifests.iter().map(|m| (image.target.clone(), m.digest.clone())));
         }
         let heads: Vec<_> = tags
             .into_iter()
@@ -151,8 +175,7 @@ impl Delivery<'_> {
     }
 
     /// A tag that points elsewhere stays, unless the person has said otherwise.
-    fn refuse_conflicts(&self, found: &Found) -> Result<(), StepError> {
-        let conflicts = if self.overwrite { Vec::new() } else { conflicts(self.images, &found.tags) };
+    pub(crate) fn refuse(&self, conflicts: &[Clash]) -> Result<(), StepError> {
         let Some((first, rest)) = conflicts.split_first() else { return Ok(()) };
         let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
         Err(StepError::conflict(format!(
@@ -162,73 +185,106 @@ impl Delivery<'_> {
         .with_hint("remove that tag, choose another one, or set `overwrite = true`"))
     }
 
-    /// The blobs of every manifest that is not there yet, largest first, so that none is left to
-    /// go alone at the end.
-    fn needs(&self, found: &Found) -> Vec<Need> {
-        let mut needs: BTreeMap<Digest, Need> = BTreeMap::new();
-        let mut homes: HashMap<&Digest, &str> = HashMap::new();
-        for (index, image) in self.images.iter().enumerate() {
-            let repository = &image.reference.repository;
-            for manifest in &image.manifests {
-                let there = found.manifests.contains(&(repository.clone(), manifest.digest.clone()));
-                for blob in &manifest.parts.blobs {
-                    if there {
-                        homes.insert(&blob.digest, repository);
-                        continue;
-                    }
-                    let need = needs.entry(blob.digest.clone()).or_insert_with(|| Need {
-                        image: index,
-                        blob: blob.clone(),
-                        repositories: BTreeSet::new(),
-                        home: None,
-                    });
-                    need.repositories.insert(repository.clone());
-                }
-            }
+    /// Brings a blob to the first repository that needs it, unless the target has it elsewhere: then
+    /// that is where it is mounted from.
+    async fn lead(&self, job: &Job<'_>, blob: &Blob) -> Result<(), StepError> {
+        if blob.home.is_some() {
+            return Ok(());
         }
-        let mut needs: Vec<Need> = needs.into_values().collect();
-        for need in &mut needs {
-            need.home = homes.get(&need.blob.digest).map(|home| (*home).to_owned());
-        }
-        needs.sort_by_key(|need| std::cmp::Reverse(need.blob.size));
-        needs
+        let Some(first) = blob.places.first() else { return Ok(()) };
+        self.send(job, blob, &first.repository, None).await?;
+        first.done();
+        Ok(())
     }
 
-    /// Brings one blob to every repository that needs it: sent once, mounted after that.
-    async fn bring_blob(&self, need: &Need, traffic: &Mutex<Traffic>) -> Result<(), StepError> {
-        let digest = &need.blob.digest;
-        let mut home = need.home.clone();
-        let mut sent = false;
-        for repository in &need.repositories {
-            if home.as_deref() == Some(repository) {
-                continue;
+    /// Brings a blob to a further repository, once what it is mounted from is committed there: a
+    /// registry may not know a blob before a manifest names it.
+    async fn follow(&self, job: &Job<'_>, blob: &Blob, place: usize) -> Result<(), StepError> {
+        let place = &blob.places[place];
+        let from = match &blob.home {
+            Some(home) => home,
+            None => {
+                job.needs.committed[blob.image].wait().await;
+                &blob.places[0].repository
             }
-            if let Some(from) = &home
-                && matches!(self.target.mount(repository, from, digest).await?, Mounted::Yes)
-            {
-                traffic.lock().await.blobs_mounted += 1;
-                continue;
+        };
+        let session = match self.target.mount(&place.repository, from, &blob.descriptor.digest).await? {
+            Mounted::Yes => {
+                job.traffic.lock().await.blobs_mounted += 1;
+                None
             }
-            let size = self.target.head_blob(repository, digest).await?;
-            if size == Some(need.blob.size) || size == Some(u64::MAX) {
-                traffic.lock().await.blobs_present += 1;
+            Mounted::No(session) => Some(session),
+        };
+        if let Some(session) = session {
+            self.send(job, blob, &place.repository, session).await?;
+        } else if blob.home.is_some() && place.is_first {
+            // It counts as there: what was expected is done without a byte.
+            self.meter.bytes.fetch_add(blob.descriptor.size, Ordering::Relaxed);
+        }
+        place.done();
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        job: &Job<'_>,
+        blob: &Blob,
+        repository: &str,
+        session: Option<Session>,
+    ) -> Result<(), StepError> {
+        let _sending = job.sending.acquire().await;
+        let size = blob.descriptor.size;
+        if self.target.has_blob(repository, &blob.descriptor).await? {
+            job.traffic.lock().await.blobs_present += 1;
+            self.meter.bytes.fetch_add(size, Ordering::Relaxed);
+            return Ok(());
+        }
+        let source = BlobSource {
+            content: Arc::clone(&self.source),
+            image: self.images[blob.image].reference.clone(),
+            blob: blob.descriptor.clone(),
+        };
+        let sent = Sent::new(&self.meter.bytes);
+        self.target.upload(repository, &source, session, &sent, self.cursor).await?;
+        let mut traffic = job.traffic.lock().await;
+        traffic.blobs_sent += 1;
+        traffic.bytes_sent += size;
+        Ok(())
+    }
+
+    /// Brings what an image still needs, then its manifests and tags.
+    async fn finish(&self, job: &Job<'_>, index: usize, image: &Image) -> Result<(), StepError> {
+        let follows = job.needs.of_image[index].iter().map(|need| async {
+            let blob = &job.needs.blobs[need.blob];
+            if need.follows {
+                self.follow(job, blob, need.place).await
             } else {
-                let source = BlobSource {
-                    content: Arc::clone(&self.source),
-                    image: self.images[need.image].reference.clone(),
-                    blob: need.blob.clone(),
-                };
-                self.target.upload(repository, &source, &Sent::new(&self.meter.bytes)).await?;
-                sent = true;
-                let mut traffic = traffic.lock().await;
-                traffic.blobs_sent += 1;
-                traffic.bytes_sent += need.blob.size;
+                blob.places[need.place].wait().await;
+                Ok(())
             }
-            home = Some(repository.clone());
+        });
+        try_join_all(follows).await?;
+        self.bring_manifests(image, job.found, &job.traffic).await?;
+        job.needs.commit(index);
+        self.prove(job, index, image).await
+    }
+
+    /// What was brought for an image is there, as the target itself says once it is committed.
+    async fn prove(&self, job: &Job<'_>, index: usize, image: &Image) -> Result<(), StepError> {
+        let needs = &job.needs.of_image[index];
+        let asks = needs
+            .iter()
+            .map(|need| self.target.has_blob(&image.target, &job.needs.blobs[need.blob].descriptor));
+        let there = try_join_all(asks).await?;
+        if let Some((need, _)) = needs.iter().zip(&there).find(|(_, there)| !**there) {
+            return Err(StepError::corrupt(format!(
+                "registry {} took image {} and has not its blob {}",
+                self.target.host,
+                image.reference.short(),
+                job.needs.blobs[need.blob].descriptor.digest
+            )));
         }
-        if !sent {
-            self.meter.bytes.fetch_add(need.blob.size, std::sync::atomic::Ordering::Relaxed);
-        }
+        job.traffic.lock().await.blobs_proved += there.len() as u64;
         Ok(())
     }
 
@@ -238,7 +294,7 @@ impl Delivery<'_> {
         found: &Found,
         traffic: &Mutex<Traffic>,
     ) -> Result<(), StepError> {
-        let repository = &image.reference.repository;
+        let repository = &image.target;
         let mut written = 0;
         let tags: Vec<_> = tags_of(image).filter(|(tag, digest)| is_due(image, found, tag, digest)).collect();
         for manifest in &image.manifests {
@@ -264,7 +320,7 @@ impl Delivery<'_> {
     /// Where the target has no referrers API, the client keeps the list: an index under the tag
     /// `sha256-<hex>` of the subject (OCI distribution 1.1, "unavailable referrers API").
     async fn list_referrers(&self, image: &Image) -> Result<u64, StepError> {
-        let repository = &image.reference.repository;
+        let repository = &image.target;
         let mut subjects: BTreeMap<&Digest, Vec<Descriptor>> = BTreeMap::new();
         for manifest in &image.manifests[image.own..] {
             if let Some(subject) = &manifest.parts.subject {
@@ -310,7 +366,7 @@ pub(crate) fn tags_of(image: &Image) -> impl Iterator<Item = (&str, &Digest)> {
 
 /// Whether `tag` has to be written.
 fn is_due(image: &Image, found: &Found, tag: &str, digest: &Digest) -> bool {
-    let at = found.tags.get(&(image.reference.repository.clone(), tag.to_owned()));
+    let at = found.tags.get(&(image.target.clone(), tag.to_owned()));
     match at.and_then(Option::as_ref) {
         None => true,
         // A list of referrers that the target has grew on its own there: it is merged.
@@ -324,17 +380,18 @@ fn is_referrers_list(image: &Image, tag: &str) -> bool {
 }
 
 /// A tag that points at something else.
-struct Clash {
-    name: String,
+pub(crate) struct Clash {
+    pub name: String,
     source: Digest,
-    target: Digest,
+    pub target: Digest,
 }
 
-fn conflicts(images: &[Image], at: &HashMap<(String, String), Option<Digest>>) -> Vec<Clash> {
+/// Every tag of `images` that points at something else at the target.
+pub(crate) fn conflicts(images: &[Image], at: &HashMap<(String, String), Option<Digest>>) -> Vec<Clash> {
     let mut found = Vec::new();
     for image in images {
         for (tag, digest) in tags_of(image) {
-            let key = (image.reference.repository.clone(), tag.to_owned());
+            let key = (image.target.clone(), tag.to_owned());
             let Some(Some(there)) = at.get(&key) else { continue };
             if there != digest && !is_referrers_list(image, tag) {
                 found.push(Clash {

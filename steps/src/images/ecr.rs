@@ -22,6 +22,38 @@ struct Login {
     renew_at: Instant,
 }
 
+/// ECR's API. Sends nothing yet.
+pub(crate) async fn client(ctx: &StepContext, access: &AwsAccess) -> aws_sdk_ecr::Client {
+    let shared = crate::aws::config(ctx, access).await;
+    let mut config = aws_sdk_ecr::config::Builder::from(&shared);
+    if let Some(endpoint) = &access.ecr_endpoint {
+        config = config.endpoint_url(endpoint.as_str());
+    }
+    aws_sdk_ecr::Client::from_conf(config.build())
+}
+
+/// What ECR answered against us.
+pub(crate) fn error<E, R>(message: String, error: &SdkError<E, R>) -> StepError
+where
+    E: std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    let text = DisplayErrorContext(error).to_string();
+    let error = match error {
+        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => StepError::transient(message),
+        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+            StepError::transient(message)
+        }
+        SdkError::ServiceError(_) if text.contains("Throttl") => StepError::throttled(message, None),
+        SdkError::ServiceError(_) if text.contains("ServerException") => StepError::transient(message),
+        _ => StepError::auth(message).with_hint(
+            "check `[source.aws]` in migration.toml; it needs ecr:GetAuthorizationToken, and \
+             ecr:DescribeRepositories and ecr:DescribeImages to find images",
+        ),
+    };
+    error.with_source(text)
+}
+
 /// Logs in to ECR with AWS credentials.
 pub(crate) struct EcrLogin {
     client: aws_sdk_ecr::Client,
@@ -32,12 +64,7 @@ pub(crate) struct EcrLogin {
 impl EcrLogin {
     /// Sends nothing yet.
     pub(crate) async fn new(ctx: &StepContext, access: &AwsAccess) -> Self {
-        let shared = crate::aws::config(ctx, access).await;
-        let mut config = aws_sdk_ecr::config::Builder::from(&shared);
-        if let Some(endpoint) = &access.ecr_endpoint {
-            config = config.endpoint_url(endpoint.as_str());
-        }
-        let client = aws_sdk_ecr::Client::from_conf(config.build());
+        let client = client(ctx, access).await;
         Self { client, region: access.region.clone(), login: Mutex::new(None) }
     }
 
@@ -63,7 +90,8 @@ impl EcrLogin {
     }
 
     async fn fetch(&self) -> Result<Login, StepError> {
-        let answer = self.client.get_authorization_token().send().await.map_err(|e| self.error(&e))?;
+        let what = || format!("failed to get an ECR authorization token in {}", self.region);
+        let answer = self.client.get_authorization_token().send().await.map_err(|e| error(what(), &e))?;
         let unreadable = || StepError::auth("ECR gave no authorization token that can be read");
         let data = answer.authorization_data().first().ok_or_else(unreadable)?;
         let token = data.authorization_token().ok_or_else(unreadable)?;
@@ -76,26 +104,6 @@ impl EcrLogin {
             password: Secret::new(password),
             renew_at: Instant::now() + renew_after(ends, SystemTime::now()),
         })
-    }
-
-    fn error<E, R>(&self, error: &SdkError<E, R>) -> StepError
-    where
-        E: std::error::Error + 'static,
-        R: std::fmt::Debug,
-    {
-        let message = format!("failed to get an ECR authorization token in {}", self.region);
-        let text = DisplayErrorContext(error).to_string();
-        let error = match error {
-            SdkError::TimeoutError(_) | SdkError::ResponseError(_) => StepError::transient(message),
-            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-                StepError::transient(message)
-            }
-            SdkError::ServiceError(_) if text.contains("Throttl") => StepError::throttled(message, None),
-            SdkError::ServiceError(_) if text.contains("ServerException") => StepError::transient(message),
-            _ => StepError::auth(message)
-                .with_hint("check `[source.aws]` in migration.toml; it needs ecr:GetAuthorizationToken"),
-        };
-        error.with_source(text)
     }
 }
 

@@ -14,6 +14,9 @@ use super::reference::ImageRef;
 /// Images that are looked at side by side. Registries serve many small reads at once.
 const IMAGES_AT_ONCE: usize = 8;
 
+/// Manifests of one index that are read side by side.
+const MANIFESTS_AT_ONCE: usize = 8;
+
 /// An index in an index in an index … is no image.
 const MAX_DEPTH: u32 = 8;
 
@@ -27,6 +30,8 @@ const MAX_MANIFESTS: usize = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
     pub reference: ImageRef,
+    /// The repository that it gets at the target.
+    pub target: String,
     /// The reference's tag, if it points at `digest`. Where a reference has both, the tag may have
     /// moved on since; then it must not be set to an older image at the target.
     pub tag: Option<String>,
@@ -93,22 +98,48 @@ pub(crate) async fn read(
         StepError::permanent(format!("image {reference} is not in {}", content.place()))
             .with_hint("push it there, or leave it out of `images`")
     };
-    let tagged = content.resolve(reference).await?;
-    // A digest says what is meant whatever the tag has become since.
-    let digest = match (&reference.digest, &tagged) {
-        (Some(digest), _) | (None, Some(digest)) => digest.clone(),
-        (None, None) => return Err(missing()),
+    let (root, tag) = match &reference.digest {
+        // A digest says what is meant whatever the tag has become since.
+        Some(digest) => {
+            let (root, tagged) =
+                futures::try_join!(content.manifest(reference, digest), content.resolve(reference))?;
+            (root, reference.tag.clone().filter(|_| tagged.as_ref() == Some(digest)))
+        }
+        None => (content.tagged(reference).await?, reference.tag.clone()),
     };
-    let tag = reference.tag.clone().filter(|_| tagged.as_ref() == Some(&digest));
+    let root = root.ok_or_else(missing)?;
+    let digest = root.digest.clone();
     let mut walk = Walk { content, reference, seen: HashSet::new(), manifests: Vec::new() };
-    let root = content.manifest(reference, &digest).await?.ok_or_else(missing)?;
     walk.add(root, 0).await?;
     let own = walk.manifests.len();
     let attached = match depth {
         Depth::Own => Vec::new(),
         Depth::WithAttached => walk.add_attached().await?,
     };
-    Ok(Image { reference: reference.clone(), tag, digest, manifests: walk.manifests, own, attached })
+    Ok(Image {
+        reference: reference.clone(),
+        target: reference.repository.clone(),
+        tag,
+        digest,
+        manifests: walk.manifests,
+        own,
+        attached,
+    })
+}
+
+async fn read_child(
+    content: &dyn Content,
+    reference: &ImageRef,
+    child: &Descriptor,
+) -> Result<Manifest, StepError> {
+    content.manifest(reference, &child.digest).await?.ok_or_else(|| {
+        let platform = child.platform.as_ref().map_or_else(String::new, |p| format!(" ({})", p.label()));
+        StepError::permanent(format!(
+            "image {reference} is incomplete in {}: manifest {}{platform} is missing",
+            content.place(),
+            child.digest
+        ))
+    })
 }
 
 struct Walk<'a> {
@@ -127,21 +158,13 @@ impl Walk<'_> {
         if depth > MAX_DEPTH || self.seen.len() > MAX_MANIFESTS {
             return Err(StepError::permanent(format!("image {} has too many manifests", self.reference)));
         }
-        for child in &manifest.parts.manifests {
-            if self.seen.contains(&child.digest) {
-                continue;
-            }
-            let found = self.content.manifest(self.reference, &child.digest).await?.ok_or_else(|| {
-                let platform =
-                    child.platform.as_ref().map_or_else(String::new, |p| format!(" ({})", p.label()));
-                StepError::permanent(format!(
-                    "image {} is incomplete in {}: manifest {}{platform} is missing",
-                    self.reference,
-                    self.content.place(),
-                    child.digest
-                ))
-            })?;
-            Box::pin(self.add(found, depth + 1)).await?;
+        let fresh = manifest.parts.manifests.iter().filter(|child| !self.seen.contains(&child.digest));
+        let (content, reference) = (self.content, self.reference);
+        let reads: Vec<_> = fresh.map(|child| read_child(content, reference, child)).collect();
+        let children: Vec<Manifest> =
+            futures::stream::iter(reads).buffered(MANIFESTS_AT_ONCE).try_collect().await?;
+        for child in children {
+            Box::pin(self.add(child, depth + 1)).await?;
         }
         self.manifests.push(manifest);
         Ok(())

@@ -1,6 +1,5 @@
 //! `acr.import`: Azure fetches the images itself, and what it can't fetch is streamed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,18 +9,18 @@ use migrate_plugin_api::{
     VerifyDepth,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
-use url::Url;
+use serde::Deserialize;
 
 use super::access;
 use super::arm::{Arm, ArmLimits, Asked, Failure, ImportCredentials, ImportRequest, ImportSource};
 use super::content::{Content, RegistryContent};
 use super::copy;
+use super::cursor::Cursor;
 use super::deliver::Delivery;
 use super::errors;
 use super::graph::{self, Depth, Image};
 use super::meter::{Meter, drive};
+use super::names::NameRule;
 use super::push::{PushOutputs, said};
 use super::reference;
 use super::registry::Registry;
@@ -48,7 +47,7 @@ pub struct ImportConfig {
     pub aws: Option<AwsAccess>,
     /// `HOST/repository:tag` or `HOST/repository@sha256:…`, all in `from`.
     pub images: Vec<String>,
-    /// The registry that gets them, under the same repositories and tags.
+    /// The registry that gets them, under the same tags.
     pub to: RegistryRef,
     /// Where that registry is in Azure.
     pub azure: AzureAccess,
@@ -58,13 +57,12 @@ pub struct ImportConfig {
     /// Whether a tag that points at another image may be moved.
     #[serde(default)]
     pub overwrite: bool,
-}
-
-/// Imports that an earlier attempt has started, by the image's reference.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Started {
-    operations: BTreeMap<String, Url>,
+    /// How repositories are named at the target.
+    #[serde(default)]
+    pub names: NameRule,
+    /// Most MiB of layers a second, all together, of what is streamed.
+    #[serde(default)]
+    pub max_mib_per_second: Option<u32>,
 }
 
 /// `acr.import`.
@@ -124,29 +122,32 @@ impl TypedStep for Import {
 
     async fn apply(&self, ctx: &StepContext, config: &ImportConfig) -> Result<PushOutputs, StepError> {
         let references = reference::parse_all(&config.images, &config.from.host)?;
-        let source = access::source(ctx, &config.from, config.aws.as_ref()).await?;
-        let target = access::target(ctx, &config.to).await?;
+        let source = access::source(ctx, &config.from, config.aws.as_ref(), None).await?;
+        let target = access::target(ctx, &config.to, access::rate(config.max_mib_per_second)).await?;
         let arm = self.arm(ctx, config).await?;
-        let started: Started = ctx.cursor()?.unwrap_or_default();
+        let cursor = Cursor::load(ctx);
         let meter = Meter::default();
         let work = async {
             let content: Arc<dyn Content> = Arc::new(RegistryContent(Arc::clone(&source)));
-            let images = graph::read_all(&*content, &references, Depth::WithAttached).await?;
+            let mut images = graph::read_all(&*content, &references, Depth::WithAttached).await?;
+            config.names.apply(&mut images)?;
             let delivery = Delivery {
                 source: content,
                 target: Arc::clone(&target),
                 images: &images,
                 overwrite: config.overwrite,
                 meter: &meter,
+                cursor: &cursor,
             };
-            let there = delivery.check().await?;
+            let found = delivery.check().await?;
+            let there: Vec<bool> = images.iter().map(|image| found.has(image)).collect();
             let job = Job {
                 ctx,
                 arm: &arm,
                 source: &source,
                 target: &target,
                 overwrite: config.overwrite,
-                started: Mutex::new(started),
+                cursor: &cursor,
             };
             let ways = job.run(&images, &there).await?;
             // What Azure did not fetch, and what goes with the images.
@@ -173,7 +174,7 @@ impl TypedStep for Import {
         outputs: &PushOutputs,
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError> {
-        verify::registry(&access::target(ctx, &config.to).await?, &outputs.images, depth).await
+        verify::registry(&access::target(ctx, &config.to, None).await?, &outputs.images, depth).await
     }
 }
 
@@ -200,7 +201,7 @@ struct Job<'a> {
     source: &'a Registry,
     target: &'a Registry,
     overwrite: bool,
-    started: Mutex<Started>,
+    cursor: &'a Cursor,
 }
 
 impl Job<'_> {
@@ -261,7 +262,7 @@ impl Job<'_> {
             Err(Failure::Refused(error)) => return Ok(Some(error.message)),
         }
         let reference = image.tag.clone().unwrap_or_else(|| image.digest.to_string());
-        match self.target.head_manifest(&image.reference.repository, &reference).await? {
+        match self.target.head_manifest(&image.target, &reference).await? {
             Some(found) if found.digest == image.digest => Ok(None),
             Some(found) => Ok(Some(format!("Azure imported {} instead of {}", found.digest, image.digest))),
             None => Ok(Some("Azure called the import done, and the image is not there".to_owned())),
@@ -274,7 +275,7 @@ impl Job<'_> {
         credentials: Option<ImportCredentials>,
     ) -> Result<(), Failure> {
         let key = image.reference.to_string();
-        let earlier = self.started.lock().await.operations.get(&key).cloned();
+        let earlier = self.cursor.operation(&key).await;
         if let Some(url) = earlier
             && self.arm.wait(&url).await.is_ok()
         {
@@ -284,17 +285,14 @@ impl Job<'_> {
         match self.arm.import(&self.request(image, credentials)).await? {
             Asked::Done => Ok(()),
             Asked::Running(url) => {
-                let mut started = self.started.lock().await;
-                started.operations.insert(key, url.clone());
-                self.ctx.checkpoint(&*started).await?;
-                drop(started);
+                self.cursor.keep_operation(&key, url.clone()).await?;
                 self.arm.wait(&url).await
             }
         }
     }
 
     fn request(&self, image: &Image, credentials: Option<ImportCredentials>) -> ImportRequest {
-        let repository = &image.reference.repository;
+        let repository = &image.target;
         let (target_tags, untagged_target_repositories) = match &image.tag {
             Some(tag) => (vec![format!("{repository}:{tag}")], Vec::new()),
             None => (Vec::new(), vec![repository.clone()]),
@@ -302,7 +300,7 @@ impl Job<'_> {
         ImportRequest {
             source: ImportSource {
                 registry_uri: self.source.host.clone(),
-                source_image: format!("{repository}@{}", image.digest),
+                source_image: format!("{}@{}", image.reference.repository, image.digest),
                 credentials,
             },
             target_tags,

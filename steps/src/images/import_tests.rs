@@ -99,7 +99,15 @@ async fn fetch(azure: Azure, image: ImageRef, number: usize) {
     let images = vec![graph::read(&*content, &image, Depth::Own).await.unwrap()];
     let target = Arc::clone(&azure.target);
     let meter = Meter::default();
-    let delivery = Delivery { source: content, target, images: &images, overwrite: false, meter: &meter };
+    let cursor = stand::cursor();
+    let delivery = Delivery {
+        source: content,
+        target,
+        images: &images,
+        overwrite: false,
+        meter: &meter,
+        cursor: &cursor,
+    };
     delivery.run().await.unwrap();
     azure.operations.lock().unwrap()[number].1 = true;
 }

@@ -275,6 +275,13 @@ impl Content for Layout {
         Ok(self.entry(&format!("{}:{tag}", image.name())).await)
     }
 
+    async fn tagged(&self, image: &ImageRef) -> Result<Option<Manifest>, StepError> {
+        match self.resolve(image).await? {
+            Some(digest) => self.manifest(image, &digest).await,
+            None => Ok(None),
+        }
+    }
+
     async fn manifest(&self, image: &ImageRef, digest: &Digest) -> Result<Option<Manifest>, StepError> {
         if self.blob_size(digest).await.is_none() {
             return Ok(None);

@@ -9,22 +9,33 @@ mod arm;
 mod auth;
 mod content;
 mod copy;
+mod cursor;
 mod deliver;
 mod digest;
+mod docker;
+mod download;
 mod ecr;
 mod errors;
+mod find;
 mod graph;
 mod import;
 mod layout;
 mod manifest;
 mod meter;
+mod names;
+mod needs;
+mod pace;
 mod pull;
 mod push;
+mod rate;
 mod reference;
 mod registry;
+mod survey;
 mod upload;
 mod verify;
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod import_tests;
 #[cfg(test)]
@@ -39,6 +50,7 @@ use migrate_plugin_api::{Step, Typed};
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
     vec![
+        Arc::new(Typed(find::Find)),
         Arc::new(Typed(pull::Pull)),
         Arc::new(Typed(push::Push)),
         Arc::new(Typed(copy::Copy)),

@@ -44,6 +44,9 @@ pub struct PullConfig {
     pub images: Vec<String>,
     /// Folder of the OCI layout; made where it is missing, added to where it exists.
     pub layout: PathBuf,
+    /// Most MiB of layers a second, all together.
+    #[serde(default)]
+    pub max_mib_per_second: Option<u32>,
 }
 
 /// Outputs of `ecr.pull`.
@@ -93,7 +96,7 @@ impl TypedStep for Pull {
         let from = config.field::<RegistryRef>("from")?;
         let aws = config.field::<AwsAccess>("aws")?;
         let images = config.field::<Vec<String>>("images")?;
-        plan_source(ctx, from, aws, images, "pull").await
+        Ok(read_source(ctx, from, aws, images, Depth::WithAttached, "pull").await?.0)
     }
 
     async fn observe(
@@ -107,7 +110,9 @@ impl TypedStep for Pull {
 
     async fn apply(&self, ctx: &StepContext, config: &PullConfig) -> Result<PullOutputs, StepError> {
         let references = reference::parse_all(&config.images, &config.from.host)?;
-        let registry = access::source(ctx, &config.from, config.aws.as_ref()).await?;
+        let registry =
+            access::source(ctx, &config.from, config.aws.as_ref(), access::rate(config.max_mib_per_second))
+                .await?;
         let content = RegistryContent(registry);
         let shown = config.layout.display().to_string();
         let layout = Layout::open_for_writing(ctx.path(&config.layout), &shown).await?;
@@ -135,16 +140,24 @@ impl TypedStep for Pull {
     }
 }
 
+/// A registry that was read for a plan.
+pub(super) struct Source {
+    pub content: Arc<dyn Content>,
+    /// Those that could be read.
+    pub images: Vec<Image>,
+}
+
 /// The preflight of everything that reads images from a registry.
-pub(super) async fn plan_source(
+pub(super) async fn read_source(
     ctx: &StepContext,
     from: Option<RegistryRef>,
     aws: Option<AwsAccess>,
     images: Option<Vec<String>>,
+    depth: Depth,
     verb: &str,
-) -> Result<StepPlan, StepError> {
+) -> Result<(StepPlan, Option<Source>), StepError> {
     let Some(from) = from else {
-        return Ok(StepPlan::new(format!("{verb} images from a registry that is not known yet")));
+        return Ok((StepPlan::new(format!("{verb} images from a registry that is not known yet")), None));
     };
     let mut plan = StepPlan::new(format!("{verb} images from {}", from.host));
     let references = match images.map(|images| reference::parse_all(&images, &from.host)).transpose() {
@@ -154,34 +167,36 @@ pub(super) async fn plan_source(
             None
         }
     };
-    let registry = match access::reach(access::source(ctx, &from, aws.as_ref()).await, "from").await {
+    let registry = match access::reach(access::source(ctx, &from, aws.as_ref(), None).await, "from").await {
         Ok(registry) => registry,
         Err(problem) => {
             plan.problems.push(problem);
-            return Ok(plan);
+            return Ok((plan, None));
         }
     };
-    let Some(references) = references else { return Ok(plan) };
+    let Some(references) = references else { return Ok((plan, None)) };
     let content = RegistryContent(registry);
-    let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
-    let looks: Vec<_> =
-        references.iter().map(|reference| graph::read(&content, reference, Depth::Own)).collect();
-    let mut looks = futures::stream::iter(looks).buffered(IMAGES_AT_ONCE);
-    while let Some(look) = looks.next().await {
-        ctx.check_cancelled()?;
-        match look {
-            Ok(image) => blobs.extend(image.blobs().into_iter().map(|(digest, blob)| (digest, blob.size))),
-            Err(error) => plan.problems.push(errors::problem(&error, "images")),
+    let mut images = Vec::with_capacity(references.len());
+    {
+        let looks: Vec<_> =
+            references.iter().map(|reference| graph::read(&content, reference, depth)).collect();
+        let mut looks = futures::stream::iter(looks).buffered(IMAGES_AT_ONCE);
+        while let Some(look) = looks.next().await {
+            ctx.check_cancelled()?;
+            match look {
+                Ok(image) => images.push(image),
+                Err(error) => plan.problems.push(errors::problem(&error, "images")),
+            }
         }
     }
-    let bytes: u64 = blobs.values().sum();
+    let blobs = images.iter().flat_map(Image::blobs).map(|(digest, blob)| (digest, blob.size));
+    plan.bytes = Some(blobs.collect::<BTreeMap<Digest, u64>>().values().sum());
     plan.items = Some(references.len() as u64);
-    plan.bytes = Some(bytes);
     plan.summary = format!("{verb} {} images from {}", references.len(), from.host);
     if references.is_empty() {
         plan.problems.push(Problem::warning("there are no images to move").in_field("images"));
     }
-    Ok(plan)
+    Ok((plan, Some(Source { content: Arc::new(content), images })))
 }
 
 async fn pull(

@@ -12,10 +12,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access;
+use super::cursor::Cursor;
 use super::deliver::{Delivery, Traffic};
+use super::errors;
 use super::graph::{self, Depth};
 use super::layout::Layout;
 use super::meter::{Meter, drive};
+use super::names::NameRule;
 use super::pull::{PulledImage, in_layout};
 use super::verify::{self, Delivered};
 use crate::site::RegistryRef;
@@ -28,11 +31,17 @@ pub struct PushConfig {
     pub layout: PathBuf,
     /// The images of it, as `ecr.pull` names them.
     pub images: Vec<PulledImage>,
-    /// The registry that gets them, under the same repositories and tags.
+    /// The registry that gets them, under the same tags.
     pub to: RegistryRef,
     /// Whether a tag that points at another image may be moved.
     #[serde(default)]
     pub overwrite: bool,
+    /// How repositories are named at the target.
+    #[serde(default)]
+    pub names: NameRule,
+    /// Most MiB of layers a second, all together.
+    #[serde(default)]
+    pub max_mib_per_second: Option<u32>,
 }
 
 /// Outputs of `acr.push` and `image.copy`.
@@ -60,6 +69,11 @@ impl TypedStep for Push {
         let images = config.field::<Vec<PulledImage>>("images")?;
         let to = config.field::<RegistryRef>("to")?;
         let mut plan = plan_target(ctx, to, "push", images.as_ref().map(Vec::len)).await?;
+        if let Some(images) = &images
+            && let Err(error) = check_names(config, images)
+        {
+            plan.problems.push(errors::problem(&error, "names"));
+        }
         plan.bytes = images.map(|images| images.iter().map(|image| image.bytes).sum());
         Ok(plan)
     }
@@ -76,9 +90,9 @@ impl TypedStep for Push {
     async fn apply(&self, ctx: &StepContext, config: &PushConfig) -> Result<PushOutputs, StepError> {
         let shown = config.layout.display().to_string();
         let layout = Layout::open(ctx.path(&config.layout), &shown).await?;
-        let target = access::target(ctx, &config.to).await?;
+        let target = access::target(ctx, &config.to, access::rate(config.max_mib_per_second)).await?;
         let references = config.images.iter().map(in_layout).collect::<Result<Vec<_>, _>>()?;
-        let images = graph::read_all(&layout, &references, Depth::WithAttached).await?;
+        let mut images = graph::read_all(&layout, &references, Depth::WithAttached).await?;
         if let Some((wanted, _)) = config.images.iter().zip(&images).find(|(w, i)| w.tag != i.tag) {
             return Err(StepError::conflict(format!(
                 "layout {shown} has another image for {} than {}",
@@ -86,13 +100,16 @@ impl TypedStep for Push {
             ))
             .with_hint("it was pulled again since: run the node that pulls it once more"));
         }
+        config.names.apply(&mut images)?;
         let meter = Meter::default();
+        let cursor = Cursor::load(ctx);
         let delivery = Delivery {
             source: Arc::new(layout),
             target: Arc::clone(&target),
             images: &images,
             overwrite: config.overwrite,
             meter: &meter,
+            cursor: &cursor,
         };
         let traffic = drive(ctx, &meter, "pushing images", delivery.run()).await?;
         ctx.info(format!("{} images are in {}: {}", images.len(), target.host, said(&traffic)));
@@ -109,8 +126,13 @@ impl TypedStep for Push {
         outputs: &PushOutputs,
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError> {
-        verify::registry(&access::target(ctx, &config.to).await?, &outputs.images, depth).await
+        verify::registry(&access::target(ctx, &config.to, None).await?, &outputs.images, depth).await
     }
+}
+
+fn check_names(config: &PlanConfig<PushConfig>, images: &[PulledImage]) -> Result<(), StepError> {
+    let names = config.field::<NameRule>("names")?.unwrap_or_default();
+    names.check(&images.iter().map(in_layout).collect::<Result<Vec<_>, _>>()?)
 }
 
 /// The preflight of everything that writes images to a registry.
@@ -126,7 +148,7 @@ pub(super) async fn plan_target(
     };
     let mut plan = StepPlan::new(format!("{verb} {count} to {}", to.host));
     plan.items = images.map(|count| count as u64);
-    if let Err(problem) = access::reach(access::target(ctx, &to).await, "to").await {
+    if let Err(problem) = access::reach(access::target(ctx, &to, None).await, "to").await {
         plan.problems.push(problem);
     }
     Ok(plan)

@@ -84,11 +84,6 @@ impl ImageRef {
     pub(crate) fn short(&self) -> String {
         self.to_string()[self.host.len() + 1..].to_owned()
     }
-
-    /// The same image in the registry `host`.
-    pub(crate) fn at(&self, host: &str) -> Self {
-        Self { host: host.to_owned(), ..self.clone() }
-    }
 }
 
 impl fmt::Display for ImageRef {
@@ -127,7 +122,8 @@ fn is_tag(tag: &str) -> bool {
     first && rest && tag.len() <= MAX_TAG_CHARS
 }
 
-fn is_repository(name: &str) -> bool {
+/// Whether `name` is one that registries take.
+pub(super) fn is_repository(name: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     !name.is_empty()
         && name.split('/').all(|part| {

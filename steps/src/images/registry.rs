@@ -1,8 +1,8 @@
-//! A client of one registry (OCI distribution v2): manifests, tags, referrers and blob reads.
-//! Uploads are in `upload`.
+//! A client of one registry (OCI distribution v2): manifests, tags and referrers. Blobs are read in
+//! `download` and sent in `upload`.
 //!
 //! Every small request is tried again here, by class and with the waits that the registry asks
-//! for; a blob read goes on where its connection broke. Nothing is kept on disk.
+//! for. Nothing is kept on disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{BoxStream, StreamExt};
-use http::StatusCode;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK};
+use http::{Method, StatusCode};
 use migrate_plugin_api::{ErrorClass, StepError};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -22,6 +21,8 @@ use super::auth::{Authenticator, Credentials, Scope, authorize};
 use super::digest::Digest;
 use super::errors;
 use super::manifest::{self, Descriptor, Index, MAX_MANIFEST_BYTES, Manifest};
+use super::pace::{self, Pace};
+use super::rate::Rate;
 
 /// Long enough for a far registry, short enough to say within a breath that there is none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,11 +30,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of one request before the step sees the error; the engine retries the step itself.
 pub(crate) const MAX_TRIES: u32 = 5;
 
+/// Logins of one request: one where the first answer has said how, one where a token has ended.
+const MAX_LOGINS: u32 = 2;
+
 /// Tags a page; what registries serve at most.
 const TAGS_A_PAGE: u32 = 1000;
 
 /// Pages of tags or referrers that are read before a repository is called unreasonable.
 const MAX_PAGES: u32 = 1000;
+
+/// Where `docker.io` answers.
+const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
 /// Digest of a manifest, as the registry says it.
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
@@ -53,6 +60,8 @@ pub(crate) struct Limits {
     /// Blobs up to this size go up in one PUT, larger ones in chunks of this size. ACR has
     /// refused large single PUTs (Azure/acr #866).
     pub chunk_bytes: u64,
+    /// Most bytes of blobs a second, up and down, all connections together.
+    pub bytes_per_second: Option<u64>,
 }
 
 impl Default for Limits {
@@ -61,7 +70,10 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
             backoff: Duration::from_millis(250),
             max_backoff: Duration::from_secs(20),
-            chunk_bytes: 8 * 1024 * 1024,
+            // A registry syncs each chunk to its disk before it answers: too small ones cost time,
+            // too large ones cost more when they break.
+            chunk_bytes: 64 * 1024 * 1024,
+            bytes_per_second: None,
         }
     }
 }
@@ -73,6 +85,9 @@ pub(crate) struct Registry {
     pub(super) http: reqwest::Client,
     pub(super) auth: Authenticator,
     pub(super) limits: Limits,
+    pub(super) rate: Option<Arc<Rate>>,
+    reads: Pace,
+    writes: Pace,
     tags: Mutex<HashMap<String, Arc<Vec<String>>>>,
     /// The registry said that it has no referrers API.
     no_referrers: AtomicBool,
@@ -94,6 +109,8 @@ impl Registry {
     ) -> Result<Arc<Self>, StepError> {
         let endpoint = match endpoint {
             Some(endpoint) => endpoint.clone(),
+            None if host == "docker.io" => Url::parse(DOCKER_HUB)
+                .map_err(|e| StepError::permanent("Docker Hub has no address").with_source(e))?,
             None => Url::parse(&format!("https://{host}"))
                 .map_err(|e| StepError::permanent(format!("`{host}` is no registry host")).with_source(e))?,
         };
@@ -108,6 +125,9 @@ impl Registry {
             endpoint,
             http,
             auth,
+            rate: limits.bytes_per_second.map(|most| Arc::new(Rate::new(most))),
+            reads: Pace::new(pace::READS),
+            writes: Pace::new(pace::WRITES),
             limits,
             tags: Mutex::default(),
             no_referrers: AtomicBool::new(false),
@@ -222,23 +242,10 @@ impl Registry {
         }
     }
 
-    /// The bytes of a blob from `offset` on. A broken or stalled connection is opened again where
-    /// it ended; the bytes are not hashed here.
-    pub(crate) fn read_blob(
-        self: &Arc<Self>,
-        repository: &str,
-        blob: &Descriptor,
-        offset: u64,
-    ) -> BoxStream<'static, Result<Bytes, StepError>> {
-        let reader = BlobReader {
-            registry: Arc::clone(self),
-            repository: repository.to_owned(),
-            blob: blob.clone(),
-            position: offset,
-            body: None,
-            failures: 0,
-        };
-        futures::stream::try_unfold(reader, BlobReader::next).boxed()
+    /// Whether a blob is there, in its full size where the registry says it.
+    pub(crate) async fn has_blob(&self, repository: &str, blob: &Descriptor) -> Result<bool, StepError> {
+        let size = self.head_blob(repository, &blob.digest).await?;
+        Ok(size == Some(blob.size) || size == Some(u64::MAX))
     }
 
     /// Every tag of a repository. Asked once.
@@ -307,12 +314,12 @@ impl Registry {
         scope: &Scope,
         build: impl Fn() -> reqwest::RequestBuilder + Send + Sync,
     ) -> Result<reqwest::Response, StepError> {
-        let mut login_retried = false;
+        let mut logins = 0;
         let mut tries = 1;
         loop {
             let error = match self.send_once(what, scope, build(), errors::ANSWER_TIMEOUT).await {
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !login_retried => {
-                    login_retried = true;
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && logins < MAX_LOGINS => {
+                    logins += 1;
                     self.auth.refused(response.headers(), scope).await;
                     continue;
                 }
@@ -337,15 +344,39 @@ impl Registry {
         timeout: Duration,
     ) -> Result<reqwest::Response, StepError> {
         let message = || format!("failed to {what} at {}", self.host);
-        let header = self.auth.header(scope).await?;
         let mut request = request.build().map_err(|e| errors::network(message(), e))?;
-        authorize(&mut request, &self.endpoint, header);
-        match tokio::time::timeout(timeout, self.http.execute(request)).await {
-            Ok(answer) => answer.map_err(|e| errors::network(message(), e)),
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let turn = if is_read { self.reads.turn() } else { self.writes.turn() }.await;
+        // The first request of all goes without a login, and finds out which one is wanted.
+        let first = self.auth.first().await;
+        if first.is_none() {
+            let header = self.auth.header(scope).await?;
+            authorize(&mut request, &self.endpoint, header);
+        }
+        let answer = match tokio::time::timeout(timeout, self.http.execute(request)).await {
+            Ok(answer) => answer.map_err(|e| {
+                let known = first.is_none();
+                errors::network(if known { message() } else { self.unreachable() }, e)
+            }),
             Err(_) => {
                 Err(StepError::transient(format!("{}: no answer in {} s", message(), timeout.as_secs())))
             }
+        };
+        let answer = answer?;
+        if let Some(mut first) = first {
+            first.learn(&answer)?;
         }
+        match answer.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                turn.refused(errors::retry_after(answer.headers()));
+            }
+            _ => turn.succeeded(),
+        }
+        Ok(answer)
+    }
+
+    fn unreachable(&self) -> String {
+        format!("registry {} can't be reached at {}", self.host, self.endpoint)
     }
 
     /// Waits before the next try: as long as the registry asked, or ever longer, with jitter.
@@ -422,116 +453,6 @@ impl Registry {
             StepError::permanent(format!("`{}` is no registry endpoint", self.endpoint)).with_source(e)
         })
     }
-}
-
-struct BlobReader {
-    registry: Arc<Registry>,
-    repository: String,
-    blob: Descriptor,
-    position: u64,
-    body: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
-    /// In a row, without one byte between them.
-    failures: u32,
-}
-
-impl BlobReader {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, StepError> {
-        loop {
-            if self.position == self.blob.size {
-                return Ok(None);
-            }
-            let error = match self.step().await {
-                Ok(bytes) if bytes.is_empty() => continue,
-                Ok(bytes) => {
-                    self.position += bytes.len() as u64;
-                    self.failures = 0;
-                    if self.position > self.blob.size {
-                        return Err(StepError::corrupt(format!(
-                            "registry {} sends more than the {} bytes of blob {}",
-                            self.registry.host, self.blob.size, self.blob.digest
-                        )));
-                    }
-                    return Ok(Some((bytes, self)));
-                }
-                Err(error) => error,
-            };
-            self.body = None;
-            self.failures += 1;
-            if !error.class.is_retryable() || self.failures >= MAX_TRIES {
-                return Err(error);
-            }
-            self.registry.wait(self.failures, &error).await;
-        }
-    }
-
-    fn what(&self) -> String {
-        format!("read blob {}", label(&self.repository, &self.blob.digest.to_string()))
-    }
-
-    async fn step(&mut self) -> Result<Bytes, StepError> {
-        if self.body.is_none() {
-            self.body = Some(self.open().await?);
-        }
-        let (what, host, position) = (self.what(), self.registry.host.clone(), self.position);
-        let message = |tail: &str| format!("failed to {what} at {host}: {tail} after {position} bytes");
-        let Some(body) = self.body.as_mut() else { return Ok(Bytes::new()) };
-        match tokio::time::timeout(self.registry.limits.stall, body.next()).await {
-            Ok(Some(Ok(bytes))) => Ok(bytes),
-            Ok(Some(Err(e))) => Err(errors::network(message("the connection broke"), e)),
-            Ok(None) => Err(StepError::transient(message("the answer ended"))),
-            Err(_) => Err(StepError::transient(message("the answer stalled"))),
-        }
-    }
-
-    /// `&mut` only because the body in `self` is no `Sync`.
-    async fn open(&mut self) -> Result<BoxStream<'static, reqwest::Result<Bytes>>, StepError> {
-        let registry = Arc::clone(&self.registry);
-        let what = self.what();
-        let url = registry.url(&format!("{}/blobs/{}", self.repository, self.blob.digest))?;
-        let position = self.position;
-        let request = || {
-            let request = registry.http.get(url.clone());
-            if position > 0 { request.header(RANGE, format!("bytes={position}-")) } else { request }
-        };
-        let response = registry.send(&what, &Scope::Pull(self.repository.clone()), request).await?;
-        match response.status() {
-            // The registry ignored the range: what is already there is dropped on the way.
-            StatusCode::OK => Ok(skip(response.bytes_stream().boxed(), position)),
-            StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), position) => {
-                Ok(response.bytes_stream().boxed())
-            }
-            StatusCode::PARTIAL_CONTENT => Err(StepError::corrupt(format!(
-                "registry {} answers blob {} with another range than asked for",
-                registry.host, self.blob.digest
-            ))),
-            StatusCode::NOT_FOUND => Err(StepError::permanent(format!(
-                "blob {} of {}/{} is missing",
-                self.blob.digest, registry.host, self.repository
-            ))
-            .with_hint("the image is broken in that registry: push it again")),
-            _ => Err(registry.refusal(&what, response).await),
-        }
-    }
-}
-
-fn skip(
-    body: BoxStream<'static, reqwest::Result<Bytes>>,
-    mut bytes_left: u64,
-) -> BoxStream<'static, reqwest::Result<Bytes>> {
-    body.map(move |chunk| {
-        chunk.map(|mut chunk| {
-            let cut = usize::try_from(bytes_left).unwrap_or(usize::MAX).min(chunk.len());
-            bytes_left -= cut as u64;
-            chunk.split_off(cut)
-        })
-    })
-    .boxed()
-}
-
-fn starts_at(headers: &HeaderMap, position: u64) -> bool {
-    text(headers, CONTENT_RANGE.as_str()).is_some_and(|range| {
-        range.trim_start_matches("bytes").trim_start().starts_with(&format!("{position}-"))
-    })
 }
 
 fn is_final(status: StatusCode) -> bool {

@@ -7,7 +7,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use super::super::content::RegistryContent;
 use super::super::meter::Sent;
 use super::super::reference::ImageRef;
-use super::super::stand::{Fault, Proxy, Stand, client, limits, noise};
+use super::super::stand::{Fault, Proxy, Stand, client, cursor, limits, noise};
 use super::super::upload::BlobSource;
 use super::*;
 
@@ -62,7 +62,7 @@ async fn an_upload_survives_cuts_and_stalls() {
     let proxy = Proxy::start(&to.host, faults).await;
     let all = Arc::new(AtomicU64::new(0));
     let upload = client("registry.example", &proxy.address);
-    upload.upload("b", &source(&from, &bytes), &Sent::new(&all)).await.unwrap();
+    upload.upload("b", &source(&from, &bytes), None, &Sent::new(&all), &cursor()).await.unwrap();
     assert_eq!(proxy.left(), 0, "every fault happened");
     assert_eq!(all.load(Ordering::Relaxed), bytes.len() as u64, "progress counts nothing twice");
     assert!(read_from(&to, "b", &bytes).await == bytes);
@@ -121,7 +121,10 @@ async fn a_broken_chunk_costs_that_chunk_where_the_registry_keeps_the_upload() {
         .respond_with(keeps.clone())
         .mount(&server)
         .await;
-    anonymous(&server).upload("b", &source(&from, &bytes), &Sent::new(&Arc::default())).await.unwrap();
+    anonymous(&server)
+        .upload("b", &source(&from, &bytes), None, &Sent::new(&Arc::default()), &cursor())
+        .await
+        .unwrap();
     assert!(*keeps.taken.lock().unwrap() == bytes);
     let broken = keeps.chunks.load(Ordering::Relaxed) / 3;
     assert!(broken >= 2);
@@ -143,8 +146,11 @@ async fn a_source_that_lies_is_named_and_nothing_is_committed() {
         let mut wrong = bytes.to_vec();
         wrong[len / 2] ^= 1;
         std::fs::write(from.blob_file(&digest.to_string()), &wrong).unwrap();
-        let error =
-            to.client().upload("b", &source(&from, &bytes), &Sent::new(&Arc::default())).await.unwrap_err();
+        let error = to
+            .client()
+            .upload("b", &source(&from, &bytes), None, &Sent::new(&Arc::default()), &cursor())
+            .await
+            .unwrap_err();
         assert_eq!(error.class, ErrorClass::Corrupt, "{error}");
         assert_eq!(to.client().head_blob("b", &digest).await.unwrap(), None);
     }
@@ -155,17 +161,16 @@ async fn authorization_stays_with_the_registry() {
     let (registry, storage) = tokio::join!(MockServer::start(), MockServer::start());
     let bytes = Bytes::from_static(b"layer");
     let digest = Digest::of(&bytes);
-    Mock::given(method("GET"))
-        .and(path("/v2/"))
-        .respond_with(ResponseTemplate::new(401).insert_header("www-authenticate", "Basic realm=\"r\""))
-        .mount(&registry)
-        .await;
     Mock::given(path(format!("/v2/a/blobs/{digest}")))
         .and(header_exists("authorization"))
         .respond_with(
             ResponseTemplate::new(307).insert_header("location", format!("{}/signed", storage.uri())),
         )
         .expect(1)
+        .mount(&registry)
+        .await;
+    Mock::given(path(format!("/v2/a/blobs/{digest}")))
+        .respond_with(ResponseTemplate::new(401).insert_header("www-authenticate", "Basic realm=\"r\""))
         .mount(&registry)
         .await;
     // As S3: two ways to be somebody are one too many.

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use super::auth::Credentials;
+use super::cursor::Cursor;
 use super::digest::Digest;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use super::registry::{Limits, Registry};
@@ -185,6 +186,11 @@ impl Stand {
         assert_eq!(answer.status(), 202);
     }
 
+    /// Takes everything away, as a registry that was made anew.
+    pub(crate) fn empty(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+    }
+
     /// Where the registry keeps the bytes of a blob.
     pub(crate) fn blob_file(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
@@ -278,6 +284,7 @@ pub(crate) fn limits() -> Limits {
         backoff: Duration::from_millis(1),
         max_backoff: Duration::from_millis(5),
         chunk_bytes: 256 * 1024,
+        bytes_per_second: None,
     }
 }
 
@@ -286,6 +293,11 @@ pub(crate) fn host() -> Arc<RecordingHost> {
     let host = Arc::new(RecordingHost::default());
     host.put_secret("env:STAND", PASSWORD);
     host
+}
+
+/// The cursor of a first attempt.
+pub(crate) fn cursor() -> Cursor {
+    Cursor::load(&host().context("images", "."))
 }
 
 /// `len` bytes that don't compress and differ by `seed`.
@@ -313,6 +325,8 @@ pub(crate) enum Fault {
     StallDown(u64),
     /// Take nothing more after so many bytes to the registry.
     StallUp(u64),
+    /// Answer the first request of a connection with this status, instead of the registry.
+    Answer(u16),
 }
 
 /// A proxy of ours in front of a registry: one fault a connection, in turn, then none.
@@ -337,6 +351,14 @@ impl Proxy {
         let (upstream, shared) = (upstream.to_owned(), Arc::clone(&faults));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let answer = {
+                    let mut faults = shared.lock().unwrap();
+                    faults.pop_if(|fault| matches!(fault, Fault::Answer(_)))
+                };
+                if let Some(Fault::Answer(status)) = answer {
+                    tokio::spawn(refuse(client, status));
+                    continue;
+                }
                 let Ok(server) = tokio::net::TcpStream::connect(&upstream).await else { continue };
                 tokio::spawn(relay(client, server, Arc::clone(&shared)));
             }
@@ -348,6 +370,21 @@ impl Proxy {
     pub(crate) fn left(&self) -> usize {
         self.faults.lock().unwrap().len()
     }
+}
+
+/// As a registry that has too much to do, or has forgotten our login.
+async fn refuse(mut client: tokio::net::TcpStream, status: u16) {
+    let mut request = vec![0; 16 * 1024];
+    if client.read(&mut request).await.is_err() {
+        return;
+    }
+    let answer = format!(
+        "HTTP/1.1 {status} No\r\nretry-after: 0\r\nwww-authenticate: Basic realm=\"test\"\r\n\
+         content-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    let _ = client.write_all(answer.as_bytes()).await;
+    // Until the client has seen it: closing at once would reset what it still sends.
+    while client.read(&mut request).await.is_ok_and(|count| count > 0) {}
 }
 
 async fn relay(client: tokio::net::TcpStream, server: tokio::net::TcpStream, faults: Arc<Mutex<Vec<Fault>>>) {
@@ -380,12 +417,12 @@ async fn pump(
             let strikes = match faults.last() {
                 Some(Fault::CutDown(after) | Fault::StallDown(after)) => !up && carried >= *after,
                 Some(Fault::CutUp(after) | Fault::StallUp(after)) => up && carried >= *after,
-                None => false,
+                Some(Fault::Answer(_)) | None => false,
             };
             if strikes { faults.pop() } else { None }
         };
         match fault {
-            None => {}
+            None | Some(Fault::Answer(_)) => {}
             Some(Fault::CutDown(_) | Fault::CutUp(_)) => return,
             Some(Fault::StallDown(_) | Fault::StallUp(_)) => std::future::pending::<()>().await,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    CancellationToken, ErrorClass, Step, StepContext, StepError, Typed, VerifyDepth, unknown,
+    CancellationToken, ErrorClass, Step, StepContext, StepError, StepPlan, Typed, VerifyDepth, unknown,
 };
 use serde_json::{Value, json};
 
@@ -151,7 +151,7 @@ async fn a_shared_blob_crosses_once_and_a_second_run_sends_nothing() {
     assert_eq!(
         again["traffic"],
         json!({ "blobs-sent": 0, "blobs-mounted": 0, "blobs-present": 0,
-        "bytes-sent": 0, "manifests-written": 0 })
+        "bytes-sent": 0, "manifests-written": 0, "blobs-proved": 0 })
     );
     assert_eq!(pair.target.blob_writes().await, writes);
 }
@@ -393,4 +393,46 @@ async fn referrers_are_listed_where_the_target_has_no_api_for_them() {
         assert_eq!(listed, [theirs["digest"].as_str().unwrap(), &sbom]);
         assert_eq!(list.parts.manifests[1].artifact_type.as_deref(), Some("application/spdx+json"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_what_would_move_and_what_is_in_the_way() {
+    let pair = Pair::start().await;
+    estate(&pair.source).await;
+    let mut config = pair.copy_config(&ESTATE);
+    config["names"] = json!({ "prefix": "moved", "repositories": { "tools/job": "jobs" } });
+    let said = |plan: &StepPlan| {
+        let hosts = [(&pair.source.host, "SOURCE"), (&pair.target.host, "TARGET")];
+        hosts.iter().fold(plan.summary.clone(), |text, (host, name)| text.replace(host.as_str(), name))
+    };
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    insta::assert_snapshot!(said(&plan), @"copy 3 images from SOURCE to TARGET: 0 images are there; 13 blobs (705359 bytes) to send, 2 to mount, 0 there");
+    assert!(plan.problems.is_empty() && plan.destroys.is_empty(), "{plan:?}");
+
+    let copied = copy().apply(&pair.context(), &config).await.unwrap();
+    assert_eq!(copied["traffic"]["bytes-sent"], plan.bytes.unwrap());
+    assert_eq!(copied["images"][0]["target"], format!("{}/moved/shop/web:1.0", pair.target.host));
+    assert_eq!(pair.target.digest("jobs", "3").await, pair.source.digest("tools/job", "3").await);
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    insta::assert_snapshot!(said(&plan), @"copy 3 images from SOURCE to TARGET: 3 images are there; 0 blobs (0 bytes) to send, 0 to mount, 0 there");
+    assert_eq!(plan.bytes, Some(0));
+
+    // Two would be one; then, a tag that is somebody else's.
+    config["names"] = json!({ "repositories": { "shop/web": "one", "shop/legacy": "one" } });
+    pair.source.image("shop/legacy", "1.0", &[noise(6, 10)]).await;
+    config["images"] = json!([pair.name("shop/web:1.0"), pair.name("shop/legacy:1.0")]);
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    assert_eq!(plan.problems[0].field.as_deref(), Some("names"));
+    insta::assert_snapshot!(plan.problems[0].message, @"images shop/web:1.0 and shop/legacy:1.0 would both be one:1.0 at the target");
+    let error = copy().apply(&pair.context(), &config).await.unwrap_err();
+    assert_eq!(error.message, plan.problems[0].message);
+
+    config["names"] = json!({});
+    config["images"] = json!([pair.name("shop/legacy:1.0")]);
+    pair.target.image("shop/legacy", "1.0", &[noise(7, 10)]).await;
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    assert!(plan.problems[0].message.contains("shop/legacy:1.0 exists in"), "{plan:?}");
+    config["overwrite"] = json!(true);
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    assert!(plan.problems.is_empty() && plan.destroys.len() == 1, "{plan:?}");
 }

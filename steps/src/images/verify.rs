@@ -55,7 +55,12 @@ impl Delivered {
     /// `image`, once known as `source`, as it is in the registry `host`.
     pub(crate) fn new(image: &Image, source: &str, host: &str) -> Self {
         let digest = image.tag.is_none().then(|| image.digest.clone());
-        let target = ImageRef { tag: image.tag.clone(), digest, ..image.reference.at(host) };
+        let target = ImageRef {
+            host: host.to_owned(),
+            repository: image.target.clone(),
+            tag: image.tag.clone(),
+            digest,
+        };
         Self {
             source: source.to_owned(),
             target: target.to_string(),

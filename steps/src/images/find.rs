@@ -1,0 +1,409 @@
+//! `ecr.images`: which images of ECR repositories are to be moved, resolved to digests once. Reads
+//! only.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_sdk_ecr::types::ImageDetail;
+use migrate_plugin_api::{
+    Check, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError, StepPlan,
+    TypedObservation, TypedStep, VerifyDepth,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::ecr;
+use super::errors;
+use super::reference::ImageRef;
+use crate::site::{AwsAccess, RegistryRef};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Config of `ecr.images`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FindConfig {
+    /// The registry, for the names of its images.
+    pub from: RegistryRef,
+    /// How AWS is reached.
+    pub aws: AwsAccess,
+    /// Patterns of repositories, `*` for any text: `shop/*`. All, where none is given.
+    #[serde(default)]
+    pub repositories: Vec<String>,
+    /// Patterns of tags. All, where none is given; images without a tag only if `untagged`.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Whether images without a tag are wanted.
+    #[serde(default)]
+    pub untagged: bool,
+    /// Only what was pushed in so many days.
+    #[serde(default)]
+    pub pushed_within_days: Option<u32>,
+    /// Only what was pulled in so many days, as ECR remembers it.
+    #[serde(default)]
+    pub pulled_within_days: Option<u32>,
+    /// Only images that are in use: those of this list, by tag or digest (`${nodes.inventory.images}`).
+    #[serde(default)]
+    pub in_use: Option<Vec<String>>,
+}
+
+/// Outputs of `ecr.images`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FindOutputs {
+    /// `HOST/repository:tag@digest`, sorted, each once.
+    pub images: Vec<String>,
+    /// Repositories that were looked into.
+    pub repositories: u64,
+    /// Tags, and images without one, that the filters left out.
+    pub left_out: u64,
+    /// Bytes as ECR counts them; what images share counts again for each.
+    pub bytes: u64,
+}
+
+/// `ecr.images`.
+pub struct Find;
+
+#[async_trait]
+impl TypedStep for Find {
+    const NAME: &'static str = "ecr.images";
+    const SUMMARY: &'static str =
+        "Finds images in ECR by repository, tag, age and use, and resolves their digests";
+    const IDEMPOTENCY: Idempotency = Idempotency::Natural;
+    type Config = FindConfig;
+    type Outputs = FindOutputs;
+
+    async fn plan(&self, ctx: &StepContext, config: &PlanConfig<FindConfig>) -> Result<StepPlan, StepError> {
+        let Some(config) = config.known() else {
+            return Ok(StepPlan::new("find images in ECR by what is not known yet"));
+        };
+        let mut plan = StepPlan::new(format!("find images in {}", config.from.host));
+        match find(ctx, config).await {
+            Ok(found) => {
+                plan.summary = format!("find {} images in {}", found.images.len(), config.from.host);
+                plan.items = Some(found.images.len() as u64);
+                if found.images.is_empty() {
+                    plan.problems.push(Problem::warning("no image passes the filters"));
+                }
+            }
+            Err(error) => plan.problems.push(errors::problem(&error, "aws")),
+        }
+        Ok(plan)
+    }
+
+    async fn observe(
+        &self,
+        _ctx: &StepContext,
+        _config: &FindConfig,
+    ) -> Result<TypedObservation<FindOutputs>, StepError> {
+        // Looking again is harmless.
+        Ok(TypedObservation::Absent)
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &FindConfig) -> Result<FindOutputs, StepError> {
+        let found = find(ctx, config).await?;
+        ctx.info(format!(
+            "{} images of {} repositories, {} left out",
+            found.images.len(),
+            found.repositories,
+            found.left_out
+        ));
+        Ok(found)
+    }
+
+    /// What was found is to be there still; what is new since was not asked for.
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        config: &FindConfig,
+        outputs: &FindOutputs,
+        _depth: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let client = ecr::client(ctx, &config.aws).await;
+        let mut checks = Vec::new();
+        let mut by_repository: BTreeMap<String, Vec<ImageRef>> = BTreeMap::new();
+        for image in &outputs.images {
+            let image = ImageRef::parse(image)?;
+            by_repository.entry(image.repository.clone()).or_default().push(image);
+        }
+        for (repository, images) in by_repository {
+            ctx.check_cancelled()?;
+            let there: HashSet<String> = images_of(&client, &config.aws.region, &repository)
+                .await?
+                .into_iter()
+                .filter_map(|image| image.image_digest)
+                .collect();
+            for image in images {
+                let wanted = image.digest.as_ref().map(Digest::to_string).unwrap_or_default();
+                let found = if there.contains(&wanted) { wanted.clone() } else { "missing".to_owned() };
+                checks.push(Check::equal(format!("image {}", image.short()), "digest", wanted, found));
+            }
+        }
+        Ok(checks.into_iter().collect())
+    }
+}
+
+async fn find(ctx: &StepContext, config: &FindConfig) -> Result<FindOutputs, StepError> {
+    let client = ecr::client(ctx, &config.aws).await;
+    let filter = Filter::new(config, SystemTime::now())?;
+    let mut names = Vec::new();
+    let mut pages = client.describe_repositories().into_paginator().items().send();
+    while let Some(repository) = pages.next().await {
+        let repository = repository.map_err(|e| {
+            ecr::error(format!("failed to list ECR repositories in {}", config.aws.region), &e)
+        })?;
+        names.extend(repository.repository_name.filter(|name| any(&config.repositories, name)));
+    }
+    names.sort();
+    let mut found =
+        FindOutputs { images: Vec::new(), repositories: names.len() as u64, left_out: 0, bytes: 0 };
+    for (done, name) in names.iter().enumerate() {
+        ctx.check_cancelled()?;
+        ctx.progress(Progress::message(name.clone()).items(done as u64, names.len() as u64));
+        for image in images_of(&client, &config.aws.region, name).await? {
+            filter.take(&config.from.host, name, &image, &mut found)?;
+        }
+    }
+    found.images.sort();
+    Ok(found)
+}
+
+async fn images_of(
+    client: &aws_sdk_ecr::Client,
+    region: &str,
+    repository: &str,
+) -> Result<Vec<ImageDetail>, StepError> {
+    let mut images = Vec::new();
+    let mut pages = client.describe_images().repository_name(repository).into_paginator().items().send();
+    while let Some(image) = pages.next().await {
+        let what = || format!("failed to list the images of ECR repository {repository} in {region}");
+        images.push(image.map_err(|e| ecr::error(what(), &e))?);
+    }
+    Ok(images)
+}
+
+/// What is wanted, ready to be asked.
+struct Filter<'a> {
+    config: &'a FindConfig,
+    pushed_after: Option<SystemTime>,
+    pulled_after: Option<SystemTime>,
+    /// `repository:tag` and `repository@digest`.
+    in_use: Option<HashSet<String>>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(config: &'a FindConfig, now: SystemTime) -> Result<Self, StepError> {
+        let after = |days: Option<u32>| days.and_then(|days| now.checked_sub(DAY * days));
+        let in_use = config.in_use.as_ref().map(|images| {
+            let parsed = images.iter().map(|image| ImageRef::parse(image));
+            let ours = parsed
+                .filter(|image| image.as_ref().is_ok_and(|i| i.host == config.from.host) || image.is_err());
+            ours.map(|image| image.map(|image| names(&image))).collect::<Result<Vec<_>, _>>()
+        });
+        let in_use = in_use.transpose()?.map(|names| names.into_iter().flatten().collect());
+        Ok(Self {
+            config,
+            pushed_after: after(config.pushed_within_days),
+            pulled_after: after(config.pulled_within_days),
+            in_use,
+        })
+    }
+
+    /// Adds `image` of `repository` to `found`, a reference for each of its tags.
+    fn take(
+        &self,
+        host: &str,
+        repository: &str,
+        image: &ImageDetail,
+        found: &mut FindOutputs,
+    ) -> Result<(), StepError> {
+        let digest = image.image_digest.as_deref().unwrap_or_default();
+        let digest = Digest::parse(digest).map_err(|e| {
+            StepError::permanent(format!("ECR names an image of {repository}")).with_source(e)
+        })?;
+        let tags = image.image_tags.as_deref().unwrap_or_default();
+        let is_recent = self.is_recent(image);
+        let before = found.images.len();
+        for tag in tags {
+            if is_recent && any(&self.config.tags, tag) && self.is_used(repository, Some(tag), &digest) {
+                found.images.push(format!("{host}/{repository}:{tag}@{digest}"));
+            } else {
+                found.left_out += 1;
+            }
+        }
+        if tags.is_empty() {
+            if is_recent && self.config.untagged && self.is_used(repository, None, &digest) {
+                found.images.push(format!("{host}/{repository}@{digest}"));
+            } else {
+                found.left_out += 1;
+            }
+        }
+        if found.images.len() > before {
+            found.bytes += image.image_size_in_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn is_recent(&self, image: &ImageDetail) -> bool {
+        let is_after = |at: Option<&aws_sdk_ecr::primitives::DateTime>, after: Option<SystemTime>| match after
+        {
+            None => true,
+            Some(after) => at.and_then(|at| SystemTime::try_from(*at).ok()).is_some_and(|at| at >= after),
+        };
+        is_after(image.image_pushed_at.as_ref(), self.pushed_after)
+            && is_after(image.last_recorded_pull_time.as_ref(), self.pulled_after)
+    }
+
+    fn is_used(&self, repository: &str, tag: Option<&str>, digest: &Digest) -> bool {
+        let Some(in_use) = &self.in_use else { return true };
+        in_use.contains(&format!("{repository}@{digest}"))
+            || tag.is_some_and(|tag| in_use.contains(&format!("{repository}:{tag}")))
+    }
+}
+
+/// By what an image may be meant. A digest is meant whatever the tag has become since.
+fn names(image: &ImageRef) -> Vec<String> {
+    match (&image.digest, &image.tag) {
+        (Some(digest), _) => vec![format!("{}@{digest}", image.repository)],
+        (None, Some(tag)) => vec![format!("{}:{tag}", image.repository)],
+        (None, None) => Vec::new(),
+    }
+}
+
+/// Whether `text` is of one of `patterns`, or there are none.
+fn any(patterns: &[String], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, text))
+}
+
+/// `*` stands for any text, everything else for itself.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        // The earliest place leaves the most for what follows.
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use migrate_plugin_api::{Step, Typed};
+    use serde_json::{Value, json};
+    use wiremock::matchers::{body_partial_json, header};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("shop/*", "shop/web", true),
+            ("shop/*", "workshop/web", false),
+            ("v*.*", "v1.2", true),
+            ("v*.*", "v12", false),
+            ("*-rc*-x", "1-rc1-rc2-x", true),
+            ("1.0", "1.0", true),
+            ("1.0", "1.0.1", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    /// ECR as its JSON protocol has it, in pages of one.
+    async fn ecr() -> MockServer {
+        let server = MockServer::start().await;
+        let answer = |operation: &str, asked: Value, body: Value| {
+            Mock::given(header(
+                "x-amz-target",
+                format!("AmazonEC2ContainerRegistry_V20150921.{operation}").as_str(),
+            ))
+            .and(body_partial_json(asked))
+            .respond_with(ResponseTemplate::new(200).set_body_json(body))
+        };
+        let repository = |name: &str| json!({ "repositoryName": name });
+        answer(
+            "DescribeRepositories",
+            json!({ "nextToken": "2" }),
+            json!({ "repositories": [repository("tools/job")] }),
+        )
+        .mount(&server)
+        .await;
+        answer(
+            "DescribeRepositories",
+            json!({}),
+            json!({ "repositories": [repository("shop/web")], "nextToken": "2" }),
+        )
+        .mount(&server)
+        .await;
+        let days_ago = |days: u64| {
+            let at = SystemTime::now() - DAY * u32::try_from(days).unwrap();
+            at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+        };
+        let image = |name: &str, tags: &[&str], days: u64| {
+            json!({ "imageDigest": Digest::of(name.as_bytes()), "imageTags": tags, "imagePushedAt": days_ago(days),
+                "imageSizeInBytes": 100 })
+        };
+        answer(
+            "DescribeImages",
+            json!({ "repositoryName": "shop/web" }),
+            json!({ "imageDetails": [image("new", &["1.1", "latest"], 1), image("old", &["1.0"], 400), image("bare", &[], 1)] }),
+        )
+        .mount(&server)
+        .await;
+        answer(
+            "DescribeImages",
+            json!({ "repositoryName": "tools/job" }),
+            json!({ "imageDetails": [image("job", &["7"], 10)] }),
+        )
+        .mount(&server)
+        .await;
+        server
+    }
+
+    async fn found(with: Value) -> Vec<String> {
+        let server = ecr().await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
+        std::fs::write(folder.path().join("credentials"), file).unwrap();
+        let ctx = super::super::stand::host().context("find", folder.path());
+        let mut config = json!({
+            "from": { "host": "r.example" },
+            "aws": { "region": "us-east-1", "credentials-file": "credentials", "ecr-endpoint": server.uri() },
+        });
+        config.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+        let step = Typed(Find);
+        let outputs = step.apply(&ctx, &config).await.unwrap();
+        assert!(step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap().passed());
+        let images = outputs["images"].as_array().unwrap();
+        images.iter().map(|image| image.as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn images_are_found_by_repository_tag_age_and_use() {
+        let all = [
+            "r.example/shop/web:1.0",
+            "r.example/shop/web:1.1",
+            "r.example/shop/web:latest",
+            "r.example/tools/job:7",
+        ];
+        assert_eq!(found(json!({})).await, all);
+        assert_eq!(found(json!({ "repositories": ["tools/*"] })).await, all[3..]);
+        assert_eq!(found(json!({ "tags": ["1.*"] })).await, all[..2]);
+        assert_eq!(found(json!({ "pushed-within-days": 30 })).await, all[1..]);
+        assert!(found(json!({ "pulled-within-days": 30 })).await.is_empty(), "ECR remembers no pull of any");
+        assert_eq!(found(json!({ "untagged": true })).await.len(), 5);
+        let old = format!("r.example/shop/web@{}", Digest::of(b"old"));
+        assert_eq!(
+            found(json!({ "in-use": ["r.example/tools/job:7", "docker.io/nginx:1", old] })).await,
+            [all[0], all[3]]
+        );
+    }
+}
