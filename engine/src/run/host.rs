@@ -130,6 +130,10 @@ impl StepHost for Host {
         self.emit(EventKind::NodeLog { node: self.node.clone(), level, message });
     }
 
+    fn heartbeat(&self) {
+        self.beat.heard();
+    }
+
     async fn checkpoint(&self, cursor: Value) -> Result<(), StepError> {
         self.store(|done| Message::Checkpoint(self.node.clone(), cursor, done)).await
     }
