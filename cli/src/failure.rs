@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::Exit;
 use crate::render;
 use crate::say::say;
+use crate::scaffold::ScaffoldError;
 use crate::shipped::UnknownWorkflow;
 
 /// Why a command could not do its work.
@@ -46,6 +47,9 @@ pub enum Failure {
     /// A decision was not taken.
     #[error(transparent)]
     Decide(DecideError),
+    /// A new plugin was not made.
+    #[error(transparent)]
+    Scaffold(#[from] ScaffoldError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -99,7 +103,8 @@ impl Failure {
                 _ => Exit::Failed,
             },
             Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
-            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
+            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -114,6 +119,7 @@ impl Failure {
             Self::NoMigrationFile(_) => "no-migration-file",
             Self::Invalid(_) => "invalid",
             Self::Steps(_) => "internal",
+            Self::Scaffold(_) => "plugin-not-made",
             Self::Stdout(_) => "stdout",
             Self::Decide(_) => "not-decided",
             Self::Run(error) => match error {
