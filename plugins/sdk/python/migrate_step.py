@@ -30,7 +30,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Type, Union
 
 __all__ = [
     "Step", "Context", "run",
@@ -425,7 +425,7 @@ class _Link:
             return self.answer({"jsonrpc": "2.0", "id": None, "error": failure})
         method = message.get("method")
         if method is None:
-            waiting = self._answers.pop(message.get("id"), None)
+            waiting = self._answers.pop(message.get("id", 0), None)
             if waiting is not None:
                 waiting.put(message)
         elif method == "cancel":
@@ -440,8 +440,8 @@ class _Link:
 
 def _error_of(failure: JSON) -> StepError:
     data = failure.get("data") or {}
-    kinds = {c.kind: c for c in (Transient, Throttled, Auth, Conflict, Corrupt)}
-    kind = data.get("class")
+    kinds: Dict[str, Type[StepError]] = {c.kind: c for c in (Transient, Throttled, Auth, Conflict, Corrupt)}
+    kind = data.get("class", "permanent")
     if kind == "cancelled":
         return Cancelled(failure["message"])
     return kinds.get(kind, Permanent)(failure["message"], hint=data.get("hint"),
@@ -454,7 +454,7 @@ def _failure(link: _Link, problem: BaseException) -> JSON:
         return failure if problem.data is None else {**failure, "data": problem.data}
     if isinstance(problem, StepError):
         kind, message = problem.kind, str(problem)
-        more = {"hint": problem.hint, "retry_after_seconds": problem.retry_after_seconds}
+        more: JSON = {"hint": problem.hint, "retry_after_seconds": problem.retry_after_seconds}
     else:
         # Broken connections may pass; everything else that nobody expected is a mistake.
         kind = "transient" if isinstance(problem, (ConnectionError, TimeoutError)) else "permanent"
@@ -517,7 +517,7 @@ class _Server:
         try:
             self._calls += 1
             ctx = Context(self._link, self._calls, params["context"])
-            config, outputs = params["config"], params.get("outputs")
+            config, outputs = params["config"], params.get("outputs") or {}
         except (KeyError, TypeError) as missing:
             raise _Refused(-32602, f"wrong params of `{method}`: {missing}") from None
         self._link.open(self._calls, call_id)

@@ -41,13 +41,16 @@ pub(crate) struct Config {
     /// Program and arguments; no shell. With a `/`, the program is relative to the project folder
     #[schemars(length(min = 1))]
     pub command: Vec<String>,
-    /// A command that tells whether it was done: exit code 0 done (its stdout counts as the
-    /// command's), 1 not done, others can't tell. It must change nothing
+    /// A command that tells by its exit code whether it was done: 0 done, 1 not done, others can't tell
+    ///
+    /// It must change nothing. Its stdout counts as the command's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub observe: Option<Vec<String>>,
-    /// `natural`: doing it twice is the same as once; `keyed`: it finds what $MIGRATE_KEY names;
-    /// `none`, the default: after an interruption a person decides, unless `observe` tells
+    /// What doing it twice means: `none` (twice; the default), `natural` or `keyed` (the same as once)
+    ///
+    /// With `none`, a person decides after an interruption, unless `observe` tells. `keyed`: it finds what
+    /// $MIGRATE_KEY names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Repeated>,
     /// Working directory; default: the project folder

@@ -70,12 +70,10 @@ pub(crate) struct Config {
     /// What the answer must be; default: a status from 200 to 299
     #[serde(default)]
     pub expect: Expect,
-    /// A header in which the service wants a key that makes repeating harmless; it gets the node's
-    /// key: `Idempotency-Key`
+    /// A header that gets the node's key, where it makes repeating harmless: `Idempotency-Key`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key_header: Option<String>,
-    /// `natural` or `keyed`: doing it twice is the same as once; `none`: it is not. Default: by the
-    /// method, and by `idempotency-key-header`
+    /// What sending it twice means: `none`, `natural` or `keyed`; default: by method and key header
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Repeated>,
     /// How long the whole answer may take; default: 60s
