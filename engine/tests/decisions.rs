@@ -150,6 +150,31 @@ async fn a_rejected_gate_fails_with_the_note_and_is_asked_again() {
     assert_eq!(resume(&project).await.unwrap().state, RunState::Done);
 }
 
+/// Each item of a list asks a question of its own, and is answered by itself.
+#[tokio::test]
+async fn a_gate_for_each_item_is_decided_item_by_item() {
+    let project = Project::new(
+        "[nodes.go]\nstep = \"gate\"\nfor_each = [\"shop\", \"mail\"]\nwith = { message = \"Switch ${each.value}?\" }\n\
+         [nodes.switch]\nstep = \"test\"\nneeds = [\"go\"]\n",
+    );
+    let report = project.run().await;
+    assert_eq!(report.state, RunState::Waiting);
+    let run = report.run;
+    let said = |error: DecideError| error.to_string().replace(run.as_str(), "RUN");
+    let whole = || async { said(project.engine().decide(decision("go", true)).await.unwrap_err()) };
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; these wait: `go[mail]`, `go[shop]`");
+    project.engine().decide(decision("go[shop]", true)).await.unwrap();
+    let report = resume(&project).await.unwrap();
+    assert_eq!(
+        states(&report),
+        pairs(&[("go", "waiting"), ("go[shop]", "finished"), ("go[mail]", "waiting"), ("switch", "pending")])
+    );
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; these wait: `go[mail]`");
+    project.engine().decide(decision("go[mail]", true)).await.unwrap();
+    assert_eq!(resume(&project).await.unwrap().state, RunState::Done);
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; none of them waits");
+}
+
 #[tokio::test]
 async fn an_answer_counts_for_the_question_that_was_asked() {
     let project = Project::new(GATED);
