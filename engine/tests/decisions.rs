@@ -263,6 +263,21 @@ async fn an_undo_goes_on_where_it_failed_or_was_killed() {
     assert_eq!(project.calls(), ["undo b", "undo a"]);
 }
 
+/// Nobody is asked about a run that is undone.
+#[tokio::test]
+async fn an_undo_withdraws_the_question_of_a_gate() {
+    let project = Project::new(GATED);
+    let run = project.run().await.run;
+    let report = undo(&project).await.unwrap();
+    assert_eq!(report.state, RunState::Undone);
+    assert_eq!(states(&report), pairs(&[("copy", "undone"), ("cutover", "pending"), ("switch", "pending")]));
+    let told = project.engine().decide(decision("cutover", true)).await.unwrap_err().to_string();
+    insta::assert_snapshot!(told.replace(run.as_str(), "RUN"), @"gate `cutover` of run RUN does not wait: it is part of a run that is being undone");
+    let long = DecideRequest { note: Some("x".repeat(5000)), ..decision("cutover", true) };
+    let told = project.engine().decide(long).await.unwrap_err();
+    insta::assert_snapshot!(told, @"the note is longer than 4096 bytes");
+}
+
 #[tokio::test]
 async fn what_an_unfinished_attempt_left_is_looked_for_before_the_undo() {
     for (seen, state, calls) in [
