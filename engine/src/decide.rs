@@ -11,7 +11,7 @@ use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES};
-use crate::run::heartbeat::keep_right;
+use crate::run::heartbeat::with_right;
 use crate::run::state::RunFacts;
 use crate::run::undo::{Action, Undo, action, order, rest};
 use crate::shutdown::Shutdown;
@@ -185,10 +185,12 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let (id, store, _lock) = self.hold_existing(run).await?;
-        let run = find(&*store, Some(&id)).await?;
-        let facts = RunFacts::fold(store.facts(&id).await?);
-        let undo = self.go_on_undoing(&run, store.clone(), facts, events, shutdown);
-        keep_right(&*store, undo).await
+        let undo = async {
+            let run = find(&*store, Some(&id)).await?;
+            let facts = RunFacts::fold(store.facts(&id).await?);
+            self.go_on_undoing(&run, store.clone(), facts, events, shutdown).await
+        };
+        with_right(&*store, undo).await
     }
 
     /// With the lock held.

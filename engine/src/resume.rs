@@ -111,6 +111,7 @@ impl Engine {
             run,
             steps: &self.steps,
             project_dir: &self.project_dir,
+            secrets: &self.secrets,
             events: EventSink::discard(),
             depth: VerifyDepth::Quick,
             cancel,

@@ -2,7 +2,8 @@
 //!
 //! Everything reaches it through one channel; each turn takes what has arrived, asks the core,
 //! stores all of it in one transaction, and only then acts. So an intent is durable before its
-//! effect, and a step's `checkpoint` returns only when it is.
+//! effect, and a step's `checkpoint` returns only when it is. Only what confirms that finished nodes
+//! still hold may wait a moment for more of its kind.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,10 +15,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::command::{Call, Command, Input};
+use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
 use super::host::{Host, Line, Message, Put};
+use super::secrets::Secrets;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
 use super::state::RunFacts;
@@ -38,6 +40,12 @@ const MAX_TURN: usize = 256;
 /// Time that steps have to reach a checkpoint after the first request to stop.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
+/// How long what only confirms what is known may wait to be stored with more of its kind.
+const HOLD: Duration = Duration::from_millis(100);
+
+/// Facts that are held at most: as many as one statement of the store takes.
+const MAX_HELD: usize = 1_000;
+
 /// How often decisions are looked for while a gate waits: a person notices no second.
 const DECISION_POLL: Duration = Duration::from_secs(1);
 
@@ -45,6 +53,7 @@ const DECISION_POLL: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     pub run: RunId,
     pub project_dir: PathBuf,
+    pub secrets: Secrets,
     pub steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     pub store: Arc<dyn Store>,
     pub events: EventSink,
@@ -109,6 +118,8 @@ pub(crate) struct Dispatcher {
     receiver: mpsc::Receiver<Message>,
     abort_at: Option<Instant>,
     next_look: Instant,
+    /// When what is held must be stored.
+    store_at: Option<Instant>,
 }
 
 /// What one turn must store and then do.
@@ -117,6 +128,27 @@ struct Turn {
     batch: Batch,
     acknowledge: Vec<oneshot::Sender<()>>,
     act: Vec<Command>,
+}
+
+impl Turn {
+    /// Whether it may be stored a little later, with more of its kind: it says of finished nodes that
+    /// they still hold, which is asked again if it is lost, and nothing that is to be done depends on it.
+    fn only_confirms(&self) -> bool {
+        let Batch { facts, cursors, handles, cleared, logs: _ } = &self.batch;
+        let reads = |command: &Command| match command {
+            Command::Emit(_) => true,
+            Command::Call(call) => call.kind == CallKind::Verify,
+            _ => false,
+        };
+        !facts.is_empty()
+            && facts.len() < MAX_HELD
+            && facts.iter().all(|stamped| matches!(stamped.fact, Fact::Reused { .. }))
+            && cursors.is_empty()
+            && handles.is_empty()
+            && cleared.is_empty()
+            && self.acknowledge.is_empty()
+            && self.act.iter().all(reads)
+    }
 }
 
 impl Dispatcher {
@@ -133,6 +165,7 @@ impl Dispatcher {
             receiver,
             abort_at: None,
             next_look: ambient::instant(),
+            store_at: None,
         }
     }
 
@@ -148,6 +181,14 @@ impl Dispatcher {
         self.look_for_decisions(open, &mut turn).await;
         self.ask(Input::Begin, &mut turn);
         loop {
+            if turn.only_confirms() && self.may_hold() {
+                self.call_held(&mut turn);
+                if self.wait(&mut turn).await == Next::Abort {
+                    return self.abort(turn).await;
+                }
+                continue;
+            }
+            self.store_at = None;
             match self.finish_turn(turn).await? {
                 After::Go => {}
                 After::Undo => {
@@ -163,7 +204,23 @@ impl Dispatcher {
             }
             turn = Turn::default();
             if self.wait(&mut turn).await == Next::Abort {
-                return self.abort().await;
+                return self.abort(turn).await;
+            }
+        }
+    }
+
+    /// Whether there is time to hold a turn.
+    fn may_hold(&mut self) -> bool {
+        let now = ambient::instant();
+        now < *self.store_at.get_or_insert(now + HOLD)
+    }
+
+    /// Starts the calls of a turn that is held: they only read. Its events wait until it is stored.
+    fn call_held(&mut self, turn: &mut Turn) {
+        for command in std::mem::take(&mut turn.act) {
+            match command {
+                Command::Call(call) => self.call(*call),
+                other => turn.act.push(other),
             }
         }
     }
@@ -188,6 +245,7 @@ impl Dispatcher {
         tokio::select! {
             biased;
             () = patience => return Next::Abort,
+            () = until(self.store_at) => {}
             () = changed(&mut shutdown) => {}
             () = until(look) => self.look_for_decisions(asked, turn).await,
             // The dispatcher keeps a sender, so the channel never ends.
@@ -338,7 +396,7 @@ impl Dispatcher {
         let host = Host::new(
             session.run.clone(),
             call.node.clone(),
-            session.project_dir.clone(),
+            session.secrets.clone(),
             session.events.clone(),
             Some(Line { sender: self.sender.clone(), call: self.calls }),
         );
@@ -362,14 +420,20 @@ impl Dispatcher {
     }
 
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
-    async fn abort(mut self) -> Result<Machine, StoreError> {
+    async fn abort(mut self, held: Turn) -> Result<Machine, StoreError> {
         self.tasks.shutdown().await;
         let at = ambient::now();
         let state = RunState::Interrupted;
         let fact = Fact::Ended { state };
         self.core.facts_mut().apply(&fact, at);
-        let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
+        let mut batch = held.batch;
+        batch.facts.push(Stamped { at, fact });
         self.session.store.append(&self.session.run, &batch).await?;
+        for command in held.act {
+            if let Command::Emit(kind) = command {
+                self.emit(kind);
+            }
+        }
         for node in std::mem::take(&mut self.tokens).into_keys() {
             self.emit(EventKind::NodeInterrupted { node });
         }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::core::{disproof, error, millis};
 use super::executor::{Limit, bounded};
 use super::host::Host;
+use super::secrets::Secrets;
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeState, RunReport, RunState};
@@ -31,6 +32,7 @@ pub(crate) struct Verifier<'a> {
     pub run: &'a RunRecord,
     pub steps: &'a BTreeMap<String, Arc<dyn Step>>,
     pub project_dir: &'a Path,
+    pub secrets: &'a Secrets,
     pub events: EventSink,
     pub depth: VerifyDepth,
     pub cancel: &'a CancellationToken,
@@ -102,7 +104,8 @@ impl Verifier<'_> {
         };
         self.emit(EventKind::NodeVerifying { node: node.clone() });
         let project = self.project_dir.to_owned();
-        let host = Host::new(self.run.id.clone(), node.clone(), project.clone(), self.events.clone(), None);
+        let host =
+            Host::new(self.run.id.clone(), node.clone(), self.secrets.clone(), self.events.clone(), None);
         let ctx = StepContext::new(
             self.run.id.clone(),
             node.clone(),

@@ -16,6 +16,7 @@ mod seen;
 pub(crate) mod settings;
 mod sqlite;
 mod sum;
+mod version;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

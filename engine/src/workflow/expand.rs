@@ -218,7 +218,7 @@ impl Expander<'_> {
             self.mistakes.add(&node.file, span.clone(), "too-large", message);
             return None;
         }
-        Reader { file: &source, mistakes: self.mistakes }.workflow()
+        Reader::of(&source, self.mistakes).workflow()
     }
 
     fn open(&self, node: &Node, name: &str) -> Result<Source, String> {

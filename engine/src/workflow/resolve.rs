@@ -199,7 +199,7 @@ impl Checked {
                     outputs.insert(name.clone(), value.into_owned());
                 }
             }
-            let mut scope = scope(&self.params, Some(&self.environment.value), outputs);
+            let mut scope = scope(when, &self.params, Some(&self.environment.value), outputs);
             when.bind(&mut scope, &|reference| self.lookup(reference, outcomes, each));
             if let Some(each) = each {
                 let each = json!({ "key": each.key, "value": each.value, "index": each.index });
