@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
     Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
-    RunError, StoreError,
+    RunError, StoreError, quoted,
 };
 use migrate_plugin_api::{InvalidId, NodeId, Severity};
 use serde::{Deserialize, Serialize};
@@ -102,7 +102,9 @@ impl Failure {
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::List { .. } | DecideError::LongNote) => {
+                Exit::Usage
+            }
             Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
             Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
@@ -204,8 +206,12 @@ impl Failure {
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
             Self::Run(RunError::NotRepeatable { nodes }) => {
-                let named: Vec<String> = nodes.iter().map(|node| format!("--rerun {node}")).collect();
+                let named: Vec<String> =
+                    nodes.iter().map(|node| format!("--rerun {}", quoted(node))).collect();
                 Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
+            Self::Decide(DecideError::List { waiting, .. }) => {
+                waiting.first().map(|item| format!("name one of them: migrate approve {}", quoted(item)))
             }
             _ => None,
         }
