@@ -117,3 +117,15 @@ fn a_rust_plugin_builds_and_passes_its_own_test() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("for the step `team.greet`"), "{said}");
 }
+
+#[test]
+#[ignore = "needs the plugin host in the command line"]
+fn what_is_made_passes_the_conformance_suite() {
+    let project = tempfile::tempdir().unwrap();
+    for (language, name) in [("python", "team.greet"), ("sh", "touch-file")] {
+        migrate(project.path(), &["plugin", "new", "--lang", language, name]);
+        // Effects included.
+        let said = migrate(project.path(), &["plugin", "test", &format!("plugins/migrate-step-{name}")]);
+        assert!(said.starts_with("exit 0") && said.contains("ok      apply-again"), "{said}");
+    }
+}

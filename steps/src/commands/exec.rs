@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, Secret, SecretRef,
@@ -24,6 +25,10 @@ use super::{KEPT_BYTES, Repeated};
 
 /// Where the standard input of running attempts is, below the project folder.
 const INPUTS: &str = ".migrate/exec";
+
+/// Any program that this process starts shares its open files until it runs, which is a moment; who
+/// holds one longer has been given it.
+const STARTING: Duration = Duration::from_secs(1);
 
 /// Exit code of `observe`: nothing was done.
 const NOTHING_DONE: i32 = 1;
@@ -250,12 +255,21 @@ fn surroundings(ctx: &StepContext) -> [(String, String); 5] {
     .map(|(name, value)| (name.to_owned(), value))
 }
 
+/// The standard input of a node's attempts. By the node alone: what is done anew under another key, or in
+/// another run, is not done beside what is still alive.
+pub(super) fn input_path(ctx: &StepContext) -> PathBuf {
+    let node = ctx.node.to_string();
+    let word: String = node.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(60).collect();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, node.as_bytes());
+    ctx.path(INPUTS).join(format!("{word}-{}", hex::encode(&digest.as_ref()[..8])))
+}
+
 /// The locked standard input of an attempt.
 ///
 /// # Errors
 /// `Transient` while a process of an earlier attempt is alive.
-fn claim(ctx: &StepContext) -> Result<(File, PathBuf), StepError> {
-    let path = ctx.path(INPUTS).join(ctx.key.as_str());
+async fn claim(ctx: &StepContext) -> Result<(File, PathBuf), StepError> {
+    let path = input_path(ctx);
     let failed =
         |e: std::io::Error| StepError::permanent(format!("failed to open {}", path.display())).with_source(e);
     std::fs::create_dir_all(ctx.path(INPUTS)).map_err(failed)?;
@@ -263,29 +277,40 @@ fn claim(ctx: &StepContext) -> Result<(File, PathBuf), StepError> {
     // Not truncated: an earlier attempt may still read it.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok((file, path)),
-        Err(TryLockError::WouldBlock) => Err(still_running(ctx)),
-        Err(TryLockError::Error(e)) => Err(failed(e)),
-    }
+    if lock(&file).await.map_err(failed)? { Ok((file, path)) } else { Err(still_running(ctx)) }
 }
 
 /// Whether a process of an earlier attempt holds its standard input.
-fn is_alive(ctx: &StepContext) -> bool {
-    let file = File::open(ctx.path(INPUTS).join(ctx.key.as_str()));
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+async fn is_alive(ctx: &StepContext) -> bool {
+    match File::open(input_path(ctx)) {
+        Ok(file) => matches!(lock(&file).await, Ok(false)),
+        Err(_) => false,
+    }
+}
+
+/// Locks `file`; false where somebody else holds it for more than a moment.
+async fn lock(file: &File) -> std::io::Result<bool> {
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(e)) => return Err(e),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(STARTING / 50).await,
+        }
+    }
 }
 
 fn still_running(ctx: &StepContext) -> StepError {
     StepError::transient("the command of an earlier attempt still runs").with_hint(format!(
-        "wait for its end, or end it yourself: its environment has MIGRATE_KEY={}",
-        ctx.key
+        "wait for its end, or end it yourself: its environment has MIGRATE_NODE={}",
+        ctx.node
     ))
 }
 
 /// The standard input of this attempt, and the file that it is.
-fn input(ctx: &StepContext, text: Option<&str>) -> Result<(File, PathBuf), StepError> {
-    let (mut file, path) = claim(ctx)?;
+async fn input(ctx: &StepContext, text: Option<&str>) -> Result<(File, PathBuf), StepError> {
+    let (mut file, path) = claim(ctx).await?;
     let write = |file: &mut File| {
         file.set_len(0)?;
         file.write_all(text.unwrap_or_default().as_bytes())?;
@@ -329,7 +354,7 @@ impl TypedStep for Exec {
         config: &Config,
     ) -> Result<TypedObservation<Outputs>, StepError> {
         // Whatever else is known, two at once is not what was asked for.
-        if is_alive(ctx) {
+        if is_alive(ctx).await {
             return Err(still_running(ctx));
         }
         let name = config.name();
@@ -353,7 +378,7 @@ impl TypedStep for Exec {
     }
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
-        let (stdin, path) = input(ctx, config.stdin.as_deref())?;
+        let (stdin, path) = input(ctx, config.stdin.as_deref()).await?;
         let seen = |end| Seen { attempt: ctx.attempt, end };
         // Its only copy goes to the command: when that has ended, the lock is free.
         let result = config.run(ctx, &config.command, Some(stdin)).await;

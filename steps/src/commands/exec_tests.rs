@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    ErrorClass, LogLevel, Observation, Step, StepContext, StepError, Typed, VerifyDepth,
+    ErrorClass, IdempotencyKey, LogLevel, Observation, Step, StepContext, StepError, Typed, VerifyDepth,
 };
 use serde_json::{Value, json};
 
-use super::exec::Exec;
+use super::exec::{Exec, input_path};
 
 /// A secret that must be nowhere.
 const CANARY: &str = "canary-5f0c8d";
@@ -243,9 +243,9 @@ async fn what_a_command_leaves_behind_is_ended_and_costs_no_time() {
 #[tokio::test]
 async fn nothing_is_begun_while_an_earlier_attempt_is_alive() {
     let stand = Stand::new();
-    let inputs = stand.dir().join(".migrate/exec");
-    std::fs::create_dir_all(&inputs).unwrap();
-    let file = std::fs::File::create(inputs.join("run-0000000000")).unwrap();
+    let path = input_path(&stand.context());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = std::fs::File::create(path).unwrap();
     file.lock().unwrap();
     // As a command whose `migrate` was killed holds it.
     let mut orphan = std::process::Command::new("sleep").arg("1000").stdin(file).spawn().unwrap();
@@ -255,6 +255,10 @@ async fn nothing_is_begun_while_an_earlier_attempt_is_alive() {
         assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });
         assert_eq!(error.message, "the command of an earlier attempt still runs");
     }
+    // Not under another key either, as after `--rerun`.
+    let mut anew = stand.context();
+    anew.key = IdempotencyKey::new("run-1111111111").unwrap();
+    assert!(Typed(Exec).apply(&anew, &config).await.unwrap_err().class.is_retryable());
     orphan.kill().unwrap();
     orphan.wait().unwrap();
     assert_eq!(stand.observe(&config).await.unwrap(), Observation::Absent);

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 struct Example;
 
-/// `with`.
-#[derive(Deserialize, JsonSchema)]
+/// `with`. The example is what `migrate plugin test` applies.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(example = Config { to: "out".to_owned(), items: vec!["a".to_owned(), "b".to_owned()] })]
 struct Config {
     /// Folder to write to
     to: String,
