@@ -4,6 +4,7 @@
 //! lease's row and proves its epoch, so a holder that slept through the end of its lease stores nothing
 //! more. `synchronous_commit` is on, whatever the server says. The URL is a secret and never shown.
 
+mod decisions;
 mod lease;
 mod rows;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use migrate_plugin_api::{NodeId, RunId, Secret};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId, Secret};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Error, Row};
@@ -24,6 +25,7 @@ use sqlx::{Error, Row};
 use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
 use super::{AcquireError, Store, StoreError};
+use crate::run::GateDecision;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -212,6 +214,14 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
         self.lines_of(run, node, after, limit).await
+    }
+
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.add_decision(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.decision_of(run, key).await
     }
 
     async fn close(&self) {
