@@ -16,10 +16,12 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::say::say;
-use crate::{evidence, logs, outlook, render, scaffold, shipped, signals, table::Table, watch};
+use crate::{
+    assess, evidence, logs, outlook, render, rewrite, rules, scaffold, shipped, signals, table::Table, watch,
+};
 
 /// What describes a site; see the README.
-const MIGRATION_FILE: &str = "migration.toml";
+pub(crate) const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
@@ -37,6 +39,9 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Runs => session.runs().await,
         Command::Logs(args) => logs::logs(&session.engine, args, cli.json).await,
         Command::Verify(args) => session.verify(args).await,
+        Command::Assess(args) => assess::assess(cli, args).await,
+        Command::Rewrite(args) => rewrite::rewrite(cli, args),
+        Command::Rules(args) => rules::rules(cli, args),
         Command::Steps(args) => session.steps(args),
         Command::Plugin(PluginCommand::New(args)) => session.new_plugin(args),
         Command::Schema(args) => session.schema(args),
@@ -48,6 +53,7 @@ fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
     let needed = match &cli.command {
         Command::Validate(_) | Command::Steps(_) | Command::Plugin(_) | Command::Schema(_) => false,
+        Command::Assess(_) | Command::Rewrite(_) | Command::Rules(_) => false,
         // Without a workflow it is about a run.
         Command::Plan(args) => args.workflow.is_none(),
         _ => true,

@@ -99,6 +99,15 @@ sas = "file:sas"
 gp3 = "managed-csi-premium"
 efs-sc = "azurefile-csi-nfs"
 
+[rewrite]
+ingress = "nginx"
+
+[rewrite.identities]
+"shop/web" = "11111111-2222-3333-4444-555555555555"
+
+[rewrite.certificates]
+"arn:aws:acm:us-east-1:123456789012:certificate/0f6f9bb0-6a3c-4f0e-9a43-5f1f1e0c7a11" = "shop-tls"
+
 [[smoke]]
 name = "web is rolled out"
 rollout = {{ namespace = "shop", kind = "deployment", name = "web" }}

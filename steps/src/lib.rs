@@ -1,7 +1,7 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
-mod assess;
+pub mod assess;
 mod aws;
 mod azure;
 pub mod blobs;
@@ -12,8 +12,9 @@ mod exec;
 mod images;
 mod inventory;
 mod kubernetes;
-mod manifests;
+pub mod manifests;
 mod rollout;
+pub mod rules;
 pub mod site;
 mod velero;
 mod workload;
