@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
+use crate::scaffold::Language;
 
 /// Moves workloads from Amazon EKS to Azure AKS, and remembers every step durably.
 #[derive(Debug, Parser)]
@@ -51,8 +52,17 @@ pub enum Command {
     Logs(LogsArgs),
     /// Compare what a finished run made with the world again
     Verify(VerifyArgs),
+    /// Say what of a folder of manifests, or of a cluster, will not be the same on AKS; reads only
+    Assess(AssessArgs),
+    /// Rewrite manifests for AKS: a diff, or in place with --write
+    Rewrite(RewriteArgs),
+    /// List the rules by which `assess` and `rewrite` go, or explain one
+    Rules(RulesArgs),
     /// List the kinds of steps, or show one with its fields
     Steps(StepsArgs),
+    /// Make a step plugin of your own
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Print the JSON Schema of workflow files, or of migration.toml, for editors
     Schema(SchemaArgs),
 }
@@ -203,10 +213,97 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AssessArgs {
+    /// A folder of manifests, or one file
+    #[arg(value_name = "PATH", required_unless_present = "context", conflicts_with = "context")]
+    pub path: Option<PathBuf>,
+
+    /// A context of your kubeconfig: what the namespaces of that cluster hold
+    #[arg(long, value_name = "CONTEXT", requires = "namespaces")]
+    pub context: Option<String>,
+
+    /// Namespaces of the cluster to look at
+    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+
+    /// Also write it as one HTML file that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Print SARIF 2.1.0 on stdout, for code review
+    #[arg(long, conflicts_with = "json")]
+    pub sarif: bool,
+
+    /// End with code 1 when something is left that needs a person or an input
+    #[arg(long)]
+    pub check: bool,
+
+    #[command(flatten)]
+    pub rules: RuleFileArgs,
+}
+
+/// Rules of your own.
+#[derive(Debug, Args)]
+pub struct RuleFileArgs {
+    /// A file with rules of your own, besides those that migration.toml names
+    #[arg(long = "rules", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RewriteArgs {
+    /// A folder of manifests, or one file
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// Write the files; without, only the difference is shown
+    #[arg(long, conflicts_with = "diff")]
+    pub write: bool,
+
+    /// Show the difference and touch nothing: the default
+    #[arg(long)]
+    pub diff: bool,
+
+    #[command(flatten)]
+    pub rules: RuleFileArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RulesArgs {
+    /// A rule to explain
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+
+    /// Only count them, by who can do it
+    #[arg(long, conflicts_with = "id")]
+    pub counts: bool,
+
+    #[command(flatten)]
+    pub rules: RuleFileArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct StepsArgs {
     /// A step to show with its fields and outputs
     #[arg(value_name = "STEP")]
     pub step: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Make a plugin that works, with its own test, in the new folder plugins/NAME
+    New(PluginNewArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PluginNewArgs {
+    /// In what it shall be written
+    #[arg(long, value_enum)]
+    pub lang: Language,
+
+    /// The step that it shall be: `word` or `family.verb`
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 #[derive(Debug, Args)]

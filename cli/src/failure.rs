@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
     Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
-    RunError, StoreError,
+    RunError, StoreError, quoted,
 };
-use migrate_plugin_api::{InvalidId, NodeId, Severity};
+use migrate_plugin_api::{ErrorClass, InvalidId, NodeId, Severity, StepError};
+use migrate_steps::rules::RuleError;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::render;
 use crate::say::say;
+use crate::scaffold::ScaffoldError;
 use crate::shipped::UnknownWorkflow;
 
 /// Why a command could not do its work.
@@ -46,9 +48,38 @@ pub enum Failure {
     /// A decision was not taken.
     #[error(transparent)]
     Decide(DecideError),
+    /// A new plugin was not made.
+    #[error(transparent)]
+    Scaffold(#[from] ScaffoldError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
+    /// A step's code said no, outside of a run.
+    #[error("{}", .0.message)]
+    Step(Box<StepError>),
+    /// Rules of one's own are wrong.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    /// `migration.toml` says something about rewriting that can't be meant.
+    #[error("{file} can't be used: {reason}")]
+    Site {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No such rule.
+    #[error("there is no rule `{0}`; `migrate rules` lists them")]
+    UnknownRule(String),
+    /// A file can't be written.
+    #[error("failed to write {file}")]
+    Write {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// No such step.
     #[error("there is no step `{name}`{}; `migrate steps` lists them", meant(.near))]
     UnknownStep {
@@ -78,12 +109,22 @@ impl From<DecideError> for Failure {
     }
 }
 
+impl From<StepError> for Failure {
+    fn from(error: StepError) -> Self {
+        Self::Step(Box::new(error))
+    }
+}
+
 impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
+            Self::UnknownRule(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::Invalid(_) => Exit::Invalid,
+            Self::Rules(_) | Self::Site { .. } => Exit::Invalid,
+            Self::Step(error) if error.class == ErrorClass::Permanent => Exit::Invalid,
+            Self::Step(_) | Self::Write { .. } => Exit::Failed,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
@@ -98,8 +139,11 @@ impl Failure {
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
-            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::List { .. } | DecideError::LongNote) => {
+                Exit::Usage
+            }
+            Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
+            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -114,7 +158,13 @@ impl Failure {
             Self::NoMigrationFile(_) => "no-migration-file",
             Self::Invalid(_) => "invalid",
             Self::Steps(_) => "internal",
+            Self::Scaffold(_) => "plugin-not-made",
             Self::Stdout(_) => "stdout",
+            Self::Step(_) => "unreadable",
+            Self::Rules(_) => "invalid-rules",
+            Self::Site { .. } => "invalid",
+            Self::UnknownRule(_) => "unknown-rule",
+            Self::Write { .. } => "unwritable-file",
             Self::Decide(_) => "not-decided",
             Self::Run(error) => match error {
                 RunError::Locked(_) => "locked",
@@ -139,12 +189,7 @@ impl Failure {
 
     /// It as data, for `--json`.
     pub fn document(&self) -> ErrorDocument {
-        let mut causes = Vec::new();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            cause = error.source();
-        }
+        let causes = self.causes();
         let mistakes = match self {
             Self::Invalid(diagnostics) => diagnostics.mistakes().iter().map(MistakeDocument::from).collect(),
             _ => Vec::new(),
@@ -177,10 +222,8 @@ impl Failure {
             Self::Run(RunError::Changed(changes)) => print_changes(changes),
             _ => {
                 say!("error: {self}");
-                let mut cause = self.source();
-                while let Some(error) = cause {
-                    say!("  because {error}");
-                    cause = error.source();
+                for cause in self.causes() {
+                    say!("  because {cause}");
                 }
                 if let Some(hint) = self.hint() {
                     say!("  help: {hint}");
@@ -189,17 +232,35 @@ impl Failure {
         }
     }
 
+    fn causes(&self) -> Vec<String> {
+        if let Self::Step(error) = self {
+            return error.to_record().causes;
+        }
+        let mut causes = Vec::new();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        causes
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
             Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
+            Self::Step(error) => error.hint.clone(),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
             Self::Run(RunError::NotRepeatable { nodes }) => {
-                let named: Vec<String> = nodes.iter().map(|node| format!("--rerun {node}")).collect();
+                let named: Vec<String> =
+                    nodes.iter().map(|node| format!("--rerun {}", quoted(node))).collect();
                 Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
+            Self::Decide(DecideError::List { waiting, .. }) => {
+                waiting.first().map(|item| format!("name one of them: migrate approve {}", quoted(item)))
             }
             _ => None,
         }

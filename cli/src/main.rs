@@ -3,19 +3,26 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
+mod assess;
 mod commands;
 mod decide;
 mod evidence;
 mod exit;
 mod failure;
+mod html;
 mod logs;
 mod outlook;
 mod output;
 mod progress;
 mod render;
+mod rewrite;
+mod rules;
+mod sarif;
 mod say;
+mod scaffold;
 mod shipped;
 mod signals;
+mod site;
 mod table;
 mod telemetry;
 mod watch;

@@ -12,8 +12,10 @@ impl Table {
     }
 
     /// Adds a row.
+    /// Control characters, which could steer the terminal, are shown as such.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        let harmless = |cell: String| cell.replace(char::is_control, "\u{fffd}");
+        self.rows.push(cells.into_iter().map(harmless).collect());
     }
 }
 

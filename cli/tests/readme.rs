@@ -55,3 +55,13 @@ fn its_commands_are_commands() {
         assert!(!said.contains("panicked"), "migrate {command}: {said}");
     }
 }
+
+#[test]
+fn its_count_of_rules_is_that_of_the_program() {
+    let project = tempfile::tempdir().unwrap();
+    let output = migrate(project.path()).args(["rules", "--counts"]).output().unwrap();
+    let counts = String::from_utf8_lossy(&output.stdout);
+    let folded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(counts.starts_with("1"), "{counts}");
+    assert!(folded(&readme()).contains(&folded(&counts)), "{counts}");
+}

@@ -1,12 +1,15 @@
 //! Every message that the checker can give, as a person sees it. Each file here is wrong on purpose.
 
+#[path = "messages/rare.rs"]
+mod rare;
+
 use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use migrate_engine::{Diagnostics, Engine, Params, Source};
 use migrate_plugin_api::{
-    Evidence, Idempotency, PlanConfig, Step, StepContext, StepError, StepPlan, Typed, TypedObservation,
-    TypedStep, VerifyDepth, async_trait,
+    Evidence, Idempotency, PlanConfig, SecretRef, Step, StepContext, StepError, StepPlan, Typed,
+    TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,7 @@ struct Config {
     order: Option<Order>,
     count: Option<u32>,
     scratch: Option<Cluster>,
+    password: Option<SecretRef>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -528,6 +532,37 @@ with = { cluster = "${env.source.cluster}", namespaces = [] }
     let text = wrong_in(workflow, ENVIRONMENT, &given);
     assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
     insta::assert_snapshot!(text);
+}
+
+/// A reference to a secret is resolved only where a step asks for one.
+#[test]
+fn secrets() {
+    let workflow = r#"schema = 1
+name = "w"
+
+[params.password]
+type = "string"
+sensitive = true
+default = "exec:pass show shop/db"
+
+[params.token]
+type = "string"
+sensitive = true
+default = "exec:pass show shop/db | head -1"
+
+[nodes.right]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
+
+[nodes.wrong]
+step = "velero.backup"
+with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
+
+[nodes.ask]
+step = "gate"
+with = { message = "Is it ${params.password}?" }
+"#;
+    insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &[]));
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
-mod assess;
+pub mod assess;
 mod aws;
 mod azure;
 pub mod blobs;
 mod checks;
+mod commands;
 mod duration;
 mod exec;
 mod images;
 mod inventory;
 mod kubernetes;
-mod manifests;
+pub mod manifests;
 mod rollout;
+pub mod rules;
 pub mod site;
 mod velero;
 mod workload;
@@ -27,6 +29,7 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         assess::steps(),
         blobs::steps(),
         checks::steps(),
+        commands::steps(),
         images::steps(),
         manifests::steps(),
         velero::steps(),

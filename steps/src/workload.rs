@@ -52,15 +52,6 @@ pub(crate) fn is_image(path: &[Segment<'_>]) -> bool {
     }
 }
 
-/// Whether `path` ends in the fields of `names`; indices don't count.
-pub(crate) fn ends_with(path: &[Segment<'_>], names: &[&str]) -> bool {
-    let mut keys = path.iter().rev().filter_map(|segment| match segment {
-        Segment::Key(key) => Some(key.as_ref()),
-        Segment::Index(_) => None,
-    });
-    names.iter().rev().all(|name| keys.next() == Some(*name))
-}
-
 /// Visits every string of `value` with its path.
 pub(crate) fn strings<'a>(value: &'a Value, visit: &mut impl FnMut(&[Segment<'a>], &'a str)) {
     fn walk<'a>(
@@ -165,6 +156,5 @@ mod tests {
         let key = |k: &'static str| Segment::Key(Cow::Borrowed(k));
         let path = [key("metadata"), key("annotations"), key("a.b/c"), Segment::Index(2), key("d")];
         assert_eq!(display(&path), r#"metadata.annotations["a.b/c"][2].d"#);
-        assert!(ends_with(&path, &["a.b/c", "d"]) && !ends_with(&path, &["annotations", "d"]));
     }
 }

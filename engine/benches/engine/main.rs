@@ -24,7 +24,7 @@ const ROUNDS: usize = 5;
 /// Nodes in a row: a usual workflow, and enough for the cost of a start to vanish.
 const ROWS: [usize; 2] = [40, 1_000];
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const HELP: &str = "\
 What the engine costs, beside what others cost for the same. Prints JSON.
@@ -95,7 +95,9 @@ fn all(options: &Options) -> Result<()> {
     // Last and once: it takes minutes, and is too far away for a moment's load to count.
     for nodes in ROWS {
         let Some(peers) = &peers else { break };
-        peers.snakemake(nodes, &room.fresh("snakemake")?, &mut table)?;
+        for settings in peers::Settings::ALL {
+            peers.snakemake(settings, nodes, &room.fresh("snakemake")?, &mut table)?;
+        }
     }
     let document = json!({
         "version": 1,
@@ -128,7 +130,9 @@ fn shapes(room: &Room, table: &mut Table) -> Result<()> {
     room.ours(table, "layers-10x100", 1_000, &["layers", "10", "100"], &room.fresh("layers")?)?;
     room.ours(table, "wide-10000", 10_000, &["wide", "10000"], &room.fresh("wide")?)?;
     room.ours(table, "plan-10000", 10_000, &["plan", "10000"], &room.fresh("plan")?)?;
-    room.ours(table, "plan-conditions-10000", 10_000, &["plan-conditions", "10000"], &room.fresh("plan")?)?;
+    for kind in ["plan-conditions", "plan-distinct-conditions"] {
+        room.ours(table, &format!("{kind}-10000"), 10_000, &[kind, "10000"], &room.fresh("plan")?)?;
+    }
     let project = room.fresh("resume")?;
     room.child(&["interrupted", "11200"], &project)?;
     room.ours(table, "resume-100000-facts", 11_201, &["resume"], &project)

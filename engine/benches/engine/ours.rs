@@ -20,6 +20,9 @@ use crate::Result;
 /// While it is there, the node `last` fails.
 const FAIL: &str = "fail";
 
+/// What every node of a plan with conditions refers to.
+const REFERENCES: &str = "with = { value = \"${params.on} ${nodes.n0.value}\" }\n";
+
 /// Attempts of every node of the interrupted run: with all but the last failing, nine facts a node.
 const ATTEMPTS: u32 = 4;
 
@@ -27,13 +30,17 @@ const ATTEMPTS: u32 = 4;
 pub fn measure(what: &[&str]) -> Result<Value> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut figures = match what {
-        ["row", nodes] => runtime.block_on(run(&row(nodes.parse()?)))?,
-        ["layers", layers, width] => runtime.block_on(run(&layered(layers.parse()?, width.parse()?)))?,
-        ["wide", nodes] => runtime.block_on(run(&wide(nodes.parse()?, "")))?,
-        ["plan", nodes] => runtime.block_on(plan(&wide(nodes.parse()?, "")))?,
+        ["row", nodes] => runtime.block_on(run(row(nodes.parse()?)))?,
+        ["layers", layers, width] => runtime.block_on(run(layered(layers.parse()?, width.parse()?)))?,
+        ["wide", nodes] => runtime.block_on(run(wide(nodes.parse()?, |_| String::new())))?,
+        ["plan", nodes] => runtime.block_on(plan(wide(nodes.parse()?, |_| String::new())))?,
         ["plan-conditions", nodes] => {
-            let more = "when = \"params.on\"\nwith = { value = \"${params.on} ${nodes.n0.value}\" }\n";
-            runtime.block_on(plan(&wide(nodes.parse()?, more)))?
+            let more = |_| format!("when = \"params.on\"\n{REFERENCES}");
+            runtime.block_on(plan(wide(nodes.parse()?, more)))?
+        }
+        ["plan-distinct-conditions", nodes] => {
+            let more = |at| format!("when = \"params.on && {at} > 0\"\n{REFERENCES}");
+            runtime.block_on(plan(wide(nodes.parse()?, more)))?
         }
         ["interrupted", nodes] => runtime.block_on(interrupted(nodes.parse()?))?,
         ["resume"] => runtime.block_on(resume())?,
@@ -68,8 +75,8 @@ fn layered(layers: usize, width: usize) -> String {
 }
 
 /// All at once; every node but the first has `more`.
-fn wide(nodes: usize, more: &str) -> String {
-    workflow((0..nodes).map(|at| (format!("n{at}"), if at == 0 { String::new() } else { more.to_owned() })))
+fn wide(nodes: usize, more: impl Fn(usize) -> String) -> String {
+    workflow((0..nodes).map(|at| (format!("n{at}"), if at == 0 { String::new() } else { more(at) })))
 }
 
 fn workflow(nodes: impl Iterator<Item = (String, String)>) -> String {
@@ -90,9 +97,9 @@ fn engine() -> Result<Engine> {
     Ok(Engine::open(".", vec![Arc::new(Noop)])?)
 }
 
-async fn run(text: &str) -> Result<Value> {
+async fn run(text: String) -> Result<Value> {
     let engine = engine()?;
-    let checked = load(&engine, text)?;
+    let checked = load(&engine, &text)?;
     let start = Instant::now();
     let report = engine.run(&checked, reader(), &Shutdown::new()).await?;
     let run_s = start.elapsed().as_secs_f64();
@@ -100,10 +107,10 @@ async fn run(text: &str) -> Result<Value> {
     Ok(json!({ "run-s": run_s }))
 }
 
-async fn plan(text: &str) -> Result<Value> {
+async fn plan(text: String) -> Result<Value> {
     let start = Instant::now();
     let engine = engine()?;
-    let checked = load(&engine, text)?;
+    let checked = load(&engine, &text)?;
     let check_s = start.elapsed().as_secs_f64();
     let report = engine.plan(&checked, &CancellationToken::new()).await;
     if report.refuses() {

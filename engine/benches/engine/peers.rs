@@ -107,15 +107,48 @@ impl Peers {
     }
 
     /// One job a node.
-    pub fn snakemake(&self, nodes: usize, folder: &Path, table: &mut Table) -> Result<()> {
+    pub fn snakemake(
+        &self,
+        settings: Settings,
+        nodes: usize,
+        folder: &Path,
+        table: &mut Table,
+    ) -> Result<()> {
         std::fs::write(folder.join("Snakefile"), SNAKEFILE)?;
         let program = self.snakemake.join("bin/snakemake").display().to_string();
         let config = format!("nodes={nodes}");
-        let words = ["--cores", "1", "--quiet", "all", "--scheduler", "greedy", "--config", &config];
+        let words = ["--cores", "1", "--config", &config].into_iter().chain(settings.words().iter().copied());
         let command: Vec<String> = std::iter::once(program).chain(words.map(str::to_owned)).collect();
-        timed(&format!("snakemake-{nodes}"), nodes, folder, &command, table)?;
+        timed(&format!("{}-{nodes}", settings.name()), nodes, folder, &command, table)?;
         // It must have done all of it.
         if folder.join(format!("n{nodes}")).exists() { Ok(()) } else { Err("snakemake made nothing".into()) }
+    }
+}
+
+/// How Snakemake is asked to work.
+#[derive(Clone, Copy)]
+pub enum Settings {
+    /// As it is without being told.
+    Default,
+    /// As fast as we could make it.
+    Fastest,
+}
+
+impl Settings {
+    pub const ALL: [Self; 2] = [Self::Default, Self::Fastest];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "snakemake-default",
+            Self::Fastest => "snakemake-fastest",
+        }
+    }
+
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Default => &[],
+            Self::Fastest => &["--quiet", "all", "--scheduler", "greedy"],
+        }
     }
 }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{
-    Check, ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, Observation, RunId, StepInfo,
+    Check, ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, Observation, RunId, Step, StepInfo,
 };
 use serde_json::json;
 
 use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, MAX_RUNNING};
+use super::executor::Limit;
+use super::gate::{GATE, Gate, GateDecision};
 use super::state::RunFacts;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
@@ -29,7 +31,12 @@ fn catalog() -> Catalog {
         supports_undo: false,
     };
     let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-    BTreeMap::from([("s".to_owned(), Described { info, validator })])
+    let gate = Gate.describe();
+    let asks = jsonschema::validator_for(&gate.config_schema).unwrap();
+    BTreeMap::from([
+        ("s".to_owned(), Described { info, validator }),
+        (GATE.to_owned(), Described { info: gate, validator: asks }),
+    ])
 }
 
 pub(super) struct Machine {
@@ -395,4 +402,33 @@ fn a_plan_of_ten_thousand_nodes_is_quick_enough_to_check_in_a_test() {
     }
     let mut machine = Machine::new(&nodes, Vec::new());
     assert_eq!(machine.step(Input::Begin), ["Apply n0 #1"]);
+}
+
+/// A network that is down while a finished node is looked at again must not take the run back.
+#[test]
+fn what_is_finished_and_cant_be_looked_at_undoes_nothing() {
+    let nodes = "[nodes.a]\nstep = \"s\"\non_failure = \"undo\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n";
+    let mut first = Machine::new(nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    let mut second = Machine::new(nodes, first.facts);
+    assert_eq!(second.step(Input::Begin), ["Verify a #1"]);
+    let failed = second.step(Input::Verified(id("a"), Err(failure(ErrorClass::Permanent))));
+    assert_eq!(failed, ["end Failed"]);
+}
+
+/// A person may take longer than any step: what is left of the node's time begins with the answer.
+#[test]
+fn the_time_of_a_gate_begins_with_its_answer() {
+    let nodes = "[nodes.go]\nstep = \"gate\"\nwith = { message = \"?\" }\n[nodes.b]\nstep = \"s\"\n";
+    let mut machine = Machine::new(nodes, Vec::new());
+    machine.step(Input::Begin);
+    let key = machine.core.asked().next().cloned().unwrap();
+    machine.now = Duration::from_secs(48 * 3600);
+    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+    let decision = GateDecision { key, approved: true, by, host, at: Timestamp::UNIX_EPOCH, note: None };
+    machine.step(Input::Decided(Box::new(decision)));
+    let whole = Duration::from_secs(24 * 3600);
+    assert_eq!(machine.calls.last().unwrap().limit, Limit::Node { whole, left: whole });
 }

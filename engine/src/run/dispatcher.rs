@@ -2,7 +2,8 @@
 //!
 //! Everything reaches it through one channel; each turn takes what has arrived, asks the core,
 //! stores all of it in one transaction, and only then acts. So an intent is durable before its
-//! effect, and a step's `checkpoint` returns only when it is.
+//! effect, and a step's `checkpoint` returns only when it is. Only what confirms that finished nodes
+//! still hold may wait a moment for more of its kind.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,11 +15,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::command::{Call, Command, Input};
+use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
-use super::gate::DecisionBox;
-use super::host::{Host, Message};
+use super::host::{Host, Line, Message, Put};
+use super::secrets::Secrets;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
 use super::state::RunFacts;
@@ -39,6 +40,12 @@ const MAX_TURN: usize = 256;
 /// Time that steps have to reach a checkpoint after the first request to stop.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
+/// How long what only confirms what is known may wait to be stored with more of its kind.
+const HOLD: Duration = Duration::from_millis(100);
+
+/// Facts that are held at most: as many as one statement of the store takes.
+const MAX_HELD: usize = 1_000;
+
 /// How often decisions are looked for while a gate waits: a person notices no second.
 const DECISION_POLL: Duration = Duration::from_secs(1);
 
@@ -46,11 +53,11 @@ const DECISION_POLL: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     pub run: RunId,
     pub project_dir: PathBuf,
+    pub secrets: Secrets,
     pub steps: Arc<BTreeMap<String, Arc<dyn Step>>>,
     pub store: Arc<dyn Store>,
     pub events: EventSink,
     pub places: BTreeMap<NodeId, Place>,
-    pub decisions: DecisionBox,
     pub shutdown: watch::Receiver<ShutdownLevel>,
 }
 
@@ -68,10 +75,10 @@ impl Machine {
         }
     }
 
-    fn abort(&mut self, at: jiff::Timestamp) -> Fact {
+    fn facts_mut(&mut self) -> &mut RunFacts {
         match self {
-            Self::Run(core) => core.abort(at),
-            Self::Undo(undo) => undo.abort(at),
+            Self::Run(core) => core.facts_mut(),
+            Self::Undo(undo) => undo.facts_mut(),
         }
     }
 
@@ -104,11 +111,15 @@ pub(crate) struct Dispatcher {
     core: Machine,
     started: Instant,
     tasks: JoinSet<()>,
-    tokens: BTreeMap<NodeId, CancellationToken>,
+    /// Calls that have not ended: which, and how it is told to stop.
+    tokens: BTreeMap<NodeId, (u64, CancellationToken)>,
+    calls: u64,
     sender: mpsc::Sender<Message>,
     receiver: mpsc::Receiver<Message>,
     abort_at: Option<Instant>,
     next_look: Instant,
+    /// When what is held must be stored.
+    store_at: Option<Instant>,
 }
 
 /// What one turn must store and then do.
@@ -117,6 +128,27 @@ struct Turn {
     batch: Batch,
     acknowledge: Vec<oneshot::Sender<()>>,
     act: Vec<Command>,
+}
+
+impl Turn {
+    /// Whether it may be stored a little later, with more of its kind: it says of finished nodes that
+    /// they still hold, which is asked again if it is lost, and nothing that is to be done depends on it.
+    fn only_confirms(&self) -> bool {
+        let Batch { facts, cursors, handles, cleared, logs: _ } = &self.batch;
+        let reads = |command: &Command| match command {
+            Command::Emit(_) => true,
+            Command::Call(call) => call.kind == CallKind::Verify,
+            _ => false,
+        };
+        !facts.is_empty()
+            && facts.len() < MAX_HELD
+            && facts.iter().all(|stamped| matches!(stamped.fact, Fact::Reused { .. }))
+            && cursors.is_empty()
+            && handles.is_empty()
+            && cleared.is_empty()
+            && self.acknowledge.is_empty()
+            && self.act.iter().all(reads)
+    }
 }
 
 impl Dispatcher {
@@ -128,10 +160,12 @@ impl Dispatcher {
             started: ambient::instant(),
             tasks: JoinSet::new(),
             tokens: BTreeMap::new(),
+            calls: 0,
             sender,
             receiver,
             abort_at: None,
             next_look: ambient::instant(),
+            store_at: None,
         }
     }
 
@@ -144,9 +178,17 @@ impl Dispatcher {
         // Decided since the last process ended.
         let open = self.core.facts().nodes.values().filter(|record| record.is_waiting());
         let open = open.filter_map(|record| record.key.clone()).collect();
-        self.look_for_decisions(open, &mut turn);
+        self.look_for_decisions(open, &mut turn).await;
         self.ask(Input::Begin, &mut turn);
         loop {
+            if turn.only_confirms() && self.may_hold() {
+                self.call_held(&mut turn);
+                if self.wait(&mut turn).await == Next::Abort {
+                    return self.abort(turn).await;
+                }
+                continue;
+            }
+            self.store_at = None;
             match self.finish_turn(turn).await? {
                 After::Go => {}
                 After::Undo => {
@@ -162,7 +204,23 @@ impl Dispatcher {
             }
             turn = Turn::default();
             if self.wait(&mut turn).await == Next::Abort {
-                return self.abort().await;
+                return self.abort(turn).await;
+            }
+        }
+    }
+
+    /// Whether there is time to hold a turn.
+    fn may_hold(&mut self) -> bool {
+        let now = ambient::instant();
+        now < *self.store_at.get_or_insert(now + HOLD)
+    }
+
+    /// Starts the calls of a turn that is held: they only read. Its events wait until it is stored.
+    fn call_held(&mut self, turn: &mut Turn) {
+        for command in std::mem::take(&mut turn.act) {
+            match command {
+                Command::Call(call) => self.call(*call),
+                other => turn.act.push(other),
             }
         }
     }
@@ -174,7 +232,7 @@ impl Dispatcher {
             (ShutdownLevel::Kill, _) => return Next::Abort,
             (ShutdownLevel::Drain, None) => {
                 self.abort_at = Some(ambient::instant() + DRAIN_GRACE);
-                self.tokens.values().for_each(CancellationToken::cancel);
+                self.tokens.values().for_each(|(_, token)| token.cancel());
                 self.ask(Input::Drain, turn);
                 return Next::Turn;
             }
@@ -187,8 +245,9 @@ impl Dispatcher {
         tokio::select! {
             biased;
             () = patience => return Next::Abort,
+            () = until(self.store_at) => {}
             () = changed(&mut shutdown) => {}
-            () = until(look) => self.look_for_decisions(asked, turn),
+            () = until(look) => self.look_for_decisions(asked, turn).await,
             // The dispatcher keeps a sender, so the channel never ends.
             Some(message) = self.receiver.recv() => {
                 self.take(message, turn);
@@ -203,14 +262,14 @@ impl Dispatcher {
     }
 
     /// Takes in what people have decided about `keys`.
-    fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
+    async fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
         self.next_look = ambient::instant() + DECISION_POLL;
         for key in keys {
-            match self.session.decisions.get(&key) {
+            match self.session.store.decision(&self.session.run, &key).await {
                 Ok(None) => {}
                 Ok(Some(decision)) => self.ask(Input::Decided(Box::new(decision)), turn),
                 // What can't be read is no decision: the gate goes on waiting, and `migrate approve` says
-                // what is wrong with the file.
+                // what is wrong.
                 Err(_) => {}
             }
         }
@@ -228,14 +287,20 @@ impl Dispatcher {
                 }
                 self.ask(*input, turn);
             }
-            Message::Checkpoint(node, cursor, done) => {
-                self.place(&node).cursor = Some(cursor.clone());
-                turn.batch.cursors.push((node, cursor));
-                turn.acknowledge.push(done);
-            }
-            Message::Handle(node, handle, done) => {
-                self.place(&node).handle = Some(handle.clone());
-                turn.batch.handles.push((node, handle));
+            // What a call leaves running behind it may say this when another has begun, whose place it is
+            // not. It is never acknowledged.
+            Message::Place { node, call, .. } if self.tokens.get(&node).is_none_or(|at| at.0 != call) => {}
+            Message::Place { node, place, done, .. } => {
+                match place {
+                    Put::Cursor(cursor) => {
+                        self.place(&node).cursor = Some(cursor.clone());
+                        turn.batch.cursors.push((node, cursor));
+                    }
+                    Put::Handle(handle) => {
+                        self.place(&node).handle = Some(handle.clone());
+                        turn.batch.handles.push((node, handle));
+                    }
+                }
                 turn.acknowledge.push(done);
             }
             Message::Log(line) => turn.batch.logs.push(line),
@@ -325,14 +390,15 @@ impl Dispatcher {
         if self.abort_at.is_some() {
             token.cancel();
         }
-        self.tokens.insert(call.node.clone(), token.clone());
+        self.calls += 1;
+        self.tokens.insert(call.node.clone(), (self.calls, token.clone()));
         let session = &self.session;
         let host = Host::new(
             session.run.clone(),
             call.node.clone(),
-            session.project_dir.clone(),
+            session.secrets.clone(),
             session.events.clone(),
-            Some(self.sender.clone()),
+            Some(Line { sender: self.sender.clone(), call: self.calls }),
         );
         let beat = host.beat();
         let place = session.places.get(&call.node).cloned().unwrap_or_default();
@@ -354,13 +420,20 @@ impl Dispatcher {
     }
 
     /// Ends now. What ran stays indeterminate, and is observed when the run is resumed.
-    async fn abort(mut self) -> Result<Machine, StoreError> {
+    async fn abort(mut self, held: Turn) -> Result<Machine, StoreError> {
         self.tasks.shutdown().await;
         let at = ambient::now();
         let state = RunState::Interrupted;
-        let fact = self.core.abort(at);
-        let batch = Batch { facts: vec![Stamped { at, fact }], ..Batch::default() };
+        let fact = Fact::Ended { state };
+        self.core.facts_mut().apply(&fact, at);
+        let mut batch = held.batch;
+        batch.facts.push(Stamped { at, fact });
         self.session.store.append(&self.session.run, &batch).await?;
+        for command in held.act {
+            if let Command::Emit(kind) = command {
+                self.emit(kind);
+            }
+        }
         for node in std::mem::take(&mut self.tokens).into_keys() {
             self.emit(EventKind::NodeInterrupted { node });
         }

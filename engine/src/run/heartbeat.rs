@@ -13,6 +13,16 @@ use crate::store::{Store, StoreError};
 /// Renewals that may fail in a row: the next would come when the lease may be over.
 const MAX_MISSED: u32 = 2;
 
+/// Does `work` for as long as the right to write lasts, and gives it back, however that ends.
+pub(crate) async fn with_right<T>(
+    store: &dyn Store,
+    work: impl Future<Output = Result<T, RunError>>,
+) -> Result<T, RunError> {
+    let result = keep_right(store, work).await;
+    store.close().await;
+    result
+}
+
 /// Does `work` for as long as the right to write lasts. Whatever runs when it ends is aborted.
 pub(crate) async fn keep_right<T>(
     store: &dyn Store,
@@ -33,7 +43,8 @@ async fn beat(store: &dyn Store) -> StoreError {
         ambient::sleep(every).await;
         match renewed(store, every).await {
             Ok(()) => missed = 0,
-            Err(error @ StoreError::Fenced { .. }) => return error,
+            // Of neither is there a way back.
+            Err(error @ (StoreError::Fenced { .. } | StoreError::Corrupt { .. })) => return error,
             Err(error) => {
                 missed += 1;
                 if missed == MAX_MISSED {

@@ -3,7 +3,8 @@
 //! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of
 //! `command`) are pure; so are
 //! `retry`, `key`, `change` and `outlook`. `dispatcher` owns a run while a process works on it and alone
-//! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us;
+//! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us, and
+//! `secrets` (with `secret_command`) where its secrets come from;
 //! `preflight` asks before anything is touched; `lock` lets one
 //! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished; `undo`
 //! (pure too) takes a run back; `gate` is what waits for a person.
@@ -29,10 +30,13 @@ pub(crate) mod lock;
 pub(crate) mod outlook;
 pub(crate) mod preflight;
 mod retry;
+mod secret_command;
+pub(crate) mod secrets;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub(crate) mod state;
 pub(crate) mod undo;
 pub(crate) mod verify;
 
+pub use self::core::quoted;
 pub use gate::GateDecision;

@@ -11,9 +11,10 @@ use migrate_plugin_api::{
 };
 
 use super::core::error;
-use super::executor::{PLAN_LIMIT, bounded};
+use super::executor::{Limit, PLAN_LIMIT, bounded};
 use super::host::Host;
 use super::key::idempotency_key;
+use super::secrets::Secrets;
 use super::state::{NodeRecord, RunFacts};
 use crate::event::EventSink;
 use crate::report::{ListPlan, NodePlan, PlanReport, REPORT_VERSION};
@@ -30,6 +31,7 @@ pub(crate) struct Preflight<'a> {
     pub catalog: &'a Catalog,
     pub steps: &'a BTreeMap<String, Arc<dyn Step>>,
     pub project_dir: &'a Path,
+    pub secrets: &'a Secrets,
     pub facts: &'a RunFacts,
     pub cancel: &'a CancellationToken,
 }
@@ -117,12 +119,12 @@ impl Preflight<'_> {
         let config = self.checked.config(node, self.facts, each).map_err(refusal)?;
         let resolved = resolved(config, &node.step, &described.info.version);
         let project_dir = self.project_dir.to_owned();
-        let host = Host::new(self.run.clone(), id.clone(), project_dir.clone(), EventSink::discard(), None);
+        let host = Host::new(self.run.clone(), id.clone(), self.secrets.clone(), EventSink::discard(), None);
         let generation = self.facts.nodes.get(&id).map_or(0, |record| record.generation);
         let key = idempotency_key(self.run, &id, &resolved.digest, generation);
         let ctx = StepContext::new(self.run.clone(), id, 1, key, project_dir, Arc::new(host))
             .with_cancel(self.cancel.child_token());
-        bounded("plan", &ctx.cancel.clone(), PLAN_LIMIT, step.plan(&ctx, &resolved.config)).await
+        bounded("plan", &ctx.cancel.clone(), Limit::call(PLAN_LIMIT), step.plan(&ctx, &resolved.config)).await
     }
 }
 

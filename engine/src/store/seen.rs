@@ -9,7 +9,8 @@
 //! turn, a disk block apart, so that one is always whole.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::sum::{Sum, Whole};
@@ -46,7 +47,9 @@ impl std::fmt::Display for Mismatch {
             Self::Other => f.write_str("state.seen beside it belongs to another store"),
             Self::Behind { by } => write!(
                 f,
-                "its last {by} writes are lost: state.db or state.db-wal is an older copy, or was cut off"
+                "its last {by} writes are lost: state.db or state.db-wal is an older copy, or was cut off; if the \
+                 folder was copied while a run was at work, copy it again: state.seen first, then state.db, \
+                 then state.db-wal"
             ),
             Self::Different => f.write_str("its last write is not the one that was stored"),
         }
@@ -152,8 +155,8 @@ impl SeenFile {
 
     /// Says `whole`, which is committed.
     pub(crate) fn write(&mut self, whole: &Whole) -> std::io::Result<()> {
-        self.file.seek(SeekFrom::Start(whole.generation % 2 * SLOT_BYTES))?;
-        self.file.write_all(Seen::of(whole).line().as_bytes())
+        let at = whole.generation % 2 * SLOT_BYTES;
+        self.file.write_all_at(Seen::of(whole).line().as_bytes(), at)
     }
 
     /// Waits until it is on the disk.

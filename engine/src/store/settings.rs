@@ -40,7 +40,7 @@ impl StoreSettings {
 
     fn read(store: Tree, file: &Source, mistakes: &mut Mistakes) -> Option<Self> {
         const HELP: &str =
-            "[store] takes `url = \"env:NAME\"` or `url = \"file:PATH\"`, and `project = \"NAME\"`";
+            "[store] takes `url = \"env:NAME\"`, or another reference to a secret, and `project = \"NAME\"`";
         let Kind::Table(entries) = &store.kind else {
             mistakes.add(file, store.span, "store", "`store` is no table").help(HELP);
             return None;

@@ -103,7 +103,7 @@ impl Checker<'_> {
         if !when.references.iter().all(known) {
             return None;
         }
-        let mut scope = scope(self.params, self.environment.map(|e| &e.value), Map::new());
+        let mut scope = scope(when, self.params, self.environment.map(|e| &e.value), Map::new());
         when.bind(&mut scope, &|reference| self.lookup(reference));
         match when.evaluate(&scope) {
             Ok(true) => None,
@@ -209,7 +209,7 @@ impl Checker<'_> {
             let message = format!("`{}` is sensitive and is not kept", reference.text());
             self.mistakes
                 .add(&self.file, reference.span.clone(), "sensitive", message)
-                .help("pass a reference to the secret (`env:NAME`, `file:PATH`) instead");
+                .help("pass a reference to the secret (as in `env:NAME`) instead");
         }
     }
 
@@ -255,6 +255,44 @@ impl Checker<'_> {
             self.complain(node, &complaint.path, complaint.fault);
         }
         self.output_types(&node.with, described, &mut vec![&described.info.config_schema], node);
+        self.pasted_secrets(&node.with, node);
+    }
+
+    fn is_sensitive(&self, reference: &Reference) -> bool {
+        let named = |name: &String| self.workflow.params.iter().any(|p| p.sensitive && p.name == *name);
+        reference.root == Root::Params && reference.path.first().is_some_and(named)
+    }
+
+    /// A field that takes no reference to a secret would take the reference for the value.
+    fn misplaced_secret(&mut self, reference: &Reference, node: &Node, why: &str) {
+        let (file, span) = match reference.is_passed {
+            true => (node.file.clone(), node.span.clone()),
+            false => (self.file.clone(), reference.span.clone()),
+        };
+        let message = format!("`{}` is a reference to a secret, and {why}", reference.text());
+        self.mistakes
+            .add(&file, span, "sensitive", message)
+            .help("put it alone in a field that takes such a reference: the step then resolves it");
+    }
+
+    /// A text in which a secret's reference stands holds no secret.
+    fn pasted_secrets(&mut self, template: &Template, node: &Node) {
+        match &template.kind {
+            TemplateKind::Text(parts) => {
+                for part in parts {
+                    if let Part::Reference(reference) = part
+                        && self.is_sensitive(reference)
+                    {
+                        self.misplaced_secret(reference, node, "can't be written into a text");
+                    }
+                }
+            }
+            TemplateKind::Map(entries) => {
+                entries.iter().for_each(|(_, _, value)| self.pasted_secrets(value, node));
+            }
+            TemplateKind::List(items) => items.iter().for_each(|item| self.pasted_secrets(item, node)),
+            _ => {}
+        }
     }
 
     fn complain(&mut self, node: &Node, path: &[String], fault: Fault) {
@@ -360,6 +398,11 @@ impl Checker<'_> {
                     self.mistakes.add(&self.file, reference.span.clone(), "wrong-type", message);
                 }
             }
+            TemplateKind::Reference(reference)
+                if self.is_sensitive(reference) && !schema::takes_secrets(root, schemas) =>
+            {
+                self.misplaced_secret(reference, node, "this field takes none");
+            }
             TemplateKind::Text(parts) => self.text_types(parts, node),
             TemplateKind::Map(entries) => {
                 for (key, _, value) in entries {
@@ -416,14 +459,17 @@ pub(crate) fn refers_to_skipped(node: &NodeId) -> String {
     format!("it refers to outputs of `{node}`, which is skipped")
 }
 
-/// What a condition sees.
+/// What a condition sees, as far as it looks: an environment can be large, and conditions can be many.
 pub(crate) fn scope(
+    when: &Condition,
     params: &BTreeMap<String, Option<Value>>,
     environment: Option<&Value>,
     nodes: Map<String, Value>,
 ) -> Map<String, Value> {
+    let known = params.iter().filter(|_| when.looks_at(Root::Params));
     let params: Map<String, Value> =
-        params.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+        known.filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+    let environment = environment.filter(|_| when.looks_at(Root::Env));
     let environment = environment.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     Map::from_iter([
         ("params".to_owned(), Value::Object(params)),

@@ -5,11 +5,11 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::objects::{Key, Map as CelMap};
-use cel::{Context, Value as CelValue};
+use cel::{Context, Env, Value as CelValue};
 use migrate_plugin_api::NodeId;
 use serde_json::{Map, Value};
 
@@ -28,6 +28,9 @@ const MAX_DEPTH: u16 = 16;
 /// without optimisation before it notices its own limit of depth.
 const PARSER_STACK_BYTES: usize = 64 * 1024 * 1024;
 
+/// The functions of CEL. Made once: there are many of them.
+static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
 /// A parsed condition.
 #[derive(Debug, Clone)]
 pub(crate) struct Condition {
@@ -35,6 +38,7 @@ pub(crate) struct Condition {
     pub span: Span,
     /// What it looks at.
     pub references: Vec<Reference>,
+    roots: Vec<Root>,
     /// The file that it is written in.
     pub file: Source,
     /// The sub-workflow that it is in.
@@ -43,6 +47,9 @@ pub(crate) struct Condition {
     pub bound: Option<Vec<Binding>>,
     expression: Arc<IdedExpr>,
 }
+
+/// Conditions of a file that are parsed, by their text: many nodes often have the same one.
+pub(crate) type Parsed = HashMap<String, Arc<IdedExpr>>;
 
 /// What a name in a condition stands for.
 #[derive(Debug, Clone)]
@@ -54,13 +61,19 @@ pub(crate) struct Binding {
 
 impl Condition {
     /// Parses `text`, which stands at `span`.
-    pub(crate) fn parse(text: &str, span: &Span, file: &Source, mistakes: &mut Mistakes) -> Option<Self> {
+    pub(crate) fn parse(
+        text: &str,
+        span: &Span,
+        file: &Source,
+        parsed: &mut Parsed,
+        mistakes: &mut Mistakes,
+    ) -> Option<Self> {
         if text.len() > MAX_CHARS {
             let message = format!("the condition is longer than {MAX_CHARS} characters");
             mistakes.add(file, span.clone(), "invalid-condition", message);
             return None;
         }
-        let expression = match parse(text) {
+        let expression = match parsed.get(text).cloned().map_or_else(|| parse(text).map(Arc::new), Ok) {
             Ok(expression) => expression,
             Err(why) => {
                 mistakes
@@ -69,7 +82,8 @@ impl Condition {
                 return None;
             }
         };
-        let mut walk = Walk { bound: Vec::new(), references: Vec::new(), unknown: Vec::new(), span };
+        let mut walk =
+            Walk { bound: Vec::new(), roots: Vec::new(), references: Vec::new(), unknown: Vec::new(), span };
         walk.visit(&expression);
         for name in &walk.unknown {
             mistakes
@@ -77,10 +91,10 @@ impl Condition {
                 .suggest(name, ["params", "env", "nodes", "each"])
                 .help("it can use `params`, `env`, `nodes` and, with `for_each`, `each`; reach a name with `-` by index: `nodes['copy-backup'].count`");
         }
-        let references = std::mem::take(&mut walk.references);
-        let expression = Arc::new(expression);
+        let (roots, references) = (walk.roots, walk.references);
+        parsed.insert(text.to_owned(), Arc::clone(&expression));
         let (text, span, file) = (text.to_owned(), span.clone(), file.clone());
-        Some(Self { text, span, references, file, at: None, bound: None, expression })
+        Some(Self { text, span, references, roots, file, at: None, bound: None, expression })
     }
 
     /// Puts what its names stand for into `scope`, as far as it is known.
@@ -98,7 +112,12 @@ impl Condition {
 
     /// Whether it depends on the item.
     pub(crate) fn looks_at_each(&self) -> bool {
-        self.references.iter().any(|reference| reference.root == Root::Each)
+        self.looks_at(Root::Each)
+    }
+
+    /// Whether it names `root` at all, be it as a whole.
+    pub(crate) fn looks_at(&self, root: Root) -> bool {
+        self.roots.contains(&root)
     }
 
     /// Whether the node runs. `scope` has `params`, `env`, `nodes` and, for an item, `each`.
@@ -106,7 +125,7 @@ impl Condition {
     /// # Errors
     /// Why there is no yes or no.
     pub(crate) fn evaluate(&self, scope: &Map<String, Value>) -> Result<bool, String> {
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&LANGUAGE));
         for (name, value) in scope {
             context.add_variable_from_value(name.as_str(), to_cel(value));
         }
@@ -181,6 +200,7 @@ fn to_cel(value: &Value) -> CelValue {
 
 struct Walk<'a> {
     bound: Vec<String>,
+    roots: Vec<Root>,
     references: Vec<Reference>,
     unknown: Vec<String>,
     span: &'a Span,
@@ -241,6 +261,9 @@ impl Walk<'_> {
                 return;
             }
         };
+        if !self.roots.contains(&root) {
+            self.roots.push(root);
+        }
         if !path.is_empty() {
             self.references.push(Reference { root, path, span: self.span.clone(), is_passed: false });
         } else if root == Root::Nodes {

@@ -155,7 +155,7 @@ fn param_field(field: &str) -> Value {
         "enum" => json!({ "type": "array", "description": "The values that are allowed." }),
         "sensitive" => json!({
             "type": "boolean",
-            "description": "The value is a reference to a secret (`env:NAME`, `file:PATH`), never the secret itself.",
+            "description": "The value is a reference to a secret (`env:NAME`, `file:PATH`, `exec:COMMAND`, `keyvault:VAULT/NAME`), never the secret itself.",
         }),
         "default" => json!({ "description": "The value where none is given." }),
         _ => json!(true),

@@ -100,7 +100,7 @@ pub(crate) fn workflow_schema(catalog: &Catalog) -> Value {
 pub(crate) fn environment_schema(catalog: &Catalog, workflows: &[Source]) -> Result<Value, Diagnostics> {
     let mut mistakes = Mistakes::default();
     let read: Vec<Workflow> =
-        workflows.iter().filter_map(|file| Reader { file, mistakes: &mut mistakes }.workflow()).collect();
+        workflows.iter().filter_map(|file| Reader::of(file, &mut mistakes).workflow()).collect();
     mistakes.into_result()?;
     Ok(editor::environment(catalog, &read))
 }
@@ -148,8 +148,7 @@ fn examine(
     partial: bool,
     mistakes: &mut Mistakes,
 ) -> Option<Parts> {
-    let read = match condition::with_stack(|| Reader { file: workflow, mistakes: &mut *mistakes }.workflow())
-    {
+    let read = match condition::with_stack(|| Reader::of(workflow, &mut *mistakes).workflow()) {
         Ok(read) => read,
         Err(error) => {
             let message = format!("the file can't be read for want of memory: {error}");

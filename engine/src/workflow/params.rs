@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use migrate_plugin_api::SecretRef;
+use migrate_plugin_api::{InvalidSecretRef, SecretRef};
 use serde_json::{Map, Value};
 
 use super::diagnostic::{Diagnostics, Mistakes, Source};
@@ -182,11 +182,15 @@ fn toml_value(text: &str) -> Result<Value, String> {
 /// `value` if it is allowed for `param`; otherwise the end of a sentence about it.
 pub(crate) fn accept(param: &Param, value: Value) -> Result<Value, String> {
     if param.sensitive {
-        let reference = value.as_str().map(|text| SecretRef::try_from(text.to_owned()));
-        if !matches!(reference, Some(Ok(_))) {
-            return Err("is sensitive: give `env:NAME` or `file:PATH`, never the secret itself".to_owned());
-        }
-        return Ok(value);
+        return match value.as_str().map(|text| SecretRef::try_from(text.to_owned())) {
+            Some(Ok(_)) => Ok(value),
+            Some(Err(error @ InvalidSecretRef::Command)) => Err(format!("is {error}")),
+            _ => {
+                Err("is sensitive: give a reference to the secret (`env:NAME`, `file:PATH`, `exec:COMMAND`, \
+                      `keyvault:VAULT/NAME`), never the secret itself"
+                    .to_owned())
+            }
+        };
     }
     of_type(param.kind, &value)?;
     if let Some(choices) = &param.choices {

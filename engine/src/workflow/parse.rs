@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use migrate_plugin_api::NodeId;
 
-use super::condition::Condition;
+use super::condition::{Condition, Parsed};
 use super::diagnostic::{Mistakes, Source};
 use super::duration;
 use super::each::ForEach;
@@ -59,11 +59,17 @@ pub(crate) const NODE_FIELDS: [&str; 12] = [
 
 /// Reads one file.
 pub(crate) struct Reader<'a> {
-    pub file: &'a Source,
-    pub mistakes: &'a mut Mistakes,
+    file: &'a Source,
+    mistakes: &'a mut Mistakes,
+    parsed: Parsed,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Of `file`.
+    pub(crate) fn of(file: &'a Source, mistakes: &'a mut Mistakes) -> Self {
+        Self { file, mistakes, parsed: Parsed::new() }
+    }
+
     /// The whole workflow; `None` when the file is no TOML.
     pub(crate) fn workflow(&mut self) -> Option<Workflow> {
         let tree = Tree::parse(self.file, self.mistakes)?;
@@ -125,7 +131,7 @@ impl Reader<'_> {
                     "sensitive",
                     format!("{what} is sensitive but no string"),
                 )
-                .help("a sensitive parameter holds a reference to a secret: `env:NAME` or `file:PATH`");
+                .help("a sensitive parameter holds a reference to a secret, as in `env:NAME`");
         }
         let help = table.get("help").and_then(|text| self.string(text));
         let (name, span) = (entry.key.clone(), entry.key_span.clone());
@@ -374,7 +380,7 @@ impl Reader<'_> {
 
     fn when(&mut self, entry: &Entry) -> Option<Condition> {
         let text = self.string(entry)?;
-        Condition::parse(&text, &entry.value.span, self.file, self.mistakes)
+        Condition::parse(&text, &entry.value.span, self.file, &mut self.parsed, self.mistakes)
     }
 
     fn retry(&mut self, entry: &Entry, timeout: Option<Duration>) -> Option<Retry> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
-use migrate_plugin_api::UNKNOWN_KEY;
+use migrate_plugin_api::{SECRET_FORMAT, UNKNOWN_KEY};
 use serde_json::Value;
 
 use super::template::json_type;
@@ -99,6 +99,18 @@ pub(crate) fn types<'a>(root: &'a Value, schemas: &[&'a Value]) -> Option<BTreeS
         }
     }
     Some(types)
+}
+
+/// Whether a reference to a secret may stand where `schemas` are asked for: one of them says so, or
+/// nothing is said at all.
+pub(crate) fn takes_secrets<'a>(root: &'a Value, schemas: &[&'a Value]) -> bool {
+    let mut all = Vec::new();
+    schemas.iter().for_each(|schema| plain(root, schema, 0, &mut all));
+    let says = |schema: &Value, what: &[&str]| what.iter().any(|keyword| schema.get(keyword).is_some());
+    all.iter().any(|schema| {
+        schema.get("format").is_some_and(|format| format == SECRET_FORMAT)
+            || !says(schema, &["type", "const", "enum", "properties", "pattern"])
+    })
 }
 
 fn schema_type(value: &Value) -> &'static str {

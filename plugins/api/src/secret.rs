@@ -4,10 +4,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use async_trait::async_trait;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// Where a secret is: `env:NAME` or `file:PATH` (relative to the project folder).
+use crate::StepError;
+
+/// References that something outside of the engine resolves: see [`SecretProvider`].
+const PROVIDED: [&str; 1] = ["keyvault"];
+
+/// The `format` of a field in a JSON Schema that takes a reference. A sensitive parameter may stand
+/// in such a field and in no other.
+pub const SECRET_FORMAT: &str = "secret-reference";
+
+/// Where a secret is: `env:NAME`, `file:PATH`, `exec:COMMAND` or `keyvault:VAULT/NAME`. Paths and
+/// commands start in the project folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SecretRef {
@@ -15,23 +26,72 @@ pub enum SecretRef {
     Env(String),
     /// A file; one trailing line break is not part of the secret.
     File(String),
+    /// A program and its arguments, without a shell, whose standard output is the secret; one trailing
+    /// line break is not part of it. Written as words, `exec:pass show shop/db`, or as a JSON array,
+    /// `exec:["pass", "show", "shop db"]`.
+    Exec(Vec<String>),
+    /// Somewhere that only its provider knows.
+    Provided {
+        /// The word before the colon.
+        scheme: String,
+        /// What follows it.
+        place: String,
+    },
 }
 
 /// Why a string is no secret reference. Never repeats the string: it may be the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a secret reference: write `env:NAME` or `file:PATH`, never the secret itself")]
-pub struct InvalidSecretRef;
+pub enum InvalidSecretRef {
+    /// It begins with nothing that is known.
+    #[error(
+        "not a secret reference: write `env:NAME`, `file:PATH`, `exec:COMMAND` or `keyvault:VAULT/NAME`, \
+         never the secret itself"
+    )]
+    Unknown,
+    /// A command that a shell would be needed for, or none.
+    #[error(
+        "not a command: write plain words, as in `exec:pass show shop/db`, or an array without a shell, as in \
+         `exec:[\"pass\", \"show\", \"shop db\"]`"
+    )]
+    Command,
+}
 
 impl TryFrom<String> for SecretRef {
     type Error = InvalidSecretRef;
 
     fn try_from(value: String) -> Result<Self, InvalidSecretRef> {
-        match value.split_once(':') {
-            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.to_owned())),
-            _ => Err(InvalidSecretRef),
+        let (scheme, place) = value.split_once(':').ok_or(InvalidSecretRef::Unknown)?;
+        match scheme {
+            "exec" => words(place).map(Self::Exec).ok_or(InvalidSecretRef::Command),
+            _ if place.is_empty() => Err(InvalidSecretRef::Unknown),
+            "env" => Ok(Self::Env(place.to_owned())),
+            "file" => Ok(Self::File(place.to_owned())),
+            _ if PROVIDED.contains(&scheme) => {
+                Ok(Self::Provided { scheme: scheme.to_owned(), place: place.to_owned() })
+            }
+            _ => Err(InvalidSecretRef::Unknown),
         }
     }
+}
+
+/// The words of a command.
+fn words(command: &str) -> Option<Vec<String>> {
+    let command = command.trim();
+    let words: Vec<String> = if command.starts_with('[') {
+        serde_json::from_str(command).ok()?
+    } else {
+        command.split_ascii_whitespace().map(ToOwned::to_owned).collect()
+    };
+    let is_array = command.starts_with('[');
+    let fits = |word: &String| is_array || is_plain(word);
+    let is_program = words.first().is_some_and(|program| !program.is_empty());
+    (is_program && words.iter().all(fits)).then_some(words)
+}
+
+/// Whether a word means the same to every shell and to none.
+fn is_plain(word: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,^".contains(c);
+    !word.is_empty() && word.chars().all(plain)
 }
 
 impl From<SecretRef> for String {
@@ -45,6 +105,11 @@ impl fmt::Display for SecretRef {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
+            Self::Exec(words) if words.iter().all(|word| is_plain(word)) => {
+                write!(f, "exec:{}", words.join(" "))
+            }
+            Self::Exec(words) => write!(f, "exec:{}", serde_json::Value::from(words.clone())),
+            Self::Provided { scheme, place } => write!(f, "{scheme}:{place}"),
         }
     }
 }
@@ -57,10 +122,25 @@ impl JsonSchema for SecretRef {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^(env|file):.+",
-            "description": "A secret's place: `env:NAME` or `file:PATH`."
+            "format": SECRET_FORMAT,
+            "pattern": "^(env|file|exec|keyvault):.+",
+            "description": "A secret's place: `env:NAME`, `file:PATH`, `exec:COMMAND` or `keyvault:VAULT/NAME`."
         })
     }
+}
+
+/// Resolves the references of one kind that the engine itself knows nothing of. It keeps no secret
+/// longer than it must, and shows none in an error.
+#[async_trait]
+pub trait SecretProvider: Send + Sync {
+    /// The word before the colon: `keyvault`.
+    fn scheme(&self) -> &'static str;
+
+    /// The secret at `place`, which is what follows the colon.
+    ///
+    /// # Errors
+    /// `Auth` when it is not there or may not be read; another class when asking again may help.
+    async fn secret(&self, place: &str) -> Result<Secret, StepError>;
 }
 
 /// A resolved secret. `Debug` shows no part of it, and it cannot be serialized.
@@ -94,5 +174,39 @@ mod tests {
         let error = serde_json::from_str::<SecretRef>("\"hunter2\"").unwrap_err();
         assert!(!error.to_string().contains("hunter2"));
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+    }
+
+    #[test]
+    fn references_are_read_and_written_the_same() {
+        let words = |words: &[&str]| SecretRef::Exec(words.iter().map(|word| (*word).to_owned()).collect());
+        for (text, reference) in [
+            ("env:A:B", SecretRef::Env("A:B".to_owned())),
+            ("exec:pass show shop/db", words(&["pass", "show", "shop/db"])),
+            ("exec:[\"pass\",\"\",\"$HOME | x\"]", words(&["pass", "", "$HOME | x"])),
+            (
+                "keyvault:https://v.vault.azure.net/db",
+                SecretRef::Provided {
+                    scheme: "keyvault".to_owned(),
+                    place: "https://v.vault.azure.net/db".to_owned(),
+                },
+            ),
+        ] {
+            assert_eq!(SecretRef::try_from(text.to_owned()), Ok(reference.clone()));
+            assert_eq!(reference.to_string(), text);
+        }
+        assert_eq!(SecretRef::try_from("exec:  a   b ".to_owned()), Ok(words(&["a", "b"])));
+    }
+
+    #[test]
+    fn what_needs_a_shell_or_is_nothing_is_no_reference() {
+        for text in ["hunter2", "vault:x", "env:", "keyvault:", ":x"] {
+            assert_eq!(SecretRef::try_from(text.to_owned()), Err(InvalidSecretRef::Unknown), "{text}");
+        }
+        for text in
+            ["", " ", "cat x | head", "echo $X", "a 'b c'", "a > b", "~/a", "[]", "[\"\"]", "[1]", "[\"a\""]
+        {
+            let text = format!("exec:{text}");
+            assert_eq!(SecretRef::try_from(text.clone()), Err(InvalidSecretRef::Command), "{text}");
+        }
     }
 }

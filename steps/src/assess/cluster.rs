@@ -1,6 +1,7 @@
 //! `assess.cluster`: what the namespaces to migrate hold. Reads only; natural to repeat.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
@@ -14,9 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claims::{Claim, Storage};
-use super::findings::{self, Finding, FindingSeverity};
+use super::estate::Estate;
+use super::report::Assessment;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
+use crate::rules::document::Node;
+use crate::rules::facts::Facts;
+use crate::rules::object::objects;
+use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity};
 use crate::site::{ClusterRef, RegistryRef};
 use crate::workload;
 
@@ -39,6 +45,12 @@ pub(crate) struct Config {
     pub registry: RegistryRef,
     /// The namespaces to look at.
     pub namespaces: Vec<String>,
+    /// What the rules need to say how each finding is solved: `${env.rewrite}`.
+    #[serde(default)]
+    pub inputs: Inputs,
+    /// Files with rules of your own.
+    #[serde(default)]
+    pub rules: Vec<PathBuf>,
 }
 
 /// What was found.
@@ -59,25 +71,33 @@ pub(crate) struct Outputs {
     pub unreadable: Vec<String>,
     /// The cluster's version: `v1.36.3`.
     pub version: String,
-    /// What is AWS's own.
+    /// What is AWS's own, the most severe first.
     pub findings: Vec<Finding>,
 }
 
+impl Config {
+    fn rule_set(&self, ctx: &StepContext) -> Result<RuleSet, StepError> {
+        let files: Vec<PathBuf> = self.rules.iter().map(|file| ctx.path(file)).collect();
+        RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
+    }
+}
+
 impl AssessCluster {
-    async fn gather(
+    pub(super) async fn gather(
         &self,
         ctx: &StepContext,
         config: &Config,
+        rules: &RuleSet,
         client: &Client,
-    ) -> Result<Outputs, StepError> {
+    ) -> Result<(Outputs, Assessment), StepError> {
         let version = client
             .apiserver_version()
             .await
             .map_err(|e| kube_error(format!("cluster `{}` can't be reached", config.cluster.context), e))?;
         let (kinds, broken) = served(client).await?;
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::new();
         for class in storage_classes(client).await? {
-            gathered.storage.class(&class);
+            gathered.class(class);
         }
         let mut unreadable: BTreeSet<String> = broken.into_iter().collect();
         let kinds: Vec<&Served> =
@@ -102,7 +122,7 @@ impl AssessCluster {
             }
         }
         ctx.progress(Progress::message("done").items(done, total));
-        Ok(gathered.finish(config, version.git_version, unreadable))
+        Ok(gathered.finish(config, rules, version.git_version, unreadable))
     }
 }
 
@@ -121,44 +141,74 @@ async fn storage_classes(client: &Client) -> Result<Vec<Value>, StepError> {
         .map_err(|e| StepError::permanent("failed to read a storage class as JSON").with_source(e))
 }
 
-#[derive(Default)]
 struct Gathered {
     images: BTreeSet<String>,
     objects: BTreeMap<String, u64>,
     storage: Storage,
-    findings: Vec<Finding>,
+    facts: Facts,
+    estate: Estate,
+    classes: BTreeMap<String, Node>,
+    /// What people made: what a controller made is described by its owner.
+    made: Vec<Node>,
 }
 
 impl Gathered {
+    fn new() -> Self {
+        Self {
+            images: BTreeSet::new(),
+            objects: BTreeMap::new(),
+            storage: Storage::default(),
+            facts: Facts { is_live: true, ..Facts::default() },
+            estate: Estate::default(),
+            classes: BTreeMap::new(),
+            made: Vec::new(),
+        }
+    }
+
+    fn class(&mut self, mut class: Value) {
+        self.storage.class(&class);
+        class["apiVersion"] = "storage.k8s.io/v1".into();
+        class["kind"] = "StorageClass".into();
+        let node = Node::of_value(&class);
+        objects(&node).iter().for_each(|object| self.facts.take(object));
+        self.classes
+            .insert(workload::text(&class, &["metadata", "name"]).unwrap_or_default().to_owned(), node);
+    }
+
     fn take(&mut self, namespace: &str, id: &str, object: &Value) {
         *self.objects.entry(id.to_owned()).or_default() += 1;
         self.storage.object(namespace, object);
         if runs(object) {
             self.images.extend(workload::images(object).into_iter().map(str::to_owned));
         }
-        // What a controller made is described by its owner.
-        if workload::controller(object).is_none() {
-            self.findings.extend(findings::of_object(object));
+        if workload::controller(object).is_some() {
+            return;
         }
+        let node = Node::of_value(&judged(object));
+        for object in objects(&node) {
+            self.facts.take(&object);
+            self.estate.take(&object);
+        }
+        self.made.push(node);
     }
 
-    fn finish(self, config: &Config, version: String, unreadable: BTreeSet<String>) -> Outputs {
+    fn finish(
+        self,
+        config: &Config,
+        rules: &RuleSet,
+        version: String,
+        unreadable: BTreeSet<String>,
+    ) -> (Outputs, Assessment) {
         let (images, external_images) =
             self.images.into_iter().partition(|image| workload::lives_in(image, &config.registry.host));
         let (claims, used) = self.storage.finish();
-        let mut findings = self.findings;
-        findings.extend(used.iter().filter_map(|(name, by)| findings::of_class(name, by.as_deref())));
-        findings.sort_by(|a, b| {
-            (b.severity, &a.rule, &a.namespace, &a.kind, &a.name, &a.path).cmp(&(
-                a.severity,
-                &b.rule,
-                &b.namespace,
-                &b.kind,
-                &b.name,
-                &b.path,
-            ))
-        });
-        Outputs {
+        let classes = used.iter().filter_map(|(name, _)| self.classes.get(name));
+        let findings = self.made.iter().chain(classes);
+        let findings =
+            findings.flat_map(|node| rules.findings(node, None, &self.facts, &config.inputs)).collect();
+        let count = self.made.len() as u64;
+        let assessment = Assessment::new(findings, &self.estate, rules, count, 0);
+        let outputs = Outputs {
             images,
             external_images,
             storage_classes: used.into_iter().map(|(name, _)| name).collect(),
@@ -166,9 +216,32 @@ impl Gathered {
             objects: self.objects,
             unreadable: unreadable.into_iter().collect(),
             version,
-            findings,
+            findings: assessment.findings.clone(),
+        };
+        (outputs, assessment)
+    }
+}
+
+/// The object without what no rule may see or needs: a Secret's data, and copies of the object itself.
+fn judged(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        if fields.get("kind").and_then(Value::as_str) == Some("Secret") {
+            fields.shift_remove("data");
+            fields.shift_remove("stringData");
+        }
+        let annotations = fields.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"));
+        if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+            annotations.shift_remove("kubectl.kubernetes.io/last-applied-configuration");
         }
     }
+    object
+}
+
+/// Whether another step of the workflow takes care of it, and says so itself.
+fn is_moved(finding: &Finding) -> bool {
+    finding.kind == "StorageClass"
+        || matches!(finding.rule.as_str(), "EKS-IMG-001" | "EKS-IMG-003" | "EKS-STO-016")
 }
 
 /// Whether the object's images are (or will be) run: not those of finished pods and jobs, nor of
@@ -182,7 +255,7 @@ fn runs(object: &Value) -> bool {
 }
 
 fn evidence(outputs: &Outputs) -> Evidence {
-    let warnings = outputs.findings.iter().filter(|f| f.severity == FindingSeverity::Warning);
+    let warnings = outputs.findings.iter().filter(|f| f.severity > RuleSeverity::Info && !is_moved(f));
     let unreadable = outputs.unreadable.iter().map(|kind| Check {
         subject: kind.clone(),
         what: "listed".to_owned(),
@@ -193,15 +266,12 @@ fn evidence(outputs: &Outputs) -> Evidence {
     });
     warnings
         .map(|finding| Check {
-            subject: match finding.namespace.as_str() {
-                "" => format!("{} {}", finding.kind, finding.name),
-                namespace => format!("{} {namespace}/{}", finding.kind, finding.name),
-            },
+            subject: finding.object(),
             what: finding.rule.clone(),
             source: finding.path.clone(),
             target: String::new(),
             status: CheckStatus::Warning,
-            note: Some(finding.message.clone()),
+            note: Some(finding.note()),
         })
         .chain(unreadable)
         .collect()
@@ -272,7 +342,7 @@ impl TypedStep for AssessCluster {
             error.hint = problem.hint;
             return Err(error);
         }
-        let outputs = self.gather(ctx, config, &client).await?;
+        let (outputs, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client).await?;
         ctx.info(format!(
             "{} images to move, {} others, {} claims, {} objects, {} findings",
             outputs.images.len(),
@@ -294,7 +364,8 @@ impl TypedStep for AssessCluster {
         let client = connect(ctx, &config.cluster).await?;
         let mut checks = Vec::new();
         if depth == VerifyDepth::Deep {
-            checks = drift(outputs, &self.gather(ctx, config, &client).await?);
+            let (now, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client).await?;
+            checks = drift(outputs, &now);
         } else {
             let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
             let found = config.namespaces.len() - missing.len();
@@ -324,9 +395,9 @@ mod tests {
 
     #[test]
     fn only_images_that_run_are_to_be_moved() {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::new();
         let pod = |kind: &str, image: &str, extra: Value| {
-            let mut object = json!({ "kind": kind, "metadata": { "name": "a", "namespace": "shop" },
+            let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "a", "namespace": "shop" },
                 "spec": { "containers": [{ "name": "a", "image": image }] } });
             object["status"] = extra["status"].clone();
             object["spec"]["replicas"] = extra["replicas"].clone();
@@ -350,7 +421,7 @@ mod tests {
             &pod("Deployment", "docker.io/c", json!({ "replicas": 0 })),
         );
         gathered.take("shop", "apps/v1/Deployment", &pod("Deployment", "old.io/a", json!({})));
-        let outputs = gathered.finish(&config(), "v1.36.3".into(), BTreeSet::new());
+        let (outputs, _) = gathered.finish(&config(), &RuleSet::shipped(), "v1.36.3".into(), BTreeSet::new());
         assert_eq!(outputs.images, ["old.io/a", "old.io/b"]);
         assert_eq!(outputs.external_images, ["docker.io/c"]);
         assert_eq!(outputs.objects["v1/Pod"], 3);
@@ -360,10 +431,15 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_warning_and_never_a_failure() {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::new();
         gathered.take("shop", "v1/ConfigMap", &json!({ "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "web", "namespace": "shop" }, "data": { "topic": "arn:aws:sns:us-east-1:1:a" } }));
-        let outputs = gathered.finish(&config(), "v1.36.3".into(), BTreeSet::from(["metrics.k8s.io".into()]));
+        let (outputs, _) = gathered.finish(
+            &config(),
+            &RuleSet::shipped(),
+            "v1.36.3".into(),
+            BTreeSet::from(["metrics.k8s.io".into()]),
+        );
         let evidence = evidence(&outputs);
         assert!(evidence.passed());
         assert_eq!(evidence.checks.len(), 2);

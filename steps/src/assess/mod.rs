@@ -2,13 +2,21 @@
 
 mod claims;
 mod cluster;
-mod findings;
+mod estate;
+mod files;
+mod live;
+mod manifests;
+mod report;
 
 use std::sync::Arc;
 
 use migrate_plugin_api::{Step, Typed};
 
+pub use files::assess_files;
+pub use live::assess_cluster;
+pub use report::{Assessment, WorkloadReport};
+
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
-    vec![Arc::new(Typed(cluster::AssessCluster))]
+    vec![Arc::new(Typed(cluster::AssessCluster)), Arc::new(Typed(manifests::AssessManifests))]
 }

@@ -34,6 +34,11 @@ impl Crc64 {
         Self(crc_fast::checksum(Crc64Nvme, bytes))
     }
 
+    /// Of bytes that are yet to come.
+    pub(super) fn begin() -> Crc64Sum {
+        Crc64Sum(crc_fast::Digest::new(Crc64Nvme))
+    }
+
     /// Of what `self` covers followed by `bytes` bytes that `next` covers.
     pub(super) fn then(self, next: Self, bytes: u64) -> Self {
         Self(crc_fast::checksum_combine(Crc64Nvme, self.0, next.0, bytes))
@@ -53,6 +58,19 @@ impl Crc64 {
     /// For Azure's header, before base64.
     pub(super) fn to_azure(self) -> Vec<u8> {
         self.0.to_le_bytes().to_vec()
+    }
+}
+
+/// A CRC that grows.
+pub(super) struct Crc64Sum(crc_fast::Digest);
+
+impl Crc64Sum {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(super) fn end(self) -> Crc64 {
+        Crc64(self.0.finalize())
     }
 }
 

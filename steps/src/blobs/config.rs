@@ -1,7 +1,8 @@
 //! What `blob.copy` is given and what it gives.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,33 @@ pub enum Engine {
     ServerSide,
     /// Through this machine.
     Stream,
+    /// By the `azcopy` program on this machine, server-side. It begins half-copied objects again, and of
+    /// their bytes only the length is proven (the MD5 where both sides know one) until `verify --deep`.
+    Azcopy,
+}
+
+/// What becomes of S3's tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tags {
+    /// They stay behind, and `lost` says on how many objects.
+    #[default]
+    Report,
+    /// They become the blob's tags. Needs `s3:GetObjectTagging` and, on Azure, the permission to write
+    /// tags (`t` in a SAS, Storage Blob Data Owner with Entra). What Azure can't hold is in `lost`.
+    Keep,
+}
+
+/// The access tier of the blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Hot.
+    Hot,
+    /// Cool.
+    Cool,
+    /// Cold.
+    Cold,
 }
 
 /// What to do with a blob that differs from the object of its name.
@@ -57,15 +85,38 @@ pub struct CopyConfig {
     /// Only keys that start with one of these, below the bucket's own prefix; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefixes: Option<Vec<String>>,
+    /// Only keys that match one of these: `*` is anything but `/`, `**` anything, `?` one character.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<Vec<String>>,
+    /// No key that matches one of these, whatever `include` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Delete blobs that the bucket has no object for, once everything is copied. Only what the
+    /// prefixes and filters take, and nothing where the bucket has no object at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delete_extra: bool,
     /// The order of copying.
     #[serde(default)]
     pub order: Order,
     /// Which way bytes go.
     #[serde(default)]
     pub engine: Engine,
-    /// Requests that move data at the same time; default 16.
+    /// The most requests to a service at the same time; default 64. It begins with fewer, and gives way
+    /// when a service says that it has too many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<NonZeroUsize>,
+    /// The most MiB a second that pass this machine; default: what the line gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_mib: Option<NonZeroU64>,
+    /// The program of `engine = "azcopy"`; default: `azcopy` on the PATH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azcopy: Option<PathBuf>,
+    /// What becomes of tags.
+    #[serde(default)]
+    pub tags: Tags,
+    /// The blobs' access tier; default: the account's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
     /// What to do with a blob that differs.
     #[serde(default)]
     pub overwrite: Overwrite,
@@ -104,6 +155,12 @@ pub struct CopyOutputs {
     pub folder_markers: u64,
     /// Metadata names that Azure can't hold and what they became, with how many objects.
     pub renamed_metadata: BTreeMap<String, u64>,
+    /// What objects had that their blobs don't have, with how many objects.
+    #[serde(default)]
+    pub lost: BTreeMap<String, u64>,
+    /// Blobs deleted because the bucket has no object for them.
+    #[serde(default)]
+    pub deleted: u64,
     /// When the first attempt began, by the bucket's clock, in seconds since 1970, or up to two seconds
     /// later. What changed at the source later belongs to the next pass.
     pub as_of_seconds: i64,
@@ -122,7 +179,9 @@ impl CopyOutputs {
         self.streamed += part.streamed;
         self.blocks_reused += part.blocks_reused;
         self.folder_markers += part.folder_markers;
+        self.deleted += part.deleted;
         let pairs = [
+            (&mut self.lost, &part.lost),
             (&mut self.reasons, &part.reasons),
             (&mut self.checksums, &part.checksums),
             (&mut self.renamed_metadata, &part.renamed_metadata),

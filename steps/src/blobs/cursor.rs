@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checksum::Spans;
 use super::config::CopyOutputs;
+use super::range::Range;
 
 /// An object that could not be copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +28,8 @@ pub(super) struct Partial {
     pub(super) spans: Spans,
 }
 
-/// Durable between attempts. Its size is bounded: a key, the failed objects (at most
-/// `MAX_FAILED`) and a few numbers for every object in flight.
+/// Durable between attempts. Its size is bounded: two keys for each range that is not done, the failed
+/// objects (at most `MAX_FAILED`) and a few numbers for every object in flight.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct Cursor {
@@ -36,8 +37,12 @@ pub(super) struct Cursor {
     pub(super) key: String,
     pub(super) phase: usize,
     pub(super) scope: usize,
-    /// Every object of the scope up to this key is done or in `failed`.
-    pub(super) after: Option<String>,
+    /// What of the scope is left: every object outside of these is done or in `failed`. `None`: all.
+    pub(super) ranges: Option<Vec<Range>>,
+    /// The bucket doesn't list its keys in their order: its listing is never cut.
+    pub(super) disorder: bool,
+    /// Nothing is left to delete either.
+    pub(super) deleted: bool,
     /// Of everything up to here.
     pub(super) counts: CopyOutputs,
     /// Of the current phase.
@@ -54,6 +59,8 @@ pub(super) struct LowWater {
     ended: BTreeMap<u64, (String, CopyOutputs)>,
     last: Option<String>,
     unordered: bool,
+    /// The first that the place stays before.
+    stuck: Option<u64>,
 }
 
 impl LowWater {
@@ -61,24 +68,51 @@ impl LowWater {
     pub(super) fn begin(&mut self, key: &str) -> u64 {
         // A place in an unordered listing means nothing: such a scope is listed from its start.
         self.unordered |= self.last.as_deref().is_some_and(|last| last >= key);
-        self.last = Some(key.to_owned());
+        key.clone_into(self.last.get_or_insert_default());
         let ticket = self.next;
         self.next += 1;
         self.open.insert(ticket);
         ticket
     }
 
-    /// It ended, well or in the list of the failed. Moves `cursor` as far as it may go.
-    pub(super) fn end(&mut self, ticket: u64, key: String, counts: CopyOutputs, cursor: &mut Cursor) {
+    /// It ended, well or in the list of the failed. Moves `range` and adds to `counts` as far as may be.
+    pub(super) fn end(
+        &mut self,
+        ticket: u64,
+        key: String,
+        counts: CopyOutputs,
+        range: &mut Range,
+        all: &mut CopyOutputs,
+    ) {
         self.open.remove(&ticket);
+        if self.stuck.is_some_and(|stuck| stuck < ticket) {
+            // The place will not come here: the next attempt lists it again and finds it equal.
+            return;
+        }
         self.ended.insert(ticket, (key, counts));
         let first_open = self.open.first().copied().unwrap_or(self.next);
         while let Some(entry) = self.ended.first_entry().filter(|e| *e.key() < first_open) {
             let (key, counts) = entry.remove();
-            cursor.counts.add(&counts);
-            cursor.after = if self.unordered { None } else { Some(key) };
+            all.add(&counts);
+            if !self.unordered {
+                range.after = Some(key);
+            }
             self.done += 1;
         }
+        if self.unordered {
+            range.after = None;
+        }
+    }
+
+    /// The object of `ticket` failed and has no place in the list of the failed: the range's place stays
+    /// before it, so that the next attempt meets it again.
+    pub(super) fn stay(&mut self, ticket: u64) {
+        self.stuck = Some(self.stuck.map_or(ticket, |stuck| stuck.min(ticket)));
+    }
+
+    /// Whether nothing is left behind the place.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Objects behind the place.
@@ -95,27 +129,57 @@ mod tests {
         CopyOutputs { objects: 1, ..CopyOutputs::default() }
     }
 
+    /// A range, its place, and what is counted.
+    #[derive(Default)]
+    struct Desk {
+        water: LowWater,
+        range: Range,
+        all: CopyOutputs,
+    }
+
+    impl Desk {
+        fn end(&mut self, ticket: u64, key: &str) {
+            self.water.end(ticket, key.to_owned(), one(), &mut self.range, &mut self.all);
+        }
+
+        fn place(&self) -> (Option<&str>, u64) {
+            (self.range.after.as_deref(), self.all.objects)
+        }
+    }
+
     #[test]
     fn the_place_never_passes_an_open_object() {
-        let (mut water, mut cursor) = (LowWater::default(), Cursor::default());
-        let tickets: Vec<u64> = ["a", "b", "c", "d"].iter().map(|key| water.begin(key)).collect();
-        water.end(tickets[1], "b".to_owned(), one(), &mut cursor);
-        water.end(tickets[2], "c".to_owned(), one(), &mut cursor);
-        assert_eq!((cursor.after.as_deref(), cursor.counts.objects), (None, 0));
-        water.end(tickets[0], "a".to_owned(), one(), &mut cursor);
-        assert_eq!((cursor.after.as_deref(), cursor.counts.objects), (Some("c"), 3));
-        water.end(tickets[3], "d".to_owned(), one(), &mut cursor);
-        assert_eq!((cursor.after.as_deref(), cursor.counts.objects), (Some("d"), 4));
+        let mut desk = Desk::default();
+        let tickets: Vec<u64> = ["a", "b", "c", "d"].iter().map(|key| desk.water.begin(key)).collect();
+        desk.end(tickets[1], "b");
+        desk.end(tickets[2], "c");
+        assert_eq!(desk.place(), (None, 0));
+        desk.end(tickets[0], "a");
+        assert_eq!(desk.place(), (Some("c"), 3));
+        desk.end(tickets[3], "d");
+        assert_eq!(desk.place(), (Some("d"), 4));
+    }
+
+    #[test]
+    fn the_place_stays_before_a_failure_that_is_not_listed_and_keeps_nothing_behind_it() {
+        let mut desk = Desk::default();
+        let tickets: Vec<u64> = ["a", "b", "c", "d"].iter().map(|key| desk.water.begin(key)).collect();
+        desk.water.stay(tickets[1]);
+        for (ticket, key) in [(tickets[2], "c"), (tickets[0], "a"), (tickets[3], "d")] {
+            desk.end(ticket, key);
+        }
+        assert_eq!(desk.place(), (Some("a"), 1));
+        assert!(desk.water.ended.is_empty() && !desk.water.is_empty());
     }
 
     #[test]
     fn an_unordered_listing_has_no_place() {
-        let (mut water, mut cursor) = (LowWater::default(), Cursor::default());
+        let mut desk = Desk::default();
         for key in ["a", "c", "b"] {
-            let ticket = water.begin(key);
-            water.end(ticket, key.to_owned(), one(), &mut cursor);
+            let ticket = desk.water.begin(key);
+            desk.end(ticket, key);
         }
-        assert_eq!((cursor.after.as_deref(), cursor.counts.objects), (None, 3));
+        assert_eq!(desk.place(), (None, 3));
     }
 
     #[test]
@@ -127,7 +191,7 @@ mod tests {
         let failed = Failed { key: "k".to_owned(), reason: "r".to_owned(), class };
         let cursor = Cursor {
             key: "copy-1".to_owned(),
-            after: Some("b".to_owned()),
+            ranges: Some(vec![Range { after: Some("b".to_owned()), until: None }]),
             failed: vec![failed],
             partial: BTreeMap::from([("k".to_owned(), partial)]),
             ..Cursor::default()

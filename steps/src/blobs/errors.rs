@@ -18,6 +18,16 @@ use migrate_plugin_api::{ErrorClass, StepError};
 #[error("{0}")]
 pub(super) struct Said(pub(super) String);
 
+/// What arrived at Azure isn't what was sent, says Azure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Damaged(String);
+
+/// Whether `error` says that other bytes arrived than the checksums that were sent along.
+pub(super) fn damaged(error: &StepError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.is::<Damaged>())
+}
+
 /// `text` with the query of every URL and the value of every signature cut off.
 pub(super) fn redact(text: &str) -> String {
     const END: [char; 9] = [' ', '"', '\'', ')', '>', '<', ',', '\n', '`'];
@@ -166,13 +176,15 @@ pub(super) fn blob_answer(error: azure_core::Error) -> Result<BlobAnswer, azure_
 impl BlobAnswer {
     /// As an error.
     pub(super) fn into_error(self, message: impl Into<String>) -> StepError {
+        let damaged = matches!(self.code.as_str(), "Md5Mismatch" | "Crc64Mismatch");
         let class = match self.code.as_str() {
             "ServerBusy" | "OperationTimedOut" => class(503, self.retry_after),
             // What arrived isn't what was sent: the line's fault, or a source that just changed.
             "Md5Mismatch" | "Crc64Mismatch" => class(500, self.retry_after),
             _ => class(self.status, self.retry_after),
         };
-        StepError::new(class, message).with_source(Said(self.text))
+        let error = StepError::new(class, message);
+        if damaged { error.with_source(Damaged(self.text)) } else { error.with_source(Said(self.text)) }
     }
 }
 

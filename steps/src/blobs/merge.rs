@@ -4,6 +4,8 @@
 //! buckets; emoji on Azurite) costs a second look at some blobs, never a skipped object: what the
 //! merge calls missing is copied, and [`verify`](super::verify) asks for it by name.
 
+use std::collections::VecDeque;
+
 use migrate_plugin_api::StepError;
 use tokio::sync::mpsc;
 
@@ -11,53 +13,87 @@ use super::checksum::md5_of_etag;
 use super::source::Object;
 use super::target::Blob;
 
-/// An object and the blob of its name.
+/// What is known of one key: an object, the blob of its name, or both.
 #[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) object: Object,
-    pub(super) blob: Option<Blob>,
+pub(super) enum Pair {
+    /// An object and, where there is one, its blob.
+    Object(Object, Option<Blob>),
+    /// A blob that no object stands for.
+    Extra(Blob),
+}
+
+impl Pair {
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Self::Object(object, _) => &object.key,
+            Self::Extra(blob) => &blob.key,
+        }
+    }
+}
+
+/// A listing that comes in pages.
+pub(super) type Pages<T> = mpsc::Receiver<Result<Vec<T>, StepError>>;
+
+/// One side: the page that is being read, and those to come.
+struct Side<T> {
+    page: VecDeque<T>,
+    pages: Pages<T>,
+}
+
+impl<T> Side<T> {
+    /// Until something is in the page; an empty one then means the end.
+    async fn fill(&mut self) -> Result<(), StepError> {
+        while self.page.is_empty() {
+            match self.pages.recv().await {
+                Some(page) => self.page = page?.into(),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Joins the two listings.
 pub(super) struct Merge {
-    objects: mpsc::Receiver<Result<Object, StepError>>,
-    blobs: mpsc::Receiver<Result<Blob, StepError>>,
-    object: Option<Object>,
-    blob: Option<Blob>,
+    objects: Side<Object>,
+    blobs: Side<Blob>,
+    extras: bool,
 }
 
 impl Merge {
-    /// Of these listings, of the same scope.
-    pub(super) fn new(
-        objects: mpsc::Receiver<Result<Object, StepError>>,
-        blobs: mpsc::Receiver<Result<Blob, StepError>>,
-    ) -> Self {
-        Self { objects, blobs, object: None, blob: None }
+    /// Of these listings, of the same scope. With `extras`, blobs without an object come too.
+    pub(super) fn new(objects: Pages<Object>, blobs: Pages<Blob>, extras: bool) -> Self {
+        let objects = Side { page: VecDeque::new(), pages: objects };
+        Self { objects, blobs: Side { page: VecDeque::new(), pages: blobs }, extras }
     }
 
-    /// The next object with its blob. Blobs without an object are passed over. Loses nothing when
-    /// it is dropped before it is ready.
+    /// The next pair, in the order of the keys.
     ///
     /// # Errors
     /// When one of the listings failed.
     pub(super) async fn next(&mut self) -> Result<Option<Pair>, StepError> {
         loop {
-            if self.object.is_none() {
-                self.object = self.objects.recv().await.transpose()?;
+            self.objects.fill().await?;
+            if self.objects.page.is_empty() && !self.extras {
+                return Ok(None);
             }
-            let Some(object) = &self.object else { return Ok(None) };
-            if self.blob.is_none() {
-                self.blob = self.blobs.recv().await.transpose()?;
-            }
-            let blob = match &self.blob {
-                Some(blob) if blob.key < object.key => {
-                    self.blob = None;
-                    continue;
-                }
-                Some(blob) if blob.key == object.key => self.blob.take(),
-                _ => None,
+            self.blobs.fill().await?;
+            let (object, blob) = (self.objects.page.front(), self.blobs.page.front());
+            let extra = match (object, blob) {
+                (None, None) => return Ok(None),
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some(object), Some(blob)) => blob.key < object.key,
             };
-            return Ok(self.object.take().map(|object| Pair { object, blob }));
+            if extra {
+                if let Some(blob) = self.blobs.page.pop_front().filter(|_| self.extras) {
+                    return Ok(Some(Pair::Extra(blob)));
+                }
+                continue;
+            }
+            let same = object.map(|o| &o.key) == blob.map(|b| &b.key);
+            let blob = if same { self.blobs.page.pop_front() } else { None };
+            return Ok(self.objects.page.pop_front().map(|object| Pair::Object(object, blob)));
         }
     }
 }
@@ -107,33 +143,44 @@ mod tests {
         Blob { key: key.to_owned(), size: 3, source_etag: Some("e1".to_owned()), ..Blob::default() }
     }
 
-    fn listing<T: Send + 'static>(items: Vec<T>) -> mpsc::Receiver<Result<T, StepError>> {
+    /// In pages of two.
+    fn listing<T: Clone>(items: &[T]) -> Pages<T> {
         let (sender, receiver) = mpsc::channel(items.len().max(1));
-        for item in items {
-            sender.try_send(Ok(item)).unwrap();
+        for page in items.chunks(2) {
+            sender.try_send(Ok(page.to_vec())).unwrap();
         }
         receiver
     }
 
-    #[tokio::test]
-    async fn every_object_comes_once_with_its_blob() {
-        let objects = listing(["a", "b", "c", "d"].map(object).into());
-        let blobs = listing(["0", "b", "bb", "d", "e"].map(blob).into());
-        let mut merge = Merge::new(objects, blobs);
+    async fn merged(extras: bool) -> Vec<(String, Option<String>)> {
+        let objects = listing(&["a", "b", "c", "d"].map(object));
+        let blobs = listing(&["0", "b", "bb", "d", "e"].map(blob));
+        let mut merge = Merge::new(objects, blobs, extras);
         let mut seen = Vec::new();
         while let Some(pair) = merge.next().await.unwrap() {
-            seen.push((pair.object.key, pair.blob.map(|b| b.key)));
+            seen.push(match pair {
+                Pair::Object(object, blob) => (object.key, blob.map(|b| b.key)),
+                Pair::Extra(blob) => (String::new(), Some(blob.key)),
+            });
         }
-        let some = |key: &str| Some(key.to_owned());
-        let expected = [("a", None), ("b", some("b")), ("c", None), ("d", some("d"))];
-        assert_eq!(seen, expected.map(|(key, blob)| (key.to_owned(), blob)));
+        seen
+    }
+
+    #[tokio::test]
+    async fn every_object_comes_once_with_its_blob() {
+        let pair = |key: &str, blob: Option<&str>| (key.to_owned(), blob.map(str::to_owned));
+        let objects = [pair("a", None), pair("b", Some("b")), pair("c", None), pair("d", Some("d"))];
+        assert_eq!(merged(false).await, objects);
+        let extra = |key: &str| pair("", Some(key));
+        let [a, b, c, d] = objects;
+        assert_eq!(merged(true).await, [extra("0"), a, b, extra("bb"), c, d, extra("e")]);
     }
 
     #[tokio::test]
     async fn a_failed_listing_is_no_end_of_one() {
         let (sender, blobs) = mpsc::channel(1);
         sender.try_send(Err(StepError::transient("broken"))).unwrap();
-        let mut merge = Merge::new(listing(vec![object("a")]), blobs);
+        let mut merge = Merge::new(listing(&[object("a")]), blobs, false);
         assert!(merge.next().await.is_err());
     }
 

@@ -3,24 +3,34 @@
 //! Owns: which objects, in what order, which way their bytes go, and the proof that they arrived.
 //! Invariants: a blob is whole or absent; versions of an object are never mixed; a phase of the
 //! Velero order begins only when the one before it is wholly there; an object is copied, found
-//! equal, or named in an error. Never deletes.
+//! equal, or named in an error. Deletes only what `delete-extra` asks for, and last.
 //!
 //! Azure's client is `azure_storage_blob` 1.x, the maintained successor of `azure_storage_blobs`.
 
+mod azcopy;
+mod azcopy_job;
+mod azure_client;
 mod checksum;
 mod config;
 mod cursor;
 mod errors;
+mod filter;
+mod list_xml;
 mod merge;
 mod names;
+mod pace;
 mod pass;
 mod plan;
+mod range;
 mod source;
+#[cfg(test)]
+mod stand_in_tests;
 mod target;
 #[cfg(test)]
 mod tests;
 mod transfer;
 mod verify;
+mod walk;
 
 use std::sync::Arc;
 
@@ -29,7 +39,7 @@ use migrate_plugin_api::{
     TypedStep, VerifyDepth, async_trait,
 };
 
-pub use config::{CopyConfig, CopyOutputs, Engine, Order, Overwrite};
+pub use config::{CopyConfig, CopyOutputs, Engine, Order, Overwrite, Tags, Tier};
 
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::config::Order;
+use super::config::{CopyConfig, Order};
+use super::filter::Filter;
 
 /// Azure's limits of a blob's name.
 const MAX_NAME_CHARS: usize = 1024;
@@ -25,6 +26,7 @@ pub(super) struct Phase {
     /// Prefixes to list, in order, none inside another.
     pub(super) scopes: Vec<String>,
     only: Only,
+    filter: Filter,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,10 @@ enum Only {
 impl Phase {
     /// Whether `key`, which is in one of the scopes, belongs to this phase.
     pub(super) fn takes(&self, key: &str) -> bool {
+        self.filter.takes(key) && self.is_its_part(key)
+    }
+
+    fn is_its_part(&self, key: &str) -> bool {
         let repository = REPOSITORIES.iter().any(|r| key.starts_with(r));
         let backup_file = key.starts_with(BACKUPS) && key.ends_with(BACKUP_FILE);
         match self.only {
@@ -47,20 +53,27 @@ impl Phase {
     }
 }
 
+/// The phases of a pass.
+pub(super) fn phases(config: &CopyConfig) -> Vec<Phase> {
+    let filter = Filter::new(config.include.as_deref(), &config.exclude);
+    phases_of(config.order, config.prefixes.as_deref(), &filter)
+}
+
 /// The phases of a pass over `prefixes` (none: everything).
-pub(super) fn phases(order: Order, prefixes: Option<&[String]>) -> Vec<Phase> {
+fn phases_of(order: Order, prefixes: Option<&[String]>, filter: &Filter) -> Vec<Phase> {
     let scopes = scopes(prefixes);
+    let phase = |name, scopes, only| Phase { name, scopes, only, filter: filter.clone() };
     match order {
-        Order::Listing => vec![Phase { name: "objects", scopes, only: Only::All }],
+        Order::Listing => vec![phase("objects", scopes, Only::All)],
         Order::Velero => {
             let repositories = REPOSITORIES.iter().flat_map(|r| within(&scopes, r)).collect();
             let files =
                 scopes.iter().filter(|s| !REPOSITORIES.iter().any(|r| s.starts_with(r))).cloned().collect();
             let backups = within(&scopes, BACKUPS);
             vec![
-                Phase { name: "repositories", scopes: repositories, only: Only::All },
-                Phase { name: "files", scopes: files, only: Only::Files },
-                Phase { name: "velero-backup.json", scopes: backups, only: Only::BackupFiles },
+                phase("repositories", repositories, Only::All),
+                phase("files", files, Only::Files),
+                phase("velero-backup.json", backups, Only::BackupFiles),
             ]
         }
     }
@@ -167,14 +180,41 @@ pub(super) fn metadata(source: &HashMap<String, String>) -> Result<Metadata, (St
     Ok(result)
 }
 
+/// Tags as Azure takes them in a header, or why it can't hold them: 10 of up to 128 and 256
+/// characters, of letters, digits, space and `+ - . / : = _` (Set Blob Tags, learn.microsoft.com).
+pub(super) fn tags(tags: &[(String, String)]) -> Result<String, &'static str> {
+    let valid = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, ' ' | '+' | '-' | '.' | '/' | ':' | '=' | '_'))
+    };
+    if tags.len() > 10 {
+        return Err("more than 10 tags");
+    }
+    if tags.iter().any(|(key, value)| key.is_empty() || key.len() > 128 || value.len() > 256) {
+        return Err("tags too long for Azure");
+    }
+    if !tags.iter().all(|(key, value)| valid(key) && valid(value)) {
+        return Err("tags with characters that Azure doesn't take");
+    }
+    Ok(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(tags).finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn tags_that_azure_would_refuse_are_found() {
+        let one = |key: &str, value: &str| tags(&[(key.to_owned(), value.to_owned())]);
+        assert_eq!(one("cost center", "a/b").as_deref(), Ok("cost+center=a%2Fb"));
+        assert!(one("", "x").is_err() && one("k", &"v".repeat(257)).is_err() && one("k", "a@b").is_err());
+        assert!(tags(&vec![("k".to_owned(), "v".to_owned()); 11]).is_err());
+    }
+
+    #[test]
     fn velero_order_is_data_first_and_the_backup_file_last() {
         let prefixes = ["kopia/shop/".to_owned(), "backups/b1/".to_owned(), "backups/b1/x".to_owned()];
-        let phases = phases(Order::Velero, Some(&prefixes));
+        let phases = phases_of(Order::Velero, Some(&prefixes), &Filter::default());
         let scopes: Vec<_> = phases.iter().map(|p| p.scopes.join(" ")).collect();
         assert_eq!(scopes, ["kopia/shop/", "backups/b1/", "backups/b1/"]);
         let place = |key: &str| -> Vec<usize> {
@@ -190,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_key_of_a_whole_bucket_is_taken_once() {
-        let phases = phases(Order::Velero, None);
+        let phases = phases_of(Order::Velero, None, &Filter::default());
         for key in ["kopia/a", "restic/b", "backups/b/velero-backup.json", "backups/b/x", "root", "plugins/p"]
         {
             let times = phases

@@ -1,40 +1,53 @@
 //! A pass over the bucket: phases, many objects at once, a durable place.
 //!
 //! One task owns the place, the counts and the list of the failed; transfers only report to it. A
-//! phase ends when every object of it is at the target; with a failed one the next never starts.
+//! phase ends when every object of it is at the target; with a failed one the next never starts, and
+//! nothing is deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use migrate_plugin_api::{ErrorClass, Progress, StepContext, StepError};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::config::{CopyConfig, CopyOutputs};
+use super::azcopy;
+use super::config::{CopyConfig, CopyOutputs, Engine};
 use super::cursor::{Cursor, Failed, LowWater};
 use super::errors::line;
-use super::merge::{Merge, Pair, Standing, standing};
+use super::merge::{Pair, Standing, standing};
 use super::names::{Phase, phases};
+use super::range::Range;
 use super::source::{Object, Source};
-use super::target::Target;
+use super::target::{Blob, Target};
 use super::transfer::Mover;
+use super::walk::{DISORDER, Event, Scope, walk};
 
-/// Enough to hide the latency of both services for small objects, few enough for two cores.
-pub(super) const DEFAULT_CONCURRENCY: usize = 16;
+/// Requests to a service at once, unless the config says otherwise: with a round trip of 50 ms more
+/// than a thousand small objects a second.
+pub(super) const DEFAULT_CONCURRENCY: usize = 64;
 /// What may be done twice after a kill: a moment of small objects.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 /// And for very many small ones.
 const CHECKPOINT_OBJECTS: u64 = 1000;
 /// Smooth enough to look at.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// The list of the failed is stored with the place; where more fail, something else is wrong.
+/// Totals are worth a listing of their own only in a pass that takes longer than this.
+const COUNT_AFTER: Duration = Duration::from_secs(3);
+/// The list of the failed is stored with the place. Of what has no room in it, the place stays before
+/// the first, and the next attempt lists it again.
 const MAX_FAILED: usize = 500;
 /// Objects that fail one after the other by themselves: the service is away, not the objects.
 const MAX_FAILED_IN_A_ROW: usize = 20;
+/// Objects that fail one after the other for whatever reason: it is not about the objects.
+const MAX_HOPELESS_IN_A_ROW: usize = 1_000;
 /// Failed objects that are named in the error.
 const NAMED: usize = 5;
+/// Blobs that are deleted at once, each after a question to the bucket.
+const DELETES_AT_ONCE: usize = 16;
 
 /// The totals, counted by a listing of its own that runs ahead.
 #[derive(Default)]
@@ -47,23 +60,43 @@ struct Totals {
 /// What became of one object.
 struct Ended {
     key: String,
-    /// `None` for one of the list of the failed, which is behind the place already.
-    ticket: Option<u64>,
+    /// Its range and its ticket there; `None` for one of the list of the failed, which is behind the
+    /// place already.
+    ticket: Option<(usize, u64)>,
     result: Result<CopyOutputs, StepError>,
+}
+
+/// A range of the scope that is under way.
+struct Stretch {
+    range: Range,
+    water: LowWater,
+    /// Its listing is over.
+    listed: bool,
+}
+
+impl Stretch {
+    fn new(range: Range) -> Self {
+        Self { range, water: LowWater::default(), listed: false }
+    }
 }
 
 struct Pass<'a> {
     ctx: &'a StepContext,
+    config: &'a CopyConfig,
     source: Arc<Source>,
     target: Arc<Target>,
     mover: Arc<Mover>,
     phases: Vec<Phase>,
     concurrency: usize,
     cursor: Cursor,
-    water: LowWater,
+    /// Of the scope that is under way, if one is.
+    stretches: Option<BTreeMap<usize, Stretch>>,
+    /// Failed objects that the list has no room for.
+    unlisted: u64,
     running: JoinSet<Ended>,
     in_a_row: usize,
-    checkpointed: u64,
+    /// Objects behind the places since the last checkpoint.
+    since_checkpoint: u64,
     /// Bytes behind the place when this attempt began, and of skipped objects since.
     still: u64,
     ended: u64,
@@ -72,13 +105,20 @@ struct Pass<'a> {
     store: Interval,
 }
 
+/// The most requests to a service at once.
+pub(super) fn concurrency(config: &CopyConfig) -> usize {
+    config.concurrency.map_or(DEFAULT_CONCURRENCY, usize::from)
+}
+
 /// Runs or continues the pass.
 pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOutputs, StepError> {
-    let source = Arc::new(Source::new(ctx, &config.aws, &config.from).await);
-    let target = Arc::new(Target::new(ctx, &config.to).await?);
-    let phases = phases(config.order, config.prefixes.as_deref());
+    let concurrency = concurrency(config);
+    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency).await);
+    let target = Arc::new(Target::new(ctx, &config.to, concurrency).await?);
+    let phases = phases(config);
     // After a finished pass somebody asks again because what it left is no longer so.
-    let usable = |c: &Cursor| c.key == ctx.key.as_str() && c.phase < phases.len();
+    let left = |c: &Cursor| c.phase < phases.len() || (config.delete_extra && !c.deleted);
+    let usable = |c: &Cursor| c.key == ctx.key.as_str() && left(c);
     let mut cursor = ctx.cursor::<Cursor>()?.filter(usable).unwrap_or_default();
     if cursor.key.is_empty() {
         ctx.key.as_str().clone_into(&mut cursor.key);
@@ -86,14 +126,11 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     } else {
         ctx.info(format!("going on behind {} objects", cursor.counts.objects));
     }
-    let concurrency = config.concurrency.map_or(DEFAULT_CONCURRENCY, usize::from);
-    let mover = Mover::new(
-        Arc::clone(&source),
-        Arc::clone(&target),
-        (config.engine, config.overwrite),
-        concurrency,
-        std::mem::take(&mut cursor.partial),
-    );
+    if config.engine == Engine::Azcopy {
+        return azcopy::run(ctx, config, &source, &target, cursor).await;
+    }
+    let partial = std::mem::take(&mut cursor.partial);
+    let mover = Mover::new(Arc::clone(&source), Arc::clone(&target), config, partial);
     let totals = Arc::new(Totals::default());
     let _counting = AbortOnDrop(
         tokio::spawn(count(Arc::clone(&source), phases.clone(), Arc::clone(&totals))).abort_handle(),
@@ -102,16 +139,18 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     let ended = cursor.counts.objects;
     let mut pass = Pass {
         ctx,
+        config,
         source,
         target,
         mover: Arc::new(mover),
         phases,
         concurrency,
         cursor,
-        water: LowWater::default(),
+        stretches: None,
+        unlisted: 0,
         running: JoinSet::new(),
         in_a_row: 0,
-        checkpointed: 0,
+        since_checkpoint: 0,
         still,
         ended,
         totals,
@@ -144,12 +183,13 @@ impl Drop for AbortOnDrop {
 
 /// Counts what the pass will take. A failure leaves the totals unknown; the pass will meet it too.
 async fn count(source: Arc<Source>, phases: Vec<Phase>, totals: Arc<Totals>) {
+    tokio::time::sleep(COUNT_AFTER).await;
     for phase in &phases {
         for scope in &phase.scopes {
-            let mut objects = source.list(scope, None);
-            while let Some(object) = objects.recv().await {
-                let Ok(object) = object else { return };
-                if phase.takes(&object.key) && !object.is_folder_marker() {
+            let mut pages = source.list(scope, None);
+            while let Some(page) = pages.recv().await {
+                let Ok(page) = page else { return };
+                for object in page.iter().filter(|o| phase.takes(&o.key) && !o.is_folder_marker()) {
                     totals.objects.fetch_add(1, Ordering::Relaxed);
                     totals.bytes.fetch_add(object.size, Ordering::Relaxed);
                 }
@@ -162,25 +202,35 @@ async fn count(source: Arc<Source>, phases: Vec<Phase>, totals: Arc<Totals>) {
 impl Pass<'_> {
     async fn all(&mut self) -> Result<(), StepError> {
         while let Some(phase) = self.phases.get(self.cursor.phase).cloned() {
-            self.failed_before().await?;
+            self.failed_before(&phase).await?;
             while let Some(scope) = phase.scopes.get(self.cursor.scope) {
                 self.scope(&phase, scope).await?;
+                if self.unlisted > 0 {
+                    break;
+                }
                 self.cursor.scope += 1;
-                self.cursor.after = None;
-                self.water = LowWater::default();
+                self.stretches = None;
             }
             if !self.cursor.failed.is_empty() {
-                return Err(failed_objects(&phase, &self.cursor.failed));
+                return Err(failed_objects(&phase, &self.cursor.failed, self.unlisted));
             }
             self.cursor.phase += 1;
             self.cursor.scope = 0;
             self.checkpoint().await?;
         }
+        if self.config.delete_extra {
+            self.delete_extras().await?;
+        }
         Ok(())
     }
 
-    /// Another attempt at what failed before.
-    async fn failed_before(&mut self) -> Result<(), StepError> {
+    /// Another attempt at what failed before. What the listing has yet to come to, it will meet there.
+    async fn failed_before(&mut self, phase: &Phase) -> Result<(), StepError> {
+        if let Some(scope) = phase.scopes.get(self.cursor.scope) {
+            let left = self.cursor.ranges.clone().unwrap_or_else(|| vec![Range::all()]);
+            let ahead = |key: &str| key.starts_with(scope) && left.iter().any(|range| range.holds(key));
+            self.cursor.failed.retain(|f| !ahead(&f.key));
+        }
         let failed: Vec<String> = self.cursor.failed.iter().map(|f| f.key.clone()).collect();
         for key in failed {
             let Some((object, _)) = self.source.head(&key).await? else {
@@ -200,42 +250,102 @@ impl Pass<'_> {
     }
 
     async fn scope(&mut self, phase: &Phase, scope: &str) -> Result<(), StepError> {
-        let objects = self.source.list(scope, self.cursor.after.as_deref());
-        let mut merge = Merge::new(objects, self.target.list(scope));
+        let left = self.cursor.ranges.take().unwrap_or_else(|| vec![Range::all()]);
+        let ranges: Vec<(usize, Range)> = left.into_iter().enumerate().collect();
+        self.stretches =
+            Some(ranges.iter().cloned().map(|(number, range)| (number, Stretch::new(range))).collect());
+        let scope = Scope {
+            source: Arc::clone(&self.source),
+            target: Arc::clone(&self.target),
+            prefix: scope.to_owned(),
+            extras: false,
+            cut: !self.cursor.disorder,
+        };
+        let mut events = walk(scope, ranges);
         loop {
-            let pair = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 () = self.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
                 _ = self.beat.tick() => { self.progress(); continue }
                 _ = self.store.tick() => { self.checkpoint().await?; continue }
                 Some(ended) = self.running.join_next() => { self.joined(ended).await?; continue }
-                pair = merge.next() => pair?,
+                event = events.recv() => event,
             };
-            let Some(Pair { object, blob }) = pair else { break };
+            match event {
+                None => break,
+                Some(Ok(Event::Pairs { range, pairs })) => self.pairs(phase, range, pairs).await?,
+                Some(Ok(Event::Cut { of, at, new })) => {
+                    let Some(stretches) = &mut self.stretches else { continue };
+                    let Some(stretch) = stretches.get_mut(&of) else { continue };
+                    let until = stretch.range.until.replace(at.clone());
+                    stretches.insert(new, Stretch::new(Range { after: Some(at), until }));
+                }
+                Some(Ok(Event::Ended { range })) => {
+                    if let Some(stretch) = self.stretch(range) {
+                        stretch.listed = true;
+                    }
+                    self.forget(range);
+                }
+                Some(Err(error)) => {
+                    if error.message == DISORDER {
+                        // Keys may be missing: everything again, in one piece.
+                        let as_of_seconds = self.cursor.counts.as_of_seconds;
+                        let counts = CopyOutputs { as_of_seconds, ..CopyOutputs::default() };
+                        (self.stretches, self.cursor.phase, self.cursor.scope) = (None, 0, 0);
+                        (self.cursor.disorder, self.cursor.counts) = (true, counts);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.drain().await
+    }
+
+    /// A range that is listed and done is no longer part of the place.
+    fn forget(&mut self, range: usize) {
+        if let Some(stretches) = &mut self.stretches
+            && stretches.get(&range).is_some_and(|s| s.listed && s.water.is_empty())
+        {
+            stretches.remove(&range);
+        }
+    }
+
+    fn stretch(&mut self, range: usize) -> Option<&mut Stretch> {
+        self.stretches.as_mut()?.get_mut(&range)
+    }
+
+    async fn pairs(&mut self, phase: &Phase, range: usize, pairs: Vec<Pair>) -> Result<(), StepError> {
+        for pair in pairs {
+            let Pair::Object(object, blob) = pair else { continue };
             if !phase.takes(&object.key) {
                 continue;
             }
-            let ticket = self.water.begin(&object.key);
+            let Some(stretch) = self.stretch(range) else { continue };
+            let ticket = Some((range, stretch.water.begin(&object.key)));
             if object.is_folder_marker() {
                 let counts = CopyOutputs { folder_markers: 1, ..CopyOutputs::default() };
-                self.end(Ended { key: object.key, ticket: Some(ticket), result: Ok(counts) })?;
+                self.end(Ended { key: object.key, ticket, result: Ok(counts) })?;
                 continue;
             }
             match blob.as_ref().map(|blob| standing(&object, blob)) {
                 Some(Standing::Equal) => {
                     self.still += object.size;
                     let counts = skipped(&object);
-                    self.end(Ended { key: object.key, ticket: Some(ticket), result: Ok(counts) })?;
-                    self.checkpoint_if_due().await?;
+                    self.end(Ended { key: object.key, ticket, result: Ok(counts) })?;
                 }
-                standing => self.start(object, standing.is_some(), Some(ticket)).await?,
+                standing => self.start(object, standing.is_some(), ticket).await?,
             }
         }
-        self.drain().await
+        self.checkpoint_if_due().await
     }
 
     /// Starts a transfer, when there is a place for it.
-    async fn start(&mut self, object: Object, replaces: bool, ticket: Option<u64>) -> Result<(), StepError> {
+    async fn start(
+        &mut self,
+        object: Object,
+        replaces: bool,
+        ticket: Option<(usize, u64)>,
+    ) -> Result<(), StepError> {
         while self.running.len() >= self.concurrency {
             self.wait().await?;
         }
@@ -279,49 +389,129 @@ impl Pass<'_> {
                 self.cursor.failed.retain(|f| f.key != key);
                 counts
             }
-            Err(error) => {
-                // These befall every object alike: the attempt ends here, with its place.
-                if matches!(error.class, ErrorClass::Auth | ErrorClass::Cancelled) {
-                    return Err(error);
+            Err(error) => match self.failed(&key, error)? {
+                Kept::Listed => CopyOutputs::default(),
+                Kept::Unlisted => {
+                    self.unlisted += 1;
+                    if let Some((range, ticket)) = ticket
+                        && let Some(stretch) = self.stretch(range)
+                    {
+                        stretch.water.stay(ticket);
+                    }
+                    return Ok(());
                 }
-                self.in_a_row += 1;
-                if error.class.is_retryable() && self.in_a_row >= MAX_FAILED_IN_A_ROW {
-                    return Err(error);
-                }
-                self.ctx.warn(line(&error));
-                self.cursor.failed.retain(|f| f.key != key);
-                self.cursor.failed.push(Failed {
-                    key: key.clone(),
-                    reason: line(&error),
-                    class: error.class,
-                });
-                if self.cursor.failed.len() > MAX_FAILED {
-                    return Err(StepError::permanent(format!("more than {MAX_FAILED} objects failed"))
-                        .with_source(error));
-                }
-                CopyOutputs::default()
-            }
+            },
         };
-        match ticket {
-            Some(ticket) => self.water.end(ticket, key, counts, &mut self.cursor),
-            None => self.cursor.counts.add(&counts),
+        let Some((range, ticket)) = ticket else {
+            self.cursor.counts.add(&counts);
+            return Ok(());
+        };
+        if let Some(stretch) = self.stretches.as_mut().and_then(|s| s.get_mut(&range)) {
+            let before = stretch.water.done();
+            stretch.water.end(ticket, key, counts, &mut stretch.range, &mut self.cursor.counts);
+            self.since_checkpoint += stretch.water.done() - before;
+        }
+        self.forget(range);
+        Ok(())
+    }
+
+    /// Notes a failed object, or ends the attempt where it is not about the object.
+    fn failed(&mut self, key: &str, error: StepError) -> Result<Kept, StepError> {
+        // These befall every object alike: the attempt ends here, with its place.
+        if matches!(error.class, ErrorClass::Auth | ErrorClass::Cancelled) {
+            return Err(error);
+        }
+        self.in_a_row += 1;
+        if error.class.is_retryable() && self.in_a_row >= MAX_FAILED_IN_A_ROW {
+            return Err(error);
+        }
+        if self.in_a_row >= MAX_HOPELESS_IN_A_ROW {
+            let message = format!("{MAX_HOPELESS_IN_A_ROW} objects failed one after the other");
+            return Err(StepError::permanent(message).with_source(error));
+        }
+        self.ctx.warn(line(&error));
+        let failed = Failed { key: key.to_owned(), reason: line(&error), class: error.class };
+        match self.cursor.failed.iter().position(|f| f.key == key) {
+            Some(at) => self.cursor.failed[at] = failed,
+            None if self.cursor.failed.len() < MAX_FAILED => self.cursor.failed.push(failed),
+            None => return Ok(Kept::Unlisted),
+        }
+        Ok(Kept::Listed)
+    }
+
+    /// Deletes blobs that no object stands for, the last phase's first: what names data goes before it.
+    async fn delete_extras(&mut self) -> Result<(), StepError> {
+        for phase in self.phases.clone().iter().rev() {
+            for prefix in &phase.scopes {
+                let scope = Scope {
+                    source: Arc::clone(&self.source),
+                    target: Arc::clone(&self.target),
+                    prefix: prefix.clone(),
+                    extras: true,
+                    cut: !self.cursor.disorder,
+                };
+                let any = self.source.next_key(prefix, "").await?.is_some();
+                let mut events = walk(scope, vec![(0, Range::all())]);
+                loop {
+                    let event = tokio::select! {
+                        () = self.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+                        event = events.recv() => event,
+                    };
+                    let Some(event) = event else { break };
+                    let Event::Pairs { pairs, .. } = event? else { continue };
+                    let extras = pairs.into_iter().filter_map(|pair| match pair {
+                        Pair::Extra(blob) if phase.takes(&blob.key) => Some(blob),
+                        _ => None,
+                    });
+                    self.delete(any, prefix, extras.collect()).await?;
+                }
+            }
+        }
+        self.cursor.deleted = true;
+        self.checkpoint().await
+    }
+
+    async fn delete(&mut self, any: bool, prefix: &str, extras: Vec<Blob>) -> Result<(), StepError> {
+        if !any && !extras.is_empty() {
+            let place = &self.source.place;
+            return Err(StepError::permanent(format!(
+                "{place} has no object below `{prefix}`, so no blob is deleted there"
+            ))
+            .with_hint("check the bucket and its prefix, or delete the blobs by hand"));
+        }
+        let (source, target) = (&self.source, &self.target);
+        let mut deletes = futures::stream::iter(extras)
+            .map(|blob| async move {
+                // It may have come since it was listed, or be listed in another order.
+                if source.head(&blob.key).await?.is_some() {
+                    return Ok((false, blob));
+                }
+                Ok::<_, StepError>((target.delete(&blob).await?, blob))
+            })
+            .buffer_unordered(DELETES_AT_ONCE);
+        while let Some(deleted) = deletes.next().await {
+            let (deleted, blob) = deleted?;
+            if deleted {
+                self.cursor.counts.deleted += 1;
+                self.ctx.info(format!("deleted blob `{}`: the bucket has no such object", blob.key));
+            }
         }
         Ok(())
     }
 
     async fn checkpoint_if_due(&mut self) -> Result<(), StepError> {
-        if self.water.done() >= self.checkpointed + CHECKPOINT_OBJECTS {
-            self.checkpoint().await
-        } else {
-            Ok(())
-        }
+        if self.since_checkpoint >= CHECKPOINT_OBJECTS { self.checkpoint().await } else { Ok(()) }
     }
 
     async fn checkpoint(&mut self) -> Result<(), StepError> {
-        self.checkpointed = self.water.done();
+        self.since_checkpoint = 0;
         self.store.reset();
-        let partial: BTreeMap<_, _> = self.mover.partial();
-        self.ctx.checkpoint(&Cursor { partial, ..self.cursor.clone() }).await
+        let mut cursor = self.cursor.clone();
+        cursor.partial = self.mover.partial();
+        if let Some(stretches) = &self.stretches {
+            cursor.ranges = Some(stretches.values().map(|s| s.range.clone()).collect());
+        }
+        self.ctx.checkpoint(&cursor).await
     }
 
     fn progress(&self) {
@@ -335,12 +525,19 @@ impl Pass<'_> {
     }
 }
 
-fn skipped(object: &Object) -> CopyOutputs {
+/// Where a failed object is remembered.
+enum Kept {
+    Listed,
+    Unlisted,
+}
+
+pub(super) fn skipped(object: &Object) -> CopyOutputs {
     CopyOutputs { objects: 1, bytes: object.size, skipped: 1, ..CopyOutputs::default() }
 }
 
-/// The end of an attempt in which objects failed. Retryable only if all of them are.
-fn failed_objects(phase: &Phase, failed: &[Failed]) -> StepError {
+/// The end of an attempt in which objects failed: `failed`, and `more` that have no place in the list.
+/// Retryable only if all of them are.
+pub(super) fn failed_objects(phase: &Phase, failed: &[Failed], more: u64) -> StepError {
     let worst = |class: ErrorClass| match class {
         ErrorClass::Corrupt => 3,
         ErrorClass::Permanent | ErrorClass::Auth | ErrorClass::Cancelled => 2,
@@ -352,10 +549,11 @@ fn failed_objects(phase: &Phase, failed: &[Failed]) -> StepError {
         Some(2) => ErrorClass::Permanent,
         _ => ErrorClass::Transient { retry_after_ms: None },
     };
+    let all = failed.len() as u64 + more;
     let mut named: Vec<String> = failed.iter().take(NAMED).map(|f| f.reason.clone()).collect();
-    if failed.len() > NAMED {
-        named.push(format!("and {} more", failed.len() - NAMED));
+    if all > named.len() as u64 {
+        named.push(format!("and {} more", all - named.len() as u64));
     }
-    let message = format!("{} of the {} could not be copied: {}", failed.len(), phase.name, named.join("; "));
+    let message = format!("{all} of the {} could not be copied: {}", phase.name, named.join("; "));
     StepError::new(class, message).with_hint("the rest is copied; `migrate resume` tries only these again")
 }

@@ -5,18 +5,30 @@ use std::time::Duration;
 
 use migrate_plugin_api::{ErrorClass, PlanConfig, Problem, StepContext, StepError, StepPlan};
 
-use super::config::{CopyConfig, Order};
+use futures::StreamExt as _;
+
+use super::azcopy;
+use super::azure_client::SasLimits;
+use super::config::{CopyConfig, Engine, Order, Tags};
 use super::errors::line;
-use super::merge::{Merge, Standing, standing};
-use super::names::{invalid_name, phases};
-use super::source::Source;
-use super::target::{SasLimits, Target};
+use super::merge::{Pair, Standing, standing};
+use super::names::{Phase, invalid_name, metadata, phases};
+use super::pass::DEFAULT_CONCURRENCY;
+use super::range::Range;
+use super::source::{Object, Source};
+use super::target::Target;
+use super::walk::{Event, Scope, walk};
 use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
 /// A plan is read by a person who waits.
 const COUNT_FOR: Duration = Duration::from_secs(30);
 /// Lines of one kind; a number stands for the rest.
 const NAMED: usize = 10;
+/// Objects whose metadata is looked at: each is a request, and a plan is waited for. What lies beyond is
+/// looked at before its own first byte.
+const LOOKED_AT: usize = 2_000;
+/// Such requests at once.
+const LOOKS_AT_ONCE: usize = 32;
 /// A migration's usual length: a SAS that ends sooner is worth a word.
 const SAS_SHOULD_LAST: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
@@ -30,6 +42,11 @@ struct Count {
     invalid: Lines,
     archived: Lines,
     changed: Lines,
+    extra: Lines,
+    collisions: Lines,
+    unreadable: Lines,
+    /// To be looked at one by one.
+    looks: Vec<Object>,
 }
 
 /// The first few of a kind, and how many there are.
@@ -66,18 +83,18 @@ pub(super) async fn plan(ctx: &StepContext, config: &PlanConfig<CopyConfig>) -> 
     });
     let source = match (&from, &aws) {
         (Some(from), Some(aws)) => {
-            let source = Arc::new(Source::new(ctx, aws, from).await);
+            let source = Arc::new(Source::new(ctx, aws, from, DEFAULT_CONCURRENCY).await);
             reachable(source.list("", None), "from", &mut plan).await.then_some(source)
         }
         _ => None,
     };
     let target = match &to {
         Some(to) => {
-            check_sas(ctx, to, &mut plan).await;
-            match Target::new(ctx, to).await {
+            check_sas(ctx, to, config.known(), &mut plan).await;
+            match Target::new(ctx, to, DEFAULT_CONCURRENCY).await {
                 Ok(target) => {
                     let target = Arc::new(target);
-                    reachable(target.list(""), "to", &mut plan).await.then_some(target)
+                    reachable(target.list("", None), "to", &mut plan).await.then_some(target)
                 }
                 Err(error) => {
                     plan.problems.push(problem(&error, "to"));
@@ -88,6 +105,9 @@ pub(super) async fn plan(ctx: &StepContext, config: &PlanConfig<CopyConfig>) -> 
         None => None,
     };
     if let (Some(config), Some(source), Some(target)) = (config.known(), source, target) {
+        if config.engine == Engine::Azcopy {
+            plan.problems.extend(azcopy::problems(config).await);
+        }
         match count(ctx, config, &source, &target).await {
             Ok(count) => describe(&mut plan, config, &source, &target, &count),
             Err(error) if error.class == ErrorClass::Cancelled => return Err(error),
@@ -119,15 +139,21 @@ async fn reachable<T>(
 }
 
 /// What the SAS itself says it can't do.
-async fn check_sas(ctx: &StepContext, to: &ContainerRef, plan: &mut StepPlan) {
+async fn check_sas(ctx: &StepContext, to: &ContainerRef, config: Option<&CopyConfig>, plan: &mut StepPlan) {
     // A SAS that can't be resolved is reported where the client is made.
     let Some(reference) = &to.sas else { return };
     let Ok(sas) = ctx.secret(reference).await else { return };
-    let limits = SasLimits::of(sas.expose());
+    let deletes = config.is_some_and(|config| config.delete_extra);
+    let tags = config.is_some_and(|config| config.tags == Tags::Keep);
+    let limits = SasLimits::of(sas.expose(), deletes, tags);
     if !limits.missing.is_empty() {
         let message =
             format!("the SAS at `{reference}` lacks the permission to {}", limits.missing.join(", "));
-        plan.problems.push(Problem::error(message).in_field("to").with_hint("sign one with `sp=rcwl`"));
+        plan.problems.push(
+            Problem::error(message)
+                .in_field("to")
+                .with_hint("sign one with `sp=rcwl`, and `d` for delete-extra, `t` for tags"),
+        );
     }
     let Some(expires) = limits.expires.and_then(|e| e.parse::<jiff::Timestamp>().ok()) else { return };
     let left = expires.duration_since(jiff::Timestamp::now());
@@ -148,42 +174,103 @@ async fn count(
 ) -> Result<Count, StepError> {
     let mut count = Count::default();
     let end = tokio::time::Instant::now() + COUNT_FOR;
-    for phase in phases(config.order, config.prefixes.as_deref()) {
-        for scope in &phase.scopes {
-            let mut merge = Merge::new(source.list(scope, None), target.list(scope));
+    for phase in phases(config) {
+        for prefix in &phase.scopes {
+            let scope = Scope {
+                source: Arc::clone(source),
+                target: Arc::clone(target),
+                prefix: prefix.clone(),
+                extras: config.delete_extra,
+                cut: true,
+            };
+            let mut events = walk(scope, vec![(0, Range::all())]);
             loop {
-                let pair = tokio::select! {
+                let event = tokio::select! {
                     () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
                     () = tokio::time::sleep_until(end) => return Ok(count),
-                    pair = merge.next() => pair?,
+                    event = events.recv() => event,
                 };
-                let Some(pair) = pair else { break };
-                let object = pair.object;
-                if !phase.takes(&object.key) || object.is_folder_marker() {
-                    continue;
-                }
-                count.objects += 1;
-                count.bytes += object.size;
-                let standing = pair.blob.map(|blob| standing(&object, &blob));
-                if standing == Some(Standing::Equal) {
-                    continue;
-                }
-                count.to_copy += 1;
-                count.bytes_to_copy += object.size;
-                if let Some(why) = invalid_name(&target.name(&object.key)) {
-                    count.invalid.add(|| format!("`{}` ({why})", object.key));
-                }
-                if object.archived {
-                    count.archived.add(|| format!("`{}`", object.key));
-                }
-                if let Some(Standing::Differs(what)) = standing {
-                    count.changed.add(|| format!("blob `{}` (another {what})", target.name(&object.key)));
+                let Some(event) = event else { break };
+                let Event::Pairs { pairs, .. } = event? else { continue };
+                for pair in pairs {
+                    count.pair(&phase, target, pair);
                 }
             }
         }
     }
     count.whole = true;
+    tokio::select! {
+        () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+        () = tokio::time::sleep_until(end) => {}
+        () = count.look(source) => {}
+    }
     Ok(count)
+}
+
+impl Count {
+    fn pair(&mut self, phase: &Phase, target: &Target, pair: Pair) {
+        if !phase.takes(pair.key()) {
+            return;
+        }
+        let (object, blob) = match pair {
+            Pair::Object(object, _) if object.is_folder_marker() => return,
+            Pair::Object(object, blob) => (object, blob),
+            Pair::Extra(blob) => {
+                self.extra.add(|| format!("blob `{}` (not in the bucket)", target.name(&blob.key)));
+                return;
+            }
+        };
+        self.objects += 1;
+        self.bytes += object.size;
+        let standing = blob.map(|blob| standing(&object, &blob));
+        if standing == Some(Standing::Equal) {
+            return;
+        }
+        self.to_copy += 1;
+        self.bytes_to_copy += object.size;
+        if let Some(why) = invalid_name(&target.name(&object.key)) {
+            self.invalid.add(|| format!("`{}` ({why})", object.key));
+        }
+        if let Some(Standing::Differs(what)) = standing {
+            self.changed.add(|| format!("blob `{}` (another {what})", target.name(&object.key)));
+        }
+        if self.looks.len() < LOOKED_AT {
+            self.looks.push(object);
+        } else if object.archived {
+            self.archived.add(|| format!("`{}`", object.key));
+        }
+    }
+
+    /// Looks at what only the objects themselves tell: metadata, restored copies, the right to read.
+    async fn look(&mut self, source: &Source) {
+        let looks = std::mem::take(&mut self.looks);
+        let mut looks = futures::stream::iter(looks)
+            .map(|object| async move {
+                let found = source.head(&object.key).await;
+                (object, found)
+            })
+            .buffered(LOOKS_AT_ONCE);
+        while let Some((object, found)) = looks.next().await {
+            match found {
+                // Gone in the meantime: the pass will not find it either.
+                Ok(None) => {}
+                Ok(Some((_, properties))) => {
+                    if let Err((one, other)) = metadata(&properties.metadata) {
+                        self.collisions.add(|| format!("`{}` (`{one}` and `{other}`)", object.key));
+                    }
+                    if object.archived && !properties.restored {
+                        self.archived.add(|| format!("`{}`", object.key));
+                    }
+                }
+                Err(error) => {
+                    self.unreadable.add(|| line(&error));
+                    if self.unreadable.count >= NAMED {
+                        return;
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn describe(plan: &mut StepPlan, config: &CopyConfig, source: &Source, target: &Target, count: &Count) {
@@ -197,9 +284,13 @@ fn describe(plan: &mut StepPlan, config: &CopyConfig, source: &Source, target: &
         plan.items = Some(count.to_copy);
         plan.bytes = Some(count.bytes_to_copy);
     }
-    plan.destroys.clone_from(&count.changed.named);
-    if count.changed.count > count.changed.named.len() {
-        plan.destroys.push(format!("and {} more blobs", count.changed.count - count.changed.named.len()));
+    for (lines, more) in
+        [(&count.changed, "more blobs"), (&count.extra, "more blobs that are not in the bucket")]
+    {
+        plan.destroys.extend(lines.named.iter().cloned());
+        if lines.count > lines.named.len() {
+            plan.destroys.push(format!("and {} {more}", lines.count - lines.named.len()));
+        }
     }
     if count.invalid.count > 0 {
         let message =
@@ -211,5 +302,18 @@ fn describe(plan: &mut StepPlan, config: &CopyConfig, source: &Source, target: &
             format!("{} archived objects can't be read: {}", count.archived.count, count.archived.listed());
         plan.problems
             .push(Problem::error(message).in_field("from").with_hint("restore them from Glacier first"));
+    }
+    if count.collisions.count > 0 {
+        let message = format!(
+            "{} objects have metadata names that would be one on Azure: {}",
+            count.collisions.count,
+            count.collisions.listed()
+        );
+        let hint = "rename one of the two at the source, or leave the objects out with `exclude`";
+        plan.problems.push(Problem::error(message).in_field("from").with_hint(hint));
+    }
+    if count.unreadable.count > 0 {
+        let message = format!("objects can't be read: {}", count.unreadable.listed());
+        plan.problems.push(Problem::error(message).in_field("from").with_hint("s3:GetObject is needed"));
     }
 }

@@ -1,36 +1,38 @@
 //! The Blob side: listing, reading, blocks and commits.
 //!
 //! A blob is whole or absent: what writes it is one Put Blob or one Put Block List, the last act.
-//! The SAS is part of the client's URL and never leaves this file; errors pass through
-//! [`blob_error`], which cuts it off.
+//! Errors pass through [`blob_error`], which cuts the SAS off.
 
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::error::ErrorKind;
-use azure_core::http::{Body, ClientOptions, Etag, ExponentialRetryOptions, RetryOptions, Transport, Url};
-use azure_core::time::Duration as RetryDuration;
-use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, WorkloadIdentityCredential};
+use azure_core::http::{Body, ClientMethodOptions, Context, Etag};
 use azure_storage_blob::models::{
-    BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders, BlobContainerClientListBlobsOptions,
-    BlobItem, BlockBlobClientCommitBlockListOptions, BlockBlobClientStageBlockFromUrlOptions,
-    BlockBlobClientStageBlockFromUrlResultHeaders, BlockBlobClientStageBlockOptions,
-    BlockBlobClientUploadBlobFromUrlOptions, BlockBlobClientUploadOptions, BlockListType, BlockLookupList,
-    HttpRange, ListBlobsIncludeItem,
+    AccessTier, BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders,
+    BlobClientSetMetadataOptions, BlobContainerClientListBlobsOptions, BlockBlobClientCommitBlockListOptions,
+    BlockBlobClientStageBlockFromUrlOptions, BlockBlobClientStageBlockFromUrlResultHeaders,
+    BlockBlobClientStageBlockOptions, BlockBlobClientUploadBlobFromUrlOptions, BlockBlobClientUploadOptions,
+    BlockListType, BlockLookupList, HttpRange, ListBlobsIncludeItem,
 };
-use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions, BlockBlobClient};
+use azure_storage_blob::{BlobClient, BlobContainerClient, BlockBlobClient};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use migrate_plugin_api::{StepContext, StepError};
-use tokio::sync::mpsc;
+use migrate_plugin_api::{ErrorClass, StepContext, StepError};
+use tokio::sync::{RwLock, mpsc};
 
+use super::azure_client::{ArrivesAs, client, place};
 use super::checksum::Crc64;
-use super::errors::{Said, blob_answer, blob_error, chain};
+use super::config::Tier;
+use super::errors::{blob_answer, blob_error};
+use super::list_xml;
+use super::merge::Pages;
 use super::names::folder;
-use super::source::{LIST_AHEAD, Properties};
+use super::pace::Pace;
+use super::source::{PAGES_AHEAD, Properties};
 use crate::site::ContainerRef;
 
 /// Says which version of the object the blob is: the ETag at the source.
@@ -41,15 +43,9 @@ pub(super) const META_CRC64: &str = "migrate_crc64";
 /// a rewrite changes and this doesn't.
 pub(super) const META_MD5: &str = "migrate_md5";
 
-/// Long enough for a dial across continents.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which a request is given up. The SDK's own 60 s are too few for Azure to fetch a
-/// block of 64 MiB from another cloud.
-const READ_TIMEOUT: Duration = Duration::from_secs(180);
-/// Repeats of one request before the object's own attempts count.
-const REQUEST_RETRIES: u32 = 4;
-/// Time for all repeats of one request.
-const RETRY_FOR: RetryDuration = RetryDuration::seconds(60);
+/// Blobs in a page of a listing that began in the middle: then several are listed at once, and a page
+/// of the usual 5,000 with their metadata is some 5 MB.
+const PAGE_OF_MANY: i32 = 1_000;
 
 /// A blob, as the listing has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,6 +93,9 @@ pub(super) struct Dress {
     pub(super) metadata: HashMap<String, String>,
     /// Content-MD5.
     pub(super) md5: Option<Vec<u8>>,
+    /// As a header has them.
+    pub(super) tags: Option<String>,
+    pub(super) tier: Option<Tier>,
     /// Fail if there is a blob already.
     pub(super) only_if_absent: bool,
 }
@@ -105,39 +104,74 @@ impl Dress {
     fn condition(&self) -> Option<Etag> {
         self.only_if_absent.then(|| Etag::from("*"))
     }
+
+    fn tier(&self) -> Option<AccessTier> {
+        self.tier.map(|tier| match tier {
+            Tier::Hot => AccessTier::Hot,
+            Tier::Cool => AccessTier::Cool,
+            Tier::Cold => AccessTier::Cold,
+        })
+    }
+}
+
+/// Whether a listing can begin in the middle (`startFrom`, from version 2026-02-06).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Unknown = 0,
+    Works = 1,
+    Ignored = 2,
 }
 
 /// A container, or a folder in it.
-#[derive(Clone)]
 pub(super) struct Target {
-    client: Arc<BlobContainerClient>,
+    client: RwLock<Arc<BlobContainerClient>>,
+    /// What a new client is made of, when the SAS has changed.
+    made_of: (StepContext, ContainerRef),
+    pace: Pace,
+    start: AtomicU8,
     prefix: String,
     /// Where it is, for people.
     pub(super) place: String,
 }
 
 impl Target {
-    /// Resolves the SAS or sets up Entra. Sends nothing yet.
-    pub(super) async fn new(ctx: &StepContext, to: &ContainerRef) -> Result<Self, StepError> {
-        let place =
-            format!("container `{}` at {}", to.container, to.account_url.as_str().trim_end_matches('/'));
-        let mut url = to.account_url.clone();
-        url.path_segments_mut()
-            .map_err(|()| StepError::permanent(format!("account-url `{}` is no base URL", to.account_url)))?
-            .pop_if_empty()
-            .push(&to.container);
-        let credential = match &to.sas {
-            Some(reference) => {
-                let sas = ctx.secret(reference).await?;
-                url.set_query(Some(sas.expose().trim().trim_start_matches('?')));
-                None
-            }
-            None => Some(entra().map_err(|e| blob_error(format!("failed to set up Entra for {place}"), e))?),
-        };
-        let options = BlobContainerClientOptions { client_options: client_options()?, ..Default::default() };
-        let client = BlobContainerClient::new(url, credential, Some(options))
-            .map_err(|e| blob_error(format!("failed to set up the client of {place}"), e))?;
-        Ok(Self { client: Arc::new(client), prefix: folder(to.prefix.as_deref()), place })
+    /// Resolves the SAS or sets up Entra. Sends nothing yet. At most `most` requests at once.
+    pub(super) async fn new(ctx: &StepContext, to: &ContainerRef, most: usize) -> Result<Self, StepError> {
+        Ok(Self {
+            client: RwLock::new(client(ctx, to).await?),
+            made_of: (ctx.clone(), to.clone()),
+            pace: Pace::new(most),
+            start: AtomicU8::new(Start::Unknown as u8),
+            prefix: folder(to.prefix.as_deref()),
+            place: place(to),
+        })
+    }
+
+    /// Sends a request when Azure may be asked; once more with the SAS as it is now, if Azure no
+    /// longer takes the one that we have.
+    async fn request<T, F>(&self, send: impl Fn(Arc<BlobContainerClient>) -> F) -> Result<T, StepError>
+    where
+        F: Future<Output = Result<T, StepError>>,
+    {
+        let client = self.client.read().await.clone();
+        let answer = self.pace.request(|| send(Arc::clone(&client))).await;
+        match &answer {
+            Err(error) if error.class == ErrorClass::Auth => {}
+            _ => return answer,
+        }
+        let (ctx, to) = &self.made_of;
+        let renewed = super::azure_client::client(ctx, to).await?;
+        *self.client.write().await = Arc::clone(&renewed);
+        self.pace.request(|| send(Arc::clone(&renewed))).await
+    }
+
+    /// What is known of listings that begin in the middle.
+    pub(super) fn start(&self) -> Start {
+        match self.start.load(Ordering::Relaxed) {
+            1 => Start::Works,
+            2 => Start::Ignored,
+            _ => Start::Unknown,
+        }
     }
 
     /// The whole name of the blob of `key`.
@@ -145,98 +179,142 @@ impl Target {
         format!("{}{key}", self.prefix)
     }
 
-    fn blob(&self, key: &str) -> BlobClient {
-        self.client.blob_client(&self.name(key))
+    fn blob(&self, client: &BlobContainerClient, key: &str) -> BlobClient {
+        client.blob_client(&self.name(key))
     }
 
-    fn block_blob(&self, key: &str) -> BlockBlobClient {
-        self.blob(key).block_blob_client()
+    fn block_blob(&self, client: &BlobContainerClient, key: &str) -> BlockBlobClient {
+        self.blob(client, key).block_blob_client()
     }
 
+    /// One page of `scope`: from `from` on, or at `marker`.
     async fn page(
         &self,
         scope: &str,
+        from: Option<&str>,
         marker: Option<String>,
     ) -> Result<(Vec<Blob>, Option<String>), StepError> {
-        let failed = |e| blob_error(format!("failed to list {}", self.place), e);
         let prefix = self.name(scope);
         let options = BlobContainerClientListBlobsOptions {
             include: Some(vec![ListBlobsIncludeItem::Metadata]),
             marker,
+            maxresults: from.is_some().then_some(PAGE_OF_MANY),
             prefix: (!prefix.is_empty()).then_some(prefix),
+            start_from: from.map(|key| self.name(key)),
             ..Default::default()
         };
-        let mut pages = self.client.list_blobs(Some(options)).map_err(failed)?.into_pages();
-        let Some(page) = pages.try_next().await.map_err(failed)? else { return Ok((Vec::new(), None)) };
-        let page = page.into_model().map_err(failed)?;
-        let blobs = page.blob_items.into_iter().filter_map(|item| self.listed(item)).collect();
-        Ok((blobs, page.next_marker.filter(|m| !m.is_empty())))
-    }
-
-    fn listed(&self, item: BlobItem) -> Option<Blob> {
-        let key = item.name?.strip_prefix(&self.prefix)?.to_owned();
-        let properties = item.properties.unwrap_or_default();
-        let metadata = item.metadata.and_then(|m| m.values).unwrap_or_default();
-        let blob = Blob {
-            key,
-            size: properties.content_length.unwrap_or(0),
-            etag: properties.etag.map(|e| e.to_string()).unwrap_or_default(),
-            md5: properties.content_md5,
-            ..Blob::default()
+        let send = |client: Arc<BlobContainerClient>| {
+            let options = options.clone();
+            async move {
+                let failed = |e| blob_error(format!("failed to list {}", self.place), e);
+                let mut pages = client.list_blobs(Some(options)).map_err(failed)?.into_pages();
+                let Some(page) = pages.try_next().await.map_err(failed)? else {
+                    return Ok(list_xml::Page::default());
+                };
+                list_xml::page(page.into_body().as_ref()).map_err(|e| {
+                    StepError::transient(format!("failed to list {}", self.place)).with_source(e)
+                })
+            }
         };
-        Some(blob.with_metadata(&metadata))
+        let page = self.request(send).await?;
+        let below = |mut blob: Blob| {
+            blob.key = blob.key.strip_prefix(&self.prefix)?.to_owned();
+            Some(blob)
+        };
+        Ok((page.blobs.into_iter().filter_map(below).collect(), page.next))
     }
 
-    /// Lists `scope`. Runs ahead of its reader by [`LIST_AHEAD`] entries and ends with it.
-    pub(super) fn list(self: &Arc<Self>, scope: &str) -> mpsc::Receiver<Result<Blob, StepError>> {
-        let (sender, receiver) = mpsc::channel(LIST_AHEAD);
-        let (target, scope) = (Arc::clone(self), scope.to_owned());
+    /// Lists `scope` from behind `after`. Runs ahead of its reader by [`PAGES_AHEAD`] and ends with it.
+    pub(super) fn list(self: &Arc<Self>, scope: &str, after: Option<&str>) -> Pages<Blob> {
+        let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+        let (target, scope, after) = (Arc::clone(self), scope.to_owned(), after.map(str::to_owned));
         tokio::spawn(async move {
             let mut marker = None;
+            // Of a target that ignores it, the whole scope is read, and what lies before passed over.
+            let from = after.as_deref().filter(|_| target.start() != Start::Ignored);
             loop {
                 let page = tokio::select! {
                     () = sender.closed() => return,
-                    page = target.page(&scope, marker.take()) => page,
+                    page = target.page(&scope, from, marker.take()) => page,
                 };
-                match page {
-                    Ok((blobs, next)) => {
-                        for blob in blobs {
-                            if sender.send(Ok(blob)).await.is_err() {
-                                return;
-                            }
-                        }
-                        marker = next;
-                        if marker.is_none() {
-                            return;
-                        }
+                let page = page.map(|(mut blobs, next)| {
+                    marker = next;
+                    if let Some(after) = &after {
+                        target.learn(from, &blobs);
+                        blobs.retain(|blob| blob.key > *after);
                     }
-                    Err(error) => {
-                        // The reader may have gone; then nobody wants to know.
-                        let _ = sender.send(Err(error)).await;
-                        return;
-                    }
+                    blobs
+                });
+                let last = marker.is_none();
+                // The reader may have gone; then nobody wants to know.
+                if sender.send(page).await.is_err() || last {
+                    return;
                 }
             }
         });
         receiver
     }
 
+    /// Whether the target began where it was asked to.
+    fn learn(&self, from: Option<&str>, blobs: &[Blob]) {
+        let Some(from) = from else { return };
+        let early = blobs.iter().any(|blob| blob.key.as_str() < from);
+        let learnt = if early { Start::Ignored } else { Start::Works };
+        // Once ignored, always: a page may be late enough by itself.
+        self.start.fetch_max(learnt as u8, Ordering::Relaxed);
+    }
+
     /// The blob as it is now; `None` if there is none.
     pub(super) async fn head(&self, key: &str) -> Result<Option<Blob>, StepError> {
-        let failed = |e| blob_error(format!("failed to look at blob `{key}`"), e);
-        let response = match self.blob(key).get_properties(None).await {
-            Ok(response) => response,
-            Err(e) if e.http_status().map(u16::from) == Some(404) => return Ok(None),
-            Err(e) => return Err(failed(e)),
+        let send = |client: Arc<BlobContainerClient>| async move {
+            let failed = |e| blob_error(format!("failed to look at blob `{key}`"), e);
+            let response = match self.blob(&client, key).get_properties(None).await {
+                Ok(response) => response,
+                Err(e) if e.http_status().map(u16::from) == Some(404) => return Ok(None),
+                Err(e) => return Err(failed(e)),
+            };
+            let blob = Blob {
+                key: key.to_owned(),
+                size: response.content_length().map_err(failed)?.unwrap_or(0),
+                etag: response.etag().map_err(failed)?.map(|e| e.to_string()).unwrap_or_default(),
+                md5: response.content_md5().map_err(failed)?,
+                ..Blob::default()
+            };
+            Ok(Some(blob.with_metadata(&response.metadata().map_err(failed)?)))
         };
-        let blob = Blob {
-            key: key.to_owned(),
-            size: response.content_length().map_err(failed)?.unwrap_or(0),
-            etag: response.etag().map_err(failed)?.map(|e| e.to_string()).unwrap_or_default(),
-            md5: response.content_md5().map_err(failed)?,
-            ..Blob::default()
+        self.request(send).await
+    }
+
+    /// Gives this version of the blob new metadata.
+    pub(super) async fn mark(&self, blob: &Blob, metadata: HashMap<String, String>) -> Result<(), StepError> {
+        let quoted = format!("\"{}\"", blob.etag.trim_matches('"'));
+        let send = |client: Arc<BlobContainerClient>| {
+            let if_match = Some(Etag::from(quoted.clone()));
+            let metadata = metadata.clone();
+            async move {
+                let options = BlobClientSetMetadataOptions { if_match, ..Default::default() };
+                let set = self.blob(&client, &blob.key).set_metadata(&metadata, Some(options)).await;
+                set.map(drop).map_err(|e| blob_error(format!("failed to mark blob `{}`", blob.key), e))
+            }
         };
-        Ok(Some(blob.with_metadata(&response.metadata().map_err(failed)?)))
+        self.request(send).await
+    }
+
+    /// Deletes this version of the blob. `false` if it is gone or another one.
+    pub(super) async fn delete(&self, blob: &Blob) -> Result<bool, StepError> {
+        let quoted = format!("\"{}\"", blob.etag.trim_matches('"'));
+        let send = |client: Arc<BlobContainerClient>| {
+            let if_match = Some(Etag::from(quoted.clone()));
+            async move {
+                let options = BlobClientDeleteOptions { if_match, ..Default::default() };
+                match self.blob(&client, &blob.key).delete(Some(options)).await {
+                    Ok(_) => Ok(true),
+                    Err(e) if matches!(e.http_status().map(u16::from), Some(404 | 412)) => Ok(false),
+                    Err(e) => Err(blob_error(format!("failed to delete blob `{}`", blob.key), e)),
+                }
+            }
+        };
+        self.request(send).await
     }
 
     /// A range of this version of the blob.
@@ -244,17 +322,20 @@ impl Target {
         if bytes == 0 {
             return Ok(Bytes::new());
         }
-        let failed = |e| blob_error(format!("failed to read blob `{}`", blob.key), e);
-        let options = BlobClientDownloadOptions {
-            range: Some(HttpRange::new(offset, bytes)),
-            if_match: Some(Etag::from(blob.etag.clone())),
-            // One request: the caller already cuts in blocks.
-            parallel: NonZero::new(1),
-            partition_size: usize::try_from(bytes).ok().and_then(NonZero::new),
-            ..Default::default()
+        let send = |client: Arc<BlobContainerClient>| async move {
+            let failed = |e| blob_error(format!("failed to read blob `{}`", blob.key), e);
+            let options = BlobClientDownloadOptions {
+                range: Some(HttpRange::new(offset, bytes)),
+                if_match: Some(Etag::from(blob.etag.clone())),
+                // One request: the caller already cuts in blocks.
+                parallel: NonZero::new(1),
+                partition_size: usize::try_from(bytes).ok().and_then(NonZero::new),
+                ..Default::default()
+            };
+            let read = self.blob(&client, &blob.key).download(Some(options)).await.map_err(failed)?;
+            read.body.collect().await.map_err(failed)
         };
-        let read = self.blob(&blob.key).download(Some(options)).await.map_err(failed)?;
-        let read = read.body.collect().await.map_err(failed)?;
+        let read = self.request(send).await?;
         if read.len() as u64 == bytes {
             Ok(read)
         } else {
@@ -266,10 +347,17 @@ impl Target {
         }
     }
 
-    /// Writes a whole blob in one request. Azure checks `dress.md5` on arrival.
-    pub(super) async fn put(&self, key: &str, bytes: Bytes, dress: Dress) -> Result<(), StepError> {
-        let condition = dress.condition();
+    /// Writes a whole blob in one request. Azure checks the CRC on arrival.
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        crc64: Crc64,
+        dress: Dress,
+    ) -> Result<(), StepError> {
+        let (condition, tier) = (dress.condition(), dress.tier());
         let whole = NonZero::new(bytes.len() as u64 + 1);
+        let context = Context::new().with_value(ArrivesAs(BASE64.encode(crc64.to_azure())));
         let options = BlockBlobClientUploadOptions {
             blob_cache_control: dress.properties.cache_control,
             blob_content_disposition: dress.properties.content_disposition,
@@ -277,29 +365,38 @@ impl Target {
             blob_content_language: dress.properties.content_language,
             blob_content_type: dress.properties.content_type,
             blob_content_md5: dress.md5,
+            blob_tags_string: dress.tags,
             metadata: Some(dress.metadata),
             if_none_match: condition,
             partition_size: whole,
+            tier,
+            method_options: ClientMethodOptions { context },
             ..Default::default()
         };
-        self.block_blob(key)
-            .upload(Body::Bytes(bytes).into(), Some(options))
-            .await
-            .map(drop)
-            .map_err(|e| blob_error(format!("failed to write blob `{key}`"), e))
+        let send = |client: Arc<BlobContainerClient>| {
+            let (bytes, options) = (bytes.clone(), options.clone());
+            async move {
+                let blob = self.block_blob(&client, key);
+                let put = blob.upload(Body::Bytes(bytes).into(), Some(options)).await;
+                put.map(drop).map_err(|e| blob_error(format!("failed to write blob `{key}`"), e))
+            }
+        };
+        self.request(send).await
     }
 
     /// Blocks that are staged and not committed: IDs and sizes.
     pub(super) async fn staged(&self, key: &str) -> Result<Vec<(Vec<u8>, u64)>, StepError> {
-        let failed = |e| blob_error(format!("failed to list the blocks of blob `{key}`"), e);
-        let response = match self.block_blob(key).get_block_list(BlockListType::Uncommitted, None).await {
-            Ok(response) => response,
-            // Nothing was ever staged.
-            Err(e) if e.http_status().map(u16::from) == Some(404) => return Ok(Vec::new()),
-            Err(e) => return Err(failed(e)),
+        let send = |client: Arc<BlobContainerClient>| async move {
+            let failed = |e| blob_error(format!("failed to list the blocks of blob `{key}`"), e);
+            let blob = self.block_blob(&client, key);
+            match blob.get_block_list(BlockListType::Uncommitted, None).await {
+                Ok(response) => response.into_model().map(Some).map_err(failed),
+                // Nothing was ever staged.
+                Err(e) if e.http_status().map(u16::from) == Some(404) => Ok(None),
+                Err(e) => Err(failed(e)),
+            }
         };
-        let list = response.into_model().map_err(failed)?;
-        let blocks = list.uncommitted_blocks.unwrap_or_default();
+        let blocks = self.request(send).await?.and_then(|list| list.uncommitted_blocks).unwrap_or_default();
         Ok(blocks.into_iter().filter_map(|b| Some((b.name?, u64::try_from(b.size?).ok()?))).collect())
     }
 
@@ -316,17 +413,22 @@ impl Target {
             ..Default::default()
         };
         let length = bytes.len() as u64;
-        self.block_blob(key)
-            .stage_block(id, length, Body::Bytes(bytes).into(), Some(options))
-            .await
-            .map(drop)
-            .map_err(|e| blob_error(format!("failed to write a block of blob `{key}`"), e))
+        let send = |client: Arc<BlobContainerClient>| {
+            let (bytes, options) = (bytes.clone(), options.clone());
+            async move {
+                let blob = self.block_blob(&client, key);
+                let staged = blob.stage_block(id, length, Body::Bytes(bytes).into(), Some(options)).await;
+                staged
+                    .map(drop)
+                    .map_err(|e| blob_error(format!("failed to write a block of blob `{key}`"), e))
+            }
+        };
+        self.request(send).await
     }
 
     /// Makes the blob of its staged blocks.
     pub(super) async fn commit(&self, key: &str, ids: Vec<Vec<u8>>, dress: Dress) -> Result<(), StepError> {
-        let failed = |e| blob_error(format!("failed to commit blob `{key}`"), e);
-        let condition = dress.condition();
+        let (condition, tier) = (dress.condition(), dress.tier());
         let options = BlockBlobClientCommitBlockListOptions {
             blob_cache_control: dress.properties.cache_control,
             blob_content_disposition: dress.properties.content_disposition,
@@ -334,13 +436,23 @@ impl Target {
             blob_content_language: dress.properties.content_language,
             blob_content_type: dress.properties.content_type,
             blob_content_md5: dress.md5,
+            blob_tags_string: dress.tags,
             metadata: Some(dress.metadata),
             if_none_match: condition,
+            tier,
             ..Default::default()
         };
-        let list = BlockLookupList { uncommitted: Some(ids), ..Default::default() };
-        let list = list.try_into().map_err(failed)?;
-        self.block_blob(key).commit_block_list(list, Some(options)).await.map(drop).map_err(failed)
+        let send = |client: Arc<BlobContainerClient>| {
+            let (options, ids) = (options.clone(), ids.clone());
+            async move {
+                let failed = |e| blob_error(format!("failed to commit blob `{key}`"), e);
+                let list = BlockLookupList { uncommitted: Some(ids), ..Default::default() };
+                let list = list.try_into().map_err(failed)?;
+                let blob = self.block_blob(&client, key);
+                blob.commit_block_list(list, Some(options)).await.map(drop).map_err(failed)
+            }
+        };
+        self.request(send).await
     }
 
     /// Lets Azure fetch a whole blob. It checks the MD5 of what it fetched.
@@ -351,7 +463,7 @@ impl Target {
         md5: Vec<u8>,
         dress: Dress,
     ) -> Result<(), FetchError> {
-        let condition = dress.condition();
+        let (condition, tier) = (dress.condition(), dress.tier());
         let options = BlockBlobClientUploadBlobFromUrlOptions {
             blob_cache_control: dress.properties.cache_control,
             blob_content_disposition: dress.properties.content_disposition,
@@ -359,16 +471,21 @@ impl Target {
             blob_content_language: dress.properties.content_language,
             blob_content_type: dress.properties.content_type,
             blob_content_md5: dress.md5,
+            blob_tags_string: dress.tags,
             metadata: Some(dress.metadata),
             if_none_match: condition,
             source_content_md5: Some(md5),
+            tier,
             ..Default::default()
         };
-        self.block_blob(key)
-            .upload_blob_from_url(url, Some(options))
-            .await
-            .map(drop)
-            .map_err(|e| fetch_error(format!("failed to have blob `{key}` fetched"), e))
+        let send = |client: Arc<BlobContainerClient>| {
+            let (url, options) = (url.clone(), options.clone());
+            async move {
+                let fetched = self.block_blob(&client, key).upload_blob_from_url(url, Some(options)).await;
+                answered(fetched.map(drop), || format!("failed to have blob `{key}` fetched"))
+            }
+        };
+        self.request(send).await.map_err(FetchError::Failed)?.map_err(FetchError::from)
     }
 
     /// Lets Azure fetch a block. The CRC is what Azure computed of it, where it says so.
@@ -380,14 +497,23 @@ impl Target {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Crc64>, FetchError> {
-        let failed = |e| fetch_error(format!("failed to have a block of blob `{key}` fetched"), e);
         let options = BlockBlobClientStageBlockFromUrlOptions {
             source_range: Some(HttpRange::new(offset, bytes)),
             ..Default::default()
         };
-        let response =
-            self.block_blob(key).stage_block_from_url(id, 0, url, Some(options)).await.map_err(failed)?;
-        Ok(response.content_crc64().map_err(failed)?.and_then(|crc| Crc64::from_azure(&crc)))
+        let send = |client: Arc<BlobContainerClient>| {
+            let (url, options) = (url.clone(), options.clone());
+            async move {
+                let blob = self.block_blob(&client, key);
+                let fetched = match blob.stage_block_from_url(id, 0, url, Some(options)).await {
+                    Ok(response) => response.content_crc64(),
+                    Err(error) => Err(error),
+                };
+                answered(fetched, || format!("failed to have a block of blob `{key}` fetched"))
+            }
+        };
+        let crc64 = self.request(send).await.map_err(FetchError::Failed)?.map_err(FetchError::from)?;
+        Ok(crc64.and_then(|crc| Crc64::from_azure(&crc)))
     }
 }
 
@@ -403,105 +529,32 @@ impl Blob {
     }
 }
 
-/// Tells a source that Azure can't use from a target that fails.
-fn fetch_error(message: String, error: azure_core::Error) -> FetchError {
-    match blob_answer(error) {
-        Ok(answer) => match (answer.status, answer.code.as_str()) {
-            (501, _) | (_, "NotImplemented" | "FeatureNotSupported") => {
-                let why = "the target has no copying from URLs".to_owned();
-                FetchError::Refused(Refusal::Always, why)
-            }
-            (_, "CannotVerifyCopySource" | "InvalidHeaderValue") => {
-                let why = format!("Azure can't read the source ({})", answer.code);
-                FetchError::Refused(Refusal::Passing, why)
-            }
-            _ => FetchError::Failed(answer.into_error(message)),
-        },
-        Err(error) => FetchError::Failed(blob_error(message, error)),
+impl From<(Refusal, String)> for FetchError {
+    fn from((refusal, why): (Refusal, String)) -> Self {
+        Self::Refused(refusal, why)
     }
 }
 
-/// Asks one identity after the other: what the environment gives (workload identity), the
-/// developer's tools, the machine's own.
-#[derive(Debug)]
-struct Chain(Vec<Arc<dyn TokenCredential>>);
-
-#[async_trait::async_trait]
-impl TokenCredential for Chain {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        options: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let mut said = Vec::new();
-        for credential in &self.0 {
-            match credential.get_token(scopes, options.clone()).await {
-                Ok(token) => return Ok(token),
-                Err(error) => said.push(chain(&error)),
-            }
+/// Tells a source that Azure can't use, which no repeat of the request helps, from a target that fails.
+fn answered<T>(
+    outcome: azure_core::Result<T>,
+    message: impl Fn() -> String,
+) -> Result<Result<T, (Refusal, String)>, StepError> {
+    let error = match outcome {
+        Ok(answer) => return Ok(Ok(answer)),
+        Err(error) => error,
+    };
+    let answer = match blob_answer(error) {
+        Ok(answer) => answer,
+        Err(error) => return Err(blob_error(message(), error)),
+    };
+    match (answer.status, answer.code.as_str()) {
+        (501, _) | (_, "NotImplemented" | "FeatureNotSupported") => {
+            Ok(Err((Refusal::Always, "the target has no copying from URLs".to_owned())))
         }
-        Err(azure_core::Error::with_message(ErrorKind::Credential, said.join("; ")))
-    }
-}
-
-fn entra() -> azure_core::Result<Arc<dyn TokenCredential>> {
-    let mut credentials: Vec<Arc<dyn TokenCredential>> = Vec::new();
-    if let Ok(workload) = WorkloadIdentityCredential::new(None) {
-        credentials.push(workload);
-    }
-    credentials.push(DeveloperToolsCredential::new(None)?);
-    credentials.push(ManagedIdentityCredential::new(None)?);
-    Ok(Arc::new(Chain(credentials)))
-}
-
-fn client_options() -> Result<ClientOptions, StepError> {
-    let http = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        // Blobs must arrive as they are stored.
-        .no_gzip()
-        .no_deflate()
-        .no_brotli()
-        .no_zstd()
-        .build()
-        .map_err(|e| StepError::permanent("failed to set up HTTP").with_source(Said(chain(&e))))?;
-    Ok(ClientOptions {
-        transport: Some(Transport::new(Arc::new(http))),
-        retry: RetryOptions::exponential(ExponentialRetryOptions {
-            max_retries: REQUEST_RETRIES,
-            max_total_elapsed: RETRY_FOR,
-            ..Default::default()
-        }),
-        ..Default::default()
-    })
-}
-
-/// What can be told of a SAS without asking: what it may not do, and when it ends.
-pub(super) struct SasLimits {
-    /// Needed permissions that it lacks.
-    pub(super) missing: Vec<&'static str>,
-    /// When it expires, as written.
-    pub(super) expires: Option<String>,
-}
-
-impl SasLimits {
-    /// Of a query string.
-    pub(super) fn of(sas: &str) -> Self {
-        let sas = sas.trim().trim_start_matches('?');
-        let get = |name: &str| {
-            Url::parse(&format!("http://sas/?{sas}"))
-                .ok()
-                .and_then(|url| url.query_pairs().find(|(key, _)| key == name).map(|(_, v)| v.into_owned()))
-        };
-        // Without `sp` a stored access policy decides.
-        let missing = get("sp").map_or_else(Vec::new, |granted| {
-            [('r', "read"), ('l', "list"), ('w', "write")]
-                .into_iter()
-                .filter(|(letter, _)| !granted.contains(*letter))
-                .map(|(_, name)| name)
-                .collect()
-        });
-        Self { missing, expires: get("se") }
+        (_, "CannotVerifyCopySource" | "InvalidHeaderValue") => {
+            Ok(Err((Refusal::Passing, format!("Azure can't read the source ({})", answer.code))))
+        }
+        _ => Err(answer.into_error(message())),
     }
 }

@@ -56,6 +56,13 @@ impl Rig {
                 sas: Some(SecretRef::Env("SAS".to_owned())),
             },
             prefixes: None,
+            include: None,
+            exclude: Vec::new(),
+            delete_extra: false,
+            bandwidth_mib: None,
+            azcopy: None,
+            tags: super::Tags::default(),
+            tier: None,
             order: Order::Listing,
             engine: Engine::Auto,
             concurrency: NonZero::new(1),
@@ -243,7 +250,8 @@ async fn expired_credentials_end_the_attempt_at_once_and_keep_the_place() {
     Mock::given(method("PUT")).respond_with(expired).mount(&rig.azure).await;
     let error = rig.apply().await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Auth);
-    assert_eq!(rig.puts().await.1, 11);
+    // Once more with the SAS as it is now, which is no other.
+    assert_eq!(rig.puts().await.1, 12);
     let cursor = rig.host.recorded().cursors.last().cloned().unwrap();
     assert_eq!((&cursor["counts"]["copied"], &cursor["failed"]), (&10.into(), &serde_json::json!([])));
     let shown = format!("{error:?}{:?}{:?}", error.to_record(), rig.host.recorded());

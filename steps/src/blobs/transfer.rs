@@ -6,7 +6,7 @@
 //! before the blob exists, and what is sent carries its checksum for Azure to check.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,14 +15,16 @@ use migrate_plugin_api::{ErrorClass, StepError};
 use tokio::sync::Semaphore;
 
 use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans, md5};
-use super::config::{CopyOutputs, Engine, Overwrite};
+use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
-use super::names::{invalid_name, metadata};
+use super::errors::damaged;
+use super::names::{invalid_name, metadata, tags};
+use super::pace::Cap;
 use super::source::{Object, Properties, Source};
 use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
 
-/// Bytes held at once, over all objects: what several blocks in flight need and no more.
-const MEMORY_BYTES: u64 = 64 << 20;
+/// Bytes held at once, over all objects: what six blocks in flight need and no more.
+const MEMORY_BYTES: u64 = 48 << 20;
 /// Times an object is begun, for a source that changes or a line that breaks. The clients have
 /// their own repeats for single requests below this.
 const OBJECT_ATTEMPTS: u32 = 3;
@@ -43,9 +45,13 @@ pub(super) struct Mover {
     target: Arc<Target>,
     engine: Engine,
     overwrite: Overwrite,
-    requests: Semaphore,
+    tags: Tags,
+    tier: Option<Tier>,
+    cap: Option<Cap>,
     memory: Semaphore,
     refusals: AtomicU32,
+    /// An ETag of the source looked like an MD5 and was none, as in stores that are not S3.
+    etags_lie: AtomicBool,
     /// Bytes at the target, for the progress line; counts a block when it is there.
     pub(super) moved: AtomicU64,
     partial: Mutex<BTreeMap<String, Partial>>,
@@ -55,18 +61,20 @@ impl Mover {
     pub(super) fn new(
         source: Arc<Source>,
         target: Arc<Target>,
-        (engine, overwrite): (Engine, Overwrite),
-        concurrency: usize,
+        config: &CopyConfig,
         partial: BTreeMap<String, Partial>,
     ) -> Self {
         Self {
             source,
             target,
-            engine,
-            overwrite,
-            requests: Semaphore::new(concurrency),
+            engine: config.engine,
+            overwrite: config.overwrite,
+            tags: config.tags,
+            tier: config.tier,
+            cap: config.bandwidth_mib.map(|mib| Cap::new(mib.get().saturating_mul(1 << 20))),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES >> 10).unwrap_or(usize::MAX)),
             refusals: AtomicU32::new(0),
+            etags_lie: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             partial: Mutex::new(partial),
         }
@@ -86,7 +94,7 @@ impl Mover {
         if let Some(why) = invalid_name(&self.target.name(&object.key)) {
             return Err(StepError::permanent(format!("Azure can't hold `{}`: {why}", object.key)));
         }
-        if object.archived {
+        if object.archived && !self.is_restored(&object.key).await? {
             return Err(StepError::permanent(format!("object `{}` is archived", object.key))
                 .with_hint("restore it from Glacier first"));
         }
@@ -126,9 +134,16 @@ impl Mover {
         unreachable!("the loop returns at its last attempt")
     }
 
+    /// Whether a copy out of the archive is there to read.
+    async fn is_restored(&self, key: &str) -> Result<bool, StepError> {
+        Ok(self.source.head(key).await?.is_some_and(|(_, properties)| properties.restored))
+    }
+
     async fn copy_once(&self, object: &Object) -> Result<CopyOutputs, StepError> {
         let ask_azure = match self.engine {
             Engine::Stream => false,
+            // What AzCopy can't be told to copy.
+            Engine::Azcopy => object.size > 0,
             Engine::ServerSide => true,
             Engine::Auto => object.size > 0 && self.refusals.load(Ordering::Relaxed) < REFUSALS_TO_STOP,
         };
@@ -174,25 +189,39 @@ impl Mover {
 
     /// A small object: one GET, one Put Blob.
     async fn stream_whole(&self, object: &Object) -> Result<CopyOutputs, StepError> {
-        let _request = acquire(&self.requests, 1).await?;
         let _memory = self.room(object.size).await?;
-        let (properties, bytes) = self.source.whole(object).await?;
-        let (crc64, md5) = (Crc64::of(&bytes), md5(&bytes));
-        let kind = if let Some(known) = properties.crc64 {
-            same(object, known, crc64)?;
-            "crc64nvme"
-        } else if let Some(known) = &properties.md5 {
-            if *known != md5 {
-                return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&md5)));
+        self.line(object.size).await;
+        let (properties, bytes, crc64) = self.source.whole(object).await?;
+        // The source's MD5 stands for its bytes as far as its CRC proves that they are these.
+        let theirs = properties.md5.clone().filter(|_| !self.etags_lie.load(Ordering::Relaxed));
+        let (kind, sum) = match (properties.crc64, theirs.clone()) {
+            (Some(known), theirs) => {
+                same(object, known, crc64)?;
+                ("crc64nvme", theirs.unwrap_or_else(|| md5(&bytes)))
             }
-            "md5"
-        } else {
-            "crc64-computed"
+            (None, Some(known)) => {
+                let ours = md5(&bytes);
+                if known != ours {
+                    return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&ours)));
+                }
+                ("md5", ours)
+            }
+            (None, None) => ("crc64-computed", md5(&bytes)),
         };
-        let (mut dress, mut counts) = self.dress(object, properties, Some(crc64))?;
-        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
-        dress.md5 = Some(md5);
-        self.target.put(&object.key, bytes, dress).await?;
+        let (mut dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&sum));
+        dress.md5 = Some(sum);
+        let put = self.target.put(&object.key, bytes.clone(), crc64, dress.clone()).await;
+        match put {
+            Err(error) if damaged(&error) && theirs.is_some_and(|theirs| theirs != md5(&bytes)) => {
+                self.etags_lie.store(true, Ordering::Relaxed);
+                let ours = md5(&bytes);
+                dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
+                dress.md5 = Some(ours);
+                self.target.put(&object.key, bytes, crc64, dress).await?;
+            }
+            put => put?,
+        }
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)
@@ -230,7 +259,7 @@ impl Mover {
             }
             None => "crc64-computed",
         };
-        let (dress, mut counts) = self.dress(object, properties, Some(crc64))?;
+        let (dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
         let ids =
             (0..).zip(&crcs).map(|(index, crc64)| layout.block_id(&object.etag, index, *crc64)).collect();
         self.target.commit(&object.key, ids, dress).await?;
@@ -272,10 +301,9 @@ impl Mover {
         there: &[Option<Crc64>],
     ) -> Result<Crc64, StepError> {
         let (offset, length) = layout.range(index);
-        let _request = acquire(&self.requests, 1).await?;
         let _memory = self.room(length).await?;
-        let bytes = self.source.range(object, offset, length).await?;
-        let crc64 = Crc64::of(&bytes);
+        self.line(length).await;
+        let (bytes, crc64) = self.source.range(object, offset, length).await?;
         if !there.contains(&Some(crc64)) {
             let id = layout.block_id(&object.etag, index, Some(crc64));
             self.target.stage(&object.key, &id, bytes, crc64).await?;
@@ -304,13 +332,19 @@ impl Mover {
         properties: Properties,
         md5: Vec<u8>,
     ) -> Result<CopyOutputs, FetchError> {
-        let _request = acquire(&self.requests, 1).await.map_err(FetchError::Failed)?;
         let url = self.url(object).await?;
         let crc64 = properties.crc64;
-        let (mut dress, mut counts) = self.dress(object, properties, crc64).map_err(FetchError::Failed)?;
+        let dressed = self.dress(object, properties, crc64).await;
+        let (mut dress, mut counts) = dressed.map_err(FetchError::Failed)?;
         dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
         dress.md5 = Some(md5.clone());
-        self.target.put_from_url(&object.key, url, md5, dress).await?;
+        match self.target.put_from_url(&object.key, url, md5, dress).await {
+            Err(FetchError::Failed(error)) if damaged(&error) => {
+                let why = "Azure fetched other bytes than the ETag says".to_owned();
+                return Err(FetchError::Refused(Refusal::Object, why));
+            }
+            fetched => fetched?,
+        }
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert("md5".to_owned(), 1);
         Ok(counts)
@@ -338,7 +372,7 @@ impl Mover {
             (None, Some(_)) => "crc64-computed",
             (_, None) => "etag",
         };
-        let (dress, mut counts) = self.dress(object, properties, crc64).map_err(FetchError::Failed)?;
+        let (dress, mut counts) = self.dress(object, properties, crc64).await.map_err(FetchError::Failed)?;
         let ids = (0..layout.count()).map(|index| layout.block_id(&object.etag, index, None)).collect();
         self.target.commit(&object.key, ids, dress).await.map_err(FetchError::Failed)?;
         counts.checksums.insert(kind.to_owned(), 1);
@@ -347,7 +381,6 @@ impl Mover {
     }
 
     async fn fetch_block(&self, object: &Object, layout: Layout, index: u64) -> Result<(), FetchError> {
-        let _request = acquire(&self.requests, 1).await.map_err(FetchError::Failed)?;
         // Signed anew for every block: the credentials may have changed meanwhile.
         let url = self.url(object).await?;
         let (offset, length) = layout.range(index);
@@ -397,8 +430,8 @@ impl Mover {
         known
     }
 
-    /// What the blob will carry.
-    fn dress(
+    /// What the blob will carry, and what it can't.
+    pub(super) async fn dress(
         &self,
         object: &Object,
         properties: Properties,
@@ -414,13 +447,33 @@ impl Mover {
         for (from, to) in &made.renamed {
             counts.renamed_metadata.insert(format!("{from} → {to}"), 1);
         }
+        for what in &properties.lost {
+            counts.lost.insert(what.clone(), 1);
+        }
         let mut metadata: HashMap<String, String> = made.entries;
         metadata.insert(META_ETAG.to_owned(), object.etag.clone());
         if let Some(crc64) = crc64 {
             metadata.insert(META_CRC64.to_owned(), crc64.to_string());
         }
+        let mut kept = None;
+        match self.tags {
+            _ if properties.tags == 0 => {}
+            Tags::Report => drop(counts.lost.insert("tags".to_owned(), 1)),
+            Tags::Keep => match tags(&self.source.tags(&object.key).await?) {
+                Ok(tags) => kept = Some(tags),
+                Err(why) => drop(counts.lost.insert(why.to_owned(), 1)),
+            },
+        }
         let only_if_absent = self.overwrite == Overwrite::Refuse;
-        Ok((Dress { properties, metadata, md5: None, only_if_absent }, counts))
+        let dress = Dress { properties, metadata, md5: None, tags: kept, tier: self.tier, only_if_absent };
+        Ok((dress, counts))
+    }
+
+    /// Until the cap lets `bytes` pass this machine.
+    async fn line(&self, bytes: u64) {
+        if let Some(cap) = &self.cap {
+            cap.pass(bytes).await;
+        }
     }
 
     /// Room in memory for `bytes`; all of it where they are more.

@@ -11,17 +11,21 @@ use migrate_plugin_api::{Check, CheckStatus, Evidence, Progress, StepContext, St
 
 use super::checksum::{Crc64, Layout, STREAM_BLOCK_BYTES};
 use super::config::{CopyConfig, CopyOutputs, Order};
-use super::merge::{Merge, Standing, standing};
-use super::names::{phases, scopes};
-use super::pass::DEFAULT_CONCURRENCY;
+use super::merge::{Pair, Standing, standing};
+use super::names::{Phase, phases, scopes};
+use super::pass::concurrency;
+use super::range::Range;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
+use super::walk::{Event, Scope, walk};
 
 /// Failed checks that are shown one by one.
 const MAX_SHOWN: usize = 50;
 
 /// Blocks read at the same time, over all objects; each is [`STREAM_BLOCK_BYTES`] of memory.
 const READS_AT_ONCE: usize = 8;
+/// Objects that are read between two looks at the listing.
+const BATCH: usize = 16;
 
 #[derive(Default)]
 struct Tally {
@@ -76,46 +80,133 @@ pub(super) async fn verify(
     outputs: &CopyOutputs,
     depth: VerifyDepth,
 ) -> Result<Evidence, StepError> {
-    let source = Arc::new(Source::new(ctx, &config.aws, &config.from).await);
-    let target = Arc::new(Target::new(ctx, &config.to).await?);
-    let mut tally = Tally::default();
-    let mut barren = scopes(config.prefixes.as_deref());
-    let mut read =
-        Read { ctx, source: &source, target: &target, all: 0, equal: 0, bytes: 0, total: outputs.bytes };
-    for phase in phases(config.order, config.prefixes.as_deref()) {
-        for scope in &phase.scopes {
-            let mut merge = Merge::new(source.list(scope, None), target.list(scope));
-            let mut batch = Vec::new();
+    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency(config)).await);
+    let target = Arc::new(Target::new(ctx, &config.to, concurrency(config)).await?);
+    let mut looking = Looking {
+        config,
+        outputs,
+        deep: depth == VerifyDepth::Deep,
+        tally: Tally::default(),
+        barren: scopes(config.prefixes.as_deref()),
+        batch: Vec::new(),
+        read: Read {
+            ctx,
+            source: &source,
+            target: &target,
+            all: 0,
+            equal: 0,
+            bytes: 0,
+            total: outputs.bytes,
+        },
+    };
+    for phase in phases(config) {
+        for prefix in &phase.scopes {
+            let scope = Scope {
+                source: Arc::clone(&source),
+                target: Arc::clone(&target),
+                prefix: prefix.clone(),
+                extras: config.delete_extra,
+                cut: true,
+            };
+            let mut events = walk(scope, vec![(0, Range::all())]);
             loop {
-                let pair = tokio::select! {
+                let event = tokio::select! {
                     () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                    pair = merge.next() => pair?,
+                    event = events.recv() => event,
                 };
-                let Some(pair) = pair else { break };
-                if !phase.takes(&pair.object.key) || pair.object.is_folder_marker() {
-                    continue;
-                }
-                barren.retain(|prefix| !pair.object.key.starts_with(prefix.as_str()));
-                let pair = match pair.blob {
-                    Some(blob) => Some((pair.object, blob)),
-                    None => by_name(&target, &mut tally, pair.object, outputs).await?,
-                };
-                let Some((object, blob)) = pair else { continue };
-                let equal = compare(&mut tally, &object, &blob, outputs);
-                if depth == VerifyDepth::Deep && equal {
-                    batch.push((object, blob));
-                    if batch.len() >= DEFAULT_CONCURRENCY {
-                        read.batch(&mut tally, std::mem::take(&mut batch)).await?;
-                    }
+                let Some(event) = event else { break };
+                let Event::Pairs { pairs, .. } = event? else { continue };
+                for pair in pairs {
+                    looking.pair(&phase, pair).await?;
                 }
             }
-            read.batch(&mut tally, batch).await?;
+            looking.read_batch().await?;
         }
     }
-    let deep = (depth == VerifyDepth::Deep).then_some((read.all, read.equal));
-    let mut evidence = tally.into_evidence(deep);
-    evidence.checks.extend(barren.iter().map(|prefix| nothing_below(prefix, config.order)));
-    Ok(evidence)
+    Ok(looking.into_evidence())
+}
+
+/// A verification under way.
+struct Looking<'a> {
+    config: &'a CopyConfig,
+    outputs: &'a CopyOutputs,
+    deep: bool,
+    tally: Tally,
+    /// Prefixes below which nothing was seen yet.
+    barren: Vec<String>,
+    /// To be read.
+    batch: Vec<(Object, Blob)>,
+    read: Read<'a>,
+}
+
+impl Looking<'_> {
+    async fn pair(&mut self, phase: &Phase, pair: Pair) -> Result<(), StepError> {
+        if !phase.takes(pair.key()) {
+            return Ok(());
+        }
+        let (object, blob) = match pair {
+            Pair::Object(object, _) if object.is_folder_marker() => return Ok(()),
+            Pair::Object(object, blob) => (object, blob),
+            Pair::Extra(blob) => return self.extra(&blob).await,
+        };
+        self.barren.retain(|prefix| !object.key.starts_with(prefix.as_str()));
+        let pair = match blob {
+            Some(blob) => Some((object, blob)),
+            None => by_name(self.read.target, &mut self.tally, object, self.outputs).await?,
+        };
+        let Some((object, blob)) = pair else { return Ok(()) };
+        let equal = compare(&mut self.tally, &object, &blob, self.outputs);
+        if self.deep && equal {
+            self.batch.push((object, blob));
+            if self.batch.len() >= BATCH {
+                self.read_batch().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A blob that should have been deleted.
+    async fn extra(&mut self, blob: &Blob) -> Result<(), StepError> {
+        if self.read.source.head(&blob.key).await?.is_none() {
+            let check = Check::equal(format!("blob {}", blob.key), "existence", "absent", "there");
+            self.tally.fail(check.with_note("the bucket has no such object"));
+        }
+        Ok(())
+    }
+
+    async fn read_batch(&mut self) -> Result<(), StepError> {
+        self.read.batch(&mut self.tally, std::mem::take(&mut self.batch)).await
+    }
+
+    fn into_evidence(self) -> Evidence {
+        let deep = self.deep.then_some((self.read.all, self.read.equal));
+        let mut evidence = self.tally.into_evidence(deep);
+        let order = self.config.order;
+        evidence.checks.extend(self.barren.iter().map(|prefix| nothing_below(prefix, order)));
+        evidence.checks.extend(ways(self.outputs));
+        evidence.checks.extend(self.outputs.lost.iter().map(|(what, count)| Check {
+            subject: "container".to_owned(),
+            what: what.clone(),
+            source: count.to_string(),
+            target: "0".to_owned(),
+            status: CheckStatus::Warning,
+            note: Some("these objects had it, and their blobs don't".to_owned()),
+        }));
+        evidence
+    }
+}
+
+/// Which way the bytes of the copied objects went, and why not the other.
+fn ways(outputs: &CopyOutputs) -> Option<Check> {
+    if outputs.copied == 0 {
+        return None;
+    }
+    let why = outputs.reasons.iter().map(|(why, count)| format!("{count}: {why}")).collect::<Vec<_>>();
+    let all = outputs.copied.to_string();
+    let gone = format!("{}", outputs.server_side + outputs.streamed);
+    let ways = format!("{} server-side, {} streamed", outputs.server_side, outputs.streamed);
+    let check = Check::equal("container", "objects copied, by the way they went", all, gone);
+    Some(check.with_note(if why.is_empty() { ways } else { format!("{ways} ({})", why.join("; ")) }))
 }
 
 /// Nothing equals nothing, which proves nothing. What Velero is to find is never nothing: then the
@@ -251,7 +342,7 @@ async fn one(
         let (offset, bytes) = layout.range(index);
         found = found.then(Crc64::of(&target.range(blob, offset, bytes).await?), bytes);
         if known.is_none() {
-            expected = expected.then(Crc64::of(&source.range(object, offset, bytes).await?), bytes);
+            expected = expected.then(source.range(object, offset, bytes).await?.1, bytes);
         }
     }
     Ok((known.unwrap_or(expected), found))

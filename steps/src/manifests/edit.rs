@@ -1,84 +1,76 @@
-//! Rewrites single values in the text of a YAML file. Pure.
+//! Edits the text of a YAML file: values, keys, entries, items. Pure.
 //!
-//! Invariants: all bytes outside the changed values stay as they are (comments, order, quotes, line
-//! ends); the edited text is parsed again and must differ from the original in exactly the planned
-//! values. Aliases are never expanded, so that no file can blow up.
+//! Invariants: bytes outside what is edited stay as they are (comments, order, quotes, anchors, line
+//! ends); after each edit the text is read again and must be the tree in which exactly that edit was
+//! made. What can't be proven so is refused.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use granit_parser::{Event, Parser, ScalarStyle};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::yaml::{scalar_text, to_yaml};
+use crate::rules::document::{Entry, Kind, Node, ReadError, Style, read};
+use crate::rules::path::Path;
 use crate::workload::{self, Segment};
 
-/// A registry, or a repository in it, and what it becomes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Rename {
-    /// `123456789012.dkr.ecr.us-east-1.amazonaws.com`, or with a path.
-    pub from: String,
-    /// `example.azurecr.io`, or with a path.
-    pub to: String,
+/// Maps and lists that stay when their last entry is deleted: their absence would mean something else.
+const KEPT_WHEN_EMPTY: [&str; 6] = ["metadata", "spec", "template", "data", "items", "stringData"];
+
+/// One edit of one document.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Edit {
+    /// The value there becomes another.
+    Set {
+        /// Where.
+        path: Path,
+        /// To what.
+        value: Value,
+    },
+    /// Every `from` in the text there becomes `to`.
+    Replace {
+        /// Where.
+        path: Path,
+        /// What stands there.
+        from: String,
+        /// To what.
+        to: String,
+    },
+    /// The key there becomes another.
+    Rename {
+        /// Where.
+        path: Path,
+        /// The new key.
+        to: String,
+    },
+    /// The entry or item there goes, and what is empty without it.
+    Delete {
+        /// Where.
+        path: Path,
+    },
+    /// An entry is added to the map there, which is made where it is not; one that is there is set.
+    Insert {
+        /// The map.
+        path: Path,
+        /// The key.
+        key: String,
+        /// The value.
+        value: Value,
+    },
+    /// An item is added to the list there, which is made where it is not.
+    Append {
+        /// The list.
+        path: Path,
+        /// The item.
+        value: Value,
+    },
 }
 
-/// What to rewrite.
-#[derive(Debug, Default)]
-pub(crate) struct Rules {
-    /// Image references; the longest `from` that fits wins.
-    pub images: Vec<Rename>,
-    /// Storage classes of claims and claim templates, old to new.
-    pub classes: BTreeMap<String, String>,
-}
-
-/// A rewritten value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
-    /// Where: `spec.template.spec.containers[0].image`; the document's number comes first where
-    /// the file has several.
-    pub path: String,
-    /// Before.
-    pub old: String,
-    /// After.
-    pub new: String,
-}
-
-/// A value that was not rewritten though it looks concerned. Never repeats the value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Where.
-    pub path: String,
-    /// Why.
-    pub message: String,
-}
-
-/// A rewritten file.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Edited {
-    /// The whole text.
-    pub text: String,
-    /// What changed.
-    pub changes: Vec<Change>,
-    /// What did not.
-    pub left: Vec<Left>,
-}
-
-/// Why a text can't be rewritten.
+/// Why an edit was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EditError {
-    /// It is no YAML.
-    #[error("not valid YAML at line {line}, column {column}: {reason}")]
-    Invalid {
-        /// From 1.
-        line: usize,
-        /// From 1.
-        column: usize,
-        /// The parser's words.
-        reason: String,
-    },
+    /// The text can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The value can't be edited without touching its surroundings.
     #[error("the value at {path} is written in a way that can't be edited in place")]
     Unsafe {
@@ -87,329 +79,451 @@ pub(crate) enum EditError {
     },
 }
 
-/// Rewrites `source`.
+impl Edit {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Set { path, .. }
+            | Self::Replace { path, .. }
+            | Self::Rename { path, .. }
+            | Self::Delete { path }
+            | Self::Insert { path, .. }
+            | Self::Append { path, .. } => path,
+        }
+    }
+
+    fn refused(&self) -> EditError {
+        EditError::Unsafe { path: workload::display(self.path()) }
+    }
+
+    /// The same edit as one of something that is there: missing maps are part of the value, an
+    /// entry that is there is set, an empty rest is deleted with its last entry.
+    fn settled(self, root: &Node) -> Self {
+        match self {
+            Self::Insert { path, key, value } => {
+                let mut here = path.clone();
+                here.push(Segment::Key(key.clone().into()));
+                if root.follow(&here).is_some() {
+                    return Self::Set { path: here, value };
+                }
+                match root.follow(&path) {
+                    Some(node) if node.is_null() => {
+                        Self::Set { path, value: Value::from_iter([(key, value)]) }
+                    }
+                    Some(_) => Self::Insert { path, key, value },
+                    None => nested(path, Value::from_iter([(key, value)])).settled(root),
+                }
+            }
+            Self::Append { path, value } => match root.follow(&path) {
+                Some(node) if node.is_null() => Self::Set { path, value: Value::Array(vec![value]) },
+                Some(_) => Self::Append { path, value },
+                None => nested(path, Value::Array(vec![value])).settled(root),
+            },
+            Self::Delete { mut path } => {
+                while path.len() > 1 {
+                    let parent = &path[..path.len() - 1];
+                    let is_kept = matches!(parent.last(), Some(Segment::Key(key)) if KEPT_WHEN_EMPTY.contains(&key.as_ref()));
+                    let children = root.follow(parent).map_or(0, |n| n.entries().len() + n.items().len());
+                    if is_kept || children != 1 {
+                        break;
+                    }
+                    path.pop();
+                }
+                Self::Delete { path }
+            }
+            other => other,
+        }
+    }
+}
+
+/// `value` inserted at `path`, one level higher.
+fn nested(mut path: Path, value: Value) -> Edit {
+    match path.pop() {
+        Some(Segment::Key(key)) => Edit::Insert { path, key: key.into_owned(), value },
+        _ => Edit::Set { path, value },
+    }
+}
+
+/// Makes `edit` in `text`, which holds one document.
 ///
 /// # Errors
-/// When it is no YAML, or a value can't be edited in place.
-pub(crate) fn edit(source: &str, rules: &Rules) -> Result<Edited, EditError> {
-    let mut planned: Vec<(Range<usize>, String, Change)> = Vec::new();
-    let mut left = Vec::new();
-    let mut changed_anchors = HashSet::new();
-    let mut expected = DefaultHasher::new();
-    visit(source, &mut |node| match &node.value {
-        Node::Alias(anchor) => {
-            if changed_anchors.contains(anchor) && !workload::is_image(node.path) {
-                let message = "an alias of a rewritten value: it changes with it".to_owned();
-                left.push(Left { path: node.place(), message });
-            }
-            Ok(())
-        }
-        Node::Scalar { value, style, range, anchor } => {
-            let Some(new) = rules.new_value(node.path, value) else {
-                value.hash(&mut expected);
-                left.extend(
-                    rules.mentions(node.path, value).map(|message| Left { path: node.place(), message }),
-                );
-                return Ok(());
-            };
-            new.hash(&mut expected);
-            changed_anchors.extend((*anchor != 0).then_some(*anchor));
-            let slice = source.get(range.clone()).unwrap_or_default();
-            let path = node.place();
-            let Some(text) = replaced(slice, value, &new, *style) else {
-                return Err(EditError::Unsafe { path });
-            };
-            planned.push((range.clone(), text, Change { path, old: (*value).to_owned(), new }));
-            Ok(())
-        }
-    })?;
-    let mut text = String::with_capacity(source.len());
-    let mut at = 0;
-    for (range, replacement, _) in &planned {
-        text.push_str(&source[at..range.start]);
-        text.push_str(replacement);
-        at = range.end;
+/// When it can't be made, or what came out is anything else than what was meant.
+pub(crate) fn apply(text: &str, edit: Edit) -> Result<String, EditError> {
+    let refused = edit.refused();
+    let documents = read(text)?;
+    let [document] = documents.as_slice() else { return Err(refused) };
+    let root = &document.root;
+    let edit = edit.settled(root);
+    let Some((range, replacement)) = patch(text, root, &edit) else { return Err(refused) };
+    let mut edited = String::with_capacity(text.len() + replacement.len());
+    edited.push_str(&text[..range.start]);
+    edited.push_str(&replacement);
+    edited.push_str(&text[range.end..]);
+    let mut meant = root.clone();
+    if !model(&mut meant, root, &edit) {
+        return Err(refused);
     }
-    text.push_str(&source[at..]);
-    let changes: Vec<Change> = planned.into_iter().map(|(_, _, change)| change).collect();
-    if let Some(first) = changes.first() {
-        let mut found = DefaultHasher::new();
-        visit(&text, &mut |node| {
-            if let Node::Scalar { value, .. } = node.value {
-                value.hash(&mut found);
-            }
-            Ok(())
-        })?;
-        if found.finish() != expected.finish() {
-            return Err(EditError::Unsafe { path: first.path.clone() });
-        }
-    }
-    Ok(Edited { text, changes, left })
-}
-
-impl Rules {
-    fn new_value(&self, path: &[Segment<'_>], value: &str) -> Option<String> {
-        if workload::is_image(path) {
-            let fitting = self
-                .images
-                .iter()
-                .filter_map(|rule| Some((rule.from.len(), workload::renamed(value, &rule.from, &rule.to)?)));
-            return fitting.max_by_key(|(length, _)| *length).map(|(_, new)| new).filter(|new| new != value);
-        }
-        if workload::ends_with(path, &["spec", "storageClassName"]) {
-            return self.classes.get(value).filter(|new| *new != value).cloned();
-        }
-        None
-    }
-
-    fn mentions(&self, path: &[Segment<'_>], value: &str) -> Option<String> {
-        if workload::is_image(path) && self.images.iter().any(|rule| workload::lives_in(value, &rule.from)) {
-            return None;
-        }
-        let rule = self.images.iter().find(|rule| is_mentioned(value, &rule.from))?;
-        Some(format!("mentions `{}`, which is rewritten in image fields only", rule.from))
+    match read(&edited)?.as_slice() {
+        [document] if document.root.same(&meant) => Ok(edited),
+        _ => Err(refused),
     }
 }
 
-/// Whether `name` stands in `text` as a whole, not as a part of another name.
-fn is_mentioned(text: &str, name: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
-    text.match_indices(name).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + name.len()..].chars().next();
-        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+/// The bytes to replace, and by what.
+fn patch(text: &str, root: &Node, edit: &Edit) -> Option<(Range<usize>, String)> {
+    match edit {
+        Edit::Set { path, value } => set(text, root, path, value),
+        Edit::Replace { path, from, to } => {
+            let node = root.follow(path)?;
+            let slice = text.get(node.span.clone())?;
+            if !slice.contains(from.as_str()) {
+                let Value::String(old) = node.to_value() else { return None };
+                return set(text, root, path, &Value::from(old.replace(from, to)));
+            }
+            Some((node.span.clone(), slice.replace(from, to)))
+        }
+        Edit::Rename { path, to } => {
+            let entry = entry_at(root, path)?;
+            let key = quoted_like(&entry.key, to)?;
+            Some((entry.key.span.clone(), key))
+        }
+        Edit::Delete { path } => delete(text, root, path),
+        Edit::Insert { path, key, value } => insert(text, root.follow(path)?, key, value),
+        Edit::Append { path, value } => append(text, root.follow(path)?, value),
+    }
+}
+
+/// The entry whose value is at `path`.
+fn entry_at<'a>(root: &'a Node, path: &Path) -> Option<&'a Entry> {
+    let (Segment::Key(name), parent) = path.split_last()? else { return None };
+    root.follow(parent)?.entries().iter().find(|entry| entry.key.text() == Some(name.as_ref()))
+}
+
+/// A scalar in the quotes of another.
+fn quoted_like(like: &Node, text: &str) -> Option<String> {
+    let Kind::Scalar { style, .. } = &like.kind else { return None };
+    Some(match style {
+        Style::Single if !text.contains(|c: char| c.is_control()) => {
+            format!("'{}'", text.replace('\'', "''"))
+        }
+        Style::Double => Value::from(text).to_string(),
+        Style::Plain if is_flag(text) => text.to_owned(),
+        Style::Plain | Style::Single => scalar_text(text),
+        Style::Block => return None,
     })
 }
 
-/// The source text of a value with `old` replaced: in place where it stands there literally (plain,
-/// quoted, block), else as a double-quoted string where the style has escapes.
-fn replaced(slice: &str, old: &str, new: &str, style: ScalarStyle) -> Option<String> {
-    if slice.matches(old).count() == 1 {
-        return Some(slice.replacen(old, new, 1));
+/// `--name=value`: plain to every reader, though it begins like an item.
+fn is_flag(text: &str) -> bool {
+    let name = text.strip_prefix("--").unwrap_or_default();
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./@".contains(c))
+}
+
+fn set(text: &str, root: &Node, path: &Path, value: &Value) -> Option<(Range<usize>, String)> {
+    let node = root.follow(path)?;
+    let is_small = |value: &Value| match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => true,
+    };
+    if let (Kind::Scalar { text: old, style }, true) = (&node.kind, is_small(value)) {
+        let slice = text.get(node.span.clone())?;
+        if let (Value::String(new), Style::Block) = (value, style) {
+            return (slice.matches(old.as_str()).count() == 1)
+                .then(|| (node.span.clone(), slice.replacen(old.as_str(), new, 1)));
+        }
+        let new = match value {
+            Value::String(new) => quoted_like(node, new)?,
+            other => other.to_string(),
+        };
+        if slice.trim().is_empty() {
+            let at = after_colon(text, entry_at(root, path)?)?;
+            return Some((at..at, format!(" {new}")));
+        }
+        return Some((node.span.clone(), new));
     }
-    match style {
-        ScalarStyle::DoubleQuoted => Some(serde_json::Value::from(new).to_string()),
+    // The whole entry or item is written anew.
+    if is_flow(root, path) {
+        return (!node.span.is_empty()).then(|| (node.span.clone(), flow(value, text)));
+    }
+    match path.last()? {
+        Segment::Key(name) => {
+            let entry = entry_at(root, path)?;
+            let start = entry.key.span.start;
+            let yaml =
+                block(&Value::from_iter([(name.to_string(), value.clone())]), column(text, start), text);
+            let end = match entry.end() {
+                end if end == entry.key.span.end => after_colon(text, entry)?,
+                end => content_end(text, end),
+            };
+            Some((start..end, yaml.trim_end().to_owned()))
+        }
+        Segment::Index(_) => {
+            let yaml = block(value, column(text, node.span.start), text);
+            Some((node.span.start..content_end(text, node.end()), yaml.trim_end().to_owned()))
+        }
+    }
+}
+
+/// Whether the value at `path` stands in `{…}` or `[…]`.
+fn is_flow(root: &Node, path: &Path) -> bool {
+    let parent = path.split_last().and_then(|(_, parent)| root.follow(parent));
+    parent
+        .is_some_and(|node| matches!(node.kind, Kind::Map { flow: true, .. } | Kind::List { flow: true, .. }))
+}
+
+fn after_colon(text: &str, entry: &Entry) -> Option<usize> {
+    let at = entry.key.span.end;
+    let rest = text.get(at..)?;
+    let colon = rest.find(':')?;
+    rest[..colon].trim().is_empty().then_some(at + colon + 1)
+}
+
+/// `end` without the line breaks and blanks before it.
+fn content_end(text: &str, end: usize) -> usize {
+    text[..end].trim_end().len()
+}
+
+/// The end of the line on which what ends at `end` ends, its line break included.
+fn line_end(text: &str, end: usize) -> usize {
+    if text[..end].ends_with('\n') {
+        return end;
+    }
+    text[end..].find('\n').map_or(text.len(), |at| end + at + 1)
+}
+
+fn line_start(text: &str, at: usize) -> usize {
+    text[..at].rfind('\n').map_or(0, |at| at + 1)
+}
+
+fn column(text: &str, at: usize) -> usize {
+    text[line_start(text, at)..at].chars().count()
+}
+
+fn line_break(text: &str) -> &'static str {
+    if text.contains("\r\n") { "\r\n" } else { "\n" }
+}
+
+/// `value` as block YAML whose lines after the first begin at `indent`.
+fn block(value: &Value, indent: usize, text: &str) -> String {
+    let yaml = to_yaml(value);
+    let mut out = String::new();
+    for (at, line) in yaml.lines().enumerate() {
+        if at > 0 && !line.is_empty() {
+            out.push_str(&" ".repeat(indent));
+        }
+        out.push_str(line);
+        out.push_str(line_break(text));
+    }
+    out
+}
+
+/// `value` inside a flow collection, quoted as JSON where the file is JSON.
+fn flow(value: &Value, text: &str) -> String {
+    let is_json = text.trim_start_matches('\u{feff}').trim_start().starts_with(['{', '[']);
+    let word = |text: &str| if is_json { Value::from(text).to_string() } else { scalar_text(text) };
+    match value {
+        Value::String(string) => word(string),
+        Value::Object(fields) => {
+            let entry = |(key, value): (&String, &Value)| format!("{}: {}", word(key), flow(value, text));
+            format!("{{{}}}", fields.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| flow(item, text)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn delete(text: &str, root: &Node, path: &Path) -> Option<(Range<usize>, String)> {
+    let (last, parent) = path.split_last()?;
+    let parent = root.follow(parent)?;
+    // Where each child begins and ends, its key or dash included.
+    let (children, at, is_flow): (Vec<Range<usize>>, usize, bool) = match (&parent.kind, last) {
+        (Kind::Map { entries, flow }, Segment::Key(name)) => (
+            entries.iter().map(|entry| entry.key.span.start..entry.end()).collect(),
+            entries.iter().position(|entry| entry.key.text() == Some(name.as_ref()))?,
+            *flow,
+        ),
+        (Kind::List { items, flow }, Segment::Index(index)) => {
+            let begin =
+                |item: &Node| if *flow { Some(item.span.start) } else { dash_before(text, item.span.start) };
+            let ranges =
+                items.iter().map(|item| Some(begin(item)?..item.end())).collect::<Option<Vec<_>>>()?;
+            (ranges, *index, *flow)
+        }
+        _ => return None,
+    };
+    let child = children.get(at)?.clone();
+    if is_flow {
+        return match (children.get(at + 1), at.checked_sub(1)) {
+            (Some(next), _) => Some((child.start..next.start, String::new())),
+            (None, Some(previous)) => Some((children[previous].end..child.end, String::new())),
+            (None, None) => Some((child, String::new())),
+        };
+    }
+    if children.len() == 1 {
+        let empty = if matches!(parent.kind, Kind::Map { .. }) { "{}" } else { "[]" };
+        return Some((child.start..content_end(text, child.end), empty.to_owned()));
+    }
+    let start = line_start(text, child.start);
+    if text[start..child.start].trim().is_empty() {
+        return Some((start..line_end(text, child.end), String::new()));
+    }
+    // After a dash on the same line: the next entry takes its place.
+    let next = children.get(at + 1)?;
+    Some((child.start..next.start, String::new()))
+}
+
+/// Where the dash of the item whose content begins at `at` stands.
+fn dash_before(text: &str, at: usize) -> Option<usize> {
+    let mut before = text[..at].trim_end();
+    loop {
+        if let Some(rest) = before.strip_suffix('-') {
+            return Some(rest.len());
+        }
+        // An anchor or a tag.
+        let word = before.rsplit([' ', '\n', '\t']).next()?;
+        if !word.starts_with(['&', '!']) {
+            return None;
+        }
+        before = before[..before.len() - word.len()].trim_end();
+    }
+}
+
+fn insert(text: &str, map: &Node, key: &str, value: &Value) -> Option<(Range<usize>, String)> {
+    let Kind::Map { entries, flow: is_flow } = &map.kind else { return None };
+    let Some(last) = entries.last() else {
+        let inner = flow(&Value::from_iter([(key.to_owned(), value.clone())]), text);
+        return Some((map.span.clone(), inner));
+    };
+    let end = last.end();
+    if *is_flow {
+        let inner = flow(&Value::from_iter([(key.to_owned(), value.clone())]), text);
+        let inner = inner.strip_prefix('{')?.strip_suffix('}')?;
+        let start = line_start(text, last.key.span.start);
+        let lead = &text[start..last.key.span.start];
+        let separator = if lead.trim().is_empty() && start > map.span.start {
+            format!(",{}{lead}", line_break(text))
+        } else {
+            ", ".to_owned()
+        };
+        return Some((end..end, format!("{separator}{inner}")));
+    }
+    let indent = column(text, last.key.span.start);
+    let yaml = block(&Value::from_iter([(key.to_owned(), value.clone())]), indent, text);
+    Some(new_lines(text, end, indent, &yaml))
+}
+
+fn append(text: &str, list: &Node, value: &Value) -> Option<(Range<usize>, String)> {
+    let Kind::List { items, flow: is_flow } = &list.kind else { return None };
+    let Some(last) = items.last() else {
+        return Some((list.span.clone(), format!("[{}]", flow(value, text))));
+    };
+    if *is_flow {
+        return Some((last.span.end..last.span.end, format!(", {}", flow(value, text))));
+    }
+    let indent = column(text, dash_before(text, last.span.start)?);
+    let yaml = block(&Value::Array(vec![value.clone()]), indent, text);
+    Some(new_lines(text, last.end(), indent, &yaml))
+}
+
+/// Whole lines after the one on which `end` is.
+fn new_lines(text: &str, end: usize, indent: usize, yaml: &str) -> (Range<usize>, String) {
+    let at = line_end(text, content_end(text, end).max(1));
+    let pad = " ".repeat(indent);
+    if at > 0 && !text[..at].ends_with('\n') {
+        let line_break = line_break(text);
+        return (at..at, format!("{line_break}{pad}{}", yaml.trim_end()));
+    }
+    (at..at, format!("{pad}{yaml}"))
+}
+
+/// Makes `edit` in the tree, at every node that stands where the edited one does (aliases).
+fn model(tree: &mut Node, root: &Node, edit: &Edit) -> bool {
+    let path = edit.path();
+    match edit {
+        Edit::Set { value, .. } => {
+            each_like(tree, root, path, &mut |node| node.kind = Node::of_value(value).kind)
+        }
+        Edit::Replace { from, to, .. } => each_like(tree, root, path, &mut |node| {
+            if let Value::String(old) = node.to_value() {
+                node.kind = Node::of_value(&Value::from(old.replace(from, to))).kind;
+            }
+        }),
+        Edit::Insert { key, value, .. } => each_like(tree, root, path, &mut |node| {
+            if let Kind::Map { entries, .. } = &mut node.kind {
+                let key = Node::of_value(&Value::from(key.as_str()));
+                entries.push(Entry { key, value: Node::of_value(value) });
+            }
+        }),
+        Edit::Append { value, .. } => each_like(tree, root, path, &mut |node| {
+            if let Kind::List { items, .. } = &mut node.kind {
+                items.push(Node::of_value(value));
+            }
+        }),
+        Edit::Rename { to, .. } => {
+            let Some((Segment::Key(name), parent)) = path.split_last() else { return false };
+            each_like(tree, root, &parent.to_vec(), &mut |node| {
+                if let Kind::Map { entries, .. } = &mut node.kind {
+                    for entry in entries.iter_mut().filter(|entry| entry.key.text() == Some(name.as_ref())) {
+                        entry.key = Node::of_value(&Value::from(to.as_str()));
+                    }
+                }
+            })
+        }
+        Edit::Delete { .. } => {
+            let Some((last, parent)) = path.split_last() else { return false };
+            each_like(tree, root, &parent.to_vec(), &mut |node| match (&mut node.kind, last) {
+                (Kind::Map { entries, .. }, Segment::Key(name)) => {
+                    entries.retain(|entry| entry.key.text() != Some(name.as_ref()));
+                }
+                (Kind::List { items, .. }, Segment::Index(index)) if *index < items.len() => {
+                    items.remove(*index);
+                }
+                _ => {}
+            })
+        }
+    }
+}
+
+fn each_like(tree: &mut Node, root: &Node, path: &Path, change: &mut dyn FnMut(&mut Node)) -> bool {
+    let Some(target) = root.follow(path) else { return false };
+    if target.span.is_empty() {
+        // Nothing is written there, so nothing else stands there.
+        return follow_mut(tree, path).map(change).is_some();
+    }
+    walk(tree, target, change);
+    true
+}
+
+fn walk(node: &mut Node, target: &Node, change: &mut dyn FnMut(&mut Node)) {
+    let is_target = node.span == target.span
+        && std::mem::discriminant(&node.kind) == std::mem::discriminant(&target.kind);
+    match &mut node.kind {
+        Kind::List { items, .. } => items.iter_mut().for_each(|item| walk(item, target, change)),
+        Kind::Map { entries, .. } => {
+            entries.iter_mut().for_each(|entry| walk(&mut entry.value, target, change))
+        }
+        Kind::Scalar { .. } => {}
+    }
+    if is_target {
+        change(node);
+    }
+}
+
+fn follow_mut<'a>(node: &'a mut Node, path: &[Segment<'_>]) -> Option<&'a mut Node> {
+    path.iter().try_fold(node, |node, segment| match (&mut node.kind, segment) {
+        (Kind::Map { entries, .. }, Segment::Key(key)) => entries
+            .iter_mut()
+            .find(|entry| entry.key.text() == Some(key.as_ref()))
+            .map(|entry| &mut entry.value),
+        (Kind::List { items, .. }, Segment::Index(index)) => items.get_mut(*index),
         _ => None,
-    }
-}
-
-enum Node<'a> {
-    Scalar { value: &'a str, style: ScalarStyle, range: Range<usize>, anchor: usize },
-    Alias(usize),
-}
-
-struct Visited<'a> {
-    document: usize,
-    path: &'a [Segment<'static>],
-    value: Node<'a>,
-}
-
-impl Visited<'_> {
-    fn place(&self) -> String {
-        match self.document {
-            1 => workload::display(self.path),
-            number => format!("document {number}: {}", workload::display(self.path)),
-        }
-    }
-}
-
-/// Visits every scalar and alias that is a value (keys are not).
-fn visit(
-    source: &str,
-    visitor: &mut impl FnMut(Visited<'_>) -> Result<(), EditError>,
-) -> Result<(), EditError> {
-    let mut options = granit_parser::options! { emit_anchor_events: false };
-    options.set_emit_comments(false);
-    let mut position = Position::default();
-    let mut document = 0;
-    for event in Parser::new_from_str_with_options(source, options) {
-        let (event, span) = event.map_err(|e| EditError::Invalid {
-            line: e.marker().line(),
-            column: e.marker().col() + 1,
-            reason: e.info(),
-        })?;
-        match event {
-            Event::DocumentStart(..) => {
-                document += 1;
-                position = Position::default();
-            }
-            Event::MappingStart(..) => position.enter(Frame::Mapping { has_key: false }),
-            Event::SequenceStart(..) => position.enter(Frame::Sequence { next: 0 }),
-            Event::MappingEnd | Event::SequenceEnd => position.leave(),
-            Event::Scalar(value, style, anchor, _) => {
-                let range = span.byte_range().unwrap_or_default();
-                if position.start_node(Some(&value)) {
-                    let value = Node::Scalar { value: &value, style, range, anchor };
-                    visitor(Visited { document, path: &position.path, value })?;
-                }
-                position.end_node();
-            }
-            Event::Alias(anchor) => {
-                if position.start_node(None) {
-                    visitor(Visited { document, path: &position.path, value: Node::Alias(anchor) })?;
-                }
-                position.end_node();
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-enum Frame {
-    /// `has_key`: the next node is a value.
-    Mapping {
-        has_key: bool,
-    },
-    Sequence {
-        next: usize,
-    },
-}
-
-/// Where the parser is, as a path of keys and indices.
-#[derive(Default)]
-struct Position {
-    frames: Vec<Frame>,
-    path: Vec<Segment<'static>>,
-}
-
-impl Position {
-    /// A node begins; whether it is a value. The path then names it.
-    fn start_node(&mut self, scalar: Option<&str>) -> bool {
-        match self.frames.last_mut() {
-            Some(Frame::Mapping { has_key: false }) => {
-                // An alias or a collection as a key has no name of its own.
-                self.path.push(Segment::Key(Cow::Owned(scalar.unwrap_or("?").to_owned())));
-                false
-            }
-            Some(Frame::Sequence { next }) => {
-                self.path.push(Segment::Index(*next));
-                *next += 1;
-                true
-            }
-            _ => true,
-        }
-    }
-
-    /// A node ended.
-    fn end_node(&mut self) {
-        match self.frames.last_mut() {
-            Some(Frame::Mapping { has_key }) => {
-                *has_key = !*has_key;
-                if !*has_key {
-                    self.path.pop();
-                }
-            }
-            Some(Frame::Sequence { .. }) => {
-                self.path.pop();
-            }
-            None => {}
-        }
-    }
-
-    fn enter(&mut self, frame: Frame) {
-        self.start_node(None);
-        self.frames.push(frame);
-    }
-
-    fn leave(&mut self) {
-        self.frames.pop();
-        self.end_node();
-    }
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules() -> Rules {
-        let rename = |from: &str, to: &str| Rename { from: from.into(), to: to.into() };
-        Rules {
-            images: vec![rename("old.io", "new.io"), rename("old.io/base", "base.io")],
-            classes: BTreeMap::from([("gp3".to_owned(), "managed".to_owned())]),
-        }
-    }
-
-    const FILE: &str = r#"# The shop's front
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, annotations: {source: "old.io/web:1"}}   # not an image field
-spec:
-    template:
-        spec:
-            initContainers:
-            - {name: wait, image: 'old.io/base/wait:1'}
-            containers:
-              -   image:   "old.io/web:1"     # pinned by release
-                  name: web
-              - name: side
-                image: &side old.io/side@sha256:0f
-              - name: again
-                image: *side
-              - name: other
-                image: old.io.evil/x
-              - name: folded
-                image: >-
-                  old.io/folded:1
-              - name: escaped
-                image: "old\u002eio/escaped:1"
----
-kind: PersistentVolumeClaim
-spec: {storageClassName: gp3}
-...
-"#;
-
-    #[test]
-    fn only_the_values_change() {
-        let edited = edit(FILE, &rules()).unwrap();
-        insta::assert_snapshot!(edited.text);
-        let lines: Vec<_> =
-            edited.changes.iter().map(|c| format!("{}: {} -> {}", c.path, c.old, c.new)).collect();
-        insta::assert_snapshot!("changes", lines.join("\n"));
-        let paths: Vec<_> = edited.left.iter().map(|l| l.path.as_str()).collect();
-        assert_eq!(paths, ["metadata.annotations.source"]);
-    }
-
-    #[test]
-    fn a_file_without_matches_stays_byte_for_byte() {
-        let text = "\u{feff}a:\t1\r\nimage: old.io/x\r\n# end";
-        let edited = edit(text, &rules()).unwrap();
-        assert_eq!(edited.text, text);
-        assert_eq!(edited.left.len(), 1);
-    }
-
-    #[test]
-    fn line_ends_and_lists_of_objects_are_kept() {
-        let text = "kind: List\r\nitems:\r\n- spec:\r\n    containers:\r\n    - image: old.io/a # x\r\n";
-        let edited = edit(text, &rules()).unwrap();
-        assert_eq!(edited.text, text.replace("old.io/a", "new.io/a"));
-        assert_eq!(edited.changes[0].path, "items[0].spec.containers[0].image");
-    }
-
-    #[test]
-    fn json_is_yaml() {
-        let text = r#"{"spec":{"containers":[{"image":"old.io\/a:1","name":"old.io/a:1"}]}}"#;
-        let edited = edit(text, &rules()).unwrap();
-        assert_eq!(edited.text, r#"{"spec":{"containers":[{"image":"new.io/a:1","name":"old.io/a:1"}]}}"#);
-    }
-
-    #[test]
-    fn an_alias_bomb_costs_nothing() {
-        let mut bomb = String::from("a: &a [x, x]\n");
-        for i in 1..40 {
-            bomb.push_str(&format!(
-                "a{i}: &a{i} [*a{0}, *a{0}, *a{0}]\n",
-                if i == 1 { String::new() } else { (i - 1).to_string() }
-            ));
-        }
-        assert_eq!(edit(&bomb, &rules()).unwrap().text, bomb);
-    }
-
-    #[test]
-    fn what_is_no_yaml_is_named_with_its_line() {
-        let error = edit("a: 1\nb: {{ .Values.image }}\n  c: [", &rules()).unwrap_err().to_string();
-        assert!(error.starts_with("not valid YAML at line"), "{error}");
-        assert!(edit(&"[".repeat(10_000), &rules()).is_err());
-        assert!(edit("a: *missing", &rules()).is_err());
-    }
-}
+#[path = "edit_tests.rs"]
+mod tests;

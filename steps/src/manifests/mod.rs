@@ -1,17 +1,22 @@
 //! Workloads as files: exported from one cluster, rewritten, applied to another.
 
 mod apply;
-mod edit;
+pub(crate) mod edit;
 mod export;
+mod in_place;
 mod order;
-mod rewrite;
+pub(crate) mod rewrite;
+pub(crate) mod source;
 mod strip;
-mod tree;
-mod yaml;
+pub(crate) mod tree;
+pub(crate) mod yaml;
 
 use std::sync::Arc;
 
 use migrate_plugin_api::{Step, Typed};
+
+pub use in_place::{RewrittenFile, RewrittenFiles, rewrite_files};
+pub use rewrite::FileChange;
 
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {

@@ -1,5 +1,5 @@
-//! `manifest.rewrite`: copies a folder of manifests with image references (and storage classes)
-//! renamed. Works on files alone; natural to repeat.
+//! `manifest.rewrite`: copies a folder of manifests with everything done that the rules can do.
+//! Works on files alone; natural to repeat.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -12,14 +12,25 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::edit::{Edited, Rename, Rules, edit};
+use super::source::{self, Source};
 use super::tree::{self, Draft, Entry};
+use crate::rules::{Change, Finding, Inputs, RuleSet, RuleSeverity};
 
 /// Changes and findings that are listed; all are counted. Outputs are stored with the run.
 const LISTED: usize = 5_000;
 
 /// `manifest.rewrite`.
 pub(crate) struct ManifestRewrite;
+
+/// A registry, or a repository in it, and what it becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Rename {
+    /// `123456789012.dkr.ecr.us-east-1.amazonaws.com`, or with a path.
+    pub from: String,
+    /// `example.azurecr.io`, or with a path.
+    pub to: String,
+}
 
 /// `with` of `manifest.rewrite`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -29,38 +40,43 @@ pub(crate) struct Config {
     pub from: PathBuf,
     /// Folder to write; replaced as a whole, where it was written by `migrate`.
     pub to: PathBuf,
-    /// Registries to rename in image fields.
+    /// Registries to rename in image fields, besides `inputs.registries`.
     #[serde(default)]
     pub rename_images: Vec<Rename>,
-    /// Storage classes to rename in claims and claim templates.
+    /// Storage classes to rename in claims and claim templates, besides `inputs.storage-classes`.
     #[serde(default)]
     pub storage_classes: BTreeMap<String, String>,
+    /// What the rules need: `${env.rewrite}`. A rule that misses its input changes nothing.
+    #[serde(default)]
+    pub inputs: Inputs,
+    /// Files with rules of your own.
+    #[serde(default)]
+    pub rules: Vec<PathBuf>,
 }
 
-/// A rewritten value.
+/// Something that was rewritten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct FileChange {
+pub struct FileChange {
     /// The file, relative to the folder.
     pub file: String,
-    /// Where in it.
+    /// By which rule.
+    pub rule: String,
+    /// `Deployment shop/web`.
+    pub object: String,
+    /// Where in the object.
     pub path: String,
-    /// Before.
+    /// Before; empty where nothing was.
     pub old: String,
-    /// After.
+    /// After; empty where nothing is.
     pub new: String,
 }
 
-/// Something that looks concerned and was not rewritten.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct FileFinding {
-    /// The file, relative to the folder.
-    pub file: String,
-    /// Where in it; empty for the file as such.
-    pub path: String,
-    /// Why.
-    pub message: String,
+impl FileChange {
+    pub(super) fn of(file: &str, change: Change) -> Self {
+        let Change { rule, object, path, old, new } = change;
+        Self { file: file.to_owned(), rule, object, path, old, new }
+    }
 }
 
 /// What was written.
@@ -73,19 +89,28 @@ pub(crate) struct Outputs {
     pub files: u64,
     /// Files that differ from the original.
     pub files_changed: u64,
-    /// Values rewritten.
+    /// Edits made.
     pub values_changed: u64,
     /// The first 5,000 of them.
     pub changes: Vec<FileChange>,
-    /// What was not rewritten, at most 5,000.
-    pub findings: Vec<FileFinding>,
+    /// What the rules found and did not rewrite, at most 5,000: for a person, or for want of an input.
+    pub findings: Vec<Finding>,
+    /// What is neither file nor folder (links) and was left out.
+    pub left_out: Vec<String>,
     /// Digest over names and contents of all written files.
     pub digest: String,
 }
 
 impl Config {
-    fn rules(&self) -> Rules {
-        Rules { images: self.rename_images.clone(), classes: self.storage_classes.clone() }
+    fn inputs(&self) -> Inputs {
+        let registries: Vec<(String, String)> =
+            self.rename_images.iter().map(|rename| (rename.from.clone(), rename.to.clone())).collect();
+        self.inputs.clone().or(&registries, &self.storage_classes)
+    }
+
+    fn rule_set(&self, ctx: &StepContext) -> Result<RuleSet, StepError> {
+        let files: Vec<PathBuf> = self.rules.iter().map(|file| ctx.path(file)).collect();
+        RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
     }
 
     fn problem(&self) -> Option<Problem> {
@@ -94,11 +119,11 @@ impl Config {
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || "./:_-".contains(c))
                 && !text.ends_with('/')
         };
-        for rename in &self.rename_images {
-            if let Some(wrong) = [&rename.from, &rename.to].into_iter().find(|text| !is_name(text)) {
-                let problem = Problem::error(format!("`{wrong}` is no registry")).in_field("rename-images");
-                return Some(problem.with_hint("write a host, or a host and a path, as in image references"));
-            }
+        let inputs = self.inputs();
+        let mut names = inputs.registries.iter().flat_map(|(from, to)| [from, to]);
+        if let Some(wrong) = names.find(|text| !is_name(text)) {
+            let problem = Problem::error(format!("`{wrong}` is no registry")).in_field("rename-images");
+            return Some(problem.with_hint("write a host, or a host and a path, as in image references"));
         }
         if self.from.starts_with(&self.to) || self.to.starts_with(&self.from) {
             let message = "`from` and `to` must be folders apart: one is inside the other";
@@ -108,74 +133,47 @@ impl Config {
     }
 }
 
-/// What becomes of one file. What is no manifest by its name, or no text, is copied as it is.
-fn rewritten(entry: &Entry, bytes: Vec<u8>, rules: &Rules) -> Result<(Vec<u8>, Option<Edited>), StepError> {
-    if !entry.is_manifest() {
-        return Ok((bytes, None));
-    }
-    let Ok(text) = std::str::from_utf8(&bytes) else { return Ok((bytes, None)) };
-    let edited = edit(text, rules).map_err(|e| {
-        StepError::permanent(format!("failed to rewrite {}", entry.path))
-            .with_source(e)
-            .with_hint("templates can't be rewritten: render them first, or rewrite their values")
-    })?;
-    Ok((edited.text.clone().into_bytes(), Some(edited)))
-}
-
 impl Outputs {
-    fn count(&mut self, entry: &Entry, original: usize, edited: Option<Edited>) {
+    fn count(&mut self, entry: &Entry, changes: Vec<Change>, findings: Vec<Finding>) {
         self.files += 1;
-        let file = entry.path.clone();
-        let Some(edited) = edited else {
-            if entry.is_manifest() {
-                let message = "is not UTF-8: copied as it is".to_owned();
-                self.find(FileFinding { file, path: String::new(), message });
-            }
-            return;
-        };
-        debug_assert!(!edited.changes.is_empty() || edited.text.len() == original);
-        self.files_changed += u64::from(!edited.changes.is_empty());
-        self.values_changed += edited.changes.len() as u64;
-        for change in edited.changes {
-            if self.changes.len() < LISTED {
-                let (path, old, new) = (change.path, change.old, change.new);
-                self.changes.push(FileChange { file: file.clone(), path, old, new });
-            }
-        }
-        for left in edited.left {
-            self.find(FileFinding { file: file.clone(), path: left.path, message: left.message });
-        }
-    }
-
-    fn find(&mut self, finding: FileFinding) {
-        if self.findings.len() < LISTED {
-            self.findings.push(finding);
-        }
+        self.files_changed += u64::from(!changes.is_empty());
+        self.values_changed += changes.len() as u64;
+        let room = LISTED.saturating_sub(self.changes.len());
+        self.changes.extend(changes.into_iter().take(room).map(|change| FileChange::of(&entry.path, change)));
+        let room = LISTED.saturating_sub(self.findings.len());
+        let open = findings.into_iter().filter(|finding| !finding.rewritten).take(room);
+        self.findings.extend(open.map(|finding| Finding { file: entry.path.clone(), ..finding }));
     }
 }
 
-/// Rewrites every file of `from` and hands it to `write`.
+/// Rewrites every file of `from` and hands it to `write`. All files are read before any is handed on.
 fn rewrite(
     ctx: &StepContext,
     from: &Path,
-    rules: &Rules,
+    config: &Config,
     mut write: impl FnMut(&Entry, &[u8], bool) -> Result<(), StepError>,
 ) -> Result<Outputs, StepError> {
-    let listing = tree::list(from)?;
-    let total = listing.files.len() as u64;
-    let mut outputs = Outputs::default();
-    for other in listing.others {
-        let message = "is no file (a link?): left out".to_owned();
-        outputs.find(FileFinding { file: other, path: String::new(), message });
-    }
-    for entry in &listing.files {
+    let (rules, inputs) = (config.rule_set(ctx)?, config.inputs());
+    let Source { manifests, others, skipped, facts } = source::open(from)?;
+    let total = (manifests.len() + others.len()) as u64;
+    let mut outputs = Outputs { left_out: skipped, ..Outputs::default() };
+    for manifest in &manifests {
         ctx.check_cancelled()?;
-        let original = tree::read(entry)?;
-        let length = original.len();
-        let (bytes, edited) = rewritten(entry, original, rules)?;
-        write(entry, &bytes, is_private(&entry.absolute))?;
-        outputs.count(entry, length, edited);
+        let entry = &manifest.entry;
+        let findings = rules
+            .findings_of_text(&manifest.text, &facts, &inputs)
+            .map_err(|e| source::unreadable(entry, e))?;
+        let rewritten = rules
+            .rewrite(&manifest.text, &facts, &inputs)
+            .map_err(|e| StepError::permanent(format!("failed to rewrite {}", entry.path)).with_source(e))?;
+        write(entry, rewritten.text.as_bytes(), is_private(&entry.absolute))?;
+        outputs.count(entry, rewritten.changes, findings);
         ctx.progress(Progress::message("rewriting").items(outputs.files, total));
+    }
+    for entry in &others {
+        ctx.check_cancelled()?;
+        write(entry, &tree::read(entry)?, is_private(&entry.absolute))?;
+        outputs.count(entry, Vec::new(), Vec::new());
     }
     Ok(outputs)
 }
@@ -188,7 +186,7 @@ fn is_private(path: &Path) -> bool {
 impl TypedStep for ManifestRewrite {
     const NAME: &'static str = "manifest.rewrite";
     const SUMMARY: &'static str =
-        "Renames registries and storage classes in manifests, keeping their formatting";
+        "Rewrites manifests for AKS by rules, keeping their comments, order and formatting";
     const IDEMPOTENCY: Idempotency = Idempotency::Natural;
 
     type Config = Config;
@@ -210,11 +208,11 @@ impl TypedStep for ManifestRewrite {
         plan.problems.extend(config.problem());
         let from = ctx.path(&config.from);
         if plan.problems.is_empty() && from.is_dir() {
-            match rewrite(ctx, &from, &config.rules(), |_, _, _| Ok(())) {
+            match rewrite(ctx, &from, config, |_, _, _| Ok(())) {
                 Ok(outputs) => {
                     plan.items = Some(outputs.files);
                     plan.summary = format!(
-                        "rewrite {} values in {} of {} files into {}",
+                        "make {} edits in {} of {} files into {}",
                         outputs.values_changed,
                         outputs.files_changed,
                         outputs.files,
@@ -237,16 +235,18 @@ impl TypedStep for ManifestRewrite {
         }
         let to = ctx.path(&config.to);
         let draft = Draft::new(&to, &ctx.key)?;
-        let mut outputs =
-            rewrite(ctx, &ctx.path(&config.from), &config.rules(), |entry, bytes, is_private| {
-                draft.write(&entry.path, bytes, is_private)
-            })?;
+        let mut outputs = rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, is_private| {
+            draft.write(&entry.path, bytes, is_private)
+        })?;
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
         outputs.digest = tree::digest(&to)?;
         ctx.info(format!(
-            "{} values rewritten in {} of {} files",
-            outputs.values_changed, outputs.files_changed, outputs.files
+            "{} edits in {} of {} files, {} findings left",
+            outputs.values_changed,
+            outputs.files_changed,
+            outputs.files,
+            outputs.findings.len()
         ));
         Ok(outputs)
     }
@@ -264,7 +264,7 @@ impl TypedStep for ManifestRewrite {
         let mut checks = vec![Check::equal(folder.clone(), "sha256", &outputs.digest, digest)];
         if depth == VerifyDepth::Deep {
             let mut different = Vec::new();
-            rewrite(ctx, &ctx.path(&config.from), &config.rules(), |entry, bytes, _| {
+            rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, _| {
                 if std::fs::read(to.join(&entry.path)).ok().as_deref() != Some(bytes) {
                     different.push(entry.path.clone());
                 }
@@ -277,13 +277,14 @@ impl TypedStep for ManifestRewrite {
                 tree::listed(&different),
             ));
         }
-        checks.extend(outputs.findings.iter().map(|finding| Check {
-            subject: format!("file {}", finding.file),
-            what: "rewritten".to_owned(),
+        let serious = outputs.findings.iter().filter(|finding| finding.severity > RuleSeverity::Info);
+        checks.extend(serious.map(|finding| Check {
+            subject: finding.object(),
+            what: finding.rule.clone(),
             source: finding.path.clone(),
             target: String::new(),
             status: CheckStatus::Warning,
-            note: Some(finding.message.clone()),
+            note: Some(finding.note()),
         }));
         Ok(Evidence { checks })
     }
@@ -309,8 +310,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shop = dir.path().join("in/shop");
         fs::create_dir_all(&shop).unwrap();
-        fs::write(shop.join("Pod-a.yaml"), "spec: {containers: [{image: old.io/a:1}]} # a\n").unwrap();
-        fs::write(shop.join("ConfigMap-c.yaml"), "data: {x: old.io/b}\n").unwrap();
+        fs::write(
+            shop.join("Pod-a.yaml"),
+            "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: old.io/a:1}]} # a\n",
+        )
+        .unwrap();
+        fs::write(
+            shop.join("ConfigMap-c.yaml"),
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {x: 'arn:aws:sns:us-east-1:1:a'}\n",
+        )
+        .unwrap();
         fs::write(shop.join("Secret-s.yaml"), "data: {}\n").unwrap();
         fs::set_permissions(shop.join("Secret-s.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(dir.path().join("in/README.md"), "old.io/readme: {{").unwrap();
@@ -327,11 +336,14 @@ mod tests {
         let (dir, ctx) = project();
         let step = Typed(ManifestRewrite);
         let plan = step.plan(&ctx, &config()).await.unwrap();
-        assert_eq!(plan.summary, "rewrite 1 values in 1 of 4 files into out");
+        assert_eq!(plan.summary, "make 1 edits in 1 of 4 files into out");
         let outputs = step.apply(&ctx, &config()).await.unwrap();
         let out = dir.path().join("out/shop");
         let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
-        assert_eq!(read("Pod-a.yaml"), "spec: {containers: [{image: new.io/a:1}]} # a\n");
+        assert_eq!(
+            read("Pod-a.yaml"),
+            "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: new.io/a:1}]} # a\n"
+        );
         assert!(is_private(&out.join("Secret-s.yaml")));
         assert_eq!(outputs["findings"][0]["file"], "shop/ConfigMap-c.yaml");
         for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
@@ -349,7 +361,7 @@ mod tests {
         let (dir, ctx) = project();
         fs::write(dir.path().join("in/web.yaml"), "image: {{ .Values.image }}:{{ x }}\n- [").unwrap();
         let error = Typed(ManifestRewrite).apply(&ctx, &config()).await.unwrap_err();
-        assert_eq!(error.message, "failed to rewrite web.yaml");
+        assert_eq!(error.message, "failed to read web.yaml");
         assert!(!dir.path().join("out").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -64,6 +64,24 @@ pub(crate) fn list(root: &Path) -> Result<Listing, StepError> {
     Ok(listing)
 }
 
+/// As [`list`], or the one file that `root` is.
+///
+/// # Errors
+/// As [`list`].
+pub(crate) fn list_any(root: &Path) -> Result<Listing, StepError> {
+    let failed =
+        |e: io::Error| StepError::permanent(format!("failed to read {}", root.display())).with_source(e);
+    if !fs::metadata(root).map_err(failed)?.is_file() {
+        return list(root);
+    }
+    let name = root.file_name().and_then(|name| name.to_str());
+    let Some(name) = name else {
+        return Err(StepError::permanent(format!("{} has no UTF-8 name", root.display())));
+    };
+    let entry = Entry { path: name.to_owned(), absolute: root.to_owned() };
+    Ok(Listing { files: vec![entry], others: Vec::new() })
+}
+
 fn walk(root: &Path, folder: &Path, depth: usize, listing: &mut Listing) -> Result<(), StepError> {
     if depth > DEPTH_LIMIT {
         return Err(StepError::permanent(format!("{} is nested too deeply", folder.display())));

@@ -94,6 +94,13 @@ fn scalar(value: &Value, indent: usize, out: &mut String) {
     }
 }
 
+/// `string` as a scalar on one line: plain where every reader takes it for that string, else quoted.
+pub(crate) fn scalar_text(string: &str) -> String {
+    let mut out = String::new();
+    text(string, &mut out);
+    out
+}
+
 fn text(string: &str, out: &mut String) {
     if is_plain(string) {
         out.push_str(string);

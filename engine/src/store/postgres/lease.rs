@@ -1,4 +1,5 @@
-//! The lease: who may write, until when, in which epoch. All times are the database's.
+//! The lease: who may write, until when, in which epoch, and how often there was a write. All times
+//! are the database's.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgTransaction, Row};
 
-use super::PostgresStore;
+use super::{PostgresStore, Right};
 use crate::store::holder::{Holder, Pulse};
 use crate::store::{AcquireError, StoreError};
 
@@ -20,7 +21,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A holder is said to be silent when this many heartbeats are missing.
 const SILENT_BEATS: u32 = 2;
 
-const READ: &str = "select holder, expires > clock_timestamp() as valid,
+const READ: &str = "select epoch, generation, holder, expires > clock_timestamp() as valid,
     (extract(epoch from renewed) * 1000)::bigint as renewed_ms,
     (extract(epoch from clock_timestamp() - renewed) * 1000)::bigint as age_ms
     from leases where project = $1";
@@ -50,9 +51,10 @@ impl PostgresStore {
         }
         let text = serde_json::to_string(holder)
             .map_err(|source| StoreError::Failed { operation: "take the lease", source: Box::new(source) })?;
-        let epoch: i64 = sqlx::query_scalar(
+        let (epoch, generation): (i64, i64) = sqlx::query_as(
             "update leases set epoch = epoch + 1, holder = $2, renewed = clock_timestamp(),
-             expires = clock_timestamp() + make_interval(secs => $3) where project = $1 returning epoch",
+             expires = clock_timestamp() + make_interval(secs => $3) where project = $1
+             returning epoch, generation",
         )
         .bind(&self.project)
         .bind(text)
@@ -61,35 +63,41 @@ impl PostgresStore {
         .await
         .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
-        self.epoch.set(epoch).map_err(|_| StoreError::Failed {
-            operation: "take the lease",
-            source: "this handle had it before".into(),
-        })?;
+        *self.right.lock().await = Right { epoch: Some(epoch), generation: Some(generation) };
         Ok(())
     }
 
     pub(super) async fn renew_lease(&self) -> Result<(), StoreError> {
         let failed = |error| self.failed("renew the lease", error);
+        let right = self.right.lock().await;
         let mut transaction = self.pool.begin().await.map_err(failed)?;
-        self.prove(&mut transaction).await?;
+        self.prove(&mut transaction, &right, 0).await?;
         transaction.commit().await.map_err(failed)
     }
 
-    /// Proves that this handle still has the lease, prolongs it, and keeps everybody else from taking
-    /// it until the transaction ends.
-    pub(super) async fn prove(&self, transaction: &mut PgTransaction<'_>) -> Result<(), StoreError> {
+    /// Proves that this handle still has the lease and that its last write is there, counts `writes`
+    /// more, prolongs the lease, and keeps everybody else from taking it until the transaction ends.
+    pub(super) async fn prove(
+        &self,
+        transaction: &mut PgTransaction<'_>,
+        right: &Right,
+        writes: i64,
+    ) -> Result<(), StoreError> {
         let failed = |error| self.failed("renew the lease", error);
-        let epoch = self.epoch.get().ok_or_else(|| StoreError::Failed {
+        let (epoch, generation) = right.epoch.zip(right.generation).ok_or_else(|| StoreError::Failed {
             operation: "write to the store",
-            source: "the right to write was never taken".into(),
+            source: "an earlier write failed, or the right to write was never taken".into(),
         })?;
         let updated = sqlx::query(
-            "update leases set renewed = clock_timestamp(),
-             expires = clock_timestamp() + make_interval(secs => $3) where project = $1 and epoch = $2",
+            "update leases set generation = generation + $5, renewed = clock_timestamp(),
+             expires = clock_timestamp() + make_interval(secs => $3)
+             where project = $1 and epoch = $2 and generation = $4",
         )
         .bind(&self.project)
         .bind(epoch)
         .bind(LEASE.as_secs_f64())
+        .bind(generation)
+        .bind(writes)
         .execute(&mut **transaction)
         .await
         .map_err(failed)?;
@@ -98,8 +106,23 @@ impl PostgresStore {
         }
         let row =
             sqlx::query(READ).bind(&self.project).fetch_optional(&mut **transaction).await.map_err(failed)?;
-        let holder = row.map(|row| self.holder_in(&row)).transpose()?.flatten();
-        Err(StoreError::Fenced { holder: holder.map(Box::new) })
+        let Some(row) = row else { return Err(self.lost("everything of this project is")) };
+        let now: i64 = row.try_get("epoch").map_err(failed)?;
+        if now > epoch {
+            return Err(StoreError::Fenced { holder: self.holder_in(&row)?.map(Box::new) });
+        }
+        let known: i64 = row.try_get("generation").map_err(failed)?;
+        Err(match generation - known {
+            1 => self.lost("its last write is"),
+            lost if lost > 1 => self.lost(&format!("its last {lost} writes are")),
+            _ => self.lost("the right to write that this process took is"),
+        })
+    }
+
+    fn lost(&self, what: &str) -> StoreError {
+        self.corrupt(format!(
+            "{what} lost: it failed over to a copy that lagged behind, or an older backup was put back"
+        ))
     }
 
     /// Who has the lease now.
@@ -114,7 +137,7 @@ impl PostgresStore {
 
     /// Best effort: what is not given back runs out.
     pub(super) async fn give_lease_back(&self) {
-        let Some(epoch) = self.epoch.get() else { return };
+        let Some(epoch) = self.right.lock().await.epoch.take() else { return };
         let _ = sqlx::query(
             "update leases set holder = null, expires = clock_timestamp() where project = $1 and epoch = $2",
         )

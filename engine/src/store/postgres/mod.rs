@@ -4,26 +4,29 @@
 //! lease's row and proves its epoch, so a holder that slept through the end of its lease stores nothing
 //! more. `synchronous_commit` is on, whatever the server says. The URL is a secret and never shown.
 
+mod decisions;
 mod lease;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod url;
 mod write;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use migrate_plugin_api::{NodeId, RunId, Secret};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId, Secret};
+use sqlx::Error;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Error, Row};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use tokio::sync::Mutex;
 
 use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
-use super::{AcquireError, Store, StoreError};
+use super::{AcquireError, Store, StoreError, version};
+use crate::run::GateDecision;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -46,8 +49,17 @@ pub(crate) struct PostgresStore {
     /// What is said of the database: host and name, never the URL.
     name: PathBuf,
     project: String,
-    /// Set once the right to write is taken.
-    epoch: OnceLock<i64>,
+    right: Mutex<Right>,
+}
+
+/// The right to write, and how far this handle has written: one write or renewal at a time.
+#[derive(Default)]
+struct Right {
+    /// Set once it is taken.
+    epoch: Option<i64>,
+    /// The last write that the database has acknowledged. `None` after a commit whose end is not known:
+    /// then nothing more is written.
+    generation: Option<i64>,
 }
 
 impl PostgresStore {
@@ -78,13 +90,8 @@ impl PostgresStore {
     }
 
     async fn connect(url: &Secret, project: &str, read_only: bool) -> Result<Self, StoreError> {
-        // What is wrong with a URL is not repeated: it holds a password.
-        let options: PgConnectOptions = url.expose().parse().map_err(|_| {
-            open_error("the URL of the store", Error::InvalidArgument("it is no PostgreSQL URL".to_owned()))
-        })?;
-        let place =
-            options.get_socket().map_or_else(|| options.get_host().to_owned(), |s| s.display().to_string());
-        let name = PathBuf::from(format!("{place}/{}", options.get_database().unwrap_or_default()));
+        let (options, name) = url::read(url)
+            .map_err(|why| open_error("the URL of the store", Error::InvalidArgument(why.to_owned())))?;
         let read_only = if read_only { "on" } else { "off" };
         let options = options.application_name("migrate").options([
             ("search_path", SCHEMA),
@@ -99,7 +106,7 @@ impl PostgresStore {
             .connect_with(options)
             .await
             .map_err(|error| open_error(&name, error))?;
-        Ok(Self { pool, name, project: project.to_owned(), epoch: OnceLock::new() })
+        Ok(Self { pool, name, project: project.to_owned(), right: Mutex::default() })
     }
 
     /// How many migrations the database has had.
@@ -112,24 +119,9 @@ impl PostgresStore {
         if !there {
             return Ok(0);
         }
-        let rows = sqlx::query("select version, success, checksum from _sqlx_migrations order by version")
-            .fetch_all(connection)
-            .await
-            .map_err(read)?;
-        let mut known = MIGRATIONS.iter();
-        for row in &rows {
-            let version: i64 = row.try_get("version").map_err(read)?;
-            let success: bool = row.try_get("success").map_err(read)?;
-            let checksum: &[u8] = row.try_get("checksum").map_err(read)?;
-            let is_known = known.next().is_none_or(|migration| *migration.checksum == *checksum);
-            if !success || !is_known {
-                return Err(self.corrupt(format!("its schema version {version} is not what it says")));
-            }
-        }
-        if rows.len() > MIGRATIONS.iter().len() {
-            return Err(StoreError::Newer { path: self.name.clone() });
-        }
-        Ok(rows.len())
+        let rows: Vec<version::Row> =
+            sqlx::query_as(version::READ).fetch_all(connection).await.map_err(read)?;
+        version::applied(&self.name, &MIGRATIONS, &rows)
     }
 
     fn corrupt(&self, reason: impl Into<String>) -> StoreError {
@@ -212,6 +204,14 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
         self.lines_of(run, node, after, limit).await
+    }
+
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.add_decision(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.decision_of(run, key).await
     }
 
     async fn close(&self) {

@@ -1,5 +1,6 @@
 //! PostgreSQL, from Debian's packages, against the conformance suite; and its leases.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -8,13 +9,21 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use migrate_plugin_api::Secret;
+use migrate_plugin_api::{Secret, SecretRef};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::*;
-use crate::engine::RunError;
+use crate::decide::DecideRequest;
+use crate::engine::{Engine, ResumeRequest, RunError};
+use crate::event::EventSink;
+use crate::report::RunState;
 use crate::run::heartbeat::keep_right;
+use crate::shutdown::Shutdown;
 use crate::store::conformance::{self, Lab, batch, begun, facts, run_id};
+use crate::store::fact::Fact;
+use crate::store::settings::StoreSettings;
+use crate::workflow::{Params, Source};
 
 /// A first start writes some 40 MB.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,10 +31,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The server's user, when the tests run as root: it refuses to be root itself.
 const USER: &str = "postgres";
 
-/// A server of its own: data in a temporary folder, reached through a socket there and nothing else.
+/// A server of its own: data in a temporary folder, reached through a socket there and, without a
+/// certificate, nothing else.
 struct Server {
     process: Child,
     dir: TempDir,
+    port: u16,
 }
 
 /// Where Debian has the programs of the newest version.
@@ -49,13 +60,23 @@ fn as_user(program: &Path) -> Command {
     command
 }
 
+/// Gives a file or a folder to the server's user.
+fn give(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let status = Command::new("chown").arg("-R").arg(USER).arg(path).status().unwrap();
+        assert!(status.success(), "chown {USER}: {status}");
+    }
+}
+
 impl Server {
     async fn start() -> Self {
-        let (bin, dir) = (programs(), tempfile::tempdir().unwrap());
-        if rustix::process::geteuid().is_root() {
-            let status = Command::new("chown").arg(USER).arg(dir.path()).status().unwrap();
-            assert!(status.success(), "chown {USER}: {status}");
-        }
+        Self::start_with(tempfile::tempdir().unwrap(), None).await
+    }
+
+    /// `certificate`: with which it listens on a port too, and takes nobody there without TLS.
+    async fn start_with(dir: TempDir, certificate: Option<&Certificate>) -> Self {
+        let bin = programs();
+        give(dir.path());
         let data = dir.path().join("data");
         let made = as_user(&bin.join("initdb"))
             .args(["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=migrate", "-D"])
@@ -63,18 +84,29 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let process = as_user(&bin.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(dir.path())
-            // No port is taken. Without fsync: these tests take no power away.
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "synchronous_commit=off"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { process, dir };
+        let mut command = as_user(&bin.join("postgres"));
+        command.arg("-D").arg(&data).arg("-k").arg(dir.path());
+        // Without fsync: these tests take no power away.
+        let mut settings = vec!["fsync=off".to_owned(), "synchronous_commit=off".to_owned()];
+        let mut port = 5432;
+        match certificate {
+            // No port is taken.
+            None => settings.push("listen_addresses=".to_owned()),
+            Some(Certificate { chain, key, hba }) => {
+                port = free_port();
+                settings.extend([
+                    "listen_addresses=127.0.0.1".to_owned(),
+                    "ssl=on".to_owned(),
+                    format!("port={port}"),
+                    format!("ssl_cert_file={}", chain.display()),
+                    format!("ssl_key_file={}", key.display()),
+                    format!("hba_file={}", hba.display()),
+                ]);
+            }
+        }
+        command.args(settings.iter().flat_map(|setting| ["-c", setting]));
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let server = Self { process, dir, port };
         let began = Instant::now();
         while let Err(error) = PostgresStore::read(&server.url(), "any").await {
             assert!(began.elapsed() < START_TIMEOUT, "the server doesn't start: {error:?}");
@@ -84,7 +116,12 @@ impl Server {
     }
 
     fn url(&self) -> Secret {
-        Secret::new(format!("postgresql:///postgres?user=migrate&host={}", self.dir.path().display()))
+        self.url_of("postgres")
+    }
+
+    fn url_of(&self, database: &str) -> Secret {
+        let (dir, port) = (self.dir.path().display(), self.port);
+        Secret::new(format!("postgresql:///{database}?user=migrate&host={dir}&port={port}"))
     }
 
     fn lab(&self) -> Project {
@@ -150,7 +187,10 @@ async fn conforms_and_leases_hold() {
     a_second_holder_is_refused_and_told_who_it_is(&server.lab()).await;
     a_dead_holder_is_not_waited_for(&server.lab()).await;
     a_holder_that_slept_stops_with_a_clear_error(&server.lab()).await;
+    a_decision_is_given_on_another_machine(&server.lab()).await;
     lost_facts_are_told(&server.lab()).await;
+    a_run_that_does_not_begin_gives_the_lease_back(&server.lab()).await;
+    lost_commits_are_told_to_a_living_writer(&server).await;
     a_newer_version_is_refused(&server.lab()).await;
 }
 
@@ -241,6 +281,14 @@ impl Store for Hasty {
         self.0.logs(run, node, after, limit).await
     }
 
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.0.decide(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.0.decision(run, key).await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }
@@ -272,6 +320,48 @@ async fn a_holder_that_slept_stops_with_a_clear_error(lab: &Project) {
     assert_eq!(lab.reader().await.facts(&run).await.unwrap(), facts(0, 2));
 }
 
+/// Two folders, as on two machines, and one database: who decides is told who works on the run, and the
+/// decision is taken up there.
+async fn a_decision_is_given_on_another_machine(lab: &Project) {
+    let folder = || {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("url", lab.url.expose());
+        let store = format!("schema = 1\n[store]\nurl = \"file:url\"\nproject = \"{}\"\n", lab.key);
+        write("migration.toml", &store);
+        write(
+            "w.toml",
+            "schema = 1\nname = \"w\"\n[nodes.go]\nstep = \"gate\"\nwith = { message = \"?\" }\n",
+        );
+        dir
+    };
+    let engine = |dir: &TempDir| {
+        let settings = StoreSettings::of(&Source::read(dir.path().join("migration.toml")).unwrap()).unwrap();
+        Engine::open(dir.path(), Vec::new()).unwrap().with_store(settings)
+    };
+    let (here, there) = (folder(), folder());
+    let read = |name: &str| Source::read(here.path().join(name)).unwrap();
+    let checked = engine(&here).check(&read("w.toml"), &read("migration.toml"), &Params::new());
+    let checked = checked.map_err(|_| "mistakes").unwrap();
+    let waiting = engine(&here).run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap();
+    assert_eq!(waiting.state, RunState::Waiting);
+    // Somebody works on it meanwhile.
+    let store = lab.handle().await;
+    store.acquire(&Holder::here(&waiting.run)).await.unwrap();
+    let definition = store.run(None).await.unwrap().unwrap().definition;
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    let facts = vec![Stamped { at: Timestamp::UNIX_EPOCH, fact: resumed }];
+    store.append(&waiting.run, &Batch { facts, ..Batch::default() }).await.unwrap();
+    let (node, by) = (NodeId::new("go").unwrap(), "ana".to_owned());
+    let request =
+        DecideRequest { run: None, node, approved: true, by, host: "laptop".to_owned(), note: None };
+    let approval = engine(&there).decide(request).await.unwrap();
+    assert_eq!(approval.holder.map(|holder| holder.pid), Some(std::process::id()));
+    store.close().await;
+    let done = engine(&here).resume(ResumeRequest::default(), EventSink::discard(), &Shutdown::new()).await;
+    assert_eq!(done.unwrap().state, RunState::Done);
+}
+
 async fn lost_facts_are_told(lab: &Project) {
     let (store, run) = begun(lab, "a").await;
     store.append(&run, &batch(0, 9)).await.unwrap();
@@ -283,12 +373,69 @@ async fn lost_facts_are_told(lab: &Project) {
     assert!(error.to_string().ends_with("is damaged: fact 4 of run a is lost or altered"), "{error}");
 }
 
+async fn a_run_that_does_not_begin_gives_the_lease_back(lab: &Project) {
+    let (store, run) = begun(lab, "a").await;
+    let end = Stamped { at: conformance::at(1), fact: Fact::Ended { state: RunState::Done } };
+    store.append(&run, &Batch { facts: vec![end], ..Batch::default() }).await.unwrap();
+    store.close().await;
+    let project = tempfile::tempdir().unwrap();
+    std::fs::write(project.path().join("url"), lab.url.expose()).unwrap();
+    let settings = StoreSettings { url: SecretRef::File("url".to_owned()), project: lab.key.clone() };
+    let engine = Engine::open(project.path(), Vec::new()).unwrap().with_store(Some(settings));
+    let shutdown = Shutdown::new();
+    let refused = engine.resume(ResumeRequest::default(), EventSink::discard(), &shutdown).await;
+    assert!(matches!(refused, Err(RunError::AlreadyDone(_))), "{refused:?}");
+    assert_eq!(lab.reader().await.holder().await.unwrap(), None);
+    let refused = engine.undo(Some(&run_id("a")), EventSink::discard(), &shutdown).await;
+    assert!(refused.is_ok(), "{refused:?}");
+    let refused = engine.undo(Some(&run_id("a")), EventSink::discard(), &shutdown).await;
+    assert!(matches!(refused, Err(RunError::AlreadyUndone(_))), "{refused:?}");
+    assert_eq!(lab.reader().await.holder().await.unwrap(), None);
+}
+
+/// As when a copy that lagged takes over: the connections break, and under the same address there is
+/// a database of a moment ago.
+async fn lost_commits_are_told_to_a_living_writer(server: &Server) {
+    let admin = server.lab().handle().await;
+    let said = async |statement: &'static str| {
+        sqlx::query(statement).execute(&admin.pool).await.unwrap();
+    };
+    said("create database team").await;
+    let lab = Project { url: server.url_of("team"), key: "shop".to_owned() };
+    let (writer, run) = begun(&lab, "a").await;
+    writer.append(&run, &batch(0, 2)).await.unwrap();
+    const BREAK: &str =
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = 'team'";
+    said(BREAK).await;
+    said("create database behind template team").await;
+    // A failover that lost nothing is none of anybody's business.
+    writer.append(&run, &batch(2, 3)).await.unwrap();
+    let cursor = Batch { cursors: vec![(conformance::node("n"), serde_json::json!(7))], ..Batch::default() };
+    writer.append(&run, &cursor).await.unwrap();
+    writer.renew().await.unwrap();
+    said(BREAK).await;
+    said("alter database team rename to lost").await;
+    said("alter database behind rename to team").await;
+    let error = writer.renew().await.unwrap_err();
+    let said = error.to_string().replace(&server.dir.path().display().to_string(), "SERVER");
+    insta::assert_snapshot!(said, @"the state in SERVER/team is damaged: its last 2 writes are lost: it failed over to a copy that lagged behind, or an older backup was put back");
+    let error = writer.append(&run, &batch(3, 4)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    // What is there is whole, and the next process goes on from it.
+    writer.close().await;
+    let next = lab.handle().await;
+    next.acquire(&Holder::here(&run)).await.unwrap();
+    assert_eq!(next.facts(&run).await.unwrap(), facts(0, 2));
+    next.append(&run, &batch(2, 4)).await.unwrap();
+    next.close().await;
+}
+
 /// Last: it leaves the database in a state that is refused.
 async fn a_newer_version_is_refused(lab: &Project) {
     let store = lab.handle().await;
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-         values (9, 'later', true, '', 0)",
+         values (3, 'later', true, '', 0)",
     )
     .execute(&store.pool)
     .await
@@ -305,5 +452,87 @@ async fn a_url_is_never_shown() {
         let said =
             format!("{error} {error:?} {:?}", std::error::Error::source(&error).map(ToString::to_string));
         assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// What a server with TLS is started with.
+struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+    /// Who may come in which way.
+    hba: PathBuf,
+}
+
+/// An authority of its own in `dir` as `NAME.pem`, and what it has signed for `server`.
+fn authority(dir: &Path, name: &str, server: &str) -> Certificate {
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, name);
+    let ca_key = KeyPair::generate().unwrap();
+    std::fs::write(dir.join(format!("{name}.pem")), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let signed = CertificateParams::new([server.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let put = |file: &str, text: &str| {
+        let path = dir.join(file);
+        std::fs::write(&path, text).unwrap();
+        // Or the server refuses the key.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    Certificate {
+        chain: put("server.crt", &signed.pem()),
+        key: put("server.key", &key.serialize_pem()),
+        hba: put("hba", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
+    }
+}
+
+/// Free now, and hardly taken within the second in which the server takes it.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    authority(dir.path(), "stranger", "127.0.0.1");
+    let certificate = authority(dir.path(), "authority", "127.0.0.1");
+    let server = Server::start_with(dir, Some(&certificate)).await;
+    let open = async |host: &str, query: &str| {
+        let (port, dir) = (server.port, server.dir.path().display());
+        let query = query.replace("DIR", &dir.to_string());
+        let url = format!("postgresql://migrate:hunter2@{host}:{port}/postgres?{query}");
+        PostgresStore::open(&Secret::new(url), "p").await
+    };
+    let full = "sslmode=verify-full&sslrootcert=DIR/authority.pem";
+    let store = open("127.0.0.1", full).await.unwrap();
+    let encrypted: bool = sqlx::query_scalar("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert!(encrypted);
+    let run = run_id("a");
+    store.acquire(&Holder::here(&run)).await.unwrap();
+    store.create_run(&conformance::record("a", 0)).await.unwrap();
+    store.append(&run, &batch(0, 9)).await.unwrap();
+    assert_eq!(store.facts(&run).await.unwrap(), facts(0, 9));
+    // The same server under a name that isn't in its certificate: only who asks for the name minds.
+    let wrong_name = open("localhost", full).await.err().unwrap();
+    assert!(open("localhost", "sslmode=verify-ca&sslrootcert=DIR/authority.pem").await.is_ok());
+    let mut refused = vec![wrong_name];
+    for query in [
+        "sslmode=verify-full",
+        "sslmode=verify-full&sslrootcert=DIR/stranger.pem",
+        "sslmode=verify-ca&sslrootcert=DIR/stranger.pem",
+        "sslmode=verify-full&sslrootcert=DIR/absent.pem",
+        // The server takes nobody without TLS.
+        "sslmode=disable",
+    ] {
+        refused.push(open("127.0.0.1", query).await.err().unwrap_or_else(|| panic!("{query} is accepted")));
+    }
+    for error in refused {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?} {source:?}").contains("hunter2"), "{error:?}");
     }
 }

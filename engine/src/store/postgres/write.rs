@@ -1,9 +1,10 @@
-//! Writing: one transaction, in which the lease is proved first.
+//! Writing: one transaction, in which the lease is proved first. After a commit whose end is not known
+//! nothing more is written.
 
 use migrate_plugin_api::RunId;
-use sqlx::PgTransaction;
+use sqlx::{Error, PgTransaction};
 
-use super::PostgresStore;
+use super::{PostgresStore, Right};
 use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
 use crate::store::sum::Sum;
 use crate::store::{StoreError, json};
@@ -11,8 +12,9 @@ use crate::store::{StoreError, json};
 impl PostgresStore {
     pub(super) async fn add_run(&self, run: &RunRecord) -> Result<(), StoreError> {
         let failed = |error| self.failed("store a run", error);
+        let mut right = self.right.lock().await;
         let mut transaction = self.pool.begin().await.map_err(failed)?;
-        self.prove(&mut transaction).await?;
+        self.prove(&mut transaction, &right, 1).await?;
         sqlx::query(
             "insert into runs (project, id, workflow, definition, started_at) values ($1, $2, $3, $4, $5)",
         )
@@ -24,13 +26,22 @@ impl PostgresStore {
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        self.commit(transaction, &mut right).await.map_err(failed)
+    }
+
+    /// Ends a write.
+    async fn commit(&self, transaction: PgTransaction<'_>, right: &mut Right) -> Result<(), Error> {
+        let before = right.generation.take();
+        transaction.commit().await?;
+        right.generation = before.map(|generation| generation + 1);
+        Ok(())
     }
 
     pub(super) async fn add_batch(&self, run: &RunId, batch: &Batch) -> Result<(), StoreError> {
         let failed = |error| self.failed("store what happened", error);
+        let mut right = self.right.lock().await;
         let mut transaction = self.pool.begin().await.map_err(failed)?;
-        self.prove(&mut transaction).await?;
+        self.prove(&mut transaction, &right, 1).await?;
         self.add_facts(&mut transaction, run, &batch.facts).await?;
         self.add_places(&mut transaction, run, batch).await?;
         for line in &batch.logs {
@@ -48,7 +59,7 @@ impl PostgresStore {
             .await
             .map_err(failed)?;
         }
-        transaction.commit().await.map_err(failed)
+        self.commit(transaction, &mut right).await.map_err(failed)
     }
 
     async fn add_facts(

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row};
 use tokio::sync::Mutex;
 
 use super::rows::Rows;
@@ -14,6 +14,7 @@ use super::{Access, SqliteStore, State, corrupt, failed};
 use crate::store::StoreError;
 use crate::store::seen::{Seen, SeenFile};
 use crate::store::sum::Whole;
+use crate::store::version;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -187,24 +188,8 @@ async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<usize
     if tables.is_empty() {
         return Ok(0);
     }
-    let rows = sqlx::query("select version, success, checksum from _sqlx_migrations order by version")
-        .fetch_all(connection)
-        .await
-        .map_err(read)?;
-    let mut known = MIGRATIONS.iter();
-    for (row, expected) in rows.iter().zip(1i64..) {
-        let version: i64 = row.try_get("version").map_err(read)?;
-        let success: bool = row.try_get("success").map_err(read)?;
-        let checksum: &[u8] = row.try_get("checksum").map_err(read)?;
-        let is_known = known.next().is_none_or(|migration| *migration.checksum == *checksum);
-        if version != expected || !success || !is_known {
-            return Err(corrupt(path, format!("its schema version {version} is not what it says")));
-        }
-    }
-    if rows.len() > MIGRATIONS.iter().len() {
-        return Err(StoreError::Newer { path: path.to_owned() });
-    }
-    Ok(rows.len())
+    let rows: Vec<version::Row> = sqlx::query_as(version::READ).fetch_all(connection).await.map_err(read)?;
+    version::applied(path, &MIGRATIONS, &rows)
 }
 
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {

@@ -244,6 +244,58 @@ async fn a_lost_or_cut_wal_and_an_old_copy_are_told() {
     println!("WAL of {} frames: {} told, {} harmless", wal.len() / frame, verdicts.told, verdicts.unharmed);
 }
 
+/// File after file, as `cp` and backups do, while a run writes. In the order that the documentation
+/// gives, what was copied is a store of that time; in any other it is one, or it is told.
+#[tokio::test]
+async fn a_copy_made_beside_a_living_run_is_a_store_of_that_time_or_told() {
+    const RIGHT: [&str; 3] = ["state.seen", "state.db", "state.db-wal"];
+    let folder = Folder::new();
+    let store = fill(&folder).await;
+    let (mut copies, mut truths) = (Vec::new(), vec![tell(&*store).await.unwrap()]);
+    let mut next = 100;
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for checkpoint in [false, true] {
+            let mut files = BTreeMap::new();
+            let began = truths.len() - 1;
+            for file in order.map(|at| RIGHT[at]) {
+                files.insert(file.to_owned(), std::fs::read(folder.0.path().join(file)).unwrap());
+                for _ in 0..2 {
+                    store.append(&run_id("three"), &batch(next, next + 3)).await.unwrap();
+                    next += 3;
+                    truths.push(tell(&*store).await.unwrap());
+                }
+                if checkpoint {
+                    // SQLite does so by itself when the WAL has a thousand pages, and begins it anew.
+                    let mut raw = raw(&folder).await;
+                    sqlx::raw_sql("pragma wal_checkpoint(restart)").execute(&mut raw).await.unwrap();
+                    raw.close().await.unwrap();
+                }
+            }
+            copies.push((order, checkpoint, began, files));
+        }
+    }
+    let (mut taken, mut told) = (0, 0);
+    for (order, checkpoint, began, files) in copies {
+        for writing in [false, true] {
+            let copy = Folder::with(&files);
+            let answer = if writing { write_all(&copy.db()).await } else { read_all(&copy.db()).await };
+            match answer {
+                Ok(Some(truth)) => {
+                    let at = truths.iter().position(|known| *known == truth);
+                    assert!(at.is_some_and(|at| at >= began), "{order:?} {checkpoint}: {at:?} after {began}");
+                    taken += 1;
+                }
+                Err(StoreError::Corrupt { reason, .. }) => {
+                    assert!(checkpoint || order != [0, 1, 2], "the right order: {reason}");
+                    told += 1;
+                }
+                other => panic!("{order:?} {checkpoint}: {other:?}"),
+            }
+        }
+    }
+    assert!(taken > 0 && told > 0, "{taken} taken, {told} told");
+}
+
 #[tokio::test]
 async fn rows_lost_or_brought_back_are_told() {
     let folder = Folder::new();

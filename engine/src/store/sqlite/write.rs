@@ -15,12 +15,15 @@ use super::open::{FIRST_GENERATION, fold_wal};
 use super::rows::{Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
-use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
+use crate::store::fact::{Batch, RunRecord, level_name};
 use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
 use crate::store::{StoreError, json};
 
 const BEGIN: &str = "begin immediate";
+
+/// What most writes are, should they fail.
+const WRITE: &str = "store what happened";
 
 /// Facts of a usual write: up to here its statements are kept prepared. Each number of facts has its
 /// own, so this bounds how many are kept.
@@ -46,10 +49,27 @@ impl Piece {
         self.arguments.add(value).map_err(Error::Encode)
     }
 
+    /// The same as a transaction of its own, all on one way to SQLite's thread: instead of three.
+    async fn execute_alone(mut self, connection: &mut SqliteConnection) -> Result<Vec<u64>, Error> {
+        self.sql = format!("{BEGIN}; {} commit;", self.sql);
+        match self.execute(connection).await {
+            Ok(mut counts) => {
+                // Neither the first nor the last changes rows.
+                counts.pop();
+                Ok(counts.split_off(1.min(counts.len())))
+            }
+            Err(error) => {
+                // However far it came, it is not committed; reading goes on.
+                let _ = (&mut *connection).execute("rollback").await;
+                Err(error)
+            }
+        }
+    }
+
     /// How many rows each statement changed.
-    async fn execute(self, transaction: &mut SqliteTransaction<'_>) -> Result<Vec<u64>, Error> {
+    async fn execute(self, connection: &mut SqliteConnection) -> Result<Vec<u64>, Error> {
         let query = sqlx::query_with(AssertSqlSafe(self.sql), self.arguments).persistent(self.is_usual);
-        let results = (&mut **transaction).fetch_many(query);
+        let results = connection.fetch_many(query);
         results
             .try_filter_map(async |result| Ok(result.left().map(|done| done.rows_affected())))
             .try_collect()
@@ -144,27 +164,24 @@ impl Writer {
         let Some(head) = held.heads.get_mut(run.as_str()) else {
             let source = format!("there is no run {run}").into();
             self.held = Some(held);
-            return Err(StoreError::Failed { operation: "store what happened", source });
+            return Err(StoreError::Failed { operation: WRITE, source });
         };
         let before = held.whole.clone();
-        let write = |error| failed(path, "store what happened", error);
-        let mut transaction = begin(path, connection).await?;
         held.whole.heads_sum.toggle(head.sum());
-        add_places(path, &mut transaction, run, batch, head).await?;
-        add_logs(path, &mut transaction, run, batch).await?;
-        let facts = batch.facts.len();
-        let mut piece = Piece { is_usual: facts <= USUAL_FACTS, ..Piece::default() };
-        add_facts(&mut piece, run, &batch.facts, head)?;
-        move_head(&mut piece, head).map_err(write)?;
-        held.whole.heads_sum.toggle(head.sum());
-        held.whole.generation += 1;
-        move_whole(&mut piece, &before, &held.whole).map_err(write)?;
-        match piece.execute(&mut transaction).await.map_err(write)?.as_slice() {
-            [.., _, 0] => return Err(StoreError::Fenced { holder: None }),
-            [.., 0, 1] => return Err(corrupt(path, format!("the head of run {run} is lost"))),
-            _ => {}
+        if batch.is_only_facts() {
+            let piece = facts_and_heads(run, batch, &before, &mut held.whole, head)?;
+            let counts = piece.execute_alone(connection).await.map_err(|error| failed(path, WRITE, error))?;
+            judge(path, run, &counts)?;
+        } else {
+            let mut transaction = begin(path, connection).await?;
+            add_places(path, &mut transaction, run, batch, head).await?;
+            add_logs(path, &mut transaction, run, batch).await?;
+            let piece = facts_and_heads(run, batch, &before, &mut held.whole, head)?;
+            let counts = piece.execute(&mut transaction).await.map_err(|error| failed(path, WRITE, error))?;
+            judge(path, run, &counts)?;
+            transaction.commit().await.map_err(|error| failed(path, WRITE, error))?;
         }
-        self.commit(path, transaction, held).await
+        self.committed(held)
     }
 
     /// At the end: leaves nothing in side files that only this process knows.
@@ -176,7 +193,7 @@ impl Writer {
 
     fn take_held(&mut self) -> Result<Held, StoreError> {
         self.held.take().ok_or_else(|| StoreError::Failed {
-            operation: "store what happened",
+            operation: WRITE,
             source: "an earlier write failed, or the right to write was never taken".into(),
         })
     }
@@ -187,7 +204,12 @@ impl Writer {
         transaction: SqliteTransaction<'_>,
         held: Held,
     ) -> Result<(), StoreError> {
-        transaction.commit().await.map_err(|error| failed(path, "store what happened", error))?;
+        transaction.commit().await.map_err(|error| failed(path, WRITE, error))?;
+        self.committed(held)
+    }
+
+    /// Remembers, also outside of the store, how far it is.
+    fn committed(&mut self, held: Held) -> Result<(), StoreError> {
         if let Some(seen) = &mut self.seen {
             seen.write(&held.whole).map_err(|source| StoreError::Failed {
                 operation: "write state.seen",
@@ -311,15 +333,6 @@ fn move_whole(piece: &mut Piece, before: &Whole, after: &Whole) -> Result<(), Er
     piece.bind(before.epoch as i64)
 }
 
-fn move_head(piece: &mut Piece, head: &Head) -> Result<(), Error> {
-    piece.say("update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ?;");
-    piece.bind(head.facts as i64)?;
-    piece.bind(head.facts_bytes())?;
-    piece.bind(head.places_sum.bytes())?;
-    piece.bind(head.sum().bytes())?;
-    piece.bind(head.run.as_str())
-}
-
 async fn insert_head(
     path: &Path,
     transaction: &mut SqliteTransaction<'_>,
@@ -342,29 +355,74 @@ async fn insert_head(
     Ok(())
 }
 
-fn add_facts(piece: &mut Piece, run: &RunId, facts: &[Stamped], head: &mut Head) -> Result<(), StoreError> {
-    const OPERATION: &str = "store what happened";
-    let failed = |error| StoreError::Failed { operation: OPERATION, source: Box::new(error) };
-    for (at, stamped) in facts.iter().enumerate() {
-        // A statement holds no more, and each has its own count of them.
-        piece.say(match at % MAX_FACTS_A_STATEMENT {
-            0 if at > 0 => "; insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
-            0 => "insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)",
-            _ => ", (?, ?, ?, ?, ?)",
-        });
-        let at = stamped.at.to_string();
-        let body = json(OPERATION, &stamped.fact)?;
+/// The write of a batch's facts: moves the store's own row on, if it is still where this writer left
+/// it, then the head, then adds the facts. Each takes effect only if the one before it did: a writer
+/// that was fenced changes nothing, even where all of it is one transaction with its commit.
+fn facts_and_heads(
+    run: &RunId,
+    batch: &Batch,
+    before: &Whole,
+    whole: &mut Whole,
+    head: &mut Head,
+) -> Result<Piece, StoreError> {
+    let mut rows = Vec::with_capacity(batch.facts.len());
+    for stamped in &batch.facts {
+        let (at, body) = (stamped.at.to_string(), json(WRITE, &stamped.fact)?);
         let sum = Sum::chain(head.facts_sum, &at, &body);
         (head.facts, head.facts_sum) = (head.facts + 1, Some(sum));
-        piece.bind(run.as_str()).map_err(failed)?;
-        piece.bind(head.facts as i64).map_err(failed)?;
-        piece.bind(at).map_err(failed)?;
-        piece.bind(body).map_err(failed)?;
-        piece.bind(sum.bytes()).map_err(failed)?;
+        rows.push((head.facts, at, body, sum));
     }
-    if !facts.is_empty() {
-        piece.say(";");
+    whole.heads_sum.toggle(head.sum());
+    whole.generation += 1;
+    let mut piece = Piece { is_usual: rows.len() <= USUAL_FACTS, ..Piece::default() };
+    let bound = move_whole(&mut piece, before, whole)
+        .and_then(|()| move_head(&mut piece, head))
+        .and_then(|()| add_facts(&mut piece, run, rows));
+    bound.map_err(|error| StoreError::Failed { operation: WRITE, source: Box::new(error) })?;
+    Ok(piece)
+}
+
+/// What became of it.
+fn judge(path: &Path, run: &RunId, counts: &[u64]) -> Result<(), StoreError> {
+    match counts {
+        [1, 1, ..] => Ok(()),
+        [1, ..] => Err(corrupt(path, format!("the head of run {run} is lost"))),
+        _ => Err(StoreError::Fenced { holder: None }),
     }
+}
+
+fn move_head(piece: &mut Piece, head: &Head) -> Result<(), Error> {
+    piece.say(
+        "update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ? and changes() = 1;",
+    );
+    piece.bind(head.facts as i64)?;
+    piece.bind(head.facts_bytes())?;
+    piece.bind(head.places_sum.bytes())?;
+    piece.bind(head.sum().bytes())?;
+    piece.bind(head.run.as_str())
+}
+
+/// Numbers, times, texts and sums of facts.
+fn add_facts(piece: &mut Piece, run: &RunId, rows: Vec<(u64, String, String, Sum)>) -> Result<(), Error> {
+    const INTO: &str = "insert into facts (run, seq, at, body, sum) select * from (values (?, ?, ?, ?, ?)";
+    const DONE: &str = ") where changes() > 0;";
+    let is_any = !rows.is_empty();
+    for (at, (seq, time, body, sum)) in rows.into_iter().enumerate() {
+        // A statement holds no more, and each has its own count of them.
+        match at % MAX_FACTS_A_STATEMENT {
+            0 => {
+                piece.say(if at > 0 { DONE } else { "" });
+                piece.say(INTO);
+            }
+            _ => piece.say(", (?, ?, ?, ?, ?)"),
+        }
+        piece.bind(run.as_str())?;
+        piece.bind(seq as i64)?;
+        piece.bind(time)?;
+        piece.bind(body)?;
+        piece.bind(sum.bytes())?;
+    }
+    piece.say(if is_any { DONE } else { "" });
     Ok(())
 }
 

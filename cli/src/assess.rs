@@ -1,0 +1,133 @@
+//! `migrate assess`: what will not be the same on AKS, as a table, JSON, SARIF and HTML.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use migrate_steps::assess::{Assessment, assess_files};
+use migrate_steps::rules::{Finding, RuleKind};
+
+use crate::args::{AssessArgs, Cli};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::say::say;
+use crate::site::{Knowledge, knowledge};
+use crate::table::Table;
+use crate::{html, sarif};
+
+/// Findings that the table shows; all are in the other forms.
+const SHOWN: usize = 200;
+
+/// The command.
+///
+/// # Errors
+/// When something can't be read or written.
+pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
+    let known = knowledge(cli, &args.rules)?;
+    let assessment = match (&args.path, &args.context) {
+        (Some(path), _) => assess_files(path, &known.rules, &known.inputs)?,
+        (None, Some(context)) => {
+            migrate_steps::assess::assess_cluster(context, &args.namespaces, &known.rules, &known.inputs)
+                .await?
+        }
+        (None, None) => return Err(Failure::Usage("name a folder, or a cluster with --context".to_owned())),
+    };
+    if let Some(file) = &args.html {
+        write(file, &html::page(&assessment, &known.rules))?;
+        say!("written to {}", file.display());
+    }
+    if args.sarif {
+        print(&format!("{:#}\n", sarif::document(&assessment, &known.rules)))?;
+    } else if cli.json {
+        print_json("assessment", &assessment)?;
+    } else {
+        print(&shown(&assessment, &known))?;
+    }
+    let is_open = assessment.findings.iter().any(|finding| !finding.rewritten);
+    Ok(if args.check && is_open { Exit::Failed } else { Exit::Done })
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).map_err(|source| Failure::Write { file: file.display().to_string(), source })
+}
+
+/// Where a finding is: the line of the file, or the object.
+pub fn place(finding: &Finding) -> String {
+    match finding.file.as_str() {
+        "" => finding.object(),
+        file => format!("{file}:{}", finding.line),
+    }
+}
+
+/// What is to be done about a finding, in a word.
+pub fn state(finding: &Finding) -> &'static str {
+    match (finding.rewritten, finding.action) {
+        (true, _) => "rewritten",
+        (false, RuleKind::Manual) => "manual",
+        (false, _) if finding.needs.is_empty() => "by hand",
+        (false, _) => "input",
+    }
+}
+
+fn shown(assessment: &Assessment, known: &Knowledge) -> String {
+    let mut text = String::new();
+    let mut workloads = Table::new(["WORKLOAD", "READY", "WAVE", "REWRITTEN", "INPUT", "MANUAL", "HOURS"]);
+    for workload in &assessment.workloads {
+        let number = |count: usize| if count == 0 { "-".to_owned() } else { count.to_string() };
+        workloads.row([
+            workload.name.clone(),
+            format!("{} %", workload.readiness),
+            number(workload.wave),
+            number(workload.rewritten),
+            number(workload.waiting),
+            number(workload.manual),
+            if workload.hours == 0.0 { "-".to_owned() } else { format!("{:.1}", workload.hours) },
+        ]);
+    }
+    if !assessment.workloads.is_empty() {
+        let _ = writeln!(text, "{workloads}");
+    }
+    if !assessment.findings.is_empty() {
+        let mut findings = Table::new(["SEVERITY", "RULE", "WHERE", "OBJECT", "WHAT", "TO DO"]);
+        for finding in assessment.findings.iter().take(SHOWN) {
+            let what = match &finding.found {
+                Some(found) => format!("{}: {found}", finding.message),
+                None => finding.message.clone(),
+            };
+            findings.row([
+                format!("{:?}", finding.severity).to_lowercase(),
+                finding.rule.clone(),
+                place(finding),
+                finding.object(),
+                what,
+                state(finding).to_owned(),
+            ]);
+        }
+        let _ = writeln!(text, "{findings}");
+    }
+    if assessment.findings.len() > SHOWN {
+        let _ = writeln!(text, "and {} more; --json or --html has all\n", assessment.findings.len() - SHOWN);
+    }
+    if !assessment.needs.is_empty() {
+        let _ = writeln!(text, "missing in migration.toml:");
+        for (need, count) in &assessment.needs {
+            let _ = writeln!(text, "  {need}  ({count} findings)");
+        }
+        text.push('\n');
+    }
+    for (at, wave) in assessment.waves.iter().enumerate() {
+        let _ = writeln!(text, "wave {}: {}", at + 1, wave.join(", "));
+    }
+    let rewritten = assessment.findings.iter().filter(|finding| finding.rewritten).count();
+    let _ = writeln!(
+        text,
+        "{} findings of {} rules in {} objects: {rewritten} rewritten, {} left; readiness {} %, about {:.1} h of work",
+        assessment.findings.len(),
+        known.rules.rules().count(),
+        assessment.objects,
+        assessment.findings.len() - rewritten,
+        assessment.readiness,
+        assessment.hours
+    );
+    text
+}

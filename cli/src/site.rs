@@ -1,0 +1,66 @@
+//! What `migration.toml` says about rewriting; nothing of it is needed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use migrate_steps::rules::{Inputs, RuleSet};
+use serde::Deserialize;
+
+use crate::args::{Cli, RuleFileArgs};
+use crate::commands::MIGRATION_FILE;
+use crate::failure::Failure;
+
+/// The parts of the file that rules read; the rest is the workflows'.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Site {
+    rewrite: Inputs,
+    storage_classes: BTreeMap<String, String>,
+    rules: Vec<PathBuf>,
+    source: Side,
+    target: Side,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Side {
+    registry: Option<Registry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Registry {
+    host: String,
+}
+
+/// The rules and inputs of this project.
+pub struct Knowledge {
+    /// Shipped rules and a team's own.
+    pub rules: RuleSet,
+    /// What the rules need.
+    pub inputs: Inputs,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// When a file is there and wrong.
+pub fn knowledge(cli: &Cli, args: &RuleFileArgs) -> Result<Knowledge, Failure> {
+    let path = cli.project.join(MIGRATION_FILE);
+    let site = if path.exists() { read(&path)? } else { Site::default() };
+    let own = site.rules.iter().map(|file| cli.project.join(file));
+    let files: Vec<PathBuf> = own.chain(args.files.iter().cloned()).collect();
+    let mut registries = Vec::new();
+    if let (Some(from), Some(to)) = (site.source.registry, site.target.registry) {
+        registries.push((from.host, to.host));
+    }
+    Ok(Knowledge {
+        rules: RuleSet::with_files(&files)?,
+        inputs: site.rewrite.or(&registries, &site.storage_classes),
+    })
+}
+
+fn read(path: &Path) -> Result<Site, Failure> {
+    let wrong = |reason: String| Failure::Site { file: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))
+}

@@ -1,0 +1,73 @@
+//! A cluster, assessed outside of any run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use migrate_plugin_api::{
+    IdempotencyKey, InvalidId, LogLevel, NodeId, Progress, RunId, Secret, SecretRef, StepContext, StepError,
+    StepHost, async_trait,
+};
+use serde_json::Value;
+
+use super::cluster::{AssessCluster, Config};
+use super::report::Assessment;
+use crate::inventory::missing_namespaces;
+use crate::kubernetes::connect;
+use crate::rules::{Inputs, RuleSet};
+use crate::site::{ClusterRef, RegistryRef};
+
+/// Nobody to report to and nothing to store: looking needs neither.
+struct Alone;
+
+#[async_trait]
+impl StepHost for Alone {
+    fn progress(&self, _: Progress) {}
+
+    fn log(&self, _: LogLevel, _: String) {}
+
+    async fn checkpoint(&self, _: Value) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    async fn set_handle(&self, _: String) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    async fn secret(&self, reference: &SecretRef) -> Result<Secret, StepError> {
+        Err(StepError::auth(format!(
+            "no secret is needed to look at a cluster, and `{reference}` is not read"
+        )))
+    }
+}
+
+fn context() -> Result<StepContext, InvalidId> {
+    let (run, node, key) = (RunId::new("assess")?, NodeId::new("assess")?, IdempotencyKey::new("assess")?);
+    Ok(StepContext::new(run, node, 1, key, PathBuf::from("."), Arc::new(Alone)))
+}
+
+/// Assesses namespaces of the cluster that `context` of the default kubeconfig names.
+///
+/// # Errors
+/// When the cluster can't be reached or lacks a namespace.
+pub async fn assess_cluster(
+    context_name: &str,
+    namespaces: &[String],
+    rules: &RuleSet,
+    inputs: &Inputs,
+) -> Result<Assessment, StepError> {
+    let ctx = context().map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
+    let config = Config {
+        cluster: ClusterRef { kubeconfig: None, context: context_name.to_owned() },
+        registry: RegistryRef { host: String::new(), endpoint: None, username: None, password: None },
+        namespaces: namespaces.to_vec(),
+        inputs: inputs.clone(),
+        rules: Vec::new(),
+    };
+    let client = connect(&ctx, &config.cluster).await?;
+    if let Some(problem) = missing_namespaces(&client, namespaces, "namespaces").await?.into_iter().next() {
+        let mut error = StepError::permanent(problem.message);
+        error.hint = problem.hint;
+        return Err(error);
+    }
+    Ok(AssessCluster.gather(&ctx, &config, rules, &client).await?.1)
+}

@@ -1,0 +1,153 @@
+//! A page of List Blobs, read in one pass and without a model of all that it may say: the client's own
+//! takes several times the memory and the time of the rest of the listing. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use super::checksum::Crc64;
+use super::target::{Blob, META_CRC64, META_ETAG, META_MD5};
+
+/// Of a page: the blobs, with their whole names, and where the next page begins.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) blobs: Vec<Blob>,
+    pub(super) next: Option<String>,
+}
+
+/// What was being read when a page made no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("a listing of blobs is no XML that makes sense at byte {0}")]
+pub(super) struct NoSense(u64);
+
+/// Deepest element that means something: `EnumerationResults/Blobs/Blob/Properties/Etag`.
+const DEEPEST: usize = 5;
+
+/// Reads a page.
+pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
+    let mut reader = Reader::from_reader(xml);
+    let mut page = Page::default();
+    let mut path: Vec<Vec<u8>> = Vec::with_capacity(DEEPEST);
+    let mut text = String::new();
+    let mut ended = false;
+    loop {
+        let event = reader.read_event().map_err(|_| NoSense(reader.error_position()))?;
+        match event {
+            Event::Start(start) => {
+                path.push(start.name().as_ref().to_vec());
+                text.clear();
+                if is(&path, &["Blobs", "Blob"]) {
+                    page.blobs.push(Blob::default());
+                }
+            }
+            Event::Text(part) => match part.decode() {
+                Ok(part) => text.push_str(&part),
+                Err(_) => return Err(NoSense(reader.buffer_position())),
+            },
+            Event::GeneralRef(reference) => {
+                let character = match reference.resolve_char_ref() {
+                    Ok(Some(character)) => Some(character),
+                    _ => named(&reference),
+                };
+                text.push(character.ok_or(NoSense(reader.buffer_position()))?);
+            }
+            Event::End(_) => {
+                element(&path, &text, &mut page);
+                path.pop();
+                text.clear();
+                ended = path.is_empty();
+            }
+            Event::Eof if ended => return Ok(page),
+            Event::Eof => return Err(NoSense(reader.buffer_position())),
+            _ => {}
+        }
+    }
+}
+
+fn named(reference: &[u8]) -> Option<char> {
+    Some(match reference {
+        b"amp" => '&',
+        b"lt" => '<',
+        b"gt" => '>',
+        b"quot" => '"',
+        b"apos" => '\'',
+        _ => return None,
+    })
+}
+
+/// Whether `path` is `names` below the root.
+fn is(path: &[Vec<u8>], names: &[&str]) -> bool {
+    path.len() == names.len() + 1 && path[1..].iter().zip(names).all(|(is, name)| is == name.as_bytes())
+}
+
+fn element(path: &[Vec<u8>], text: &str, page: &mut Page) {
+    if is(path, &["NextMarker"]) {
+        page.next = Some(text.to_owned()).filter(|marker| !marker.is_empty());
+        return;
+    }
+    let Some(blob) = page.blobs.last_mut() else { return };
+    if is(path, &["Blobs", "Blob", "Name"]) {
+        text.clone_into(&mut blob.key);
+    } else if is(path, &["Blobs", "Blob", "Properties", "Content-Length"]) {
+        blob.size = text.parse().unwrap_or(0);
+    } else if is(path, &["Blobs", "Blob", "Properties", "Etag"]) {
+        text.clone_into(&mut blob.etag);
+    } else if is(path, &["Blobs", "Blob", "Properties", "Content-MD5"]) {
+        blob.md5 = BASE64.decode(text).ok().filter(|md5| !md5.is_empty());
+    } else if let [.., parent, name] = path
+        && parent == b"Metadata"
+        && path.len() == DEEPEST
+    {
+        let is = |ours: &str| name.eq_ignore_ascii_case(ours.as_bytes());
+        if is(META_ETAG) {
+            blob.source_etag = Some(text.to_owned());
+        } else if is(META_CRC64) {
+            blob.crc64 = Crc64::from_s3(text);
+        } else if is(META_MD5) {
+            blob.written_md5 = Some(text.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"x\">\
+        <Prefix>p</Prefix><Blobs><Blob><Name>a&amp;b &#228;/\u{1F600}&lt;</Name><Properties><Etag>0x1</Etag>\
+        <Content-Length>7</Content-Length><Content-MD5>1B2M2Y8AsgTpgAmY7PhCfg==</Content-MD5><Content-Encoding/>\
+        </Properties><Metadata><Migrate_Source_Etag>e1</Migrate_Source_Etag><other>Name</other></Metadata>\
+        <OrMetadata/></Blob><Blob><Name>c</Name><Properties><Content-MD5/></Properties></Blob></Blobs>\
+        <NextMarker>2!8!x</NextMarker></EnumerationResults>";
+
+    #[test]
+    fn a_page_is_read_with_all_that_a_comparison_needs() {
+        let read = page(TWO.as_bytes()).unwrap();
+        assert_eq!(read.next.as_deref(), Some("2!8!x"));
+        let [first, second] = &read.blobs[..] else { panic!("{read:?}") };
+        assert_eq!((first.key.as_str(), first.size, first.etag.as_str()), ("a&b ä/\u{1F600}<", 7, "0x1"));
+        assert_eq!(first.source_etag.as_deref(), Some("e1"));
+        assert_eq!(
+            first.md5.as_deref().map(hex::encode).as_deref(),
+            Some("d41d8cd98f00b204e9800998ecf8427e")
+        );
+        assert_eq!((second.key.as_str(), &second.md5, &second.source_etag), ("c", &None, &None));
+    }
+
+    #[test]
+    fn a_page_that_breaks_off_is_no_end_of_a_listing() {
+        for cut in 1..TWO.len() {
+            if TWO.is_char_boundary(cut) {
+                assert!(page(&TWO.as_bytes()[..cut]).is_err(), "cut at {cut}");
+            }
+        }
+        assert!(page(b"").is_err() && page(b"{}").is_err() && page(b"<a>&unknown;</a>").is_err());
+    }
+
+    #[test]
+    fn an_empty_page_ends_the_listing() {
+        let empty = "<EnumerationResults ContainerName=\"c\"><Blobs/><NextMarker/></EnumerationResults>";
+        assert_eq!(page(empty.as_bytes()).unwrap(), Page::default());
+    }
+}

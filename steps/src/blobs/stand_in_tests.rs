@@ -1,0 +1,535 @@
+//! The step between a bucket and a container of our own (`benches/blobs`), which are as strict as the
+//! real ones and can be made to fail at any request.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use migrate_plugin_api::testing::RecordingHost;
+use migrate_plugin_api::{
+    ErrorClass, IdempotencyKey, LogLevel, NodeId, PlanConfig, Progress, RunId, Secret, SecretRef,
+    StepContext, StepError, StepHost, StepPlan, TypedStep as _, VerifyDepth, async_trait,
+};
+use serde_json::{Value, json};
+
+use super::{BlobCopy, CopyConfig, CopyOutputs};
+use bucket::{Bucket, Object};
+use sink::{Fault, Sink};
+
+#[path = "../../benches/blobs/bucket.rs"]
+#[allow(dead_code, reason = "the bench uses more of it")]
+mod bucket;
+#[path = "../../benches/blobs/sink.rs"]
+mod sink;
+
+const MIB: usize = 1 << 20;
+const SAS: &str = "sv=2022-11-02&sp=rwldt&sig=SECRET";
+
+struct World {
+    bucket: Arc<Bucket>,
+    sink: Arc<Sink>,
+    host: Arc<RecordingHost>,
+    config: CopyConfig,
+    project: tempfile::TempDir,
+}
+
+impl World {
+    /// An empty bucket and an empty container; or both with the same `listed` objects that nobody wrote.
+    async fn new(listed: Option<usize>) -> Self {
+        let (bucket, from) = Bucket::start(listed).await.unwrap();
+        let (sink, to) = Sink::start(listed).await.unwrap();
+        let project = tempfile::tempdir().unwrap();
+        let keys = "[default]\naws_access_key_id = a\naws_secret_access_key = s\n";
+        std::fs::write(project.path().join("credentials"), keys).unwrap();
+        let host = Arc::new(RecordingHost::default());
+        host.put_secret("env:SAS", SAS);
+        let config = json!({
+            "from": { "bucket": "b", "endpoint": format!("http://{from}") },
+            "aws": { "region": "us-east-1", "profile": "default", "credentials-file": "credentials" },
+            "to": { "account-url": format!("http://{to}/account"), "container": "c", "sas": "env:SAS" },
+            "engine": "stream",
+        });
+        Self { bucket, sink, host, config: serde_json::from_value(config).unwrap(), project }
+    }
+
+    fn context(&self) -> StepContext {
+        self.host.context("copy", self.project.path())
+    }
+
+    async fn apply(&self) -> Result<CopyOutputs, StepError> {
+        BlobCopy.apply(&self.context(), &self.config).await
+    }
+
+    /// With the last cursor, as after a kill.
+    async fn resume(&self) -> Result<CopyOutputs, StepError> {
+        let ctx = self.context().with_state(None, self.host.recorded().cursors.last().cloned());
+        BlobCopy.apply(&ctx, &self.config).await
+    }
+
+    async fn plan(&self) -> StepPlan {
+        let config = PlanConfig::new(&serde_json::to_value(&self.config).unwrap()).unwrap();
+        BlobCopy.plan(&self.context(), &config).await.unwrap()
+    }
+
+    /// Whether the container holds the bucket's objects and nothing else, by size and checksum.
+    fn assert_equal(&self) {
+        let blobs = self.sink.blobs();
+        let blobs: BTreeMap<_, _> = blobs.into_iter().map(|(name, b)| (name, (b.size, b.crc64))).collect();
+        let names = |of: &BTreeMap<String, (u64, u64)>| of.keys().cloned().collect::<Vec<_>>();
+        let sums = self.bucket.sums();
+        assert_eq!(names(&blobs), names(&sums));
+        assert!(blobs == sums, "other bytes arrived");
+    }
+
+    fn refuse(
+        &self,
+        status: u16,
+        code: &'static str,
+        when: impl Fn(&str, &str, u64) -> bool + Send + Sync + 'static,
+    ) {
+        let fault = Fault { status, code, retry_after: None };
+        self.sink.set_faults(Some(Box::new(move |kind, name, before| {
+            when(kind, name, before).then(|| fault.clone())
+        })));
+    }
+}
+
+/// Bytes that are the same for the same seed.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        bytes.extend_from_slice(&next(&mut state).to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// As large objects come to be: with an ETag that is no MD5.
+fn multipart(bytes: Vec<u8>, number: u64) -> Object {
+    let etag = format!("{number:032x}-3");
+    Object { bytes: bytes.into(), etag, with_crc64: true, ..Object::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
+    let world = World::new(None).await;
+    let long = "ü".repeat(512);
+    let good = [
+        long.as_str(),
+        "😀/🎉",
+        "a//b",
+        "/leading",
+        "a b+c%25?d#e&f=g",
+        "quote\"'<>`{}|^",
+        "tab-free~!@$*(),;:",
+        ".hidden/..x",
+    ];
+    for key in good {
+        world.bucket.put(key, key.as_bytes().to_vec());
+    }
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.copied, good.len() as u64);
+    world.assert_equal();
+    let again = world.apply().await.unwrap();
+    assert_eq!((again.copied, again.skipped), (0, good.len() as u64), "{again:?}");
+
+    for key in ["dot.", "folder./x", "slash/"] {
+        world.bucket.put(key, "x");
+    }
+    let colliding = [("x-amz-meta-a-b", "1"), ("x-amz-meta-a_b", "2")];
+    let headers = colliding.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    world.bucket.put_object("collision", Object { etag: "e".to_owned(), headers, ..Object::default() });
+    let class = Some("GLACIER".to_owned());
+    world
+        .bucket
+        .put_object("frozen", Object { etag: "e".to_owned(), storage_class: class, ..Object::default() });
+    let before = world.sink.counts();
+    let plan = world.plan().await;
+    let problems: Vec<&str> = plan.problems.iter().map(|p| p.message.as_str()).collect();
+    assert_eq!(
+        problems,
+        [
+            "3 names that Azure can't hold: `dot.` (a path segment ends with a dot), `folder./x` (a path segment \
+             ends with a dot), `slash/` (the name ends with a slash)",
+            "1 archived objects can't be read: `frozen`",
+            "1 objects have metadata names that would be one on Azure: `collision` (`a-b` and `a_b`)",
+        ]
+    );
+    let puts = |counts: &BTreeMap<String, u64>| counts.get("put-blob").copied();
+    assert_eq!(puts(&before), puts(&world.sink.counts()), "a plan wrote something");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_listing_is_cut_and_every_key_comes_once() {
+    for ignores in [false, true] {
+        let world = World::new(Some(30_000)).await;
+        world.sink.ignore_start(ignores);
+        let plan = world.plan().await;
+        assert!(plan.summary.starts_with("copy 0 of 30000 objects"), "{plan:?}");
+        let outputs = world.apply().await.unwrap();
+        assert_eq!((outputs.objects, outputs.skipped), (30_000, 30_000), "{outputs:?}");
+        let cut = world.sink.counts().get("list from").is_some();
+        assert!(cut, "the listing was never cut");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_long_listing_goes_on_with_what_is_left() {
+    let world = World::new(Some(30_000)).await;
+    let refused = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&refused);
+    let fault = Fault { status: 403, code: "AccessDenied", retry_after: None };
+    world.bucket.set_faults(Some(Box::new(move |kind, _, before| {
+        let hit = kind == "list" && before > 20;
+        count.fetch_add(u64::from(hit), Ordering::Relaxed);
+        hit.then(|| fault.clone())
+    })));
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Auth);
+    assert!(refused.load(Ordering::Relaxed) > 0);
+    let cursor = world.host.recorded().cursors.last().cloned().unwrap();
+    let done = cursor["counts"]["skipped"].as_u64().unwrap();
+    assert!(done > 0 && done < 30_000, "{cursor}");
+    world.bucket.set_faults(None);
+    let outputs = world.resume().await.unwrap();
+    assert_eq!((outputs.objects, outputs.skipped), (30_000, 30_000), "{cursor}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_failures_than_the_list_holds_are_counted_and_met_again() {
+    let world = World::new(None).await;
+    for number in 0..1_300 {
+        let kind = if number % 2 == 0 { "bad" } else { "good" };
+        world.bucket.put(&format!("{number:04}-{kind}"), format!("{number}"));
+    }
+    world.refuse(400, "InvalidInput", |kind, name, _| kind == "put-blob" && name.ends_with("bad"));
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Permanent);
+    assert!(error.message.starts_with("650 of the objects could not be copied: "), "{error}");
+    assert!(error.message.ends_with("; and 645 more"), "{error}");
+    assert_eq!(world.sink.blobs().len(), 650);
+    let cursor = world.host.recorded().cursors.last().cloned().unwrap();
+    assert_eq!(cursor["failed"].as_array().unwrap().len(), 500);
+
+    let error = world.resume().await.unwrap_err();
+    assert!(error.message.starts_with("650 of the objects could not be copied: "), "{error}");
+    world.sink.set_faults(None);
+    let outputs = world.resume().await.unwrap();
+    assert_eq!(outputs.objects, 1_300, "{outputs:?}");
+    world.assert_equal();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_take_and_deletions_are_named_first_and_done_last() {
+    let mut world = World::new(None).await;
+    for key in ["a/1", "a/2.tmp", "b/1"] {
+        world.bucket.put(key, key);
+    }
+    world.config.include = Some(vec!["a/**".to_owned()]);
+    world.config.exclude = vec!["**.tmp".to_owned()];
+    assert_eq!(world.apply().await.unwrap().objects, 1);
+    assert_eq!(world.sink.blobs().keys().collect::<Vec<_>>(), ["a/1"]);
+
+    world.config.include = None;
+    world.config.exclude = Vec::new();
+    world.apply().await.unwrap();
+    world.bucket.delete("a/1");
+    world.bucket.delete("b/1");
+    assert_eq!(world.apply().await.unwrap().deleted, 0, "deleted without being asked to");
+    assert_eq!(world.sink.blobs().len(), 3);
+
+    world.config.delete_extra = true;
+    world.config.exclude = vec!["b/**".to_owned()];
+    let plan = world.plan().await;
+    assert_eq!(plan.destroys, ["blob `a/1` (not in the bucket)"]);
+    let (ctx, none) = (world.context(), CopyOutputs::default());
+    let evidence = BlobCopy.verify(&ctx, &world.config, &none, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.failures().any(|check| check.subject == "blob a/1"));
+    // Something fails: nothing is deleted.
+    world.bucket.put("a/3", "new");
+    world.refuse(400, "InvalidInput", |kind, _, _| kind == "put-blob");
+    world.apply().await.unwrap_err();
+    assert_eq!(world.sink.blobs().len(), 3);
+    world.sink.set_faults(None);
+    assert_eq!(world.resume().await.unwrap().deleted, 1);
+    assert_eq!(world.sink.blobs().keys().collect::<Vec<_>>(), ["a/2.tmp", "a/3", "b/1"]);
+
+    // A bucket that is empty is more likely the wrong one.
+    for key in ["a/2.tmp", "a/3"] {
+        world.bucket.delete(key);
+    }
+    let error = world.apply().await.unwrap_err();
+    assert!(error.message.ends_with("has no object below ``, so no blob is deleted there"), "{error}");
+    assert_eq!(world.sink.blobs().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_blob_can_carry_it_does_and_the_rest_is_told() {
+    let mut world = World::new(None).await;
+    let tags = BTreeMap::from([("team".to_owned(), "shop".to_owned())]);
+    let class = Some("STANDARD_IA".to_owned());
+    let headers = [("content-type", "text/plain"), ("x-amz-storage-class", "STANDARD_IA")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let object = Object {
+        bytes: "x".into(),
+        etag: "e".to_owned(),
+        tags,
+        storage_class: class,
+        headers,
+        ..Object::default()
+    };
+    world.bucket.put_object("dressed", object);
+    let outputs = world.apply().await.unwrap();
+    let lost = [("storage class STANDARD_IA".to_owned(), 1), ("tags".to_owned(), 1)];
+    assert_eq!(outputs.lost, lost.clone().into());
+    let evidence =
+        BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.checks.iter().any(|check| check.what == "tags" && check.source == "1"), "{evidence:?}");
+
+    world.bucket.put("dressed2", "y");
+    world.config.tags = super::Tags::Keep;
+    world.config.tier = Some(super::Tier::Cool);
+    world.config.exclude = vec!["dressed2".to_owned()];
+    world.sink.forget("dressed");
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.lost, lost[..1].iter().cloned().collect());
+    let blob = world.sink.blobs()["dressed"].clone();
+    let header = |name: &str| blob.headers.get(name).map(String::as_str);
+    assert_eq!(header("x-ms-tags"), Some("team=shop"));
+    assert_eq!(header("x-ms-access-tier"), Some("Cool"));
+    assert_eq!(header("x-ms-blob-content-type"), Some("text/plain"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sas_that_expires_in_the_middle_of_an_object_is_read_again_and_no_block_is_lost() {
+    let world = World::new(None).await;
+    world.bucket.put_object("large", multipart(noise(60 * MIB, 1), 1));
+    // Renewed at once: the object goes on.
+    world.refuse(403, "AuthenticationFailed", |kind, _, before| kind == "put-block" && before == 3);
+    assert_eq!(world.apply().await.unwrap().copied, 1);
+    world.assert_equal();
+
+    // Not renewed: the attempt ends, and the next one sends only what is missing.
+    world.bucket.put_object("large", multipart(noise(60 * MIB, 2), 2));
+    world.refuse(403, "AuthenticationFailed", |kind, _, before| kind == "put-block" && before >= 15);
+    assert_eq!(world.apply().await.unwrap_err().class, ErrorClass::Auth);
+    let staged = world.sink.staged("large");
+    assert!(staged > 0);
+    world.sink.set_faults(None);
+    let outputs = world.resume().await.unwrap();
+    assert!(outputs.blocks_reused >= staged as u64, "{outputs:?}");
+    world.assert_equal();
+    assert!(world.sink.arrivals().values().all(|times| *times == 1), "a block was sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_503_ends_and_everything_arrives() {
+    let world = World::new(None).await;
+    for number in 0..100 {
+        world.bucket.put(&format!("{number:03}"), noise(4096, number));
+    }
+    world.bucket.put_object("large", multipart(noise(40 * MIB, 7), 7));
+    world.refuse(503, "ServerBusy", |kind, _, before| kind.starts_with("put") && before % 4 == 1);
+    let fault = Fault { status: 503, code: "SlowDown", retry_after: None };
+    world.bucket.set_faults(Some(Box::new(move |_, _, before| (before % 5 == 2).then(|| fault.clone()))));
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.copied, 101);
+    world.assert_equal();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_azure_cannot_fetch_at_random_is_streamed() {
+    let mut world = World::new(None).await;
+    world.config.engine = super::Engine::Auto;
+    for number in 0..60 {
+        world.bucket.put(&format!("{number:02}"), noise(4096, number));
+    }
+    world.bucket.put_object("large", multipart(noise(70 * MIB, 7), 7));
+    world.refuse(400, "CannotVerifyCopySource", |kind, _, before| {
+        kind.ends_with("from-url") && before % 3 == 1
+    });
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.server_side + outputs.streamed, 61, "{outputs:?}");
+    assert!(outputs.server_side > 0 && outputs.streamed > 0, "{outputs:?}");
+    world.assert_equal();
+    let evidence =
+        BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    let check = evidence.checks.iter().find(|c| c.what == "objects copied, by the way they went").unwrap();
+    assert!(check.note.as_ref().unwrap().contains("Azure can't read the source"), "{check:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_overwritten_while_it_is_copied_arrives_as_one_version() {
+    for engine in [super::Engine::Stream, super::Engine::ServerSide] {
+        let mut world = World::new(None).await;
+        world.config.engine = engine;
+        world.bucket.put_object("large", multipart(noise(150 * MIB, 1), 1));
+        let (bucket, done) = (Arc::clone(&world.bucket), AtomicBool::new(false));
+        world.bucket.set_faults(Some(Box::new(move |kind, _, before| {
+            if kind == "get" && before >= 1 && !done.swap(true, Ordering::Relaxed) {
+                bucket.put_object("large", multipart(noise(20 * MIB, 2), 2));
+            }
+            None
+        })));
+        let outputs = world.apply().await.unwrap();
+        assert_eq!((outputs.copied, outputs.bytes), (1, 20 << 20), "{engine:?} {outputs:?}");
+        world.assert_equal();
+    }
+}
+
+/// A host whose store is full after some checkpoints.
+struct Full {
+    left: AtomicU64,
+}
+
+#[async_trait]
+impl StepHost for Full {
+    fn progress(&self, _: Progress) {}
+    fn log(&self, _: LogLevel, _: String) {}
+    async fn checkpoint(&self, _: Value) -> Result<(), StepError> {
+        let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        took.map(drop).map_err(|_| StepError::permanent("failed to write the store: no space left on device"))
+    }
+    async fn set_handle(&self, _: String) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn secret(&self, _: &SecretRef) -> Result<Secret, StepError> {
+        Ok(Secret::new(SAS))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_full_stops_the_copy_and_says_so() {
+    let world = World::new(None).await;
+    for number in 0..3_500 {
+        world.bucket.put(&format!("{number:04}"), format!("{number}"));
+    }
+    let ctx = context(world.project.path(), Arc::new(Full { left: AtomicU64::new(1) }));
+    let error = BlobCopy.apply(&ctx, &world.config).await.unwrap_err();
+    assert_eq!(error.message, "failed to write the store: no space left on device");
+    let copied = world.sink.blobs().len();
+    assert!(copied < 3_500, "it went on without its store");
+}
+
+fn context(project: &Path, host: Arc<dyn StepHost>) -> StepContext {
+    let (run, node) = (RunId::new("run").unwrap(), NodeId::new("copy").unwrap());
+    StepContext::new(run, node, 1, IdempotencyKey::new("copy-1").unwrap(), project.to_path_buf(), host)
+}
+
+/// Keeps the cursor in a file, so that it outlives the process.
+struct FileHost {
+    folder: PathBuf,
+    /// One writer at a time.
+    writing: Mutex<()>,
+}
+
+#[async_trait]
+impl StepHost for FileHost {
+    fn progress(&self, _: Progress) {}
+    fn log(&self, _: LogLevel, _: String) {}
+    async fn checkpoint(&self, cursor: Value) -> Result<(), StepError> {
+        let _writing = self.writing.lock().unwrap();
+        let (new, kept) = (self.folder.join("cursor.new"), self.folder.join("cursor"));
+        let write = std::fs::write(&new, cursor.to_string()).and_then(|()| std::fs::rename(&new, &kept));
+        write.map_err(|e| StepError::permanent("no store").with_source(e))
+    }
+    async fn set_handle(&self, _: String) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn secret(&self, _: &SecretRef) -> Result<Secret, StepError> {
+        Ok(Secret::new(SAS))
+    }
+}
+
+const CHILD: &str = "BLOBS_KILLED_CHILD";
+
+/// The child of the next test: copies, from its last cursor, until it is done or killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by killed_at_fifty_moments_nothing_is_lost_and_no_block_goes_twice"]
+async fn child_that_is_killed() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).expect("the parent's folder"));
+    let config = serde_json::from_slice(&std::fs::read(folder.join("config")).unwrap()).unwrap();
+    let cursor = std::fs::read(folder.join("cursor")).ok();
+    let cursor = cursor.map(|cursor| serde_json::from_slice(&cursor).unwrap());
+    let host = FileHost { folder: folder.clone(), writing: Mutex::new(()) };
+    let ctx = context(&folder, Arc::new(host)).with_state(None, cursor);
+    BlobCopy.apply(&ctx, &config).await.unwrap();
+}
+
+/// Kills.
+const KILLS: u64 = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_fifty_moments_nothing_is_lost_and_no_block_goes_twice() {
+    let seed: u64 = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(6);
+    println!("repeat with SEED={seed}");
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut world = World::new(None).await;
+    world.config.concurrency = std::num::NonZero::new(4);
+    for number in 0..200 {
+        world.bucket.put(&format!("small/{number:03}"), noise(4096, number));
+    }
+    for number in 0..20 {
+        world.bucket.put(&format!("middle/{number:02}"), noise(MIB, 500 + number));
+    }
+    for number in 0..4 {
+        world.bucket.put_object(&format!("large/{number}"), multipart(noise(60 * MIB, 900 + number), number));
+    }
+    let folder = world.project.path().to_path_buf();
+    std::fs::write(folder.join("config"), serde_json::to_vec(&world.config).unwrap()).unwrap();
+    let child = || {
+        let mut command = tokio::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "blobs::stand_in_tests::child_that_is_killed"]);
+        command.env(CHILD, &folder).stdout(std::process::Stdio::null()).kill_on_drop(true);
+        command.spawn().unwrap()
+    };
+    let mut killed = 0;
+    let mut before = world.sink.arrivals();
+    for _ in 0..KILLS {
+        // After so many of its writes have begun.
+        let moment = next(&mut state) % 9 + 1;
+        let (reached, written) = (Arc::new(tokio::sync::Notify::new()), AtomicU64::new(0));
+        let notify = Arc::clone(&reached);
+        world.sink.set_faults(Some(Box::new(move |kind, _, _| {
+            if kind.starts_with("put") && written.fetch_add(1, Ordering::Relaxed) + 1 == moment {
+                notify.notify_one();
+            }
+            None
+        })));
+        let mut child = child();
+        tokio::select! {
+            () = reached.notified() => {
+                child.start_kill().unwrap();
+                killed += 1;
+            }
+            status = child.wait() => assert!(status.unwrap().success(), "the child failed by itself"),
+        }
+        child.wait().await.unwrap();
+        let after = world.sink.arrivals();
+        let mut twice: BTreeMap<&str, u32> = BTreeMap::new();
+        for (block, times) in &after {
+            let was = before.get(block).copied().unwrap_or(0);
+            if was > 0 {
+                *twice.entry(&block.0).or_default() += times - was;
+            }
+        }
+        assert!(twice.values().all(|times| *times <= 1), "seed {seed}: {twice:?}");
+        before = after;
+    }
+    world.sink.set_faults(None);
+    assert!(child().wait().await.unwrap().success());
+    world.assert_equal();
+    let sent: u32 = world.sink.arrivals().values().sum();
+    let all = world.sink.arrivals().len();
+    println!("{killed} kills; {sent} blobs and blocks arrived, {all} of them for the first time");
+    assert!(killed >= 20, "seed {seed}: only {killed} kills hit");
+}

@@ -1,0 +1,76 @@
+//! An Ingress of the AWS Load Balancer Controller as one of the managed NGINX, edited in place.
+
+use serde_json::{Value, json};
+
+use super::ingress::{Ingress, PREFIX};
+use crate::manifests::edit::Edit;
+use crate::rules::document::Node;
+use crate::rules::engine::{Look, Match};
+use crate::rules::path::{Pattern, key, with};
+
+const CLASS: &str = "webapprouting.kubernetes.azure.com";
+
+/// Annotations that have a name with NGINX, and the same values.
+const RENAMED: [(&str, &str); 2] = [
+    ("inbound-cidrs", "nginx.ingress.kubernetes.io/whitelist-source-range"),
+    ("backend-protocol", "nginx.ingress.kubernetes.io/backend-protocol"),
+];
+
+/// The conversion.
+pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) -> Match {
+    let node = look.object.node;
+    let by_annotation = Pattern::parse("**.port.name").map(|p| p.find(node)).unwrap_or_default();
+    if by_annotation.iter().any(|(_, name)| name.text() == Some("use-annotation")) {
+        return found.saying(
+            "it can't be turned into an Ingress of NGINX by itself: its routes are in `actions` annotations",
+        );
+    }
+    let mut secrets: Vec<String> = Vec::new();
+    for arn in ingress.certificates() {
+        secrets.extend(found.need(look.inputs.entry("certificates", arn)));
+    }
+    let annotations = vec![key("metadata"), key("annotations")];
+    if node.at(&["metadata", "annotations", "kubernetes.io/ingress.class"]).is_some() {
+        found = found.edit(Edit::Delete { path: with(&annotations, "kubernetes.io/ingress.class") });
+    }
+    let spec = vec![key("spec")];
+    found = found.edit(Edit::Insert {
+        path: spec.clone(),
+        key: "ingressClassName".to_owned(),
+        value: CLASS.into(),
+    });
+    for (path, text) in
+        Pattern::parse("spec.rules[].http.paths[].path").map(|p| p.find(node)).unwrap_or_default()
+    {
+        if let Some(prefix) = text.text().and_then(|text| text.strip_suffix('*')) {
+            let prefix = if prefix.len() > 1 { prefix.trim_end_matches('/') } else { "/" };
+            let around = path[..path.len() - 1].to_vec();
+            found = found.edit(Edit::Set { path, value: prefix.into() });
+            found =
+                found.edit(Edit::Insert { path: around, key: "pathType".to_owned(), value: "Prefix".into() });
+        }
+    }
+    if !secrets.is_empty() && node.at(&["spec", "tls"]).is_none() {
+        let hosts = ingress.hosts();
+        let tls: Vec<Value> =
+            secrets.iter().map(|secret| json!({ "hosts": hosts, "secretName": secret })).collect();
+        found = found.edit(Edit::Insert { path: spec, key: "tls".to_owned(), value: tls.into() });
+    }
+    if ingress.redirect().is_some() {
+        found = found.edit(Edit::Insert {
+            path: annotations.clone(),
+            key: "nginx.ingress.kubernetes.io/force-ssl-redirect".to_owned(),
+            value: "true".into(),
+        });
+    }
+    let entries = node.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
+    for full in entries.iter().filter_map(|entry| entry.key.text()) {
+        let Some(name) = full.strip_prefix(PREFIX) else { continue };
+        let path = with(&annotations, full);
+        found = match RENAMED.iter().find(|(old, _)| *old == name) {
+            Some((_, new)) => found.edit(Edit::Rename { path, to: (*new).to_owned() }),
+            None => found.edit(Edit::Delete { path }),
+        };
+    }
+    found
+}

@@ -1,0 +1,203 @@
+//! Labels of nodes that only AWS has.
+
+use serde_json::{Map, Value, json};
+
+use super::{expressions, items, pods};
+use crate::manifests::edit::Edit;
+use crate::rules::document::Node;
+use crate::rules::engine::{Look, Match};
+use crate::rules::inputs::Lookup;
+use crate::rules::path::{Path, Pattern, key, with, with_index};
+
+const GROUP_KEYS: [&str; 2] = ["eks.amazonaws.com/nodegroup", "alpha.eksctl.io/nodegroup-name"];
+const POOL: &str = "kubernetes.azure.com/agentpool";
+const CAPACITY: &str = "eks.amazonaws.com/capacityType";
+const PRIORITY: &str = "kubernetes.azure.com/scalesetpriority";
+
+/// Renames the keys that pass, and looks up the values: in node selectors, expressions, tolerations.
+fn relabel(
+    look: &Look<'_>,
+    passes: &dyn Fn(&str) -> bool,
+    new_key: &dyn Fn(&str) -> Option<&'static str>,
+    new_value: &dyn Fn(&str, &str) -> Lookup,
+) -> Vec<Match> {
+    let mut all = Vec::new();
+    let selectors =
+        Pattern::parse("{pod}.nodeSelector.*").map(|p| p.find(look.object.node)).unwrap_or_default();
+    for (path, node) in selectors {
+        let Some(crate::workload::Segment::Key(name)) = path.last().cloned() else { continue };
+        let (true, Some(value)) = (passes(&name), node.text()) else { continue };
+        let mut found = Match::at(path.clone()).found(format!("{name}: {value}"));
+        if let Some(to) = new_key(&name)
+            && let Some(new) = found.need(new_value(&name, value))
+        {
+            found = found.edit(Edit::Set { path: path.clone(), value: new.into() });
+            found = found.edit(Edit::Rename { path, to: to.to_owned() });
+        }
+        all.push(found);
+    }
+    for (path, expression) in expressions(look.object.node, passes) {
+        all.push(relabel_values(&path, expression, new_key, new_value));
+    }
+    for (path, spec) in pods(look.object.node) {
+        for (path, toleration) in items(spec, &path, "tolerations") {
+            let name = toleration.text_at(&["key"]).unwrap_or_default();
+            if !passes(name) {
+                continue;
+            }
+            let mut found = Match::at(with(&path, "key")).found(name);
+            let value = toleration.text_at(&["value"]);
+            let new = value.map(|value| new_value(name, value)).transpose();
+            match (new_key(name), new) {
+                (Some(to), Ok(new)) => {
+                    found = found.edit(Edit::Set { path: with(&path, "key"), value: to.into() });
+                    if let Some(new) = new {
+                        found = found.edit(Edit::Set { path: with(&path, "value"), value: new.into() });
+                    }
+                }
+                (_, Err(missing)) => found.needs.push(missing),
+                (None, _) => {}
+            }
+            all.push(found);
+        }
+    }
+    all
+}
+
+fn relabel_values(
+    path: &Path,
+    expression: &Node,
+    new_key: &dyn Fn(&str) -> Option<&'static str>,
+    new_value: &dyn Fn(&str, &str) -> Lookup,
+) -> Match {
+    let name = expression.text_at(&["key"]).unwrap_or_default();
+    let mut found = Match::at(with(path, "key")).found(name);
+    let Some(to) = new_key(name) else { return found };
+    found = found.edit(Edit::Set { path: with(path, "key"), value: to.into() });
+    for (at, value) in expression.get("values").map_or(&[][..], Node::items).iter().enumerate() {
+        let Some(old) = value.text() else { continue };
+        if let Some(new) = found.need(new_value(name, old)) {
+            found = found.edit(Edit::Set { path: with_index(&with(path, "values"), at), value: new.into() });
+        }
+    }
+    found
+}
+
+/// Node groups.
+pub(super) fn group(look: &Look<'_>) -> Vec<Match> {
+    let pool = |_: &str, value: &str| look.inputs.entry("node-pools", value);
+    relabel(look, &|name| GROUP_KEYS.contains(&name), &|_| Some(POOL), &pool)
+}
+
+/// Keys of Karpenter's AWS provider, where Azure's has the like.
+pub(super) fn karpenter(look: &Look<'_>) -> Vec<Match> {
+    let new_key = |name: &str| match name {
+        "karpenter.k8s.aws/instance-category" | "karpenter.k8s.aws/instance-family" => {
+            Some("karpenter.azure.com/sku-family")
+        }
+        "karpenter.k8s.aws/instance-cpu" => Some("karpenter.azure.com/sku-cpu"),
+        "karpenter.k8s.aws/instance-memory" => Some("karpenter.azure.com/sku-memory"),
+        "karpenter.k8s.aws/instance-gpu-count" => Some("karpenter.azure.com/sku-gpu-count"),
+        "karpenter.k8s.aws/instance-gpu-manufacturer" => Some("karpenter.azure.com/sku-gpu-manufacturer"),
+        _ => None,
+    };
+    let new_value = |name: &str, value: &str| match name {
+        "karpenter.k8s.aws/instance-category" | "karpenter.k8s.aws/instance-family" => {
+            look.inputs.entry("vm-families", value)
+        }
+        _ => Ok(value.to_owned()),
+    };
+    relabel(look, &|name| name.starts_with("karpenter.k8s.aws/"), &new_key, &new_value)
+}
+
+/// Spot and on-demand capacity.
+pub(super) fn capacity(look: &Look<'_>) -> Vec<Match> {
+    let mut all = Vec::new();
+    let pods = pods(look.object.node);
+    for (pod, spec) in &pods {
+        let selector = with(&with(pod, "nodeSelector"), CAPACITY);
+        match look.object.node.follow(&selector).and_then(Node::text) {
+            Some("SPOT") => {
+                let found = Match::at(selector.clone()).found("SPOT");
+                let found = found.edit(Edit::Set { path: selector.clone(), value: "spot".into() });
+                let found = found.edit(Edit::Rename { path: selector, to: PRIORITY.to_owned() });
+                all.push(tolerating(found, pod, spec));
+            }
+            Some(other) => {
+                all.push(Match::at(selector.clone()).found(other).edit(Edit::Delete { path: selector }));
+            }
+            None => {}
+        }
+        for (path, toleration) in items(spec, pod, "tolerations") {
+            if toleration.text_at(&["key"]) == Some(CAPACITY) {
+                let mut found = Match::at(with(&path, "key")).found(CAPACITY);
+                found = found.edit(Edit::Set { path: with(&path, "key"), value: PRIORITY.into() });
+                if toleration.get("value").is_some() {
+                    found = found.edit(Edit::Set { path: with(&path, "value"), value: "spot".into() });
+                }
+                all.push(found);
+            }
+        }
+    }
+    for (path, expression) in expressions(look.object.node, &|name| name == CAPACITY) {
+        let values: Vec<&str> =
+            expression.get("values").map_or(&[][..], Node::items).iter().filter_map(Node::text).collect();
+        let mut found = Match::at(with(&path, "key")).found(format!("{CAPACITY}: {}", values.join(", ")));
+        let wants_spot = match (expression.text_at(&["operator"]), values.as_slice()) {
+            (Some("In"), ["SPOT"]) | (Some("NotIn"), ["ON_DEMAND"]) => true,
+            (Some("In"), ["ON_DEMAND"]) | (Some("NotIn"), ["SPOT"]) => false,
+            // Both, or neither: no restriction at all.
+            _ => {
+                all.push(found.edit(Edit::Delete { path }));
+                continue;
+            }
+        };
+        found = found.edit(Edit::Set { path: with(&path, "key"), value: PRIORITY.into() });
+        if wants_spot {
+            found = found.edit(Edit::Set { path: with(&path, "operator"), value: "In".into() });
+            found =
+                found.edit(Edit::Set { path: with_index(&with(&path, "values"), 0), value: "spot".into() });
+            if let Some((pod, spec)) = pods.iter().find(|(pod, _)| path.starts_with(pod)) {
+                found = tolerating(found, pod, spec);
+            }
+        } else {
+            // Ordinary nodes of AKS don't carry the label.
+            found = found.edit(Edit::Set { path: with(&path, "operator"), value: "DoesNotExist".into() });
+            found = found.edit(Edit::Delete { path: with(&path, "values") });
+        }
+        all.push(found);
+    }
+    all
+}
+
+/// AKS taints its spot nodes.
+fn tolerating(found: Match, pod: &Path, spec: &Node) -> Match {
+    let is_there = spec
+        .get("tolerations")
+        .map_or(&[][..], Node::items)
+        .iter()
+        .any(|toleration| matches!(toleration.text_at(&["key"]), Some(PRIORITY | CAPACITY) | None));
+    if is_there {
+        return found;
+    }
+    let toleration = json!({ "key": PRIORITY, "operator": "Equal", "value": "spot", "effect": "NoSchedule" });
+    found.edit(Edit::Append { path: with(pod, "tolerations"), value: toleration })
+}
+
+/// Karpenter's class of EC2 nodes: one of AKS nodes with the same name, and the same disk.
+pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
+    let node = look.object.node;
+    let mut spec = Map::from_iter([("imageFamily".to_owned(), Value::from("Ubuntu"))]);
+    let disks = node.at(&["spec", "blockDeviceMappings"]).map_or(&[][..], Node::items);
+    let size = disks.first().and_then(|disk| disk.text_at(&["ebs", "volumeSize"]));
+    let number =
+        size.and_then(|size| size.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok());
+    if let Some(gib) = number {
+        spec.insert("osDiskSizeGB".to_owned(), gib.into());
+    }
+    let mut found = Match::at(vec![key("spec")]);
+    found.effects.drop = true;
+    found.effects.add.push(json!({ "apiVersion": "karpenter.azure.com/v1beta1", "kind": "AKSNodeClass",
+        "metadata": { "name": look.object.name }, "spec": spec }));
+    vec![found]
+}

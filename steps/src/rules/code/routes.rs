@@ -1,0 +1,231 @@
+//! The routes of an Ingress as HTTPRoutes, its health checks as HealthCheckPolicies.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::ingress::{Ingress, Listener, metadata};
+use crate::rules::document::Node;
+use crate::rules::engine::Look;
+use crate::rules::facts::{Name, named};
+
+/// Name of the port that stands for an action in an annotation.
+const BY_ANNOTATION: &str = "use-annotation";
+
+/// The routes, or why there can be none.
+pub(super) fn routes(look: &Look<'_>, ingress: &Ingress<'_>, gateway: &Name) -> Result<Vec<Value>, String> {
+    let mut by_host: Vec<(Option<&str>, Vec<Value>)> = Vec::new();
+    let rules = ingress.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
+    for rule in rules {
+        let host = rule.text_at(&["host"]);
+        let paths = rule.at(&["http", "paths"]).map_or(&[][..], Node::items);
+        for path in paths {
+            if is_redirect(ingress, path) {
+                continue;
+            }
+            let backend = path.get("backend").ok_or("a path without a backend")?;
+            let rule = json!({ "matches": [{ "path": path_match(path)? }],
+                "backendRefs": backends(look, ingress, backend)? });
+            match by_host.iter_mut().find(|(known, _)| *known == host) {
+                Some((_, rules)) => rules.push(rule),
+                None => by_host.push((host, vec![rule])),
+            }
+        }
+    }
+    if let Some(backend) = ingress.object.node.at(&["spec", "defaultBackend"]) {
+        let rule = json!({ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }],
+            "backendRefs": backends(look, ingress, backend)? });
+        by_host.push((None, vec![rule]));
+    }
+    let redirect = ingress.redirect();
+    let mut sections: Vec<Listener> = ingress.listeners().into_iter().collect();
+    let plain: Vec<Listener> = sections.iter().copied().filter(|l| !l.is_https).collect();
+    if redirect.is_some() {
+        sections.retain(|listener| listener.is_https);
+    }
+    let object = ingress.object;
+    let mut all = Vec::new();
+    for (at, (host, rules)) in by_host.iter().enumerate() {
+        let name = if at == 0 { object.name.clone() } else { format!("{}-{}", object.name, at + 1) };
+        all.push(route(ingress, &name, gateway, &sections, host.as_slice(), rules));
+    }
+    if let (Some(port), false) = (redirect, plain.is_empty()) {
+        let rule = json!({ "filters": [{ "type": "RequestRedirect",
+            "requestRedirect": { "scheme": "https", "port": port, "statusCode": 301 } }] });
+        let name = format!("{}-redirect", object.name);
+        let mut hosts = ingress.hosts();
+        hosts.dedup();
+        all.push(route(ingress, &name, gateway, &plain, &hosts, &[rule]));
+    }
+    Ok(all)
+}
+
+fn route(
+    ingress: &Ingress<'_>,
+    name: &str,
+    (namespace, gateway): &Name,
+    sections: &[Listener],
+    hosts: &[&str],
+    rules: &[Value],
+) -> Value {
+    let object = ingress.object;
+    let parent = |section: &Listener| {
+        let mut parent = json!({ "name": gateway });
+        if *namespace != object.namespace && !namespace.is_empty() {
+            parent["namespace"] = namespace.as_str().into();
+        }
+        parent["sectionName"] = section.name().into();
+        parent
+    };
+    let parents: Vec<Value> = sections.iter().map(parent).collect();
+    let mut spec = Map::from_iter([("parentRefs".to_owned(), Value::from(parents))]);
+    if !hosts.is_empty() {
+        spec.insert("hostnames".to_owned(), json!(hosts));
+    }
+    spec.insert("rules".to_owned(), rules.into());
+    json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": metadata(name, &object.namespace, object), "spec": spec })
+}
+
+/// Whether the path only sends plain requests to HTTPS, which the listener does here.
+fn is_redirect(ingress: &Ingress<'_>, path: &Node) -> bool {
+    let service = path.at(&["backend", "service"]);
+    let by_annotation = service.and_then(|s| s.text_at(&["port", "name"])) == Some(BY_ANNOTATION);
+    let name = service.and_then(|s| s.text_at(&["name"])).unwrap_or_default();
+    by_annotation && name.contains("redirect") && ingress.redirect().is_some()
+}
+
+/// `/api/*` of an ALB is the prefix `/api` of a Gateway; without a wildcard it is the whole path,
+/// unless the Ingress says Prefix.
+fn path_match(path: &Node) -> Result<Value, String> {
+    let text = path.text_at(&["path"]).unwrap_or("/");
+    let (kind, value) = match (path.text_at(&["pathType"]), text.strip_suffix("/*")) {
+        (_, Some(prefix)) => ("PathPrefix", if prefix.is_empty() { "/" } else { prefix }),
+        (_, None) if text == "*" => ("PathPrefix", "/"),
+        (Some("Prefix"), None) => ("PathPrefix", text),
+        _ => ("Exact", text),
+    };
+    if value.contains(['*', '?']) {
+        return Err(format!("path `{text}` has a wildcard in the middle"));
+    }
+    Ok(json!({ "type": kind, "value": value }))
+}
+
+fn backends(look: &Look<'_>, ingress: &Ingress<'_>, backend: &Node) -> Result<Value, String> {
+    let service = backend.get("service").ok_or("a backend that is no Service")?;
+    let name = service.text_at(&["name"]).ok_or("a backend without a name")?;
+    if service.text_at(&["port", "name"]) == Some(BY_ANNOTATION) {
+        return weighted(look, ingress, name);
+    }
+    let port = match (service.text_at(&["port", "number"]), service.text_at(&["port", "name"])) {
+        (Some(number), _) => number.parse().map_err(|_| format!("`{number}` is no port"))?,
+        (None, Some(port)) => port_of(look, name, port)?,
+        (None, None) => return Err(format!("no port of Service `{name}` is named")),
+    };
+    Ok(json!([{ "name": name, "port": port }]))
+}
+
+/// Routes name ports by number.
+fn port_of(look: &Look<'_>, service: &str, port: &str) -> Result<u16, String> {
+    let known = named(&look.facts.ports, &look.object.namespace, service);
+    let found = known.and_then(|ports| ports.iter().find(|p| p.name.as_deref() == Some(port)));
+    found.map(|port| port.number).ok_or_else(|| {
+        format!("the number of port `{port}` of Service `{service}` isn't known; assess them together")
+    })
+}
+
+/// An action that forwards to several Services.
+fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value, String> {
+    let action =
+        ingress.setting(&format!("actions.{name}")).ok_or_else(|| format!("there is no action `{name}`"))?;
+    let action: Value = serde_json::from_str(action).map_err(|_| format!("action `{name}` is no JSON"))?;
+    let groups = action.pointer("/forwardConfig/targetGroups").and_then(Value::as_array);
+    let groups = groups.ok_or_else(|| format!("action `{name}` does something else than forwarding"))?;
+    let mut refs = Vec::new();
+    for group in groups {
+        let service = group.get("serviceName").and_then(Value::as_str);
+        let service = service.ok_or_else(|| format!("action `{name}` forwards to a target group of AWS"))?;
+        let port = match group.get("servicePort") {
+            Some(Value::Number(port)) => port.as_u64().and_then(|port| u16::try_from(port).ok()),
+            Some(Value::String(port)) => Some(match port.parse() {
+                Ok(number) => number,
+                Err(_) => port_of(look, service, port)?,
+            }),
+            _ => None,
+        };
+        let port = port.ok_or_else(|| format!("action `{name}` names no port"))?;
+        let weight = group.get("weight").and_then(Value::as_u64).unwrap_or(1);
+        refs.push(json!({ "name": service, "port": port, "weight": weight }));
+    }
+    Ok(refs.into())
+}
+
+/// One policy a Service, where the Ingress says how its targets are probed.
+pub(super) fn health_checks(ingress: &Ingress<'_>) -> Vec<Value> {
+    let setting = |name: &str| ingress.setting(&format!("healthcheck-{name}"));
+    let number = |name: &str| ingress.setting(name).and_then(|text| text.parse::<u64>().ok());
+    if !ingress.settings().any(|(name, _)| name.starts_with("healthcheck-"))
+        && ingress.setting("success-codes").is_none()
+    {
+        return Vec::new();
+    }
+    let mut default = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            default.insert(name.to_owned(), value);
+        }
+    };
+    let seconds = |name: &str| {
+        setting(name).and_then(|text| text.parse::<u64>().ok()).map(|s| Value::from(format!("{s}s")))
+    };
+    put("interval", seconds("interval-seconds"));
+    put("timeout", seconds("timeout-seconds"));
+    put("healthyThreshold", number("healthy-threshold-count").map(Value::from));
+    put("unhealthyThreshold", number("unhealthy-threshold-count").map(Value::from));
+    put("port", setting("port").and_then(|port| port.parse::<u16>().ok()).map(Value::from));
+    let mut http = json!({ "path": setting("path").unwrap_or("/") });
+    if let Some(codes) = ingress.setting("success-codes") {
+        let ranges: Vec<Value> = codes
+            .split(',')
+            .filter_map(|part| {
+                let (start, end) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+                Some(json!({ "start": start.parse::<u16>().ok()?, "end": end.parse::<u16>().ok()? }))
+            })
+            .collect();
+        http["match"] = json!({ "statusCodes": ranges });
+    }
+    put("http", Some(http));
+    if setting("protocol") == Some("HTTPS") {
+        put("useTLS", Some(true.into()));
+    }
+    services(ingress)
+        .into_iter()
+        .map(|service| {
+            let mut target = json!({ "group": "", "kind": "Service", "name": service });
+            if !ingress.object.namespace.is_empty() {
+                target["namespace"] = ingress.object.namespace.as_str().into();
+            }
+            json!({ "apiVersion": "alb.networking.azure.io/v1", "kind": "HealthCheckPolicy",
+                "metadata": metadata(&format!("{service}-health"), &ingress.object.namespace, ingress.object),
+                "spec": { "targetRef": target, "default": default.clone() } })
+        })
+        .collect()
+}
+
+/// The Services behind the Ingress, each once.
+fn services(ingress: &Ingress<'_>) -> Vec<String> {
+    let mut found = BTreeMap::new();
+    let spec = ingress.object.node.get("spec");
+    let rules = spec.and_then(|spec| spec.get("rules")).map_or(&[][..], Node::items);
+    let paths = rules.iter().flat_map(|rule| rule.at(&["http", "paths"]).map_or(&[][..], Node::items));
+    let backends =
+        paths.filter_map(|path| path.get("backend")).chain(spec.and_then(|spec| spec.get("defaultBackend")));
+    for service in backends.filter_map(|backend| backend.get("service")) {
+        if service.text_at(&["port", "name"]) != Some(BY_ANNOTATION)
+            && let Some(name) = service.text_at(&["name"])
+        {
+            found.insert(name.to_owned(), ());
+        }
+    }
+    found.into_keys().collect()
+}

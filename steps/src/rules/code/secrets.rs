@@ -1,0 +1,150 @@
+//! Who reads secrets from Secrets Manager.
+
+use serde_json::{Map, Value, json};
+
+use super::identity::client_id;
+use crate::manifests::edit::Edit;
+use crate::manifests::yaml::to_yaml;
+use crate::rules::document::{Node, read};
+use crate::rules::engine::{Look, Match};
+use crate::rules::facts::named;
+use crate::rules::path::{Pattern, key};
+
+/// The name in the vault: as the site maps it, or the same with hyphens for what Key Vault does not
+/// allow. Of an ARN, the name in it without the six characters that AWS adds.
+fn vault_name(look: &Look<'_>, name: &str) -> String {
+    if let Ok(mapped) = look.inputs.entry("secrets", name) {
+        return mapped;
+    }
+    let mut short = name;
+    if name.starts_with("arn:") {
+        short = name.rsplit(':').next().unwrap_or(name).trim_start_matches("parameter/");
+        short = match short.rsplit_once('-') {
+            Some((start, end)) if end.len() == 6 && name.contains(":secret:") => start,
+            _ => short,
+        };
+    }
+    hyphenated(short)
+}
+
+fn hyphenated(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    name.trim_matches('-').to_owned()
+}
+
+/// A SecretProviderClass of AWS. What pods see stays: the file names, by alias.
+pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
+    let object = look.object;
+    let path = vec![key("spec"), key("provider")];
+    let mut found = Match::at(path.clone()).found("aws");
+    let vault = found.need(look.inputs.single("key-vault"));
+    let tenant = found.need(look.inputs.single("tenant-id"));
+    let user = named(&look.facts.provider_users, &object.namespace, &object.name);
+    let account = user.map_or(object.name.as_str(), String::as_str);
+    let role = named(&look.facts.roles, &object.namespace, account).map(String::as_str);
+    let client = found.need(client_id(look, &object.namespace, account, role));
+    let parameters = object.node.at(&["spec", "parameters"]);
+    let text = parameters.and_then(|p| p.text_at(&["objects"])).unwrap_or_default();
+    let Ok(documents) = read(text) else {
+        return vec![found.saying("its `objects` are no YAML, so that they can't be rewritten")];
+    };
+    let mut objects = Vec::new();
+    for item in documents.iter().flat_map(|document| document.root.items()) {
+        let Some(name) = item.text_at(&["objectName"]) else { continue };
+        let vault = vault_name(look, name);
+        let alias = item.text_at(&["objectAlias"]).map_or_else(|| name.replace('/', "_"), str::to_owned);
+        let fields = item.get("jmesPath").map_or(&[][..], Node::items);
+        if fields.is_empty() {
+            objects.push(vault_object(&vault, &alias));
+        }
+        for field in fields {
+            let path = field.text_at(&["path"]).unwrap_or_default();
+            let alias = field.text_at(&["objectAlias"]).unwrap_or(path);
+            let mapped = look.inputs.entry("secrets", &format!("{name}.{path}"));
+            objects.push(vault_object(
+                &mapped.unwrap_or_else(|_| format!("{vault}-{}", hyphenated(path))),
+                alias,
+            ));
+        }
+    }
+    if let (Some(vault), Some(tenant), Some(client)) = (vault, tenant, client) {
+        let parameters = json!({ "usePodIdentity": "false", "clientID": client, "keyvaultName": vault,
+            "tenantId": tenant, "objects": to_yaml(&json!({ "array": objects })) });
+        found = found.edit(Edit::Set { path, value: "azure".into() });
+        found = found.edit(Edit::Insert {
+            path: vec![key("spec")],
+            key: "parameters".to_owned(),
+            value: parameters,
+        });
+    }
+    vec![found]
+}
+
+/// An entry of `array`, which is YAML in YAML.
+fn vault_object(name: &str, alias: &str) -> Value {
+    let mut object = Map::from_iter([("objectName".to_owned(), Value::from(name))]);
+    object.insert("objectType".to_owned(), "secret".into());
+    if alias != name {
+        object.insert("objectAlias".to_owned(), alias.into());
+    }
+    to_yaml(&Value::Object(object)).into()
+}
+
+/// A SecretStore of AWS.
+pub(super) fn store(look: &Look<'_>) -> Vec<Match> {
+    let path = vec![key("spec"), key("provider")];
+    let aws = look.object.node.at(&["spec", "provider", "aws"]);
+    let Some(aws) = aws else { return Vec::new() };
+    let mut found = Match::at(path.clone()).found(aws.text_at(&["service"]).unwrap_or("aws"));
+    let vault = found.need(look.inputs.single("key-vault"));
+    let tenant = found.need(look.inputs.single("tenant-id"));
+    if let (Some(vault), Some(tenant)) = (vault, tenant) {
+        let mut azure = json!({ "authType": "WorkloadIdentity", "vaultUrl": format!("https://{vault}.vault.azure.net"),
+            "tenantId": tenant });
+        if let Some(account) = aws.at(&["auth", "jwt", "serviceAccountRef"]) {
+            let mut account = account.to_value();
+            if let Some(fields) = account.as_object_mut() {
+                fields.shift_remove("audiences");
+            }
+            azure["serviceAccountRef"] = account;
+        }
+        found = found.edit(Edit::Set { path, value: json!({ "azurekv": azure }) });
+    }
+    vec![found]
+}
+
+/// An ExternalSecret that reads from such a store by names that Key Vault does not allow.
+pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
+    let node = look.object.node;
+    let reference = |name: &str| {
+        let text = node.text_at(&["spec", "secretStoreRef", name]);
+        text.or_else(|| node.text_at(&["spec", "externalSecretSpec", "secretStoreRef", name]))
+            .unwrap_or_default()
+    };
+    let kind = match reference("kind") {
+        "" => "SecretStore",
+        kind => kind,
+    };
+    if !look.facts.stores.contains(&(kind.to_owned(), reference("name").to_owned())) {
+        return Vec::new();
+    }
+    // Only together with its store: its names are those of the vault from then on.
+    let is_mapped = look.inputs.key_vault.is_some() && look.inputs.tenant_id.is_some();
+    let mut all = Vec::new();
+    for pattern in ["**.remoteRef.key", "**.extract.key"] {
+        for (path, name) in Pattern::parse(pattern).map(|p| p.find(node)).unwrap_or_default() {
+            let Some(name) = name.text() else { continue };
+            let new = vault_name(look, name);
+            if new == name {
+                continue;
+            }
+            let mut found = Match::at(path.clone()).found(name);
+            match is_mapped {
+                true => found = found.edit(Edit::Set { path, value: new.into() }),
+                false => found.needs.push("rewrite.key-vault".to_owned()),
+            }
+            all.push(found);
+        }
+    }
+    all
+}

@@ -1,0 +1,26 @@
+//! What of EKS is something else on AKS: rules as data and code, for live objects and files alike.
+//! The design is in `docs/design/rules.md`.
+
+pub(crate) mod code;
+pub(crate) mod document;
+mod engine;
+pub(crate) mod facts;
+mod finding;
+mod inputs;
+pub(crate) mod object;
+pub(crate) mod path;
+mod rewriting;
+mod rule;
+mod set;
+
+pub use finding::Finding;
+pub use inputs::{IngressTarget, Inputs, QueueTarget};
+pub use rule::{Condition, Effect, Example, Rule, RuleError, RuleKind, RuleSeverity};
+pub use set::RuleSet;
+
+pub(crate) use rewriting::Change;
+
+#[cfg(test)]
+mod examples_tests;
+#[cfg(test)]
+mod tests;
