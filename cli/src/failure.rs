@@ -9,6 +9,8 @@ use migrate_engine::{
     RunError, StoreError,
 };
 use migrate_plugin_api::{InvalidId, NodeId, Severity};
+use migrate_plugin_host::{DiscoveryError, SettingsError};
+use migrate_plugin_sdk::ServeError;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
@@ -50,6 +52,18 @@ pub enum Failure {
     /// A new plugin was not made.
     #[error(transparent)]
     Scaffold(#[from] ScaffoldError),
+    /// The plugins that are there can't be used together.
+    #[error(transparent)]
+    Plugins(#[from] DiscoveryError),
+    /// `[plugins]` is wrong.
+    #[error(transparent)]
+    PluginSettings(#[from] SettingsError),
+    /// This program doesn't know where it is, and so can't guard a plugin.
+    #[error("failed to find this program's own file")]
+    NoSelf(#[source] std::io::Error),
+    /// A step can't be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -88,6 +102,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::Invalid(_) => Exit::Invalid,
+            Self::Plugins(_) | Self::PluginSettings(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
@@ -104,7 +119,8 @@ impl Failure {
             },
             Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
             Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
-            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::NoSelf(_) => Exit::Failed,
+            Self::Serve(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -118,8 +134,11 @@ impl Failure {
             Self::Read(_) => "unreadable-file",
             Self::NoMigrationFile(_) => "no-migration-file",
             Self::Invalid(_) => "invalid",
-            Self::Steps(_) => "internal",
+            Self::Steps(_) | Self::NoSelf(_) => "internal",
             Self::Scaffold(_) => "plugin-not-made",
+            Self::Plugins(_) => "plugins",
+            Self::PluginSettings(_) => "invalid",
+            Self::Serve(_) => "not-served",
             Self::Stdout(_) => "stdout",
             Self::Decide(_) => "not-decided",
             Self::Run(error) => match error {
@@ -200,6 +219,7 @@ impl Failure {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
+            Self::Plugins(error) => Some(error.hint()),
             Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),

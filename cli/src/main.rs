@@ -11,6 +11,7 @@ mod failure;
 mod logs;
 mod outlook;
 mod output;
+mod plugins;
 mod progress;
 mod render;
 mod say;
@@ -27,8 +28,17 @@ use clap::Parser;
 
 use crate::args::Cli;
 
+fn main() -> ExitCode {
+    // Before anything else is there: it must be alone in its process.
+    let mut args = std::env::args_os().skip(1);
+    if plugins::GUARD.iter().all(|word| args.next().is_some_and(|arg| arg == *word)) {
+        return migrate_plugin_host::guard::main(args);
+    }
+    work()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn work() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
