@@ -60,7 +60,7 @@ pub enum Command {
     Rules(RulesArgs),
     /// List the kinds of steps, or show one with its fields
     Steps(StepsArgs),
-    /// Make a step plugin of your own
+    /// Make a step plugin of your own, or test one
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Print the JSON Schema of workflow files, or of migration.toml, for editors
@@ -293,6 +293,18 @@ pub struct StepsArgs {
 pub enum PluginCommand {
     /// Make a plugin that works, with its own test, in the new folder plugins/NAME
     New(PluginNewArgs),
+    /// Run the conformance suite against a plugin, and say what to mend
+    Test(PluginTestArgs),
+    /// Serve a built-in step over the plugin protocol: a plugin as every other
+    #[command(hide = true)]
+    Serve(PluginServeArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PluginServeArgs {
+    /// The step
+    #[arg(value_name = "STEP")]
+    pub step: String,
 }
 
 #[derive(Debug, Args)]
@@ -304,6 +316,34 @@ pub struct PluginNewArgs {
     /// The step that it shall be: `word` or `family.verb`
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PluginTestArgs {
+    /// The plugin's program
+    #[arg(value_name = "PROGRAM")]
+    pub program: PathBuf,
+
+    /// Arguments for it, where it takes any
+    #[arg(value_name = "ARG", last = true)]
+    pub args: Vec<String>,
+
+    /// A config that may be applied for the test, as JSON; default: the first of `examples` in the
+    /// plugin's config_schema
+    #[arg(long, value_name = "JSON")]
+    pub with: Option<String>,
+
+    /// Only what has no effect: nothing is applied
+    #[arg(long, conflicts_with = "with")]
+    pub without_effects: bool,
+
+    /// Only this case
+    #[arg(long, value_name = "CASE")]
+    pub case: Vec<String>,
+
+    /// A variable of the environment that the plugin needs beyond the usual ones
+    #[arg(long, value_name = "NAME")]
+    pub env: Vec<String>,
 }
 
 #[derive(Debug, Args)]

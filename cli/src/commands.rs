@@ -7,6 +7,7 @@ use migrate_engine::{
     Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
+use migrate_plugin_host::Listed;
 
 use crate::args::{
     AgainArgs, Cli, Command, ParamArgs, PlanArgs, PluginCommand, PluginNewArgs, ResumeArgs, RunArgs,
@@ -17,7 +18,8 @@ use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::say::say;
 use crate::{
-    assess, evidence, logs, outlook, render, rewrite, rules, scaffold, shipped, signals, table::Table, watch,
+    assess, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals, table::Table,
+    watch,
 };
 
 /// What describes a site; see the README.
@@ -25,9 +27,13 @@ pub(crate) const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let engine = Engine::open(&cli.project, migrate_steps::all())?.with_workflows(shipped::all());
+    let plugins =
+        if plugins::are_needed(&cli.command) { plugins::load(&cli.project).await? } else { Vec::new() };
+    let (listed, own): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
+    let steps = migrate_steps::all().into_iter().chain(own).collect();
+    let engine = Engine::open(&cli.project, steps)?.with_workflows(shipped::all());
     let engine = engine.with_store(store(cli)?);
-    let session = Session { cli, engine };
+    let session = Session { cli, engine, plugins: listed };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
         Command::Plan(args) => session.plan(args).await,
@@ -44,6 +50,8 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Rules(args) => rules::rules(cli, args),
         Command::Steps(args) => session.steps(args),
         Command::Plugin(PluginCommand::New(args)) => session.new_plugin(args),
+        Command::Plugin(PluginCommand::Test(args)) => plugins::test(&cli.project, args, cli.json).await,
+        Command::Plugin(PluginCommand::Serve(args)) => plugins::serve(&args.step).await,
         Command::Schema(args) => session.schema(args),
     }
 }
@@ -64,6 +72,7 @@ fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
 pub(crate) struct Session<'a> {
     pub(crate) cli: &'a Cli,
     pub(crate) engine: Engine,
+    plugins: Vec<Listed>,
 }
 
 impl Session<'_> {
@@ -189,22 +198,27 @@ impl Session<'_> {
         let Some(name) = &args.step else {
             if self.cli.json {
                 let steps: Vec<_> = self.engine.steps().collect();
-                print_json("steps", &serde_json::json!({ "steps": steps }))?;
+                print_json("steps", &serde_json::json!({ "steps": steps, "plugins": self.plugins }))?;
                 return Ok(Exit::Done);
             }
-            let mut table = Table::new(["STEP", "WHAT IT DOES"]);
+            let mut table = Table::new(["STEP", "SOURCE", "DIGEST", "WHAT IT DOES"]);
             for info in self.engine.steps() {
-                table.row([info.name.clone(), info.summary.clone()]);
+                let (source, digest) = self.source(&info.name);
+                table.row([info.name.clone(), source, digest, info.summary.clone()]);
             }
             print(&table.to_string())?;
             return Ok(Exit::Done);
         };
         let info =
             self.engine.steps().find(|info| info.name == *name).ok_or_else(|| self.unknown_step(name))?;
+        let plugin = self.plugin(name);
         if self.cli.json {
-            print_json("step", &serde_json::json!({ "step": info }))?;
+            print_json("step", &serde_json::json!({ "step": info, "plugin": plugin }))?;
         } else {
             print(&render::step(info))?;
+            if let Some(plugin) = plugin {
+                print(&format!("\n{}\n", plugins::provenance(plugin)))?;
+            }
         }
         Ok(Exit::Done)
     }
@@ -224,6 +238,21 @@ impl Session<'_> {
             say!("  {command}");
         }
         Ok(Exit::Done)
+    }
+
+    fn plugin(&self, step: &str) -> Option<&Listed> {
+        self.plugins.iter().find(|plugin| plugin.name == step)
+    }
+
+    /// Where a step comes from, and which file it is.
+    fn source(&self, step: &str) -> (String, String) {
+        match self.plugin(step) {
+            None => ("built-in".to_owned(), String::new()),
+            Some(plugin) => (
+                plugin.origin.to_string(),
+                plugin.sha256.as_ref().map(|digest| digest.short().to_owned()).unwrap_or_default(),
+            ),
+        }
     }
 
     fn schema(&self, args: &SchemaArgs) -> Result<Exit, Failure> {

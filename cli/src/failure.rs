@@ -9,6 +9,8 @@ use migrate_engine::{
     RunError, StoreError, quoted,
 };
 use migrate_plugin_api::{ErrorClass, InvalidId, NodeId, Severity, StepError};
+use migrate_plugin_host::{DiscoveryError, SettingsError};
+use migrate_plugin_sdk::ServeError;
 use migrate_steps::rules::RuleError;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,18 @@ pub enum Failure {
     /// A new plugin was not made.
     #[error(transparent)]
     Scaffold(#[from] ScaffoldError),
+    /// The plugins that are there can't be used together.
+    #[error(transparent)]
+    Plugins(#[from] DiscoveryError),
+    /// `[plugins]` is wrong.
+    #[error(transparent)]
+    PluginSettings(#[from] SettingsError),
+    /// This program doesn't know where it is, and so can't guard a plugin.
+    #[error("failed to find this program's own file")]
+    NoSelf(#[source] std::io::Error),
+    /// A step can't be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -125,6 +139,7 @@ impl Failure {
             Self::Rules(_) | Self::Site { .. } => Exit::Invalid,
             Self::Step(error) if error.class == ErrorClass::Permanent => Exit::Invalid,
             Self::Step(_) | Self::Write { .. } => Exit::Failed,
+            Self::Plugins(_) | Self::PluginSettings(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
@@ -143,7 +158,8 @@ impl Failure {
                 Exit::Usage
             }
             Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
-            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::NoSelf(_) => Exit::Failed,
+            Self::Serve(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -157,8 +173,11 @@ impl Failure {
             Self::Read(_) => "unreadable-file",
             Self::NoMigrationFile(_) => "no-migration-file",
             Self::Invalid(_) => "invalid",
-            Self::Steps(_) => "internal",
+            Self::Steps(_) | Self::NoSelf(_) => "internal",
             Self::Scaffold(_) => "plugin-not-made",
+            Self::Plugins(_) => "plugins",
+            Self::PluginSettings(_) => "invalid",
+            Self::Serve(_) => "not-served",
             Self::Stdout(_) => "stdout",
             Self::Step(_) => "unreadable",
             Self::Rules(_) => "invalid-rules",
@@ -250,6 +269,7 @@ impl Failure {
             Self::NoMigrationFile(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
+            Self::Plugins(error) => Some(error.hint()),
             Self::Run(RunError::Locked(holder)) => Some(way_past(holder)),
             Self::Step(error) => error.hint.clone(),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),

@@ -13,6 +13,7 @@ mod html;
 mod logs;
 mod outlook;
 mod output;
+mod plugins;
 mod progress;
 mod render;
 mod rewrite;
@@ -33,8 +34,17 @@ use clap::Parser;
 
 use crate::args::Cli;
 
+fn main() -> ExitCode {
+    // Before anything else is there: it must be alone in its process.
+    let mut args = std::env::args_os().skip(1);
+    if plugins::GUARD.iter().all(|word| args.next().is_some_and(|arg| arg == *word)) {
+        return migrate_plugin_host::guard::main(args);
+    }
+    work()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn work() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -231,7 +231,6 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-#[ignore = "needs the plugin host in the command line"]
 fn the_shipped_example_runs_with_its_plugins_and_lost_rows_stop_it() {
     let web = Web::start();
     let tables = "create table orders (id int); insert into orders select generate_series(1, 1000); \
@@ -301,7 +300,6 @@ fn conforms(project: &Path, plugin: &str, more: &[&str]) -> String {
 }
 
 #[test]
-#[ignore = "needs the plugin host in the command line"]
 fn the_examples_pass_the_conformance_suite() {
     let dir = tempfile::tempdir().unwrap();
     copy_examples(dir.path());

@@ -58,7 +58,6 @@ impl User {
 }
 
 #[test]
-#[ignore = "needs the plugin host in the command line"]
 fn a_new_user_gets_a_plugin_that_is_killed_and_goes_on_at_its_own_place() {
     let user = User { project: tempfile::tempdir().unwrap() };
     for (file, text) in blocks("toml") {

@@ -119,7 +119,6 @@ fn a_rust_plugin_builds_and_passes_its_own_test() {
 }
 
 #[test]
-#[ignore = "needs the plugin host in the command line"]
 fn what_is_made_passes_the_conformance_suite() {
     let project = tempfile::tempdir().unwrap();
     for (language, name) in [("python", "team.greet"), ("sh", "touch-file")] {

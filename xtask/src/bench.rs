@@ -3,8 +3,14 @@
 use crate::cargo::{Outcome, cargo};
 
 /// Every bench: its name, what it measures, and its package.
-const BENCHES: &[(&str, &str, &str)] =
-    &[("engine", "what a node of a workflow costs, beside make, DBOS and Snakemake", "migrate-engine")];
+const BENCHES: &[(&str, &str, &str)] = &[
+    ("engine", "what a node of a workflow costs, beside make, DBOS and Snakemake", "migrate-engine"),
+    (
+        "plugins",
+        "what a step in a process of its own costs, and how fast its events are taken in",
+        "migrate-plugin-host",
+    ),
+];
 
 /// Says which benches there are.
 pub fn list() -> Outcome {

@@ -1,0 +1,293 @@
+//! Step plugins as a person uses them: found, run, killed, resumed, changed, pinned and tested.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const CANARY: &str = "canary-51c2e9-value";
+
+const WORKFLOW: &str = "schema = 1\nname = \"items\"\n\n[nodes.copy]\nstep = \"test.items\"\n\
+                        with = { items = 3, token = \"env:ITEMS_TOKEN\" }\n";
+
+/// A project with a plugin of its own.
+struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    fn new() -> Self {
+        let project = Self { dir: tempfile::tempdir().expect("a folder") };
+        project.write("migration.toml", "schema = 1\n");
+        project.write("items.toml", WORKFLOW);
+        std::fs::create_dir(project.path("plugins")).unwrap();
+        std::fs::copy(fixture(), project.plugin()).unwrap();
+        project
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn plugin(&self) -> PathBuf {
+        self.path("plugins/migrate-step-test.items")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+        command.args(args).current_dir(self.dir.path());
+        command.env_remove("MIGRATE_PROJECT").env("NO_COLOR", "1").env("ITEMS_TOKEN", CANARY);
+        command
+    }
+
+    fn migrate(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("migrate starts")
+    }
+
+    fn items(&self) -> Vec<String> {
+        std::fs::read_to_string(self.path("items")).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Processes of the project's plugin.
+    fn left(&self) -> Vec<String> {
+        let mark = self.dir.path().display().to_string();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let argv = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        argv.map(|argv| String::from_utf8_lossy(&argv).replace('\0', " "))
+            .filter(|argv| argv.contains(&mark))
+            .collect()
+    }
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/migrate-step-test.items")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "exit {}\n{}{}",
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[track_caller]
+fn has(output: &Output, exit: i32, words: &[&str]) {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(exit), "{text}");
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+}
+
+#[test]
+fn a_plugin_is_listed_with_its_source_and_digest() {
+    let project = Project::new();
+    let list = project.migrate(&["steps"]);
+    let lines = String::from_utf8_lossy(&list.stdout).into_owned();
+    let line = lines.lines().find(|line| line.starts_with("test.items")).expect("a line");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        (words[1], words[2].len(), &words[3..]),
+        ("plugins/", 12, &["Appends", "items", "to", "a", "file"][..])
+    );
+    let one = project.migrate(&["steps", "test.items", "--json"]);
+    let document: Value = serde_json::from_slice(&one.stdout).unwrap();
+    let digest = document["plugin"]["sha256"].as_str().unwrap();
+    assert!(digest.starts_with(words[2]), "{document}");
+    assert_eq!(document["step"]["version"], format!("1+sha256.{digest}"));
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_on_from_its_own_cursor_and_leaves_nothing() {
+    let project = Project::new();
+    project.write("wait-at-2", "");
+    let mut run = project.command(&["run", "items.toml"]);
+    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Its second checkpoint is durable once it waits for the file to go.
+    while project.path("items").metadata().map_or(0, |items| items.len()) < 4 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !project.left().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", project.left());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_file(project.path("wait-at-2")).unwrap();
+    has(&project.migrate(&["resume"]), 0, &["done"]);
+    let items = project.items();
+    assert_eq!(items.last().map(String::as_str), Some("2"));
+    // The last item before the kill may have been written and not been kept.
+    assert!(items.len() <= 4 && items.starts_with(&["0".to_owned(), "1".to_owned()]), "{items:?}");
+    assert_eq!(project.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_canary_that_a_plugin_gives_away_is_nowhere() {
+    let project = Project::new();
+    let mut said = Vec::new();
+    for (items, exit) in [("3", 0), ("0", 1)] {
+        project.write("items.toml", &WORKFLOW.replace("items = 3", &format!("items = {items}")));
+        for json in [&["run", "items.toml"][..], &["run", "items.toml", "--json"]] {
+            let output = project.migrate(json);
+            assert_eq!(output.status.code(), Some(exit), "{}", text(&output));
+            said.push(text(&output));
+        }
+    }
+    for args in [&["logs", "--level", "debug"][..], &["logs", "--json"], &["status"], &["status", "--json"]] {
+        said.push(text(&project.migrate(args)));
+    }
+    let all = said.join("\n");
+    assert!(all.contains("the token is (secret)") && all.contains("stderr has (secret)"), "{all}");
+    assert!(all.contains("failed with (secret)"), "{all}");
+    assert!(!all.contains(CANARY), "{all}");
+    for entry in std::fs::read_dir(project.path(".migrate")).unwrap().flatten() {
+        if entry.path().is_file() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+            assert!(!found, "{}", entry.path().display());
+        }
+    }
+}
+
+#[test]
+fn a_changed_plugin_is_a_changed_step() {
+    let project = Project::new();
+    project.write(
+        "items.toml",
+        &format!("{WORKFLOW}\n[nodes.again]\nstep = \"test.items\"\nneeds = [\"copy\"]\nwith = {{ items = -1, token = \"file:absent\" }}\n"),
+    );
+    has(&project.migrate(&["run", "items.toml"]), 1, &[]);
+    let mut text = std::fs::read_to_string(project.plugin()).unwrap();
+    text.push_str("# changed\n");
+    std::fs::write(project.plugin(), text).unwrap();
+    has(&project.migrate(&["resume"]), 3, &["step version", "nothing was touched"]);
+}
+
+#[test]
+fn another_file_than_the_pinned_one_is_refused() {
+    let project = Project::new();
+    let pin = format!(
+        "schema = 1\n[plugins.\"test.items\"]\npath = \"plugins/migrate-step-test.items\"\nsha256 = \"{}\"\n",
+        "0".repeat(64)
+    );
+    project.write("migration.toml", &pin);
+    has(
+        &project.migrate(&["plan", "items.toml"]),
+        3,
+        &["is pinned", "help: look at what has changed in the file"],
+    );
+    // What asks no step is not kept from working.
+    has(&project.migrate(&["runs"]), 0, &[]);
+}
+
+#[test]
+fn a_plugin_that_can_not_be_used_is_told_before_anything_is_touched() {
+    let project = Project::new();
+    std::fs::write(project.plugin(), "#!/bin/sh\necho no python here >&2\nexit 3\n").unwrap();
+    has(
+        &project.migrate(&["run", "items.toml"]),
+        3,
+        &["plugin `test.items` ended with exit code 3 before it answered `initialize`", "no python here"],
+    );
+    assert!(!project.path("items").exists());
+    // Others are not concerned.
+    project.write(
+        "other.toml",
+        "schema = 1\nname = \"other\"\n\n[nodes.say]\nstep = \"exec\"\nwith = { command = [\"true\"] }\n",
+    );
+    has(&project.migrate(&["run", "other.toml"]), 0, &[]);
+}
+
+#[test]
+fn the_suite_says_what_is_right_and_what_to_mend() {
+    let project = Project::new();
+    let plugin = project.plugin().display().to_string();
+    let output = project.migrate(&["plugin", "test", &plugin]);
+    has(&output, 0, &["ok      initialize", " 0 failed"]);
+    let document: Value =
+        serde_json::from_slice(&project.migrate(&["plugin", "test", &plugin, "--json"]).stdout).unwrap();
+    assert!(document["cases"].as_array().unwrap().len() >= 40);
+    let mended =
+        std::fs::read_to_string(project.plugin()).unwrap().replace("if not line.strip()", "if False");
+    std::fs::write(project.plugin(), mended).unwrap();
+    let output = project.migrate(&["plugin", "test", &plugin]);
+    has(&output, 1, &["FAILED  line-empty", "mend: skip lines that are empty"]);
+}
+
+/// Tests a built-in step, served by this program over the plugin protocol.
+fn tested(project: &Project, step: &str, options: &[&str]) -> (i32, Value) {
+    let program = env!("CARGO_BIN_EXE_migrate");
+    let args = [&["plugin", "test", program, "--json"], options, &["--", "plugin", "serve", step]].concat();
+    let output = project.migrate(&args);
+    let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    (output.status.code().unwrap_or(-1), document)
+}
+
+/// Cases whose result depends on the step. The others depend on what serves it, which is the same for all.
+const OF_THE_STEP: &[&str] = &[
+    "describe",
+    "describe-name",
+    "describe-summary",
+    "describe-twice",
+    "config-schema",
+    "output-schema",
+    "config-examples",
+    "sensitive",
+    "plan-unknown",
+    "plan-stores-nothing",
+    "plan-without-params",
+    "plan-of-no-object",
+    "observe-of-no-object",
+    "verify-without-params",
+];
+
+#[test]
+fn every_built_in_step_passes_the_suite_out_of_process() {
+    let project = Project::new();
+    let list: Value = serde_json::from_slice(&project.migrate(&["steps", "--json"]).stdout).unwrap();
+    let names = list["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap());
+    // What the engine does itself, and the plugin that is tested by itself.
+    let names: Vec<&str> = names.filter(|name| !["gate", "test.items"].contains(name)).collect();
+    assert!(names.len() >= 14, "{names:?}");
+    let options: Vec<&str> = OF_THE_STEP.iter().flat_map(|case| ["--case", case]).collect();
+    let next = std::sync::Mutex::new(names.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                loop {
+                    let Some(step) = next.lock().unwrap().next() else { return };
+                    let (exit, document) = tested(&project, step, &options);
+                    let cases = document["cases"].as_array().unwrap();
+                    let failed: Vec<_> = cases.iter().filter(|case| case["outcome"] == "failed").collect();
+                    assert_eq!(
+                        (exit, failed.len(), cases.len()),
+                        (0, 0, OF_THE_STEP.len()),
+                        "{step}: {failed:?}"
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_built_in_step_passes_the_whole_suite_out_of_process() {
+    let project = Project::new();
+    let (exit, document) = tested(&project, "exec", &["--with", "{\"command\":[\"true\"]}"]);
+    assert_eq!(exit, 0, "{document}");
+    let cases = document["cases"].as_array().unwrap();
+    assert!(cases.len() >= 40, "{}", cases.len());
+    let apply = cases.iter().find(|case| case["case"] == "apply").unwrap();
+    assert_eq!(apply["outcome"], "passed");
+}

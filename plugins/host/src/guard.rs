@@ -1,0 +1,215 @@
+//! The guard: a small process between the host and a plugin, that lets nothing of the plugin outlive it.
+//!
+//! Started by the host as the leader of a new process group, it limits itself (and so the plugin), starts
+//! the plugin with its own stdin, stdout and stderr, and ends as the plugin ends. Invariants:
+//!
+//! - When nobody reads the plugin's stderr any more, which is so at the very moment of the host's death,
+//!   every process that came of the plugin is killed. So a killed host leaves no plugin that goes on
+//!   with work which the next `migrate resume` begins again.
+//! - When the plugin ends, whatever it left behind is killed first. On Linux that includes processes that
+//!   left the group or made themselves daemons: the guard is their reaper.
+//!
+//! It keeps none of the other two streams, so that their ends are the plugin's alone, and reads and writes
+//! none.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::process::{Child, Command, ExitCode};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, kill_process, setrlimit, wait,
+};
+
+/// Largest core dump, in bytes. Not 0: a kernel that pipes core dumps into a program ignores every limit
+/// but 1, which means "none" (Linux, `fs/coredump.c`). A file of one byte is none either.
+const CORE_BYTES: u64 = 1;
+
+/// Rounds of killing: each ends everything that is found, so that only what forks faster than it is
+/// killed survives one.
+const MAX_ROUNDS: u32 = 200;
+
+/// Time between two rounds.
+const ROUND: Duration = Duration::from_millis(2);
+
+/// Tries to start a file that is busy, and the time between two of them: a second in all.
+const MAX_BUSY: u32 = 50;
+
+/// See [`MAX_BUSY`].
+const BUSY: Duration = Duration::from_millis(20);
+
+/// Exit code for "could not start the plugin", as a shell has it.
+const NOT_STARTED: u8 = 127;
+
+/// Exit code for "killed, because nobody reads any more".
+const DESERTED: i32 = 137;
+
+/// Runs `MEMORY_BYTES PROGRAM ARGS…`. To be called first of all in a process: no other thread may be there.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match guard(args) {
+        Ok(status) => leave(status),
+        Err(message) => {
+            complain(&message);
+            ExitCode::from(NOT_STARTED)
+        }
+    }
+}
+
+// The host reads it as the plugin's stderr.
+#[allow(clippy::print_stderr)]
+fn complain(message: &str) {
+    eprintln!("{message}");
+}
+
+fn guard(mut args: impl Iterator<Item = OsString>) -> Result<WaitStatus, String> {
+    let memory = args.next().and_then(|text| text.to_str()?.parse().ok());
+    let (Some(memory), Some(program)) = (memory, args.next()) else {
+        return Err("usage: guard MEMORY_BYTES PROGRAM ARGS…".to_owned());
+    };
+    limit(Resource::Core, CORE_BYTES)?;
+    limit(Resource::Data, memory)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(getpid()))
+        .map_err(|error| format!("failed to become the reaper: {error}"))?;
+    let _runtime = survive_sigterm()?;
+    let args: Vec<OsString> = args.collect();
+    let child = start(Command::new(&program).args(args));
+    let child = child.map_err(|error| format!("failed to start {}: {error}", program.display()))?;
+    let plugin = Pid::from_child(&child);
+    let_go().map_err(|error| format!("failed to let go of stdin and stdout: {error}"))?;
+    std::thread::spawn(|| {
+        until_deserted();
+        end_all();
+        std::process::exit(DESERTED);
+    });
+    let status = wait_for(plugin)?;
+    end_all();
+    Ok(status)
+}
+
+/// Starts the plugin. A file that was just written may still be open for writing in a process that another
+/// thread is about to start (<https://github.com/golang/go/issues/22315>): that passes.
+fn start(command: &mut Command) -> std::io::Result<Child> {
+    for _ in 0..MAX_BUSY {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::sleep(BUSY),
+            started => return started,
+        }
+    }
+    command.spawn()
+}
+
+/// Lowers a limit, never raises one.
+fn limit(resource: Resource, bytes: u64) -> Result<(), String> {
+    let hard = getrlimit(resource).maximum.map_or(bytes, |hard| hard.min(bytes));
+    let limit = Rlimit { current: Some(hard), maximum: Some(hard) };
+    setrlimit(resource, limit).map_err(|error| format!("failed to set {resource:?}: {error}"))
+}
+
+/// The host asks the whole group to end; the guard has to see to it that the others do. What is
+/// started later has the default again.
+fn survive_sigterm() -> Result<tokio::runtime::Runtime, String> {
+    let failed = |error| format!("failed to handle SIGTERM: {error}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    let _in = runtime.enter();
+    // The handler stays when its listener goes.
+    let _listener =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    drop(_in);
+    Ok(runtime)
+}
+
+/// Leaves stdin and stdout to the plugin.
+fn let_go() -> std::io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(())
+}
+
+/// Returns when nobody reads stderr.
+fn until_deserted() {
+    let stderr = rustix::stdio::stderr();
+    loop {
+        let mut fds = [PollFd::new(&stderr, PollFlags::empty())];
+        match poll(&mut fds, None) {
+            Ok(_) if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) => return,
+            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+            // Without being able to look, nothing may run.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Waits for the end of `plugin`, and for that of others that come by.
+fn wait_for(plugin: Pid) -> Result<WaitStatus, String> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == plugin => return Ok(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("failed to wait for the plugin: {error}")),
+        }
+    }
+}
+
+/// Kills and reaps everything that is left.
+fn end_all() {
+    for _ in 0..MAX_ROUNDS {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => break,
+                // Nobody is left.
+                Err(_) => return,
+            }
+        }
+        for pid in descendants() {
+            // It may just have ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(ROUND);
+    }
+}
+
+/// Everybody below this process: orphans are its own children.
+#[cfg(target_os = "linux")]
+fn descendants() -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let family: Vec<(i32, i32)> = pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
+    let mut found = vec![getpid().as_raw_nonzero().get()];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        found.extend(family.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.into_iter().skip(1).filter_map(Pid::from_raw).collect()
+}
+
+/// `/proc/PID/stat`: `PID (NAME) STATE PARENT …`, where NAME may hold anything.
+#[cfg(target_os = "linux")]
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Where nobody can be found, the host kills the group.
+#[cfg(not(target_os = "linux"))]
+fn descendants() -> Vec<Pid> {
+    Vec::new()
+}
+
+/// Ends as the plugin did.
+fn leave(status: WaitStatus) -> ExitCode {
+    if let Some(signal) = status.terminating_signal() {
+        if let Some(signal) = Signal::from_named_raw(signal) {
+            let _ = kill_process(getpid(), signal);
+        }
+        // A signal that Rust ignores or handles (SIGPIPE, SIGSEGV, SIGBUS) or that is handled here (SIGTERM):
+        // as a shell says it.
+        return ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+    }
+    ExitCode::from(status.exit_status().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}
