@@ -18,8 +18,8 @@ use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::say::say;
 use crate::{
-    assess, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals, table::Table,
-    watch,
+    assess, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals,
+    table::Table, watch,
 };
 
 /// What describes a site; see the README.
