@@ -23,7 +23,9 @@ const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
-    let engine = Engine::open(&cli.project, migrate_steps::all())?.with_store(store(cli)?);
+    let engine = Engine::open(&cli.project, migrate_steps::all())?
+        .with_store(store(cli)?)
+        .with_secrets(migrate_steps::secret_providers());
     let session = Session { cli, engine };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
