@@ -8,6 +8,7 @@ use serde_json::Value;
 /// Every workspace crate with the workspace crates that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("migrate-plugin-api", &[]),
+    ("migrate-plugin-sdk", &["migrate-plugin-api"]),
     ("migrate-engine", &["migrate-plugin-api"]),
     ("migrate-steps", &["migrate-plugin-api"]),
     ("migrate", &["migrate-engine", "migrate-plugin-api", "migrate-steps"]),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
+use crate::scaffold::Language;
 
 /// Moves workloads from Amazon EKS to Azure AKS, and remembers every step durably.
 #[derive(Debug, Parser)]
@@ -53,6 +54,9 @@ pub enum Command {
     Verify(VerifyArgs),
     /// List the kinds of steps, or show one with its fields
     Steps(StepsArgs),
+    /// Make a step plugin of your own
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Print the JSON Schema of workflow files, or of migration.toml, for editors
     Schema(SchemaArgs),
 }
@@ -207,6 +211,23 @@ pub struct StepsArgs {
     /// A step to show with its fields and outputs
     #[arg(value_name = "STEP")]
     pub step: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Make a plugin that works, with its own test, in the new folder plugins/NAME
+    New(PluginNewArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PluginNewArgs {
+    /// In what it shall be written
+    #[arg(long, value_enum)]
+    pub lang: Language,
+
+    /// The step that it shall be: `word` or `family.verb`
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 #[derive(Debug, Args)]

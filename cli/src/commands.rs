@@ -9,14 +9,14 @@ use migrate_engine::{
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
 
 use crate::args::{
-    AgainArgs, Cli, Command, ParamArgs, PlanArgs, ResumeArgs, RunArgs, SchemaArgs, StepsArgs, VerifyArgs,
-    WorkflowArgs,
+    AgainArgs, Cli, Command, ParamArgs, PlanArgs, PluginCommand, PluginNewArgs, ResumeArgs, RunArgs,
+    SchemaArgs, StepsArgs, VerifyArgs, WorkflowArgs,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::say::say;
-use crate::{evidence, logs, outlook, render, shipped, signals, table::Table, watch};
+use crate::{evidence, logs, outlook, render, scaffold, shipped, signals, table::Table, watch};
 
 /// What describes a site; see the README.
 const MIGRATION_FILE: &str = "migration.toml";
@@ -24,8 +24,9 @@ const MIGRATION_FILE: &str = "migration.toml";
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let engine = Engine::open(&cli.project, migrate_steps::all())?
-        .with_store(store(cli)?)
+        .with_workflows(shipped::all())
         .with_secrets(migrate_steps::secret_providers());
+    let engine = engine.with_store(store(cli)?);
     let session = Session { cli, engine };
     match &cli.command {
         Command::Validate(args) => session.validate(args),
@@ -39,6 +40,7 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Logs(args) => logs::logs(&session.engine, args, cli.json).await,
         Command::Verify(args) => session.verify(args).await,
         Command::Steps(args) => session.steps(args),
+        Command::Plugin(PluginCommand::New(args)) => session.new_plugin(args),
         Command::Schema(args) => session.schema(args),
     }
 }
@@ -47,7 +49,7 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
 fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
     let needed = match &cli.command {
-        Command::Validate(_) | Command::Steps(_) | Command::Schema(_) => false,
+        Command::Validate(_) | Command::Steps(_) | Command::Plugin(_) | Command::Schema(_) => false,
         // Without a workflow it is about a run.
         Command::Plan(args) => args.workflow.is_none(),
         _ => true,
@@ -199,6 +201,23 @@ impl Session<'_> {
             print_json("step", &serde_json::json!({ "step": info }))?;
         } else {
             print(&render::step(info))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn new_plugin(&self, args: &PluginNewArgs) -> Result<Exit, Failure> {
+        let PluginNewArgs { lang, name } = args;
+        let plugins = self.cli.project.join("plugins");
+        let taken = |name: &str| self.engine.steps().any(|info| info.name == name);
+        let files = scaffold::make(*lang, name, &plugins, taken)?;
+        let folder = plugins.join(name);
+        let shown = folder.strip_prefix(".").unwrap_or(&folder).display().to_string();
+        if self.cli.json {
+            print_json("plugin", &serde_json::json!({ "name": name, "folder": shown, "files": files }))?;
+        }
+        say!("the step `{name}` is in {shown}; next:");
+        for command in lang.next(name, &shown, &self.project_option()) {
+            say!("  {command}");
         }
         Ok(Exit::Done)
     }

@@ -1,6 +1,6 @@
 //! What people decide about a run: `approve` and `undo`.
 
-use migrate_engine::{DecideRequest, NodeState, RunReport, UndoAction, UndoPlan};
+use migrate_engine::{DecideRequest, NodeState, RunReport, UndoAction, UndoPlan, quoted};
 use migrate_plugin_api::NodeId;
 
 use crate::args::{ApproveArgs, UndoArgs};
@@ -58,8 +58,11 @@ impl Session<'_> {
     /// How a run that waits goes on.
     pub(crate) fn say_waiting(&self, report: &RunReport) {
         let (project, run) = (self.project_option(), &report.run);
-        for gate in report.nodes.iter().filter(|node| node.state == NodeState::Waiting) {
-            say!("waiting for a decision: migrate{project} approve {} --run {run} [--reject]", gate.node);
+        for gate in
+            report.nodes.iter().filter(|node| node.state == NodeState::Waiting && node.items.is_none())
+        {
+            let node = quoted(&gate.node);
+            say!("waiting for a decision: migrate{project} approve {node} --run {run} [--reject]");
         }
         say!("then go on with: {}", self.resume_command(&report.run));
     }
@@ -69,9 +72,10 @@ impl Session<'_> {
 fn render(plan: &UndoPlan) -> String {
     let mut table = Table::new(["NODE", "STEP", "UNDO"]);
     for node in &plan.nodes {
+        let besides = node.reason.as_ref().map(|reason| format!("; {reason}")).unwrap_or_default();
         let what = match node.action {
-            UndoAction::Undo => "undo".to_owned(),
-            UndoAction::Look => "look for what its last attempt made, and undo it".to_owned(),
+            UndoAction::Undo => format!("undo{besides}"),
+            UndoAction::Look => format!("look for what its last attempt made, and undo it{besides}"),
             UndoAction::Leave => {
                 format!("left as it is: {}", node.reason.as_deref().unwrap_or("it can't be undone"))
             }

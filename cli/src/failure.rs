@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
     Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
-    RunError, StoreError,
+    RunError, StoreError, quoted,
 };
 use migrate_plugin_api::{InvalidId, NodeId, Severity};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::Exit;
 use crate::render;
 use crate::say::say;
+use crate::scaffold::ScaffoldError;
 use crate::shipped::UnknownWorkflow;
 
 /// Why a command could not do its work.
@@ -46,6 +47,9 @@ pub enum Failure {
     /// A decision was not taken.
     #[error(transparent)]
     Decide(DecideError),
+    /// A new plugin was not made.
+    #[error(transparent)]
+    Scaffold(#[from] ScaffoldError),
     /// stdout can't take the result.
     #[error("failed to write to stdout")]
     Stdout(#[source] std::io::Error),
@@ -98,8 +102,11 @@ impl Failure {
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Decide(DecideError::NotAGate(_) | DecideError::LongNote) => Exit::Usage,
-            Self::Decide(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
+            Self::Decide(DecideError::NotAGate(_) | DecideError::List { .. } | DecideError::LongNote) => {
+                Exit::Usage
+            }
+            Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
+            Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::Stdout(_) => Exit::Failed,
         }
     }
 
@@ -114,6 +121,7 @@ impl Failure {
             Self::NoMigrationFile(_) => "no-migration-file",
             Self::Invalid(_) => "invalid",
             Self::Steps(_) => "internal",
+            Self::Scaffold(_) => "plugin-not-made",
             Self::Stdout(_) => "stdout",
             Self::Decide(_) => "not-decided",
             Self::Run(error) => match error {
@@ -198,8 +206,12 @@ impl Failure {
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
             Self::Run(RunError::NotRepeatable { nodes }) => {
-                let named: Vec<String> = nodes.iter().map(|node| format!("--rerun {node}")).collect();
+                let named: Vec<String> =
+                    nodes.iter().map(|node| format!("--rerun {}", quoted(node))).collect();
                 Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
+            Self::Decide(DecideError::List { waiting, .. }) => {
+                waiting.first().map(|item| format!("name one of them: migrate approve {}", quoted(item)))
             }
             _ => None,
         }

@@ -62,6 +62,8 @@ fn line(entry: &HistoryEntry) -> String {
             format!("attempt failed, another follows: {}", render::error(error))
         }
         HistoryKind::Failed { error } => format!("FAILED: {}", render::error(error)),
+        HistoryKind::Asked => "is to be made again when its turn comes, as asked for".to_owned(),
+        HistoryKind::Absent => "nothing of it is there".to_owned(),
         HistoryKind::Decided { decision } => decision.sentence(),
         HistoryKind::UndoBegun { reason } => format!("is taken back: {reason}"),
         HistoryKind::UndoStarted { attempt } => format!("attempt {attempt} of its undo begins"),
@@ -110,6 +112,8 @@ mod tests {
             HistoryKind::Skipped { reason: "`when` is false: params.images".to_owned() },
             HistoryKind::Reused,
             HistoryKind::Reset { reason: "asked for".to_owned() },
+            HistoryKind::Asked,
+            HistoryKind::Absent,
         ]
         .map(|kind| (NodeId::new("pull").ok(), kind));
         let at = "2026-01-31T23:59:59.5Z".parse().unwrap();

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod render;
 mod say;
+mod scaffold;
 mod shipped;
 mod signals;
 mod table;

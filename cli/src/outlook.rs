@@ -1,6 +1,6 @@
 //! What resuming a run would do, as text for people.
 
-use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState};
+use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState, quoted};
 
 use crate::render;
 use crate::table::Table;
@@ -31,6 +31,7 @@ fn word(action: Action) -> &'static str {
         Action::Verify => "be verified",
         Action::Observe => "be looked for",
         Action::Rerun => "RERUN",
+        Action::Wait => "WAIT",
         Action::Start => "run",
         Action::Skip => "be skipped",
         Action::Ask => "ASK YOU",
@@ -59,7 +60,10 @@ pub fn verdict(plan: &ResumePlan, resume: &str, repeats: bool) -> Vec<String> {
                 node.node,
                 node.reason.as_deref().unwrap_or_default()
             ));
-            lines.push(format!("  help: look for yourself; to do it again: {resume} --rerun {}", node.node));
+            lines.push(format!(
+                "  help: look for yourself; to do it again: {resume} --rerun {}",
+                quoted(&node.node)
+            ));
         }
     }
     if let Some(holder) = &plan.holder {

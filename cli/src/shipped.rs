@@ -20,6 +20,11 @@ pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|(name, _)| *name).collect()
 }
 
+/// All of them, as name and text.
+pub fn all() -> impl Iterator<Item = (String, String)> {
+    SHIPPED.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+}
+
 /// The text of the shipped workflow `name`. A name is never a path, so a file is never hidden by it.
 pub fn find(name: &str) -> Option<&'static str> {
     SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)

@@ -169,24 +169,36 @@ with = { message = "Switch the shop over?", approvers = "the shop team" }
     insta::assert_snapshot!(plain(&seen.join("\n\n")));
 }
 
+/// `text` with `RUN` in the place of every run's ID.
+fn without_runs(text: &str) -> String {
+    let is_run = |word: &str| {
+        let parts: Vec<usize> = word.split('-').map(str::len).collect();
+        parts == [8, 6, 4]
+    };
+    let (mut out, mut word) = (String::new(), String::new());
+    for c in text.chars().chain(['\n']) {
+        if c.is_ascii_hexdigit() || c == '-' {
+            word.push(c);
+            continue;
+        }
+        out.push_str(if is_run(&word) { "RUN" } else { &word });
+        word.clear();
+        out.push(c);
+    }
+    out.pop();
+    out
+}
+
 /// `text` without what differs from machine to machine and from run to run: names, times, widths.
 fn plain(text: &str) -> String {
-    text.lines().map(plain_line).collect::<Vec<_>>().join("\n")
+    without_runs(text).lines().map(plain_line).collect::<Vec<_>>().join("\n")
 }
 
 fn plain_line(line: &str) -> String {
-    let word = |word: &str| {
-        let (tick, bare) = word.strip_prefix('`').map_or(("", word), |bare| ("`", bare));
-        let end = bare.find(|c: char| !(c.is_ascii_hexdigit() || c == '-')).unwrap_or(bare.len());
-        let parts: Vec<usize> = bare[..end].split('-').map(str::len).collect();
-        if parts == [8, 6, 4] {
-            return format!("{tick}RUN{}", &bare[end..]);
-        }
-        match bare.split_once('@') {
-            Some((_, host)) => format!("USER@HOST{}", &host[host.find(':').unwrap_or(host.len())..]),
-            None if bare.contains('.') && bare.parse::<f64>().is_ok() => "0.0".to_owned(),
-            None => word.to_owned(),
-        }
+    let word = |word: &str| match word.split_once('@') {
+        Some((_, host)) => format!("USER@HOST{}", &host[host.find(':').unwrap_or(host.len())..]),
+        None if word.contains('.') && word.parse::<f64>().is_ok() => "0.0".to_owned(),
+        None => word.to_owned(),
     };
     line.split(' ').filter(|part| !part.is_empty()).map(word).collect::<Vec<_>>().join(" ")
 }
@@ -239,16 +251,9 @@ fn rewriting() -> tempfile::TempDir {
     project
 }
 
-/// Runs a command and checks snapshots without what differs from run to run.
+/// Runs a command; what it says, without what differs from run to run.
 fn shown(project: &Path, args: &[&str]) -> String {
-    let text = migrate(project, args);
-    let mut out = String::new();
-    for word in text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ':')) {
-        let bare = word.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ':'));
-        let is_run = bare.len() == 20 && bare.as_bytes()[8] == b'-' && bare.as_bytes()[15] == b'-';
-        out.push_str(&if is_run { word.replace(bare, "RUN") } else { word.to_owned() });
-    }
-    out
+    without_runs(&migrate(project, args))
 }
 
 #[test]
@@ -338,4 +343,52 @@ fn parameters_come_from_files_and_the_command_line_goes_before_them() {
     let right =
         migrate(project.path(), &["validate", "rewrite.toml", "--param-file", "params.toml", "-p", "to=x"]);
     assert!(right.starts_with("exit 0"), "{right}");
+}
+
+/// A shipped workflow, as a part of one's own: its nodes are checked with what it is given.
+#[test]
+fn a_shipped_workflow_is_part_of_another() {
+    let project = project();
+    let workflow = |file: &str| {
+        let nodes = format!(
+            "[nodes.move]\nstep = \"workflow\"\nwith = {{ file = \"{file}\", params = {{ namespaces = [\"shop\"] }} }}\n\
+             [nodes.go]\nstep = \"gate\"\nneeds = [\"move\"]\nwith = {{ message = \"Switch over?\" }}\n"
+        );
+        fs::write(project.path().join("own.toml"), format!("schema = 1\nname = \"own\"\n{nodes}"))
+            .expect("written");
+        migrate(project.path(), &["validate", "own.toml"])
+    };
+    insta::assert_snapshot!(workflow("stateless"), @r"
+    exit 0
+    --- stdout
+
+    --- stderr
+    own.toml is valid; there is no ./migration.toml to check it with
+    ");
+    insta::assert_snapshot!("an_unknown_workflow_as_a_part", workflow("stateles"));
+}
+
+/// A gate for each item of a list: which of them wait, and how they are answered.
+#[test]
+fn gates_of_a_list_from_the_run_to_its_end() {
+    let project = project();
+    let workflow = "schema = 1\nname = \"cutover\"\n[nodes.go]\nstep = \"gate\"\nfor_each = [\"shop\", \"mail\"]\n\
+                    with = { message = \"Switch ${each.value} over?\" }\n";
+    fs::write(project.path().join("cutover.toml"), workflow).expect("written");
+    fs::write(project.path().join("migration.toml"), "schema = 1\n").expect("written");
+    let mut seen = Vec::new();
+    for args in [
+        &["run", "cutover.toml"][..],
+        &["approve", "go"],
+        &["approve", "go[shop]"],
+        &["plan"],
+        &["resume"],
+        &["approve", "go[mail]", "--reject", "--note", "not yet"],
+        &["plan"],
+        &["resume"],
+        &["plan"],
+    ] {
+        seen.push(format!("$ migrate {}\n{}", args.join(" "), migrate(project.path(), args)));
+    }
+    insta::assert_snapshot!(plain(&seen.join("\n\n")));
 }

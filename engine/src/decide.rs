@@ -1,22 +1,24 @@
 //! What people decide about a run: its gates, and that it is undone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use migrate_plugin_api::{NodeId, RunId};
 use serde::{Deserialize, Serialize};
 
 use crate::ambient;
-use crate::engine::{Engine, RunError, find};
+use crate::engine::{Engine, RunError, find, named};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
 use crate::run::dispatcher::Machine;
-use crate::run::gate::{DecisionBox, DropError, GATE, GateDecision, MAX_NOTE_BYTES};
+use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES};
 use crate::run::heartbeat::with_right;
-use crate::run::lock::holder;
 use crate::run::state::RunFacts;
-use crate::run::undo::{Action, Undo, action, order};
+use crate::run::undo::{Action, Undo, action, order, rest};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, RunRecord, Stamped};
 use crate::store::holder::Holder;
+use crate::workflow::NodeOutline;
 
 /// A decision about a gate.
 #[derive(Debug, Clone)]
@@ -69,6 +71,16 @@ pub enum DecideError {
         /// How it stands, as the end of a sentence.
         stands: &'static str,
     },
+    /// A gate for each item of a list: each asks a question of its own.
+    #[error("gate `{node}` of run {run} is asked for each item of a list; {}", which(.waiting))]
+    List {
+        /// The gate.
+        node: NodeId,
+        /// The run.
+        run: RunId,
+        /// The items that wait for a decision.
+        waiting: Vec<NodeId>,
+    },
     /// Somebody was first.
     #[error("gate `{node}` was already {}", .decision.sentence())]
     Decided {
@@ -80,9 +92,13 @@ pub enum DecideError {
     /// The note is too long.
     #[error("the note is longer than {MAX_NOTE_BYTES} bytes")]
     LongNote,
-    /// It could not be stored.
-    #[error("failed to store the decision")]
-    Io(#[source] std::io::Error),
+}
+
+fn which(waiting: &[NodeId]) -> String {
+    match waiting {
+        [] => "none of them waits".to_owned(),
+        waiting => format!("these wait: {}", named(waiting)),
+    }
 }
 
 impl Engine {
@@ -95,7 +111,9 @@ impl Engine {
         if request.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE_BYTES) {
             return Err(DecideError::LongNote);
         }
-        let (run, facts) = self.facts_of(request.run.as_ref()).await?;
+        let store = self.existing_store().await?.ok_or(RunError::NoRuns)?;
+        let run = find(&*store, request.run.as_ref()).await?;
+        let facts = RunFacts::fold(store.facts(&run.id).await.map_err(RunError::from)?);
         let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
         let node = request.node;
         let Some(outline) = outlines.iter().find(|outline| outline.node == node.whole()) else {
@@ -104,11 +122,18 @@ impl Engine {
         if outline.step != GATE {
             return Err(DecideError::NotAGate(node));
         }
+        if outline.for_each && node.key().is_none() {
+            let waiting =
+                facts.items_of(&node).filter(|(_, record)| record.is_waiting() && facts.undo.is_none());
+            let waiting = waiting.map(|(item, _)| item.clone()).collect();
+            return Err(DecideError::List { node, run: run.id, waiting });
+        }
         let record = facts.nodes.get(&node).cloned().unwrap_or_default();
         let key = record.key.clone().filter(|_| record.is_waiting() && facts.undo.is_none());
         let Some(key) = key else {
             let stands = match &record.decision {
                 _ if facts.undo.is_some() => "is part of a run that is being undone",
+                _ if record.again.is_some() => "is asked again when its turn comes",
                 Some(decision) if decision.approved => "was approved",
                 Some(_) => "was rejected; `migrate resume` asks again",
                 None => "has not been reached",
@@ -117,11 +142,10 @@ impl Engine {
         };
         let DecideRequest { approved, by, host, note, .. } = request;
         let decision = GateDecision { key, approved, by, host, at: ambient::now(), note };
-        DecisionBox::new(&self.state_dir(), &run.id).put(&decision).map_err(|error| match error {
-            DropError::Decided(decision) => DecideError::Decided { node: node.clone(), decision },
-            DropError::Io(source) => DecideError::Io(source),
-        })?;
-        let holder = holder(&self.state_dir()).filter(|holder| holder.run.as_ref() == Some(&run.id));
+        if let Some(first) = store.decide(&run.id, &decision).await.map_err(RunError::from)? {
+            return Err(DecideError::Decided { node, decision: Box::new(first) });
+        }
+        let holder = self.holder_of(&*store, &run.id).await.map_err(RunError::from)?;
         Ok(Approval { run: run.id, node, decision, holder: holder.filter(|_| facts.ended.is_none()) })
     }
 
@@ -134,14 +158,14 @@ impl Engine {
         if matches!(facts.ended, Some((RunState::Undone, _))) {
             return Err(RunError::AlreadyUndone(run.id));
         }
-        let nodes = order(&facts, outline(&run, &facts)).into_iter().filter_map(|node| {
+        let nodes = order(&facts, &needs(&run, &facts)).into_iter().filter_map(|node| {
             let record = facts.nodes.get(&node)?;
             let left = || record.reason.clone().filter(|_| record.left);
             let (action, reason) = match action(record, &self.catalog) {
                 Action::Nothing => (UndoAction::Leave, Some(left()?)),
                 Action::Leave(reason) => (UndoAction::Leave, Some(reason)),
-                Action::Look => (UndoAction::Look, None),
-                Action::Undo => (UndoAction::Undo, None),
+                Action::Look => (UndoAction::Look, rest(record, &self.catalog)),
+                Action::Undo => (UndoAction::Undo, rest(record, &self.catalog)),
             };
             Some(NodeUndo { node, step: record.step.clone().unwrap_or_default(), action, reason })
         });
@@ -194,12 +218,14 @@ impl Engine {
         let emit = |kind| {
             events.send(Event { version: EVENT_VERSION, at, run: run.id.clone(), kind });
         };
-        let nodes: Vec<NodeId> = outline(run, &facts).collect();
-        emit(EventKind::RunStarted { workflow: run.workflow.clone(), resumed: true, nodes: nodes.clone() });
+        let definition = facts.definition.as_ref().unwrap_or(&run.definition);
+        let nodes = definition.nodes.iter().map(|outline| outline.node.clone()).collect();
+        emit(EventKind::RunStarted { workflow: run.workflow.clone(), resumed: true, nodes });
         emit(EventKind::RunUndoing { reason: facts.undo.clone().unwrap_or_default() });
         let random = Box::new(ambient::random);
         let catalog = std::sync::Arc::clone(&self.catalog);
-        let undo = Undo::new(run.id.clone(), catalog, facts, nodes.into_iter(), random);
+        let needs = needs(run, &facts);
+        let undo = Undo::new(run.id.clone(), catalog, facts, &needs, random);
         self.dispatch(run, Machine::Undo(Box::new(undo)), store, places, events, shutdown).await
     }
 
@@ -212,8 +238,9 @@ impl Engine {
     }
 }
 
-/// The nodes of a run as it was last begun, in an order in which they could run.
-fn outline(run: &RunRecord, facts: &RunFacts) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+/// What each node of a run waits for, as it was last begun.
+fn needs(run: &RunRecord, facts: &RunFacts) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
     let definition = facts.definition.as_ref().unwrap_or(&run.definition);
-    definition.nodes.iter().map(|outline| outline.node.clone()).collect::<Vec<_>>().into_iter()
+    let needs = |outline: &NodeOutline| (outline.node.clone(), outline.needs.iter().cloned().collect());
+    definition.nodes.iter().map(needs).collect()
 }

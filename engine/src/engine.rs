@@ -18,12 +18,14 @@ use crate::report::{Changes, PlanReport, RunReport, RunState};
 use crate::resume::{AGAIN, TakenUp, without};
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Machine, Session};
-use crate::run::gate::{DecisionBox, Gate};
+use crate::run::gate::Gate;
 use crate::run::heartbeat::with_right;
 use crate::run::key::run_id;
 use crate::run::lock::{LockError, RunLock, holder};
 use crate::run::preflight::Preflight;
 use crate::run::secrets::Secrets;
+#[cfg(test)]
+use crate::run::simulation::{Flaw, flawed};
 use crate::run::state::RunFacts;
 use crate::run::verify::Verifier;
 use crate::shutdown::{Shutdown, ShutdownLevel};
@@ -213,7 +215,7 @@ impl Engine {
         self
     }
 
-    /// With workflows that others may hold by these names, wherever they are.
+    /// With workflows that others may hold by these names, wherever they are: `with = { file = NAME }`.
     #[must_use]
     pub fn with_workflows(mut self, texts: impl IntoIterator<Item = (String, String)>) -> Self {
         self.library.shipped.extend(texts);
@@ -329,7 +331,10 @@ impl Engine {
         if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
             return Err(RunError::AlreadyDone(id));
         }
-        if facts.undo.is_some() {
+        let is_undone = facts.undo.is_some();
+        #[cfg(test)]
+        let is_undone = is_undone && !flawed(Flaw::UndoForgotten);
+        if is_undone {
             if request.repeats() {
                 return Err(RunError::Undoing(id));
             }
@@ -546,7 +551,6 @@ impl Engine {
             store,
             events,
             places,
-            decisions: DecisionBox::new(&self.state_dir(), &run.id),
             shutdown: shutdown.subscribe(),
         };
         // A task, beside those of the steps: who waits here may be on a thread of its own, which would
@@ -605,7 +609,7 @@ pub(crate) async fn stop_requested(mut level: tokio::sync::watch::Receiver<Shutd
     }
 }
 
-fn named(nodes: &[NodeId]) -> String {
+pub(crate) fn named(nodes: &[NodeId]) -> String {
     nodes.iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -120,6 +120,8 @@ pub enum HistoryKind {
         /// Why.
         reason: String,
     },
+    /// A person asked for the node to be made again when its turn comes.
+    Asked,
     /// A person decided about a gate.
     Decided {
         /// What, who, when.
@@ -145,6 +147,8 @@ pub enum HistoryKind {
         /// Why.
         error: ErrorRecord,
     },
+    /// Nothing of it was there, or a gate was not asked any more: there was nothing to undo.
+    Absent,
     /// The undo left it as it is.
     Left {
         /// Why.
@@ -212,6 +216,8 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Interrupted { node, .. } => (Some(node), HistoryKind::Interrupted),
         Fact::Skipped { node, reason } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
         Fact::Reused { node, .. } => (Some(node), HistoryKind::Reused),
+        Fact::Asked { node, .. } => (Some(node), HistoryKind::Asked),
+        Fact::Absent { node } => (Some(node), HistoryKind::Absent),
         Fact::Reset { node, reason, .. } => (Some(node), HistoryKind::Reset { reason: reason.clone() }),
     };
     Some(HistoryEntry { version: HISTORY_VERSION, at: stamped.at, node: node.cloned(), kind })

@@ -21,6 +21,8 @@ pub enum Action {
     Observe,
     /// It has run and runs again.
     Rerun,
+    /// A gate that a person is to decide about.
+    Wait,
     /// It has not begun.
     Start,
     /// It is not run, on purpose.

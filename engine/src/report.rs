@@ -319,7 +319,7 @@ pub struct NodeUndo {
     pub step: String,
     /// What happens to it.
     pub action: UndoAction,
-    /// Why it is left.
+    /// Why it is left; or what of it is left besides, where it is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! Taking up a run again: what `resume` begins with, and the same told without touching anything.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -57,17 +58,17 @@ impl Engine {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, request.run.as_ref()).await?;
         let holder = self.holder_of(&*store, &run.id).await?;
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let mut facts = RunFacts::fold(store.facts(&run.id).await?);
         if facts.undo.is_some() {
             return Err(RunError::Undoing(run.id));
         }
         let state = facts.report(&run, holder.is_some()).state;
+        take_decisions(&*store, &run, &mut facts).await?;
         let taken = self.ready(&*store, &run, facts, request).await?;
-        let asked = taken.again.iter().cloned().collect();
         let mut verified = BTreeMap::new();
         let outlook = |verified: &BTreeMap<_, _>| {
             let (facts, checked, catalog) = (&taken.facts, &taken.checked, &*self.catalog);
-            Outlook { facts, checked, catalog, asked: &asked, verified }.nodes()
+            Outlook { facts, checked, catalog, verified }.nodes()
         };
         let looked = self.look(&run, &taken.facts, &outlook(&verified), cancel).await;
         let mut unseen = BTreeMap::new();
@@ -118,7 +119,7 @@ impl Engine {
         verifier.these(facts, reused).await
     }
 
-    /// Reads a run and its files and resets what was asked for. Stores nothing.
+    /// Reads a run and its files and notes what was asked for. Stores nothing.
     pub(crate) async fn ready(
         &self,
         store: &dyn Store,
@@ -128,42 +129,60 @@ impl Engine {
     ) -> Result<TakenUp, RunError> {
         let checked = self.current(run, &facts, &request.params)?;
         let again = self.again(&checked, &facts, request)?;
-        let mut places = store.places(&run.id).await?;
+        let places = store.places(&run.id).await?;
         let definition = definition(&self.project_dir, &checked);
-        let batch = reset(&again, definition, &mut facts, &mut places);
+        let batch = begin(&again, definition, &mut facts);
         let changed = changes(&facts, &checked, &self.catalog);
+        let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
     }
 
-    /// What runs again because it was asked for, in an order in which it may run.
+    /// What runs again because it was asked for, and whether it is looked for first. Who names a node
+    /// with `rerun` has looked.
     fn again(
         &self,
         checked: &Checked,
         facts: &RunFacts,
         request: &ResumeRequest,
-    ) -> Result<Vec<NodeId>, RunError> {
+    ) -> Result<BTreeMap<NodeId, bool>, RunError> {
         let workflow = &checked.workflow;
-        let mut again =
-            wholes_with_items(&request.rerun, checked, facts)?.into_iter().collect::<BTreeSet<_>>();
+        let named = wholes_with_items(&request.rerun, checked, facts)?;
+        let mut again: BTreeMap<NodeId, bool> = named.into_iter().map(|id| (id, false)).collect();
         let from = wholes_with_items(&request.from, checked, facts)?;
-        again.extend(from.iter().cloned());
+        for id in &from {
+            again.entry(id.clone()).or_insert(true);
+        }
         let tried = |id: &NodeId| facts.nodes.get(id).is_some_and(|record| record.attempts > 0);
         let mut unrepeatable = Vec::new();
         for after in from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
             let described = workflow.node(&after).and_then(|node| self.catalog.get(&node.step));
             let repeatable = described.is_some_and(|d| d.info.idempotency != Idempotency::None);
             let items = wholes_with_items(std::slice::from_ref(&after), checked, facts)?;
-            for id in items.into_iter().filter(tried) {
-                if again.insert(id.clone()) && !repeatable {
-                    unrepeatable.push(id);
+            for id in items.into_iter().filter(tried).filter(|id| !from.contains(id)) {
+                if let Entry::Vacant(place) = again.entry(id.clone()) {
+                    place.insert(true);
+                    unrepeatable.extend((!repeatable).then_some(id));
                 }
             }
         }
         if !unrepeatable.is_empty() {
             return Err(RunError::NotRepeatable { nodes: unrepeatable });
         }
-        Ok(again.into_iter().collect())
+        Ok(again)
     }
+}
+
+/// Takes in what people have decided since the last process ended, as the next one will.
+async fn take_decisions(store: &dyn Store, run: &RunRecord, facts: &mut RunFacts) -> Result<(), RunError> {
+    let waiting = facts.nodes.iter().filter(|(_, record)| record.is_waiting());
+    let asked: Vec<_> =
+        waiting.filter_map(|(node, record)| Some((node.clone(), record.key.clone()?))).collect();
+    for (node, key) in asked {
+        if let Some(decision) = store.decision(&run.id, &key).await? {
+            facts.apply(&Fact::Decided { node, decision }, ambient::now());
+        }
+    }
+    Ok(())
 }
 
 /// What to run again, with all items of a node where the node as a whole was named.
@@ -188,6 +207,8 @@ fn wholes_with_items(nodes: &[NodeId], checked: &Checked, facts: &RunFacts) -> R
                 all.push(id.clone());
             }
             (Some(_), None) if has_items && !items.is_empty() => all.extend(items),
+            // Nothing of what it did before it had a list is made again.
+            (Some(_), None) if facts.nodes.get(id).is_some_and(|record| record.former && has_items) => {}
             (Some(_), None) => all.push(id.clone()),
             (None, None) => {
                 let inside = checked.workflow.inside(id);
@@ -206,10 +227,12 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
     RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some())))
 }
 
-/// The facts as they are once what has changed runs again.
+/// The facts as they are once what has changed, and what was asked for, runs again.
 pub(crate) fn without(facts: &RunFacts, changed: &Changes) -> RunFacts {
     let mut facts = facts.clone();
-    changed.nodes.iter().for_each(|change| clear(&mut facts, &change.node));
+    let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some());
+    let asked: Vec<NodeId> = asked.map(|(node, _)| node.clone()).collect();
+    changed.nodes.iter().map(|change| &change.node).chain(&asked).for_each(|node| clear(&mut facts, node));
     facts
 }
 
@@ -222,27 +245,19 @@ fn clear(facts: &mut RunFacts, node: &NodeId) {
     }
 }
 
-/// The facts with which a run is taken up again, already applied to `facts` and `places`.
-fn reset(
-    again: &[NodeId],
+/// The facts with which a run is taken up again, already applied to `facts`.
+fn begin(
+    again: &BTreeMap<NodeId, bool>,
     definition: crate::store::fact::Definition,
     facts: &mut RunFacts,
-    places: &mut BTreeMap<NodeId, Place>,
 ) -> Batch {
     let at = ambient::now();
-    let mut batch = Batch::default();
     let resumed = Fact::Resumed { definition: Box::new(definition) };
-    facts.apply(&resumed, at);
-    batch.facts.push(Stamped { at, fact: resumed });
-    for node in again {
-        let open = facts.nodes.get(node).filter(|record| record.phase == Phase::Open);
-        let left = open.and_then(|record| record.key.as_ref());
-        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
-        let fact = Fact::Reset { node: node.clone(), reason: format!("asked for{left}"), again: true };
+    let asked = again.iter().map(|(node, look)| Fact::Asked { node: node.clone(), look: *look });
+    let mut batch = Batch::default();
+    for fact in std::iter::once(resumed).chain(asked) {
         facts.apply(&fact, at);
         batch.facts.push(Stamped { at, fact });
-        places.remove(node);
     }
-    batch.cleared = again.to_vec();
     batch
 }

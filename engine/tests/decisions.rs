@@ -150,6 +150,31 @@ async fn a_rejected_gate_fails_with_the_note_and_is_asked_again() {
     assert_eq!(resume(&project).await.unwrap().state, RunState::Done);
 }
 
+/// Each item of a list asks a question of its own, and is answered by itself.
+#[tokio::test]
+async fn a_gate_for_each_item_is_decided_item_by_item() {
+    let project = Project::new(
+        "[nodes.go]\nstep = \"gate\"\nfor_each = [\"shop\", \"mail\"]\nwith = { message = \"Switch ${each.value}?\" }\n\
+         [nodes.switch]\nstep = \"test\"\nneeds = [\"go\"]\n",
+    );
+    let report = project.run().await;
+    assert_eq!(report.state, RunState::Waiting);
+    let run = report.run;
+    let said = |error: DecideError| error.to_string().replace(run.as_str(), "RUN");
+    let whole = || async { said(project.engine().decide(decision("go", true)).await.unwrap_err()) };
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; these wait: `go[mail]`, `go[shop]`");
+    project.engine().decide(decision("go[shop]", true)).await.unwrap();
+    let report = resume(&project).await.unwrap();
+    assert_eq!(
+        states(&report),
+        pairs(&[("go", "waiting"), ("go[shop]", "finished"), ("go[mail]", "waiting"), ("switch", "pending")])
+    );
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; these wait: `go[mail]`");
+    project.engine().decide(decision("go[mail]", true)).await.unwrap();
+    assert_eq!(resume(&project).await.unwrap().state, RunState::Done);
+    insta::assert_snapshot!(whole().await, @"gate `go` of run RUN is asked for each item of a list; none of them waits");
+}
+
 #[tokio::test]
 async fn an_answer_counts_for_the_question_that_was_asked() {
     let project = Project::new(GATED);
@@ -236,6 +261,21 @@ async fn an_undo_goes_on_where_it_failed_or_was_killed() {
         pairs(&[("a", "undone"), ("keep", "left"), ("b", "undone"), ("c", "undone")])
     );
     assert_eq!(project.calls(), ["undo b", "undo a"]);
+}
+
+/// Nobody is asked about a run that is undone.
+#[tokio::test]
+async fn an_undo_withdraws_the_question_of_a_gate() {
+    let project = Project::new(GATED);
+    let run = project.run().await.run;
+    let report = undo(&project).await.unwrap();
+    assert_eq!(report.state, RunState::Undone);
+    assert_eq!(states(&report), pairs(&[("copy", "undone"), ("cutover", "pending"), ("switch", "pending")]));
+    let told = project.engine().decide(decision("cutover", true)).await.unwrap_err().to_string();
+    insta::assert_snapshot!(told.replace(run.as_str(), "RUN"), @"gate `cutover` of run RUN does not wait: it is part of a run that is being undone");
+    let long = DecideRequest { note: Some("x".repeat(5000)), ..decision("cutover", true) };
+    let told = project.engine().decide(long).await.unwrap_err();
+    insta::assert_snapshot!(told, @"the note is longer than 4096 bytes");
 }
 
 #[tokio::test]

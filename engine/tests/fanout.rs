@@ -291,6 +291,54 @@ async fn a_list_that_is_none_fails_its_node_and_says_why() {
     }
 }
 
+/// That its list can't be gone through now says nothing about what its items have done.
+#[tokio::test]
+async fn items_of_a_list_that_is_refused_are_not_called_removed() {
+    let late = |list: &str| {
+        format!(
+            "[nodes.names]\nstep = \"test\"\nwith = {{ value = {list} }}\n[nodes.copy]\nstep = \"test\"\n\
+             for_each = \"${{nodes.names.value}}\"\nwith = {{ value = \"${{each.value}}\" }}\n"
+        )
+    };
+    let project = Project::new(&late("[\"a\", \"b\"]"));
+    assert_eq!(project.run().await.state, RunState::Done);
+    project.write_workflow(&late("3"));
+    let report =
+        resume(&project, ResumeRequest { rerun: vec![NodeId::new("names").unwrap()], ..accept() }).await;
+    let report = report.unwrap();
+    assert_eq!(report.state, RunState::Failed);
+    assert_eq!(
+        states(&report),
+        pairs(&[("names", "finished"), ("copy", "failed"), ("copy[a]", "finished"), ("copy[b]", "finished")])
+    );
+    let error = report.node("copy").unwrap().error.clone().unwrap();
+    assert_eq!(error.message, "`for_each` is an integer, but must be a list or a table");
+    // The list is mended: nothing is made twice.
+    project.write_workflow(&late("[\"a\", \"b\"]"));
+    let report = resume(&project, accept()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert_eq!((effects_of(&project, "copy[a]"), effects_of(&project, "copy[b]")), (1, 1));
+    assert_eq!(report.node("copy").unwrap().error, None);
+}
+
+#[tokio::test]
+async fn items_of_a_node_that_is_skipped_now_are_not_said_to_have_left_the_list() {
+    let workflow = |when: &str| {
+        format!(
+            "[nodes.copy]\nstep = \"test\"\nfor_each = [\"a\"]\nwhen = \"env.site.name == '{when}'\"\n\
+             with = {{ value = \"${{each.value}}\" }}\n[nodes.bad]\nstep = \"test\"\nneeds = [\"copy\"]\n"
+        )
+    };
+    let project = Project::new(&workflow("here"));
+    project.script(|s| drop(s.apply.insert("bad".into(), [Apply::Permanent].into())));
+    project.run().await;
+    project.write_workflow(&workflow("there"));
+    let report = resume(&project, accept()).await.unwrap();
+    let item = report.node("copy[a]").unwrap();
+    assert_eq!((report.state, item.state), (RunState::Done, NodeState::Removed));
+    assert_eq!(item.reason.as_deref(), Some("its node is skipped now; what it did is left as it is"));
+}
+
 #[tokio::test]
 async fn conditions_and_keys_see_the_item_and_lists_can_follow_each_other() {
     let project = Project::new(

@@ -1,5 +1,8 @@
 //! Every message that the checker can give, as a person sees it. Each file here is wrong on purpose.
 
+#[path = "messages/rare.rs"]
+mod rare;
+
 use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};

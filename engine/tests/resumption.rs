@@ -3,9 +3,11 @@
 mod support;
 
 use migrate_engine::{
-    EventSink, HistoryKind, HistoryRequest, ResumePlan, ResumeRequest, RunError, RunState, Shutdown,
+    Action, DecideRequest, EventSink, HistoryKind, HistoryRequest, NodeState, ResumePlan, ResumeRequest,
+    RunError, RunState, Shutdown,
 };
-use migrate_plugin_api::{CancellationToken, LogLevel, NodeId};
+use migrate_plugin_api::{CancellationToken, LogLevel, NodeId, Observation};
+use serde_json::json;
 use support::{Apply, Project, resume, states};
 
 /// `a` feeds `b`, `b` feeds `c`; `d` is alone; `e` only waits for `a`.
@@ -168,6 +170,113 @@ async fn going_on_from_a_node_repeats_nothing_unrepeatable_unless_it_is_named() 
     resume(&project, ResumeRequest { rerun: vec![node("pay")], ..from }).await.unwrap();
     let applied: Vec<_> = project.calls().into_iter().filter(|call| call.starts_with("apply")).collect();
     assert_eq!(applied, ["apply a", "apply pay", "apply z"]);
+}
+
+/// What goes on outside must not be done a second time beside it.
+#[tokio::test]
+async fn going_on_from_a_node_looks_for_what_was_begun_before_it_begins_anew() {
+    let chain = "[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test\"\nneeds = [\"a\"]\n";
+    let from = || ResumeRequest { from: vec![node("a")], ..ResumeRequest::default() };
+    let running = Observation::Running { handle: "job-1".into() };
+    for (seen, state, message) in [
+        (
+            running,
+            RunState::Failed,
+            "it is to be made again while an earlier attempt is at work outside: `job-1`",
+        ),
+        (
+            Observation::Unknown { reason: "?".into() },
+            RunState::Failed,
+            "it is to be made again, and what became of an earlier attempt can't be told: ?",
+        ),
+        (Observation::Absent, RunState::Done, ""),
+        (Observation::Done { outputs: json!({ "value": null, "attempt": 1 }) }, RunState::Done, ""),
+    ] {
+        let project = Project::new(chain);
+        project.script(|s| {
+            s.apply.insert("b".into(), [Apply::Hang].into());
+            s.observe.insert("b".into(), [seen].into());
+        });
+        project.run_and_kill().await;
+        let told = plan(&project, from()).await.unwrap();
+        assert_eq!(told.node("b").unwrap().action, Action::Observe);
+        project.calls();
+        let report = resume(&project, from()).await.unwrap();
+        assert_eq!(report.state, state);
+        let error = report.node("b").unwrap().error.clone();
+        assert_eq!(error.as_ref().map_or("", |error| error.message.as_str()), message);
+        let calls = project.calls();
+        let looked = calls.iter().position(|call| call == "observe b").unwrap();
+        let begun = calls.iter().position(|call| call == "apply b");
+        assert!(begun.is_none_or(|begun| looked < begun), "{calls:?}");
+        if state == RunState::Failed {
+            assert_eq!(begun, None);
+            let hint = error.and_then(|error| error.hint).unwrap().replace(report.run.as_str(), "RUN");
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(hint, @"when it has ended, `migrate resume RUN`; to make it again whatever there is, end it yourself and `migrate resume RUN --rerun b`");
+            }
+            // Named, it is done whatever there is.
+            let rerun = ResumeRequest { rerun: vec![node("b")], ..ResumeRequest::default() };
+            assert_eq!(resume(&project, rerun).await.unwrap().state, RunState::Done);
+            assert!(!project.calls().contains(&"observe b".to_owned()));
+        }
+    }
+}
+
+/// The list comes out shorter: what an item did that is gone stays in sight.
+#[tokio::test]
+async fn going_on_from_a_node_forgets_no_item_that_leaves_a_list() {
+    let list = |list: &str| {
+        format!(
+            "[nodes.names]\nstep = \"test\"\nwith = {{ value = {list} }}\n[nodes.copy]\nstep = \"test\"\n\
+             for_each = \"${{nodes.names.value}}\"\nwith = {{ value = \"${{each.value}}\" }}\n"
+        )
+    };
+    let project = Project::new(&list("[\"a\", \"b\"]"));
+    project.run().await;
+    project.write_workflow(&list("[\"b\"]"));
+    let from = ResumeRequest { from: vec![node("names")], ..ResumeRequest::default() };
+    let report = resume(&project, from).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    let gone = report.node("copy[a]").unwrap();
+    assert_eq!((gone.state, gone.attempts, gone.outputs.is_some()), (NodeState::Removed, 1, true));
+    assert_eq!(gone.reason.as_deref(), Some("it is no longer in the list; what it did is left as it is"));
+    assert_eq!(report.node("copy[b]").unwrap().attempts, 2);
+}
+
+/// What `migrate plan` says of a gate is what `resume` then does.
+#[tokio::test]
+async fn a_plan_tells_of_gates_what_becomes_of_them() {
+    let project = Project::new(
+        "[nodes.go]\nstep = \"gate\"\nwith = { message = \"Switch ${env.site.name} over?\" }\n\
+         [nodes.switch]\nstep = \"test\"\nwith = { value = \"${nodes.go.by}\" }\n",
+    );
+    let decide = async |approved| {
+        let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+        let request = DecideRequest { run: None, node: node("go"), approved, by, host, note: None };
+        project.engine().decide(request).await.unwrap();
+    };
+    let now = async |request: ResumeRequest| shown(&plan(&project, request).await.unwrap());
+    let mut told = Vec::new();
+    project.run().await;
+    told.push(("waits", now(ResumeRequest::default()).await));
+    decide(false).await;
+    told.push(("rejected, not taken in yet", now(ResumeRequest::default()).await));
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Failed);
+    told.push(("rejected", now(ResumeRequest::default()).await));
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Waiting);
+    project.write_environment("[site]\nname = \"there\"\n");
+    told.push(("asks something else", now(ResumeRequest::default()).await));
+    project.write_environment("[site]\nname = \"here\"\n");
+    decide(true).await;
+    told.push(("approved, not taken in yet", now(ResumeRequest::default()).await));
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    told.push(("passed", now(ResumeRequest::default()).await));
+    let rerun = ResumeRequest { rerun: vec![node("go")], ..ResumeRequest::default() };
+    told.push(("asked for again", now(rerun.clone()).await));
+    assert_eq!(resume(&project, rerun).await.unwrap().state, RunState::Waiting);
+    let told: Vec<String> = told.iter().map(|(when, text)| format!("== {when}\n{text}")).collect();
+    insta::assert_snapshot!(told.join("\n"));
 }
 
 #[tokio::test]

@@ -452,7 +452,7 @@ async fn a_panicking_or_late_step_costs_its_node_and_not_the_run() {
     );
     let message = |node| report.node(node).unwrap().error.clone().unwrap().message;
     assert_eq!(message("a"), "the step panicked in `apply`: this step is broken");
-    assert_eq!(message("late"), "timed out: `apply` took longer than the node's time of 50ms");
+    assert_eq!(message("late"), "timed out: `apply` had not ended when the node's 50ms were over");
 }
 
 #[tokio::test]
@@ -596,4 +596,17 @@ async fn a_damaged_store_is_told_and_never_guessed() {
         let error = project.engine().status(None).await.unwrap_err().to_string();
         assert!(error.contains("state.db is damaged: "), "{error}");
     }
+}
+
+/// A place is that of the call which works: what an earlier one left behind has no say in it.
+#[tokio::test]
+async fn what_an_attempt_leaves_running_stores_no_place_for_the_next() {
+    let project = Project::new("[nodes.a]\nstep = \"test\"\nretry = { attempts = 2, backoff = \"1ms\" }\n");
+    project.script(|s| {
+        s.apply.insert("a".into(), [Apply::LeaveRunning, Apply::WaitForLeft].into());
+    });
+    assert_eq!(project.run().await.state, RunState::Failed);
+    assert!(project.calls().contains(&"stored false by what was left of a".to_owned()));
+    resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(project.calls(), ["observe a", "apply a", "verify a"], "without a cursor");
 }

@@ -37,11 +37,11 @@ pub fn write(layout: &Layout) -> Result<()> {
     put("migration.toml", &migration(&secrets))
 }
 
-/// What `sandbox env` prints: where the project is, for `eval`.
+/// What `sandbox env` prints, for `eval`: where the project is, for `migrate` and for the tests in `tests/`.
 pub fn exports(layout: &Layout) -> String {
     let project = layout.project();
     format!(
-        "export MIGRATE_SANDBOX_PROJECT={0}\nexport KUBECONFIG={0}/kubeconfig\n\
+        "export MIGRATE_PROJECT={0}\nexport MIGRATE_SANDBOX_PROJECT={0}\nexport KUBECONFIG={0}/kubeconfig\n\
          export AWS_SHARED_CREDENTIALS_FILE={0}/aws-credentials\nexport AWS_REGION={REGION}\n",
         project.display()
     )
@@ -133,4 +133,20 @@ files = {{ namespace = "shop", pod = "files-0", container = "files", directory =
         acr_username = secrets.acr_username,
         account = services::account_url(secrets),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrate_finds_the_project_by_what_is_exported() {
+        let layout = Layout::at(std::path::Path::new("/s"), std::path::Path::new("/w"));
+        let text = exports(&layout);
+        let lines: Vec<&str> = text.lines().collect();
+        let project = layout.project();
+        for name in ["MIGRATE_PROJECT", "MIGRATE_SANDBOX_PROJECT"] {
+            assert!(lines.contains(&format!("export {name}={}", project.display()).as_str()), "{text}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ struct Cli {
 enum Command {
     /// Only install and build what the sandbox and the tests need.
     Tools,
-    /// Bring everything up; the first time, build what is missing (about 15 minutes).
+    /// Bring everything up; the first time, build what is missing (about 15 minutes on two free cores).
     Up,
     /// Show every part and whether it is healthy; exit code 1 when one is not.
     Status {

@@ -244,6 +244,24 @@ impl Daemon {
     }
 }
 
+/// Starts the daemons of each stage, and those of the next only when these serve: what a daemon needs is ready before
+/// it starts, since not every one tries again (a kubelet without its containerd gives up).
+pub async fn start_in_stages(
+    layout: &Layout,
+    stages: &[Vec<Daemon>],
+    timeout: impl Fn(&Daemon) -> Duration,
+) -> Result<()> {
+    for stage in stages {
+        for daemon in stage {
+            daemon.start(layout)?;
+        }
+        for daemon in stage {
+            daemon.wait_ready(layout, timeout(daemon)).await?;
+        }
+    }
+    Ok(())
+}
+
 impl Record {
     fn runs(&self) -> bool {
         self.boot_id == boot_id() && start_ticks(self.pid) == Some(self.start_ticks)
@@ -529,6 +547,28 @@ mod tests {
         assert_eq!(strays(layout.root(), Some("orphan")), [pid]);
         end(pid).unwrap();
         assert!(strays(layout.root(), None).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_is_only_started_when_those_of_the_stage_before_serve() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let socket = dir.path().join("first.sock");
+        let sleep = |name: &str| Daemon::new(name, "/bin/sleep").args(["600"]);
+        let stages = [vec![sleep("first").probe(Probe::Socket(socket.clone()))], vec![sleep("second")]];
+        let started = start_in_stages(&layout, &stages, |_| Duration::from_secs(30));
+        let serve = async {
+            let first = || async { running(&layout, "first").map(drop).ok_or_else(|| "not yet".to_owned()) };
+            wait_for("the first runs", Duration::from_secs(30), first).await.unwrap();
+            assert_eq!(running(&layout, "second"), None, "the first doesn't serve yet");
+            tokio::net::UnixListener::bind(&socket).unwrap()
+        };
+        let (result, _listener) = tokio::join!(started, serve);
+        result.unwrap();
+        for name in ["first", "second"] {
+            assert!(running(&layout, name).is_some());
+            stop(&layout, name).unwrap();
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use miette::{IntoDiagnostic, Result, WrapErr, bail, miette};
 
@@ -56,14 +57,36 @@ pub fn ensure(layout: &Layout) -> Result<()> {
     if jobs.iter().any(|job| matches!(job, Job::Go(_))) {
         eprintln!("tools: building Kubernetes and Velero from source takes about 15 minutes, once");
     }
-    for job in &jobs {
-        let started = Instant::now();
-        let what = job.name();
+    for (at, job) in jobs.iter().enumerate() {
+        let what = format!("{} of {}: {}", at + 1, jobs.len(), job.name());
         eprintln!("tools: {what} …");
-        job.run(layout).wrap_err_with(|| format!("can't get {what} ready"))?;
+        let started = Instant::now();
+        let tell = |passed: Duration| eprintln!("tools: {what} … {} min", passed.as_secs() / 60);
+        with_heartbeat(HEARTBEAT, tell, || job.run(layout)).wrap_err_with(|| {
+            format!("can't get {} ready. Run the same command again: what is built is kept", job.name())
+        })?;
         eprintln!("tools: {what} ready in {:.0} s", started.elapsed().as_secs_f64());
     }
     Ok(())
+}
+
+/// How often a long build says that it goes on: seldom enough to read, often enough not to be taken for dead.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Does `work`, and calls `tell` with the time since it began, every `interval`.
+fn with_heartbeat<T>(interval: Duration, tell: impl Fn(Duration) + Send, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let (done, waits) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while waits.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                tell(started.elapsed());
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// What is still to be done.
@@ -354,4 +377,22 @@ fn quiet(command: &mut Command) -> Result<()> {
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(OUTPUT_TAIL_LINES)..].join("\n");
     bail!("{shown} failed ({}):\n{tail}", output.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_work_is_told_of_and_its_end_ends_the_telling() {
+        let (told, heard) = std::sync::mpsc::channel();
+        let tell = move |_| {
+            let _ = told.send(());
+        };
+        let result = with_heartbeat(Duration::from_millis(1), tell, || {
+            (heard.recv().unwrap(), heard.recv().unwrap());
+            7
+        });
+        assert_eq!(result, 7);
+    }
 }

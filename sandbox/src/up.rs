@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use miette::{IntoDiagnostic, Result};
+use miette::{IntoDiagnostic, Result, WrapErr};
 
 use crate::layout::{Cluster, Layout};
 use crate::oci::Built;
@@ -11,13 +11,21 @@ use crate::{cluster, images, lock, network, provisioner, services, tools, velero
 /// It only has to run.
 const PROVISIONER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What to do after a failure, once something was started.
+const AGAIN: &str = "the sandbox is not up. Run the same command again: what is built is kept, and what runs is used. \
+                     Some parts still run; `cargo xtask sandbox down` takes them away";
+
 /// Brings everything up; what runs already is left alone, what has died is started again.
 pub async fn up(layout: &Layout) -> Result<()> {
-    let started = Instant::now();
     // Before anything is built, not a quarter of an hour later.
     lock::refuse_other(layout)?;
     tools::ensure(layout)?;
     let _lock = lock::take(layout, "up")?;
+    start(layout).await.wrap_err(AGAIN)
+}
+
+async fn start(layout: &Layout) -> Result<()> {
+    let started = Instant::now();
     lock::claim(layout)?;
     layout.create()?;
     network::up()?;

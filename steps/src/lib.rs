@@ -6,6 +6,7 @@ mod aws;
 mod azure;
 pub mod blobs;
 mod checks;
+mod commands;
 mod duration;
 mod exec;
 mod images;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         assess::steps(),
         blobs::steps(),
         checks::steps(),
+        commands::steps(),
         images::steps(),
         manifests::steps(),
         velero::steps(),

@@ -3,6 +3,7 @@
 
 mod bench;
 mod cargo;
+mod prerequisites;
 mod rehearse;
 mod simulate;
 mod test;

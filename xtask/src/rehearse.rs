@@ -4,9 +4,11 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::cargo::{self, Outcome};
+use crate::prerequisites;
 
 /// Prepares the sandbox, seeds the estate, moves it and proves that it arrived.
 pub fn run() -> Outcome {
+    prerequisites::check()?;
     let start = Instant::now();
     eprintln!("rehearse: building the project");
     cargo::build()?;
@@ -28,6 +30,9 @@ pub fn run() -> Outcome {
         (done - seeded).as_secs_f64(),
     );
     eprintln!("rehearse: the sandbox still runs; `cargo xtask sandbox down` takes it away");
+    eprintln!(
+        "rehearse: to go on with it: eval \"$(cargo xtask sandbox env)\" and, say, target/debug/migrate status"
+    );
     Ok(())
 }
 

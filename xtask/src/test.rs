@@ -6,6 +6,7 @@ use crate::cargo::{self, Outcome, SANDBOX_TESTS, cargo};
 
 /// Formatting, then all tests that need programs (registries among them) but no running sandbox.
 pub fn quick() -> Outcome {
+    crate::prerequisites::check()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo::build()?;
     cargo::sandbox(&["tools"])?;

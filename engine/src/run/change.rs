@@ -35,7 +35,8 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
         lists.insert(node.id.clone(), (items, places));
     }
     for (id, record) in &facts.nodes {
-        if !counts(record) || record.config.is_none() {
+        // That it has a list now was accepted when the list was stored.
+        if !counts(record) || record.config.is_none() || record.former {
             continue;
         }
         let whole = id.whole();
@@ -121,6 +122,8 @@ fn list_fields(was: &[Item], now: &[Item]) -> Vec<FieldChange> {
 /// only its verification failed.
 fn counts(record: &NodeRecord) -> bool {
     match record.phase {
+        // It is made again with whatever config it has then.
+        _ if record.again.is_some() => false,
         Phase::Applied | Phase::Finished => true,
         Phase::Open => !record.failed,
         Phase::New | Phase::Skipped | Phase::Undone => false,

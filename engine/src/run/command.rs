@@ -5,6 +5,7 @@ use std::time::Duration;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId, Observation};
 use serde_json::Value;
 
+use super::executor::Limit;
 use super::gate::GateDecision;
 use crate::event::EventKind;
 use crate::report::RunState;
@@ -45,8 +46,8 @@ pub(crate) struct Call {
     pub key: IdempotencyKey,
     pub config: Value,
     pub outputs: Option<Value>,
-    /// What is left of the node's time.
-    pub limit: Duration,
+    /// How long it may take.
+    pub limit: Limit,
     /// The longest attempt, for `apply`.
     pub attempt_limit: Option<Duration>,
     /// The longest silence, for `apply`.

@@ -21,11 +21,12 @@ use jiff::Timestamp;
 use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, Idempotency, IdempotencyKey, NodeId, RunId};
 
 use super::command::{Call, CallKind, Command, Input};
+use super::executor::Limit;
 use super::gate::GateDecision;
 use super::key::idempotency_key;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
-use super::state::{NodeRecord, Phase, RunFacts};
+use super::state::{Again, NodeRecord, Phase, RunFacts};
 use super::undo::Undo;
 use crate::event::EventKind;
 use crate::report::RunState;
@@ -49,14 +50,35 @@ enum Live {
     Ended,
 }
 
+/// Why what an earlier attempt began is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sought {
+    /// To go on with it.
+    ToGoOn,
+    /// The node has another config or step now, which is to begin.
+    Changed,
+    /// A person wants the node to be made again.
+    Again,
+}
+
+impl Sought {
+    /// What a person is told of it, as the beginning of a sentence.
+    fn why(self) -> &'static str {
+        match self {
+            Self::ToGoOn | Self::Changed => "its config or its step has changed",
+            Self::Again => "it is to be made again",
+        }
+    }
+}
+
 struct Cell {
     id: NodeId,
     /// The item that it is for; `None` for a node as a whole.
     seat: Option<Seat>,
     live: Live,
     resolved: Option<Resolved>,
-    /// What is observed was begun with another config than it has now.
-    superseded: bool,
+    /// Why what is observed is looked for.
+    sought: Sought,
     /// Tries of any call of this node in this process.
     tries: u32,
     began: Duration,
@@ -74,7 +96,7 @@ impl Cell {
             seat: None,
             live,
             resolved: None,
-            superseded: false,
+            sought: Sought::ToGoOn,
             tries: 0,
             began: zero,
             accounted: zero,
@@ -83,7 +105,8 @@ impl Cell {
     }
 }
 
-use fanout::{Fanout, Seat, quoted};
+pub use fanout::quoted;
+use fanout::{Fanout, Seat};
 pub(crate) use result::{disproof, mask};
 
 /// The state machine of one run.
@@ -179,22 +202,20 @@ impl Core {
         std::mem::take(&mut self.out)
     }
 
-    /// The run was aborted from outside.
-    pub(crate) fn abort(&mut self, at: Timestamp) -> Fact {
-        let fact = Fact::Ended { state: RunState::Interrupted };
-        self.facts.apply(&fact, at);
-        fact
-    }
-
     /// What is known, for the report.
     pub(crate) fn facts(&self) -> &RunFacts {
         &self.facts
     }
 
+    /// What the dispatcher itself adds to it.
+    pub(crate) fn facts_mut(&mut self) -> &mut RunFacts {
+        &mut self.facts
+    }
+
     /// The undo of the run from where it stands.
     pub(crate) fn into_undo(self) -> Undo {
-        let nodes = self.checked.workflow.nodes.iter().map(|node| node.id.clone());
-        Undo::new(self.run, self.catalog, self.facts, nodes, self.random)
+        let needs = &self.checked.workflow.dependencies;
+        Undo::new(self.run, self.catalog, self.facts, needs, self.random)
     }
 
     fn on(&mut self, id: &NodeId, act: impl FnOnce(&mut Self, usize)) {
@@ -310,7 +331,12 @@ impl Core {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
         self.cells[at].resolved = Some(resolved);
+        let seek = |same| if same { Sought::ToGoOn } else { Sought::Changed };
         match record.phase {
+            Phase::Open | Phase::Skipped if record.begun && record.again == Some(Again::Look) => {
+                self.observe(at, Sought::Again);
+            }
+            _ if record.again.is_some() => self.make_again(at),
             Phase::New if record.failed && record.attempts > 0 && !self.is_idempotent(at) => {
                 self.ask_person(at, "an earlier attempt was disproved", None);
             }
@@ -322,8 +348,8 @@ impl Core {
             Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
             // Whatever it began may be at work outside, under its own key and config; also where it
             // was skipped since.
-            Phase::Open => self.observe(at, !same),
-            Phase::Skipped if record.begun => self.observe(at, !same),
+            Phase::Open => self.observe(at, seek(same)),
+            Phase::Skipped if record.begun => self.observe(at, seek(same)),
             Phase::New | Phase::Skipped => self.apply(at),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
@@ -341,8 +367,17 @@ impl Core {
         }
     }
 
-    fn observe(&mut self, at: usize, superseded: bool) {
-        self.cells[at].superseded = superseded;
+    /// As a person has asked.
+    fn make_again(&mut self, at: usize) {
+        let record = self.record_of(at);
+        let left = record.key.filter(|_| record.phase == Phase::Open);
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        self.reset(at, &format!("asked for{left}"), true);
+        self.apply(at);
+    }
+
+    fn observe(&mut self, at: usize, sought: Sought) {
+        self.cells[at].sought = sought;
         let step = self.record_of(at).step.unwrap_or_default();
         if self.catalog.contains_key(&step) {
             return self.call(at, CallKind::Observe);
@@ -362,6 +397,13 @@ impl Core {
         described.is_some_and(|described| described.info.idempotency != Idempotency::None)
     }
 
+    /// Whether what an earlier attempt of the node has begun is by its nature the same as what it would
+    /// do again, so that its step's "absent" may only mean "may be repeated".
+    fn was_natural(&self, at: usize) -> bool {
+        let step = self.record_of(at).step.unwrap_or_default();
+        self.catalog.get(&step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+    }
+
     /// Fails the node because only a person may decide to do it again.
     fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
         let (run, node) = (&self.run, quoted(&self.cells[at].id));
@@ -370,23 +412,29 @@ impl Core {
         self.undo_due.remove(&at);
     }
 
-    /// Fails the node because it has changed while something that it began is there, or may be.
-    fn ask_about_change(&mut self, at: usize, message: &str) {
+    /// Fails the node because something else is to be begun while something that it began is there, or
+    /// may be.
+    fn ask_about_earlier(&mut self, at: usize, message: &str) {
         let (run, node) = (&self.run, quoted(&self.cells[at].id));
-        let hint = format!(
-            "to go on with it, take the change back and `migrate resume {run}`; to do it anew as the files \
-             say now, end it yourself and `migrate resume {run} --rerun {node}`"
-        );
+        let hint = match self.cells[at].sought {
+            Sought::Again => format!(
+                "when it has ended, `migrate resume {run}`; to make it again whatever there is, end it yourself \
+                 and `migrate resume {run} --rerun {node}`"
+            ),
+            Sought::ToGoOn | Sought::Changed => format!(
+                "to go on with it, take the change back and `migrate resume {run}`; to do it anew as the files \
+                 say now, end it yourself and `migrate resume {run} --rerun {node}`"
+            ),
+        };
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), None, false);
         self.undo_due.remove(&at);
     }
 
     /// What became of an earlier attempt with another config can't be told.
     fn unclear(&mut self, at: usize, why: &str) {
-        let message = format!(
-            "its config or its step has changed, and what became of an earlier attempt can't be told: {why}"
-        );
-        self.ask_about_change(at, &message);
+        let reason = self.cells[at].sought.why();
+        let message = format!("{reason}, and what became of an earlier attempt can't be told: {why}");
+        self.ask_about_earlier(at, &message);
     }
 
     fn apply(&mut self, at: usize) {
@@ -421,6 +469,10 @@ impl Core {
         if flawed(Flaw::KeyOfAttempt) {
             return idempotency_key(&self.run, node, digest, _attempt);
         }
+        #[cfg(test)]
+        if flawed(Flaw::AnswerToAnotherQuestion) && self.cell_of(node).is_some_and(|at| self.is_gate(at)) {
+            return idempotency_key(&self.run, node, &Digest(String::new()), 0);
+        }
         idempotency_key(&self.run, node, digest, generation)
     }
 
@@ -438,7 +490,7 @@ impl Core {
             key,
             config,
             outputs: record.outputs.filter(|_| kind == CallKind::Verify),
-            limit: self.time_left(at),
+            limit: Limit::Node { whole: self.time(at), left: self.time_left(at) },
             attempt_limit: node.retry.attempt_timeout,
             heartbeat: node.heartbeat,
         };
@@ -473,7 +525,7 @@ impl Core {
             self.emit(EventKind::RunUndoing { reason });
             return self.out.push(Command::Undo);
         }
-        let record = |at: usize| self.facts.nodes.get(&self.cells[at].id);
+        let record = |at: usize| self.facts.own(&self.cells[at].id);
         // A finished node that was not looked at again by this process does not count.
         let is_done = |at: usize| {
             self.cells[at].live == Live::Ended
@@ -507,10 +559,14 @@ impl Core {
         millis(part)
     }
 
-    /// What is left of the node's time in this process.
+    /// How long the node may take in this process.
+    fn time(&self, at: usize) -> Duration {
+        self.node(at).timeout.unwrap_or(DEFAULT_TIMEOUT)
+    }
+
+    /// What is left of it.
     fn time_left(&self, at: usize) -> Duration {
-        let spent = self.now.saturating_sub(self.cells[at].began);
-        self.node(at).timeout.unwrap_or(DEFAULT_TIMEOUT).saturating_sub(spent)
+        self.time(at).saturating_sub(self.now.saturating_sub(self.cells[at].began))
     }
 
     fn spent_ms(&self, at: usize) -> u64 {

@@ -396,3 +396,17 @@ fn a_plan_of_ten_thousand_nodes_is_quick_enough_to_check_in_a_test() {
     let mut machine = Machine::new(&nodes, Vec::new());
     assert_eq!(machine.step(Input::Begin), ["Apply n0 #1"]);
 }
+
+/// A network that is down while a finished node is looked at again must not take the run back.
+#[test]
+fn what_is_finished_and_cant_be_looked_at_undoes_nothing() {
+    let nodes = "[nodes.a]\nstep = \"s\"\non_failure = \"undo\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n";
+    let mut first = Machine::new(nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    let mut second = Machine::new(nodes, first.facts);
+    assert_eq!(second.step(Input::Begin), ["Verify a #1"]);
+    let failed = second.step(Input::Verified(id("a"), Err(failure(ErrorClass::Permanent))));
+    assert_eq!(failed, ["end Failed"]);
+}

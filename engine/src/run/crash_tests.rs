@@ -15,14 +15,15 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, NodeId, Observation, RunId, Step, StepContext, StepError, StepInfo,
-    StepPlan, VerifyDepth,
+    Check, Evidence, Idempotency, IdempotencyKey, NodeId, Observation, RunId, Step, StepContext, StepError,
+    StepInfo, StepPlan, VerifyDepth,
 };
 use serde_json::{Value, json};
 
 use crate::ambient;
 use crate::event::EventSink;
 use crate::report::{NodeState, RunReport, RunState};
+use crate::run::GateDecision;
 use crate::run::key::run_id;
 use crate::shutdown::Shutdown;
 use crate::store::fact::{Batch, LogLine, Place, RunRecord, Stamped};
@@ -241,6 +242,14 @@ impl Store for Deadly {
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
         self.store.logs(run, node, after, limit).await
+    }
+
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.store.decide(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.store.decision(run, key).await
     }
 
     async fn close(&self) {

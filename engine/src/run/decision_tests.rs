@@ -49,10 +49,9 @@ fn finish(mut facts: Vec<Fact>) -> (Vec<Fact>, Vec<String>, RunState) {
     let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{NODES}"));
     let environment = Source::new("m.toml", "schema = 1\n");
     let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
-    let nodes: Vec<NodeId> = checked.workflow.nodes.iter().map(|node| node.id.clone()).collect();
     let mut undo = known.undo.is_some().then(|| {
-        let nodes = nodes.clone().into_iter();
-        Undo::new(run.clone(), Arc::clone(&catalog), known.clone(), nodes, Box::new(|| 1.0))
+        let needs = &checked.workflow.dependencies;
+        Undo::new(run.clone(), Arc::clone(&catalog), known.clone(), needs, Box::new(|| 1.0))
     });
     let mut core =
         Some(Core::new(run.clone(), Arc::new(checked), Arc::clone(&catalog), known, Box::new(|| 1.0)));

@@ -18,8 +18,7 @@ use tokio::time::Instant;
 use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, millis};
 use super::executor::execute;
-use super::gate::DecisionBox;
-use super::host::{Host, Message};
+use super::host::{Host, Line, Message, Put};
 use super::secrets::Secrets;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
@@ -59,7 +58,6 @@ pub(crate) struct Session {
     pub store: Arc<dyn Store>,
     pub events: EventSink,
     pub places: BTreeMap<NodeId, Place>,
-    pub decisions: DecisionBox,
     pub shutdown: watch::Receiver<ShutdownLevel>,
 }
 
@@ -77,10 +75,10 @@ impl Machine {
         }
     }
 
-    fn abort(&mut self, at: jiff::Timestamp) -> Fact {
+    fn facts_mut(&mut self) -> &mut RunFacts {
         match self {
-            Self::Run(core) => core.abort(at),
-            Self::Undo(undo) => undo.abort(at),
+            Self::Run(core) => core.facts_mut(),
+            Self::Undo(undo) => undo.facts_mut(),
         }
     }
 
@@ -113,7 +111,9 @@ pub(crate) struct Dispatcher {
     core: Machine,
     started: Instant,
     tasks: JoinSet<()>,
-    tokens: BTreeMap<NodeId, CancellationToken>,
+    /// Calls that have not ended: which, and how it is told to stop.
+    tokens: BTreeMap<NodeId, (u64, CancellationToken)>,
+    calls: u64,
     sender: mpsc::Sender<Message>,
     receiver: mpsc::Receiver<Message>,
     abort_at: Option<Instant>,
@@ -160,6 +160,7 @@ impl Dispatcher {
             started: ambient::instant(),
             tasks: JoinSet::new(),
             tokens: BTreeMap::new(),
+            calls: 0,
             sender,
             receiver,
             abort_at: None,
@@ -177,7 +178,7 @@ impl Dispatcher {
         // Decided since the last process ended.
         let open = self.core.facts().nodes.values().filter(|record| record.is_waiting());
         let open = open.filter_map(|record| record.key.clone()).collect();
-        self.look_for_decisions(open, &mut turn);
+        self.look_for_decisions(open, &mut turn).await;
         self.ask(Input::Begin, &mut turn);
         loop {
             if turn.only_confirms() && self.may_hold() {
@@ -231,7 +232,7 @@ impl Dispatcher {
             (ShutdownLevel::Kill, _) => return Next::Abort,
             (ShutdownLevel::Drain, None) => {
                 self.abort_at = Some(ambient::instant() + DRAIN_GRACE);
-                self.tokens.values().for_each(CancellationToken::cancel);
+                self.tokens.values().for_each(|(_, token)| token.cancel());
                 self.ask(Input::Drain, turn);
                 return Next::Turn;
             }
@@ -246,7 +247,7 @@ impl Dispatcher {
             () = patience => return Next::Abort,
             () = until(self.store_at) => {}
             () = changed(&mut shutdown) => {}
-            () = until(look) => self.look_for_decisions(asked, turn),
+            () = until(look) => self.look_for_decisions(asked, turn).await,
             // The dispatcher keeps a sender, so the channel never ends.
             Some(message) = self.receiver.recv() => {
                 self.take(message, turn);
@@ -261,14 +262,14 @@ impl Dispatcher {
     }
 
     /// Takes in what people have decided about `keys`.
-    fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
+    async fn look_for_decisions(&mut self, keys: Vec<IdempotencyKey>, turn: &mut Turn) {
         self.next_look = ambient::instant() + DECISION_POLL;
         for key in keys {
-            match self.session.decisions.get(&key) {
+            match self.session.store.decision(&self.session.run, &key).await {
                 Ok(None) => {}
                 Ok(Some(decision)) => self.ask(Input::Decided(Box::new(decision)), turn),
                 // What can't be read is no decision: the gate goes on waiting, and `migrate approve` says
-                // what is wrong with the file.
+                // what is wrong.
                 Err(_) => {}
             }
         }
@@ -286,14 +287,20 @@ impl Dispatcher {
                 }
                 self.ask(*input, turn);
             }
-            Message::Checkpoint(node, cursor, done) => {
-                self.place(&node).cursor = Some(cursor.clone());
-                turn.batch.cursors.push((node, cursor));
-                turn.acknowledge.push(done);
-            }
-            Message::Handle(node, handle, done) => {
-                self.place(&node).handle = Some(handle.clone());
-                turn.batch.handles.push((node, handle));
+            // What a call leaves running behind it may say this when another has begun, whose place it is
+            // not. It is never acknowledged.
+            Message::Place { node, call, .. } if self.tokens.get(&node).is_none_or(|at| at.0 != call) => {}
+            Message::Place { node, place, done, .. } => {
+                match place {
+                    Put::Cursor(cursor) => {
+                        self.place(&node).cursor = Some(cursor.clone());
+                        turn.batch.cursors.push((node, cursor));
+                    }
+                    Put::Handle(handle) => {
+                        self.place(&node).handle = Some(handle.clone());
+                        turn.batch.handles.push((node, handle));
+                    }
+                }
                 turn.acknowledge.push(done);
             }
             Message::Log(line) => turn.batch.logs.push(line),
@@ -383,14 +390,15 @@ impl Dispatcher {
         if self.abort_at.is_some() {
             token.cancel();
         }
-        self.tokens.insert(call.node.clone(), token.clone());
+        self.calls += 1;
+        self.tokens.insert(call.node.clone(), (self.calls, token.clone()));
         let session = &self.session;
         let host = Host::new(
             session.run.clone(),
             call.node.clone(),
             session.secrets.clone(),
             session.events.clone(),
-            Some(self.sender.clone()),
+            Some(Line { sender: self.sender.clone(), call: self.calls }),
         );
         let beat = host.beat();
         let place = session.places.get(&call.node).cloned().unwrap_or_default();
@@ -416,7 +424,8 @@ impl Dispatcher {
         self.tasks.shutdown().await;
         let at = ambient::now();
         let state = RunState::Interrupted;
-        let fact = self.core.abort(at);
+        let fact = Fact::Ended { state };
+        self.core.facts_mut().apply(&fact, at);
         let mut batch = held.batch;
         batch.facts.push(Stamped { at, fact });
         self.session.store.append(&self.session.run, &batch).await?;

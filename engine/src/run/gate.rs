@@ -1,17 +1,14 @@
 //! Gates: nodes that wait for a person. A built-in of the engine: nothing outside is touched.
 //!
-//! A decision comes by a file of its own under `.migrate/decisions`, written whole or not at all and
-//! never replaced: the first one stands. Whoever decides needs no lock; the dispatcher, which alone
-//! writes facts, looks there while a gate waits, and makes a fact of what it finds. A decision is for
-//! one key: a gate that asks again, or asks something else, has another.
-
-use std::io::Write;
-use std::path::{Path, PathBuf};
+//! A decision is dropped in the store, whole or not at all, and never replaced: the first one stands.
+//! Whoever decides needs no lock; the dispatcher, which alone writes facts, looks there while a gate
+//! waits, and makes a fact of what it finds. A decision is for one key: a gate that asks again, or asks
+//! something else, has another.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, IdempotencyKey, Observation, RunId, Step, StepContext, StepError, StepInfo,
+    Check, Evidence, Idempotency, IdempotencyKey, Observation, Step, StepContext, StepError, StepInfo,
     StepPlan, VerifyDepth,
 };
 use serde::{Deserialize, Serialize};
@@ -22,9 +19,6 @@ pub(crate) const GATE: &str = "gate";
 
 /// Longest note that is kept.
 pub(crate) const MAX_NOTE_BYTES: usize = 4 * 1024;
-
-/// Largest file that is taken for a decision.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// What a person decided about a gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,66 +50,6 @@ impl GateDecision {
     /// The outputs of an approved gate.
     pub(crate) fn outputs(&self) -> Value {
         json!({ "by": self.by, "host": self.host, "at": self.at, "note": self.note })
-    }
-}
-
-/// Why a decision was not taken.
-#[derive(Debug)]
-pub(crate) enum DropError {
-    /// Somebody else was first.
-    Decided(Box<GateDecision>),
-    Io(std::io::Error),
-}
-
-/// Where decisions about the gates of one run are dropped.
-#[derive(Debug, Clone)]
-pub(crate) struct DecisionBox {
-    dir: PathBuf,
-}
-
-impl DecisionBox {
-    pub(crate) fn new(state_dir: &Path, run: &RunId) -> Self {
-        Self { dir: state_dir.join("decisions").join(run.as_str()) }
-    }
-
-    fn path(&self, key: &IdempotencyKey) -> PathBuf {
-        self.dir.join(format!("{key}.json"))
-    }
-
-    /// Drops a decision. Durable when it returns.
-    pub(crate) fn put(&self, decision: &GateDecision) -> Result<(), DropError> {
-        let io = DropError::Io;
-        std::fs::create_dir_all(&self.dir).map_err(io)?;
-        let new = self.dir.join(format!("{}.{}.new", decision.key, std::process::id()));
-        let mut file = std::fs::File::create(&new).map_err(io)?;
-        let text = serde_json::to_vec(decision).map_err(|error| DropError::Io(error.into()))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
-        let linked = std::fs::hard_link(&new, self.path(&decision.key));
-        let removed = std::fs::remove_file(&new);
-        match linked {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let first = self.get(&decision.key).map_err(io)?;
-                return Err(first.map_or(DropError::Io(error), |first| DropError::Decided(Box::new(first))));
-            }
-            Err(error) => return Err(DropError::Io(error)),
-        }
-        removed.map_err(io)?;
-        std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io)
-    }
-
-    /// The decision about `key`, if there is one.
-    pub(crate) fn get(&self, key: &IdempotencyKey) -> std::io::Result<Option<GateDecision>> {
-        use std::io::Read;
-        let file = match std::fs::File::open(self.path(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut text = Vec::new();
-        file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
-        let decision: GateDecision = serde_json::from_slice(&text)?;
-        Ok(Some(decision).filter(|decision| decision.key == *key))
     }
 }
 
@@ -193,34 +127,4 @@ pub(crate) fn question(config: &Value) -> String {
     let text = |name: &str| config.get(name).and_then(Value::as_str);
     let approvers = text("approvers").map(|who| format!(" (for {who})")).unwrap_or_default();
     format!("{}{approvers}", text("message").unwrap_or("a value that is not known yet"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decision(approved: bool) -> GateDecision {
-        GateDecision {
-            key: IdempotencyKey::new("gate-0123456789").unwrap(),
-            approved,
-            by: "ana".to_owned(),
-            host: "laptop".to_owned(),
-            at: Timestamp::UNIX_EPOCH,
-            note: Some("seen".to_owned()),
-        }
-    }
-
-    #[test]
-    fn the_first_decision_stands() {
-        let dir = tempfile::tempdir().unwrap();
-        let decisions = DecisionBox::new(dir.path(), &RunId::new("r").unwrap());
-        let first = decision(false);
-        assert_eq!(decisions.get(&first.key).unwrap(), None);
-        decisions.put(&first).unwrap();
-        let Err(DropError::Decided(stands)) = decisions.put(&decision(true)) else { panic!("replaced") };
-        assert_eq!(*stands, first);
-        assert_eq!(decisions.get(&first.key).unwrap(), Some(first.clone()));
-        assert_eq!(first.sentence(), "rejected by ana@laptop: seen");
-        assert_eq!(std::fs::read_dir(dir.path().join("decisions/r")).unwrap().count(), 1);
-    }
 }

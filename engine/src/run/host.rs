@@ -26,9 +26,22 @@ const MAX_STORED_LINES: u32 = 10_000;
 /// What executors tell the dispatcher.
 pub(crate) enum Message {
     Input(Box<Input>),
-    Checkpoint(NodeId, Value, oneshot::Sender<()>),
-    Handle(NodeId, String, oneshot::Sender<()>),
+    Place { node: NodeId, call: u64, place: Put, done: oneshot::Sender<()> },
     Log(LogLine),
+}
+
+/// What a step stores of its place.
+pub(crate) enum Put {
+    Cursor(Value),
+    Handle(String),
+}
+
+/// The way from one call of a step to the dispatcher.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub sender: mpsc::Sender<Message>,
+    /// Which call it is, so that nothing is taken from one that has ended.
+    pub call: u64,
 }
 
 /// When a running step was last heard of. Clones share it.
@@ -63,7 +76,7 @@ pub(crate) struct Host {
     secrets: Secrets,
     events: EventSink,
     /// `None` for calls that only read: `plan`, and `verify` outside of a run.
-    dispatcher: Option<mpsc::Sender<Message>>,
+    dispatcher: Option<Line>,
     lines: AtomicU32,
     beat: Beat,
 }
@@ -74,7 +87,7 @@ impl Host {
         node: NodeId,
         secrets: Secrets,
         events: EventSink,
-        dispatcher: Option<mpsc::Sender<Message>>,
+        dispatcher: Option<Line>,
     ) -> Self {
         let (lines, beat) = (AtomicU32::new(0), Beat::new());
         Self { run, node, secrets, events, dispatcher, lines, beat }
@@ -89,14 +102,16 @@ impl Host {
         self.events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: self.run.clone(), kind });
     }
 
-    async fn store(&self, make: impl FnOnce(oneshot::Sender<()>) -> Message) -> Result<(), StepError> {
-        let Some(dispatcher) = &self.dispatcher else {
+    async fn store(&self, place: Put) -> Result<(), StepError> {
+        let Some(Line { sender, call }) = &self.dispatcher else {
             return Err(StepError::permanent("a call that only reads has nothing to store"));
         };
         self.beat.heard();
         let ended = |_| StepError::cancelled();
         let (done, stored) = oneshot::channel();
-        dispatcher.send(make(done)).await.map_err(|_| StepError::cancelled())?;
+        let (node, call) = (self.node.clone(), *call);
+        let message = Message::Place { node, call, place, done };
+        sender.send(message).await.map_err(|_| StepError::cancelled())?;
         stored.await.map_err(ended)
     }
 }
@@ -121,17 +136,21 @@ impl StepHost for Host {
             let line =
                 LogLine { at: ambient::now(), node: self.node.clone(), level, message: message.clone() };
             // A full queue loses a stored line, never time.
-            let _ = dispatcher.try_send(Message::Log(line));
+            let _ = dispatcher.sender.try_send(Message::Log(line));
         }
         self.emit(EventKind::NodeLog { node: self.node.clone(), level, message });
     }
 
+    fn heartbeat(&self) {
+        self.beat.heard();
+    }
+
     async fn checkpoint(&self, cursor: Value) -> Result<(), StepError> {
-        self.store(|done| Message::Checkpoint(self.node.clone(), cursor, done)).await
+        self.store(Put::Cursor(cursor)).await
     }
 
     async fn set_handle(&self, handle: String) -> Result<(), StepError> {
-        self.store(|done| Message::Handle(self.node.clone(), handle, done)).await
+        self.store(Put::Handle(handle)).await
     }
 
     async fn secret(&self, reference: &SecretRef) -> Result<Secret, StepError> {

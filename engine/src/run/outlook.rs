@@ -7,20 +7,19 @@ use std::sync::Arc;
 use migrate_plugin_api::{Evidence, Idempotency, NodeId};
 
 use super::change::fields;
-use super::core::disproof;
-use super::state::{NodeRecord, Phase, RunFacts};
+use super::core::{disproof, quoted};
+use super::gate::{GATE, GateDecision};
+use super::state::{Again, NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
 use crate::workflow::model::Node;
 use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, node_of};
 
 /// What is looked at.
 pub(crate) struct Outlook<'a> {
-    /// With what was asked for already reset.
+    /// With what was asked for already noted.
     pub facts: &'a RunFacts,
     pub checked: &'a Checked,
     pub catalog: &'a Catalog,
-    /// What a person asked to run again.
-    pub asked: &'a BTreeSet<NodeId>,
     /// Finished nodes that have been looked at just now.
     pub verified: &'a BTreeMap<NodeId, Evidence>,
 }
@@ -42,7 +41,11 @@ impl Outlook<'_> {
             for outlook in &nodes[first..] {
                 let record = world.nodes.entry(outlook.node.clone()).or_default();
                 match outlook.action {
-                    Action::Reuse | Action::Verify => {}
+                    Action::Reuse => {}
+                    Action::Verify => {
+                        let decided = record.decision.as_ref().map(GateDecision::outputs);
+                        record.outputs = record.outputs.take().or(decided);
+                    }
                     Action::Skip => (record.phase, record.outputs) = (Phase::Skipped, None),
                     _ => {
                         record.outputs = None;
@@ -103,7 +106,7 @@ impl Outlook<'_> {
         let record = self.facts.nodes.get(id).unwrap_or(&empty);
         let differs = || fields(record, node, self.checked, self.catalog, world, each);
         let (action, reason) = self.action(node, id, record, each, world, open);
-        let shown = matches!(action, Action::Rerun | Action::Ask | Action::Observe);
+        let shown = matches!(action, Action::Rerun | Action::Ask | Action::Observe | Action::Wait);
         NodeOutlook {
             fields: if shown { differs() } else { Vec::new() },
             ..self.outlook(node, id, action, reason)
@@ -163,13 +166,17 @@ impl Outlook<'_> {
         let repeatable = self.is_idempotent(node);
         let told = |action, text: &str| (action, Some(text.to_owned()));
         let ran = record.attempts > 0;
+        let begun = record.begun && matches!(record.phase, Phase::Open | Phase::Skipped);
         match record.phase {
+            _ if node.step == GATE => gate(id, record, same, waits),
+            _ if record.again == Some(Again::Look) && begun => {
+                told(Action::Observe, "asked for; what its last attempt has begun is looked for first")
+            }
+            _ if record.again.is_some() && ran => told(Action::Rerun, "asked for"),
             Phase::New if record.failed && ran && !repeatable => {
                 told(Action::Ask, "an earlier attempt was disproved")
             }
-            Phase::Skipped if ran && !repeatable => told(Action::Ask, "it ran before it was skipped"),
-            Phase::Skipped if ran => told(Action::Rerun, "it ran before it was skipped"),
-            Phase::New if self.asked.contains(id) && ran => told(Action::Rerun, "asked for"),
+            Phase::Skipped if record.begun => told(Action::Observe, "it ran before it was skipped"),
             Phase::New if ran => told(Action::Rerun, "its earlier result doesn't hold"),
             // A run that is undone never goes forward again.
             Phase::Undone => told(Action::Skip, "its effect was taken back"),
@@ -208,10 +215,165 @@ impl Outlook<'_> {
     }
 }
 
+/// A gate is never looked for: it is passed, it waits, or it asks again.
+fn gate(id: &NodeId, record: &NodeRecord, same: bool, waits: Option<&NodeId>) -> (Action, Option<String>) {
+    let wait = |text: String| (Action::Wait, Some(text));
+    let again = |why: &str| wait(format!("{why}: a person is asked again"));
+    match (record.phase, &record.decision) {
+        _ if record.attempts == 0 => (Action::Start, None),
+        _ if record.again.is_some() => again("asked for"),
+        _ if !same => again("what it asks has changed"),
+        (Phase::Finished, _) => match waits {
+            Some(id) => (Action::ReuseOrRerun, Some(format!("it takes outputs of `{id}`"))),
+            None => (Action::Reuse, None),
+        },
+        (Phase::Open, _) if record.failed => again("it was rejected"),
+        (Phase::Open, None) => wait(format!("a person is to decide: `migrate approve {}`", quoted(id))),
+        (Phase::Open, Some(decision)) if !decision.approved => {
+            wait(format!("{}; `resume` fails with it, and the next one asks again", decision.sentence()))
+        }
+        (Phase::Open | Phase::Applied, decision) => {
+            (Action::Verify, decision.as_ref().map(GateDecision::sentence))
+        }
+        (Phase::New | Phase::Skipped | Phase::Undone, _) => again("its answer doesn't count any more"),
+    }
+}
+
 fn open_reason(record: &NodeRecord) -> &'static str {
     match (record.failed, record.stopped) {
         (true, _) => "its last attempt failed",
         (false, true) => "its last attempt was stopped",
         (false, false) => "its last attempt has no known end",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use migrate_plugin_api::{Check, ErrorClass, IdempotencyKey, RunId, Step, StepInfo};
+    use serde_json::{Value, json};
+
+    use super::super::core::error;
+    use super::super::gate::Gate;
+    use super::super::key::idempotency_key;
+    use super::*;
+    use crate::store::fact::Fact;
+    use crate::workflow::{Described, Library, Params, Source, check};
+
+    const KINDS: [(&str, Idempotency); 2] = [("keyed", Idempotency::Keyed), ("none", Idempotency::None)];
+
+    fn catalog() -> Catalog {
+        let steps = KINDS.map(|(name, idempotency)| StepInfo {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            summary: String::new(),
+            config_schema: json!({}),
+            output_schema: json!({}),
+            sensitive: Vec::new(),
+            idempotency,
+            supports_undo: false,
+        });
+        let described = |info: StepInfo| {
+            let validator = jsonschema::validator_for(&info.config_schema).unwrap();
+            (info.name.clone(), Described { info, validator })
+        };
+        steps.into_iter().chain([Gate.describe()]).map(described).collect()
+    }
+
+    /// Node `n` of `step` as it would be taken up after `facts`, of which the first began it with
+    /// `config`. `verified`: what was found just now.
+    fn told(step: &str, config: Value, facts: &[Fact], verified: Option<bool>) -> String {
+        let catalog = catalog();
+        let nodes = format!("[nodes.n]\nstep = \"{step}\"\nwith = {{ message = \"?\" }}\n");
+        let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
+        let environment = Source::new("m.toml", "schema = 1\n");
+        let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
+        let (id, run) = (NodeId::new("n").unwrap(), RunId::new("r").unwrap());
+        let resolved = crate::workflow::resolved(config, step, "1");
+        let began = Fact::Started {
+            node: id.clone(),
+            attempt: 1,
+            key: idempotency_key(&run, &id, &resolved.digest, 0),
+            digest: resolved.digest,
+            step: step.to_owned(),
+            step_version: "1".to_owned(),
+            config: resolved.config,
+            generation: 0,
+        };
+        let mut known = RunFacts::default();
+        [began].iter().chain(facts).for_each(|fact| known.apply(fact, Timestamp::UNIX_EPOCH));
+        let evidence = verified.map(|good| {
+            let found = if good { "3" } else { "2" };
+            (id, Evidence::from_iter([Check::equal("table orders", "rows", "3", found)]))
+        });
+        let verified: BTreeMap<_, _> = evidence.into_iter().collect();
+        let outlook = Outlook { facts: &known, checked: &checked, catalog: &catalog, verified: &verified }
+            .nodes()
+            .remove(0);
+        format!("{:?}: {}", outlook.action, outlook.reason.unwrap_or_default())
+    }
+
+    /// What a plan says of a node, however it stands: to be read as a whole.
+    #[test]
+    fn every_reason_reads_well() {
+        let node = NodeId::new("n").unwrap();
+        let id = || node.clone();
+        let applied = || Fact::Applied { node: id(), outputs: json!({}), observed: false };
+        let finished = || Fact::Finished { node: id(), evidence: Evidence::default(), duration_ms: 0 };
+        let failed = |disproved| {
+            let error = error(ErrorClass::Permanent, "no".to_owned(), None);
+            Fact::Failed { node: id(), error, evidence: None, disproved, duration_ms: 0 }
+        };
+        let stopped = || Fact::Interrupted { node: id(), duration_ms: 0 };
+        let skipped = || Fact::Skipped { node: id(), reason: "`when` is false".to_owned() };
+        let asked = |look| Fact::Asked { node: id(), look };
+        let reset = || Fact::Reset { node: id(), reason: String::new(), again: true };
+        let decided = |approved| {
+            let key = IdempotencyKey::new("n-0123456789").unwrap();
+            let (by, host, at) = ("ana".to_owned(), "laptop".to_owned(), Timestamp::UNIX_EPOCH);
+            let decision = GateDecision { key, approved, by, host, at, note: None };
+            Fact::Decided { node: id(), decision }
+        };
+        let (same, other) = (json!({ "message": "?" }), json!({ "message": "!" }));
+        let mut lines = Vec::new();
+        let cases: Vec<(&str, Value, Vec<Fact>, Option<bool>)> = vec![
+            ("no end", same.clone(), vec![], None),
+            ("stopped", same.clone(), vec![stopped()], None),
+            ("failed", same.clone(), vec![failed(false)], None),
+            ("no end, changed", other.clone(), vec![], None),
+            ("applied", same.clone(), vec![applied()], None),
+            ("applied, changed", other.clone(), vec![applied()], None),
+            ("disproved", same.clone(), vec![applied(), failed(true)], None),
+            ("finished", same.clone(), vec![applied(), finished()], Some(true)),
+            ("finished, disproved now", same.clone(), vec![applied(), finished()], Some(false)),
+            ("finished, changed", other.clone(), vec![applied(), finished()], None),
+            ("finished, named", same.clone(), vec![applied(), finished(), asked(false)], None),
+            ("no end, named", same.clone(), vec![asked(false)], None),
+            ("no end, downstream", same.clone(), vec![asked(true)], None),
+            ("skipped after it ran", same.clone(), vec![applied(), skipped()], None),
+            ("reset", same.clone(), vec![applied(), reset()], None),
+        ];
+        for (step, _) in KINDS {
+            for (when, config, facts, verified) in &cases {
+                lines.push(format!("{step}, {when} -> {}", told(step, config.clone(), facts, *verified)));
+            }
+        }
+        let gates: Vec<(&str, Value, Vec<Fact>)> = vec![
+            ("waits", same.clone(), vec![]),
+            ("approved", same.clone(), vec![decided(true)]),
+            ("rejected", same.clone(), vec![decided(false)]),
+            ("rejected, taken in", same.clone(), vec![decided(false), failed(false)]),
+            ("waits, changed", other.clone(), vec![]),
+            ("passed", same.clone(), vec![decided(true), applied(), finished()]),
+            ("passed, changed", other, vec![decided(true), applied(), finished()]),
+            ("passed, named", same.clone(), vec![decided(true), applied(), finished(), asked(false)]),
+            ("passed, then skipped", same, vec![decided(true), applied(), skipped()]),
+        ];
+        for (when, config, facts) in gates {
+            lines.push(format!("gate, {when} -> {}", told(GATE, config, &facts, None)));
+        }
+        insta::assert_snapshot!(lines.join("\n"));
     }
 }

@@ -11,7 +11,7 @@ use migrate_plugin_api::{
 };
 
 use super::core::error;
-use super::executor::{PLAN_LIMIT, bounded};
+use super::executor::{Limit, PLAN_LIMIT, bounded};
 use super::host::Host;
 use super::key::idempotency_key;
 use super::secrets::Secrets;
@@ -124,7 +124,7 @@ impl Preflight<'_> {
         let key = idempotency_key(self.run, &id, &resolved.digest, generation);
         let ctx = StepContext::new(self.run.clone(), id, 1, key, project_dir, Arc::new(host))
             .with_cancel(self.cancel.child_token());
-        bounded("plan", &ctx.cancel.clone(), PLAN_LIMIT, step.plan(&ctx, &resolved.config)).await
+        bounded("plan", &ctx.cancel.clone(), Limit::call(PLAN_LIMIT), step.plan(&ctx, &resolved.config)).await
     }
 }
 

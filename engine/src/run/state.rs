@@ -31,6 +31,22 @@ pub(crate) enum Phase {
     Undone,
 }
 
+/// How a node is to be made again when its turn comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// A person has looked, and named it.
+    Blind,
+    /// What an attempt without a known end has begun is looked for first.
+    Look,
+}
+
+/// What a node had made, or may have, before it was made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remains {
+    pub key: IdempotencyKey,
+    pub digest: Option<Digest>,
+}
+
 /// What is durably known of one node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeRecord {
@@ -52,6 +68,14 @@ pub(crate) struct NodeRecord {
     pub decision: Option<GateDecision>,
     /// Something has been begun that counts, and may be there even if the node is skipped by now.
     pub begun: bool,
+    /// At which fact of the run the last attempt began.
+    pub began_at: u64,
+    /// It is to be made again, and until then stands as it is.
+    pub again: Option<Again>,
+    /// It has a list now; this is what it did before it had one.
+    pub former: bool,
+    /// What it had made before it was made again, oldest first.
+    pub remains: Vec<Remains>,
     /// How often its effect was to be made again. A retry and a resume stay in theirs.
     pub generation: u32,
     pub key: Option<IdempotencyKey>,
@@ -62,6 +86,8 @@ pub(crate) struct NodeRecord {
     pub outputs: Option<Value>,
     pub evidence: Option<Evidence>,
     pub error: Option<ErrorRecord>,
+    /// Why its undo failed, if that is how it stands.
+    pub undo_error: Option<ErrorRecord>,
     pub reason: Option<String>,
     pub duration_ms: u64,
 }
@@ -69,12 +95,21 @@ pub(crate) struct NodeRecord {
 impl NodeRecord {
     /// Whether nodes that wait for it may go on.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Finished | Phase::Skipped) && !self.failed
+        let is_finished = self.phase == Phase::Finished && self.again.is_none();
+        (is_finished || self.phase == Phase::Skipped) && !self.failed
+    }
+
+    /// Whether something that it made is there, or may be.
+    pub(crate) fn may_have_made(&self) -> bool {
+        self.begun || !self.remains.is_empty()
     }
 
     /// Whether a person is to decide.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.phase == Phase::Open && !self.failed && self.step.as_deref() == Some(GATE)
+        self.phase == Phase::Open
+            && !self.failed
+            && self.again.is_none()
+            && self.step.as_deref() == Some(GATE)
     }
 
     fn begin(&mut self) {
@@ -83,7 +118,37 @@ impl NodeRecord {
         self.reused = false;
         self.stopped = false;
         self.error = None;
+        self.undo_error = None;
         self.reason = None;
+    }
+
+    /// What there was no longer counts, and may be left somewhere.
+    fn reset(&mut self, again: bool) {
+        self.begin();
+        if let Some(key) = self.key.clone().filter(|_| again && self.begun) {
+            self.remains.push(Remains { key, digest: self.digest.clone() });
+        }
+        self.generation += u32::from(again);
+        self.again = None;
+        self.nothing_there();
+    }
+
+    fn nothing_there(&mut self) {
+        self.begun = false;
+        self.phase = Phase::New;
+        self.outputs = None;
+        self.evidence = None;
+    }
+
+    /// What it did before it became a list, if it did anything.
+    fn into_former(mut self) -> Option<Self> {
+        let is_gate = self.step.as_deref() == Some(GATE);
+        (self.may_have_made() && !is_gate).then(|| {
+            self.begin();
+            self.again = None;
+            self.former = true;
+            self
+        })
     }
 }
 
@@ -98,6 +163,8 @@ pub(crate) struct RunFacts {
     pub definition: Option<Definition>,
     /// Why the run is being undone, or is undone.
     pub undo: Option<String>,
+    /// How many facts.
+    count: u64,
 }
 
 impl RunFacts {
@@ -113,6 +180,7 @@ impl RunFacts {
 
     /// Takes in one more fact.
     pub(crate) fn apply(&mut self, fact: &Fact, at: Timestamp) {
+        self.count += 1;
         match fact {
             Fact::Resumed { definition } => {
                 self.definition = Some(definition.as_ref().clone());
@@ -123,7 +191,8 @@ impl RunFacts {
             Fact::UndoBegun { reason } => self.undo = Some(reason.clone()),
             Fact::Expanded { node, items } => {
                 // It failed to be expanded before, was skipped, or was a node without a list.
-                self.nodes.remove(node);
+                let former = self.nodes.remove(node).and_then(NodeRecord::into_former);
+                self.nodes.extend(former.map(|record| (node.clone(), record)));
                 self.lists.insert(node.clone(), items.as_slice().into());
             }
             Fact::Started { node, .. }
@@ -139,8 +208,24 @@ impl RunFacts {
             | Fact::Undone { node, .. }
             | Fact::UndoFailed { node, .. }
             | Fact::Left { node, .. }
-            | Fact::Reset { node, .. } => apply_to(self.nodes.entry(node.clone()).or_default(), fact),
+            | Fact::Absent { node }
+            | Fact::Asked { node, .. }
+            | Fact::Reset { node, .. } => {
+                let record = self.nodes.entry(node.clone()).or_default();
+                // An undo is about what it was; everything else is about what it is now.
+                record.former &= self.undo.is_some();
+                if let Fact::Started { .. } = fact {
+                    record.began_at = self.count;
+                }
+                apply_to(record, fact);
+            }
         }
+    }
+
+    /// What is known of the node as it is now, by itself: not of its items, nor of what it did before
+    /// it had a list.
+    pub(crate) fn own(&self, node: &NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(node).filter(|record| !record.former)
     }
 
     /// The report of `run` as it stands. `alive`: whether a process works on it now.
@@ -183,8 +268,9 @@ impl RunFacts {
         cause: Option<&NodeId>,
         nodes: &mut Vec<NodeReport>,
     ) {
-        let own = self.nodes.get(&outline.node);
-        let items = self.lists.get(&outline.node).filter(|_| outline.for_each && own.is_none());
+        let own = self.own(&outline.node);
+        let is_skipped = own.is_some_and(|own| own.phase == Phase::Skipped);
+        let items = self.lists.get(&outline.node).filter(|_| outline.for_each && !is_skipped);
         let Some(items) = items else {
             let mut report = node_report(&outline.node, own, alive, cause);
             report.step.clone_from(&outline.step);
@@ -200,7 +286,9 @@ impl RunFacts {
         }
         let counts = ItemCounts::of(&nodes[at + 1..]);
         let duration_ms = nodes[at + 1..].iter().map(|report| report.duration_ms).sum();
-        let states: Vec<NodeState> = nodes[at + 1..].iter().map(|report| report.state).collect();
+        let mut states: Vec<NodeState> = nodes[at + 1..].iter().map(|report| report.state).collect();
+        let former = self.nodes.get(&outline.node).filter(|record| record.former);
+        states.extend(former.filter(|_| self.undo.is_some()).map(|record| node_state(record, alive, false)));
         let whole = &mut nodes[at];
         whole.step.clone_from(&outline.step);
         whole.state = counts.state(cause.is_some(), alive);
@@ -208,8 +296,16 @@ impl RunFacts {
         if let Some(state) = together(&states) {
             whole.state = state;
         }
+        // Its list as it is now was refused, whatever the items of the last one have done; or what it did
+        // before it had one can't be taken back.
+        let refused = own.filter(|own| own.failed).and_then(|own| own.error.clone());
+        whole.error = refused.or_else(|| former.and_then(|record| record.undo_error.clone()));
+        if whole.error.is_some() {
+            whole.state = NodeState::Failed;
+        }
         whole.reason = match (whole.state, cause) {
             (NodeState::Blocked, Some(id)) => Some(waits_for(id)),
+            _ if former.is_some() => former.and_then(former_reason),
             _ if counts.total == 0 => Some("its list is empty: there was nothing to do".to_owned()),
             _ => None,
         };
@@ -219,14 +315,20 @@ impl RunFacts {
     /// What is no longer in the workflow or in a list, but has had its effect, or may have.
     fn report_removed(&self, nodes: &mut Vec<NodeReport>) {
         let listed: BTreeSet<NodeId> = nodes.iter().map(|report| report.node.clone()).collect();
-        let left =
-            |record: &NodeRecord| matches!(record.phase, Phase::Open | Phase::Applied | Phase::Finished);
-        for (id, record) in self.nodes.iter().filter(|(id, record)| !listed.contains(id) && left(record)) {
+        let counts = |record: &NodeRecord| record.may_have_made() || record.phase == Phase::Undone;
+        for (id, record) in self.nodes.iter().filter(|(id, record)| !listed.contains(id) && counts(record)) {
             let mut report = node_report(id, Some(record), false, None);
             report.step = record.step.clone().unwrap_or_default();
-            report.state = NodeState::Removed;
-            let place = if id.key().is_some() { "the list" } else { "the workflow" };
-            report.reason = Some(format!("it is no longer in {place}; what it did is left as it is"));
+            if !matches!(report.state, NodeState::Undone | NodeState::Left) && record.undo_error.is_none() {
+                report.state = NodeState::Removed;
+                let is_skipped = self.own(&id.whole()).is_some_and(|own| own.phase == Phase::Skipped);
+                let why = match id.key() {
+                    Some(_) if is_skipped => "its node is skipped now",
+                    Some(_) => "it is no longer in the list",
+                    None => "it is no longer in the workflow",
+                };
+                report.reason = Some(format!("{why}; what it did is left as it is"));
+            }
             nodes.push(report);
         }
     }
@@ -270,16 +372,15 @@ impl Outcomes for RunFacts {
         let skipped = |record: &NodeRecord| record.phase == Phase::Skipped;
         let Some(id) = crate::workflow::node_of(reference) else { return false };
         let item = reference.path.get(1).filter(|_| self.lists.contains_key(&id));
-        self.nodes.get(&id).is_some_and(skipped)
-            || item.and_then(|key| self.item(&id, key)).is_some_and(skipped)
+        self.own(&id).is_some_and(skipped) || item.and_then(|key| self.item(&id, key)).is_some_and(skipped)
     }
 
     fn output(&self, path: &[String]) -> Lookup<'_> {
         let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
         let Ok(id) = NodeId::new(name.clone()) else { return Lookup::Unknown };
-        let items = self.lists.get(&id).filter(|_| !self.nodes.contains_key(&id));
+        let items = self.lists.get(&id).filter(|_| self.own(&id).is_none());
         let Some(items) = items else {
-            let outputs = self.nodes.get(&id).and_then(|record| record.outputs.as_ref());
+            let outputs = self.own(&id).and_then(|record| record.outputs.as_ref());
             return outputs.map_or(Lookup::Unknown, |outputs| Lookup::at(outputs, rest));
         };
         match rest.split_first() {
@@ -328,6 +429,15 @@ fn together(items: &[NodeState]) -> Option<NodeState> {
     }
 }
 
+/// What is to be said of what a node did before it had a list.
+fn former_reason(record: &NodeRecord) -> Option<String> {
+    match record.phase {
+        _ if record.left => record.reason.clone(),
+        Phase::New | Phase::Undone if record.remains.is_empty() => None,
+        _ => Some("what it did before it had a list is left as it is".to_owned()),
+    }
+}
+
 fn waits_for(id: &NodeId) -> String {
     format!("it waits for `{id}`")
 }
@@ -347,13 +457,18 @@ fn node_report(id: &NodeId, record: Option<&NodeRecord>, alive: bool, cause: Opt
         duration_ms: record.duration_ms,
         outputs: record.outputs.clone(),
         evidence: record.evidence.clone(),
-        error: record.error.clone(),
-        reason: record.reason.clone().or_else(|| blocked.map(waits_for)),
+        error: record.undo_error.clone().or_else(|| record.error.clone()),
+        reason: record.reason.clone().or_else(|| blocked.map(waits_for)).or_else(|| to_be_made(record)),
     }
 }
 
+fn to_be_made(record: &NodeRecord) -> Option<String> {
+    let is_there = record.again.is_some() && matches!(record.phase, Phase::Applied | Phase::Finished);
+    is_there.then(|| "it is to be made again, as asked for; until then, what it made stays".to_owned())
+}
+
 fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
-    if record.failed {
+    if record.failed || record.undo_error.is_some() {
         return NodeState::Failed;
     }
     if record.left {
@@ -369,6 +484,8 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
         Phase::Undone => NodeState::Undone,
         Phase::New if blocked => NodeState::Blocked,
         Phase::New => NodeState::Pending,
+        Phase::Applied | Phase::Finished if record.again.is_some() && blocked => NodeState::Blocked,
+        Phase::Applied | Phase::Finished if record.again.is_some() => NodeState::Pending,
         Phase::Finished if record.reused => NodeState::Reused,
         Phase::Finished => NodeState::Finished,
         Phase::Skipped => NodeState::Skipped,
@@ -384,6 +501,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.phase = Phase::Open;
             record.attempts = *attempt;
             record.begun = true;
+            record.again = None;
             record.generation = *generation;
             record.decision = None;
             record.key = Some(key.clone());
@@ -411,7 +529,10 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.evidence = Some(evidence.clone());
         }
         Fact::Retrying { error, duration_ms, .. } => {
-            record.error = Some(error.clone());
+            // A failed node goes on telling why it failed.
+            if !record.failed {
+                record.error = Some(error.clone());
+            }
             record.duration_ms += duration_ms;
         }
         Fact::Failed { error, evidence, disproved, duration_ms, .. } => {
@@ -434,13 +555,12 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.evidence = None;
             record.reason = Some(reason.clone());
         }
-        Fact::Reset { again, .. } => {
-            record.begin();
-            record.begun = false;
-            record.generation += u32::from(*again);
-            record.phase = Phase::New;
-            record.outputs = None;
-            record.evidence = None;
+        Fact::Reset { again, .. } => record.reset(*again),
+        Fact::Asked { look, .. } => record.again = Some(if *look { Again::Look } else { Again::Blind }),
+        Fact::Absent { .. } => {
+            record.undo_error = None;
+            record.error = record.error.take().filter(|_| record.failed);
+            record.nothing_there();
         }
         Fact::Decided { decision, .. } => record.decision = Some(decision.clone()),
         Fact::UndoStarted { attempt, .. } => {
@@ -454,13 +574,13 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.duration_ms += duration_ms;
         }
         Fact::UndoFailed { error, duration_ms, .. } => {
-            record.begin();
-            record.failed = true;
-            record.error = Some(error.clone());
+            record.undoing = false;
+            record.undo_error = Some(error.clone());
             record.duration_ms += duration_ms;
         }
         Fact::Left { reason, .. } => {
             record.failed = false;
+            record.undo_error = None;
             record.left = true;
             record.reason = Some(reason.clone());
         }

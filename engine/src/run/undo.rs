@@ -1,11 +1,11 @@
-//! Takes a run back: pure, as the core is. One node after the other in reverse order, so that nothing
-//! is undone before what was built on it.
+//! Takes a run back: pure, as the core is. One node after the other in reverse order of what happened,
+//! so that nothing is undone before what was built on it.
 //!
 //! Works from stored facts alone (steps, configs, keys, outputs), never from files as they are now.
 //! The intent of every undo is durable before it begins; one without a known end is done again, which
 //! a step's `undo` must bear. It ends at the first undo that fails, and goes on there next time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,17 @@ use serde_json::Value;
 
 use super::command::{Call, CallKind, Command, Input};
 use super::core::{error, mask, millis};
+use super::executor::Limit;
 use super::gate::GATE;
 use super::retry;
+#[cfg(test)]
+use super::simulation::{Flaw, flawed};
 use super::state::{NodeRecord, Phase, RunFacts};
 use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
-use crate::workflow::Catalog;
 use crate::workflow::model::Retry;
+use crate::workflow::{Catalog, Digest};
 
 /// Longest undo of one node: deleting takes no longer than making, and a person waits for it.
 const UNDO_LIMIT: Duration = Duration::from_secs(6 * 3600);
@@ -39,42 +42,103 @@ pub(crate) enum Action {
     Undo,
 }
 
+/// Most keys that are named in a line.
+const MAX_NAMED: usize = 3;
+
 /// What is to be done about a node of which `record` is known.
 pub(crate) fn action(record: &NodeRecord, catalog: &Catalog) -> Action {
     let Some(step) = &record.step else { return Action::Nothing };
     if record.left || step == GATE {
         return Action::Nothing;
     }
-    let can = catalog.get(step).map(|described| described.info.supports_undo);
-    let cannot = || {
-        Action::Leave(match can {
-            None => format!("there is no step `{step}` any more"),
-            Some(_) => format!("step `{step}` has no undo"),
-        })
+    let rest = rest(record, catalog);
+    if !record.begun || record.phase == Phase::Undone {
+        return rest.map_or(Action::Nothing, Action::Leave);
+    }
+    let why = match catalog.get(step).map(|described| described.info.supports_undo) {
+        Some(true) if matches!(record.phase, Phase::Open | Phase::Skipped) => return Action::Look,
+        Some(true) => return Action::Undo,
+        Some(false) => format!("step `{step}` has no undo"),
+        None => format!("there is no step `{step}` any more"),
     };
-    match record.phase {
-        Phase::Undone => Action::Nothing,
-        Phase::New if record.attempts == 0 => Action::Nothing,
-        // Disproved: something is there, and it is wrong.
-        Phase::New if record.outputs.is_none() => {
-            Action::Leave("it was to be made again; what it had made before is left".to_owned())
-        }
-        Phase::Skipped if record.attempts == 0 => Action::Nothing,
-        Phase::Skipped => Action::Leave("it was skipped after it had run; what it made is left".to_owned()),
-        _ if can != Some(true) => cannot(),
-        Phase::Open => Action::Look,
-        Phase::New | Phase::Applied | Phase::Finished => Action::Undo,
+    Action::Leave(with_rest(why, rest))
+}
+
+/// What is left of earlier effects of a node, which were made again; its step undoes only the last.
+pub(crate) fn rest(record: &NodeRecord, catalog: &Catalog) -> Option<String> {
+    let described = record.step.as_ref().and_then(|step| catalog.get(step));
+    let is_natural = described.is_some_and(|described| described.info.idempotency == Idempotency::Natural);
+    // Where the place of an effect is its config, the same config made it again in the same place.
+    let replaced = |digest: &Option<Digest>| is_natural && record.begun && *digest == record.digest;
+    let keys: Vec<String> = record
+        .remains
+        .iter()
+        .filter(|remains| !replaced(&remains.digest))
+        .map(|remains| format!("`{}`", remains.key))
+        .collect();
+    let more = keys.len().saturating_sub(MAX_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = keys[..keys.len().min(MAX_NAMED)].join(", ");
+    (!keys.is_empty()).then(|| format!("what it had made before it was made again is left: {shown}{more}"))
+}
+
+fn with_rest(why: String, rest: Option<String>) -> String {
+    match rest {
+        Some(rest) => format!("{why}; {rest}"),
+        None => why,
     }
 }
 
-/// All nodes of which something is known, what was built last first.
-pub(crate) fn order(facts: &RunFacts, nodes: impl DoubleEndedIterator<Item = NodeId>) -> Vec<NodeId> {
-    let ranks: BTreeMap<NodeId, usize> = nodes.rev().zip(0..).collect();
-    let rank = |id: &NodeId| ranks.get(&id.whole()).copied();
-    let mut ranked: Vec<(Option<usize>, &NodeId)> = facts.nodes.keys().map(|id| (rank(id), id)).collect();
-    // What is no longer in the workflow comes first: nothing that is in it can be built on it.
-    ranked.sort();
-    ranked.into_iter().map(|(_, id)| id.clone()).collect()
+/// All nodes of which something is known in the order in which they are undone: of those on which
+/// nothing is built any more, always the one that began last. `needs`: what each node of the workflow
+/// waits for.
+pub(crate) fn order(facts: &RunFacts, needs: &BTreeMap<NodeId, BTreeSet<NodeId>>) -> Vec<NodeId> {
+    let mut members: BTreeMap<NodeId, Vec<(u64, &NodeId)>> =
+        needs.keys().map(|node| (node.clone(), Vec::new())).collect();
+    for (id, record) in &facts.nodes {
+        members.entry(id.whole()).or_default().push((record.began_at, id));
+    }
+    // How many nodes wait for each that are not undone yet. Nobody waits for one that is gone.
+    let mut waiting: BTreeMap<&NodeId, usize> = members.keys().map(|node| (node, 0)).collect();
+    for needed in needs.values().flatten() {
+        waiting.entry(needed).and_modify(|count| *count += 1);
+    }
+    let mut free: Vec<&NodeId> = members.keys().filter(|node| waiting[node] == 0).collect();
+    let mut left: BTreeMap<&NodeId, usize> = members.iter().map(|(node, all)| (node, all.len())).collect();
+    let (mut next, mut order) = (BinaryHeap::new(), Vec::with_capacity(facts.nodes.len()));
+    loop {
+        while let Some(node) = free.pop() {
+            next.extend(members[node].iter().copied());
+            if left[node] == 0 {
+                settle(node, needs, &mut waiting, &mut free);
+            }
+        }
+        let Some((_, id)) = next.pop() else { return order };
+        order.push(id.clone());
+        let whole = id.whole();
+        let Some((node, count)) = left.get_key_value(&whole) else { continue };
+        let (node, count) = (*node, count - 1);
+        left.insert(node, count);
+        if count == 0 {
+            settle(node, needs, &mut waiting, &mut free);
+        }
+    }
+}
+
+/// Nothing of `node` is left: what it needs may be free now.
+fn settle<'a>(
+    node: &NodeId,
+    needs: &'a BTreeMap<NodeId, BTreeSet<NodeId>>,
+    waiting: &mut BTreeMap<&NodeId, usize>,
+    free: &mut Vec<&'a NodeId>,
+) {
+    for needed in needs.get(node).into_iter().flatten() {
+        let Some(count) = waiting.get_mut(needed) else { continue };
+        *count -= 1;
+        if *count == 0 {
+            free.push(needed);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +168,17 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    /// An undo of what `facts` say is there. `nodes`: in an order in which they could run.
+    /// An undo of what `facts` say is there. `needs`: what each node of the workflow waits for.
     pub(crate) fn new(
         run: RunId,
         catalog: Arc<Catalog>,
         facts: RunFacts,
-        nodes: impl DoubleEndedIterator<Item = NodeId>,
+        needs: &BTreeMap<NodeId, BTreeSet<NodeId>>,
         random: Box<dyn FnMut() -> f64 + Send>,
     ) -> Self {
-        let order = order(&facts, nodes);
+        let order = order(&facts, needs);
+        #[cfg(test)]
+        let order = if flawed(Flaw::UndoForwards) { order.into_iter().rev().collect() } else { order };
         Self {
             run,
             catalog,
@@ -137,11 +203,9 @@ impl Undo {
         &self.facts
     }
 
-    /// The undo was aborted from outside.
-    pub(crate) fn abort(&mut self, at: Timestamp) -> Fact {
-        let fact = Fact::Ended { state: RunState::Interrupted };
-        self.facts.apply(&fact, at);
-        fact
+    /// What the dispatcher itself adds to it.
+    pub(crate) fn facts_mut(&mut self) -> &mut RunFacts {
+        &mut self.facts
     }
 
     /// Takes one input at time `now` (since the process began; `at` on the wall).
@@ -203,12 +267,26 @@ impl Undo {
 
     fn begin(&mut self, id: &NodeId) {
         (self.tries, self.began) = (0, self.now);
+        #[cfg(test)]
+        if flawed(Flaw::UndoRepeated) && self.record_of(id).undos == 1 {
+            return self.undo(id);
+        }
         match action(&self.record_of(id), &self.catalog) {
+            // Nobody is asked any more.
+            Action::Nothing if self.record_of(id).is_waiting() => {
+                self.record(Fact::Absent { node: id.clone() })
+            }
             Action::Nothing => self.next += 1,
             Action::Leave(reason) => self.leave(id, reason),
             Action::Look => self.call(id, CallKind::Observe),
             Action::Undo => self.undo(id),
         }
+    }
+
+    fn leave_unclear(&mut self, id: &NodeId, why: &str) {
+        let rest = rest(&self.record_of(id), &self.catalog);
+        let why = format!("can't tell whether its last attempt had an effect: {why}");
+        self.leave(id, with_rest(why, rest));
     }
 
     fn leave(&mut self, id: &NodeId, reason: String) {
@@ -240,7 +318,8 @@ impl Undo {
             _ => (record.attempts, None),
         };
         self.live = Live::Busy(kind);
-        let limit = UNDO_LIMIT.saturating_sub(self.now.saturating_sub(self.began));
+        let left = UNDO_LIMIT.saturating_sub(self.now.saturating_sub(self.began));
+        let limit = Limit::Call { whole: UNDO_LIMIT, left };
         let node = id.clone();
         self.out.push(Command::Call(Box::new(Call {
             node,
@@ -257,22 +336,14 @@ impl Undo {
     }
 
     fn observed(&mut self, id: &NodeId, result: Result<Observation, ErrorRecord>) {
-        const UNCLEAR: &str = "can't tell whether its last attempt had an effect";
         self.live = Live::Idle;
         match result {
             // It may also mean that doing it again is harmless: no proof that nothing was made.
             Ok(Observation::Absent) if !self.tells_absence(id) => {
-                self.leave(id, format!("{UNCLEAR}: its step looks only whether it may be repeated"));
+                self.leave_unclear(id, "its step looks only whether it may be repeated");
             }
-            Ok(Observation::Absent) => {
-                let failed = self.record_of(id).failed;
-                // A failed node goes on telling why it failed.
-                if !failed {
-                    let reason = "nothing of it is there".to_owned();
-                    self.record(Fact::Reset { node: id.clone(), reason, again: false });
-                }
-                self.pass();
-            }
+            // What it had made before that is told by the next look at it.
+            Ok(Observation::Absent) => self.record(Fact::Absent { node: id.clone() }),
             Ok(Observation::Done { mut outputs }) => {
                 let step = self.record_of(id).step.unwrap_or_default();
                 if let Some(described) = self.catalog.get(&step) {
@@ -288,7 +359,7 @@ impl Undo {
                 let message = format!("it is still at work outside: `{handle}`");
                 self.fail(id, error(ErrorClass::Conflict, message, Some(hint)));
             }
-            Ok(Observation::Unknown { reason }) => self.leave(id, format!("{UNCLEAR}: {reason}")),
+            Ok(Observation::Unknown { reason }) => self.leave_unclear(id, &reason),
             Err(error) => {
                 if let Some(error) = self.again_later(id, CallKind::Observe, error) {
                     self.fail(id, error);
@@ -312,7 +383,7 @@ impl Undo {
                 self.out.push(Command::Clear(id.clone()));
                 self.record(Fact::Undone { node: id.clone(), duration_ms });
                 self.emit(EventKind::NodeUndone { node: id.clone(), duration_ms });
-                self.pass();
+                // What it had made before that is told by the next look at it.
             }
             Err(error) => {
                 if let Some(error) = self.again_later(id, CallKind::Undo, error) {

@@ -13,7 +13,7 @@ use migrate_plugin_api::{
 use serde_json::Value;
 
 use super::core::{disproof, error, millis};
-use super::executor::bounded;
+use super::executor::{Limit, bounded};
 use super::host::Host;
 use super::secrets::Secrets;
 use super::state::{NodeRecord, Phase, RunFacts};
@@ -48,7 +48,9 @@ impl Verifier<'_> {
         // What was removed is nobody's claim any more.
         let claimed =
             |node: &NodeId| places.get(node).is_some_and(|at| report.nodes[*at].state != NodeState::Removed);
-        let finished = |record: &NodeRecord| record.phase == Phase::Finished;
+        // Nor what is to be made again, or what a node did before it had a list.
+        let finished =
+            |record: &NodeRecord| record.phase == Phase::Finished && record.again.is_none() && !record.former;
         let work: Vec<_> =
             facts.nodes.iter().filter(|(node, record)| finished(record) && claimed(node)).collect();
         let work = work
@@ -116,7 +118,7 @@ impl Verifier<'_> {
         let (config, outputs) = (record.config.clone(), record.outputs.clone());
         let (config, outputs) = (config.unwrap_or(Value::Null), outputs.unwrap_or(Value::Null));
         let work = step.verify(&ctx, &config, &outputs, self.depth);
-        let result = bounded("verify", &ctx.cancel.clone(), VERIFY_LIMIT, work).await;
+        let result = bounded("verify", &ctx.cancel.clone(), Limit::call(VERIFY_LIMIT), work).await;
         let failure = match &result {
             Ok(evidence) => disproved(evidence).map(|error| (error, Some(evidence.clone()))),
             Err(error) => Some((error.clone(), None)),

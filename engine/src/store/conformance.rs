@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use migrate_plugin_api::{LogLevel, NodeId, RunId};
+use migrate_plugin_api::{IdempotencyKey, LogLevel, NodeId, RunId};
 use serde_json::{Map, json};
 
 use super::fact::{Batch, Definition, Fact, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
 use super::{Store, StoreError};
 use crate::report::RunState;
+use crate::run::GateDecision;
 use crate::workflow::Digest;
 
 /// A place where stores of one kind are made: all handles of one lab see the same data.
@@ -36,6 +37,7 @@ pub(crate) async fn all<L: Lab, F: Future<Output = L>>(mut lab: impl FnMut() -> 
     readers_see_whole_batches_while_a_writer_works(&lab().await).await;
     who_lost_the_right_to_write_writes_nothing_more(&lab().await).await;
     without_the_right_to_write_nothing_is_written(&lab().await).await;
+    the_first_decision_stands_and_needs_no_right_to_write(&lab().await).await;
 }
 
 pub(crate) fn run_id(name: &str) -> RunId {
@@ -273,4 +275,31 @@ async fn without_the_right_to_write_nothing_is_written(lab: &impl Lab) {
     let store = lab.writer().await;
     assert!(store.create_run(&record("a", 0)).await.is_err());
     assert!(lab.reader().await.run(None).await.unwrap().is_none());
+}
+
+/// Whoever decides may be on another machine, while another works on the run.
+async fn the_first_decision_stands_and_needs_no_right_to_write(lab: &impl Lab) {
+    let (store, run) = begun(lab, "a").await;
+    store.create_run(&record("b", 1)).await.unwrap();
+    let (one, two) = (lab.reader().await, lab.reader().await);
+    let key = |name: &str| IdempotencyKey::new(name).unwrap();
+    let decision = |approved, note: &str| GateDecision {
+        key: key("go-0123456789"),
+        approved,
+        by: "ana".to_owned(),
+        host: "laptop".to_owned(),
+        at: at(0),
+        note: Some(note.to_owned()),
+    };
+    let (yes, no) = (decision(true, "seen \u{1f600}\n"), decision(false, "no"));
+    assert_eq!(store.decision(&run, &yes.key).await.unwrap(), None);
+    assert_eq!(one.decide(&run, &no).await.unwrap(), None);
+    assert_eq!(two.decide(&run, &yes).await.unwrap(), Some(no.clone()), "the first one stands");
+    store.append(&run, &batch(0, 1)).await.unwrap();
+    for handle in [store, one, two, lab.reader().await] {
+        assert_eq!(handle.decision(&run, &no.key).await.unwrap(), Some(no.clone()));
+        assert_eq!(handle.decision(&run, &key("go-9876543210")).await.unwrap(), None);
+        assert_eq!(handle.decision(&run_id("b"), &no.key).await.unwrap(), None, "of another run");
+        assert_eq!(handle.facts(&run).await.unwrap(), facts(0, 1));
+    }
 }

@@ -92,6 +92,9 @@ pub(crate) enum Fact {
         #[serde(default)]
         again: bool,
     },
+    /// A person wants the node to be made again when its turn comes; until then it stands as it is.
+    /// `look`: what an attempt without a known end has begun is looked for first.
+    Asked { node: NodeId, look: bool },
     /// A person has decided about a gate.
     Decided { node: NodeId, decision: GateDecision },
     /// From here on the run is taken back, and never goes forward again.
@@ -102,6 +105,9 @@ pub(crate) enum Fact {
     Undone { node: NodeId, duration_ms: u64 },
     /// The undo failed; the next process goes on with it.
     UndoFailed { node: NodeId, error: ErrorRecord, duration_ms: u64 },
+    /// The undo has looked, and nothing of the node's last attempt is there; or it was a question that
+    /// nobody is asked any more.
+    Absent { node: NodeId },
     /// The undo leaves the node as it is.
     Left { node: NodeId, reason: String },
     /// The process ended with the run.

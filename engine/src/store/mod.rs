@@ -1,6 +1,6 @@
 //! Durable facts: a small trait, and SQLite or PostgreSQL behind it.
 //!
-//! The store owns `.migrate/state.db` and `state.seen` beside it, or the schema `migrate` of a database. A [`Batch`](fact::Batch) is
+//! The store owns `.migrate/state.db`, `state.seen` and `decisions` beside it, or the schema `migrate` of a database. A [`Batch`](fact::Batch) is
 //! durable, whole, when [`Store::append`] returns. Facts are append-only; everything is covered by
 //! checksums, and a damaged store is told and never guessed at (`docs/design/store.md`). The store
 //! knows nothing of what facts mean.
@@ -8,6 +8,7 @@
 mod chain;
 #[cfg(test)]
 mod conformance;
+mod decisions;
 pub(crate) mod fact;
 pub(crate) mod holder;
 mod postgres;
@@ -23,11 +24,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use migrate_plugin_api::{NodeId, RunId};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId};
 use serde::Serialize;
 
 use fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use holder::Holder;
+
+use crate::run::GateDecision;
 
 pub(crate) use postgres::PostgresStore;
 pub(crate) use sqlite::SqliteStore;
@@ -152,6 +155,14 @@ pub(crate) trait Store: Send + Sync {
         after: i64,
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError>;
+
+    /// Keeps a decision about a gate of a run, unless one is there for its key: the first one stands.
+    /// Needs no right to write, and a handle that reads will do. Durable when it returns; `Some`: the
+    /// one that stands instead.
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError>;
+
+    /// What was decided about the question `key`.
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError>;
 
     /// Gives the files back, whole: nothing is left in a side file that only this process knows.
     async fn close(&self);

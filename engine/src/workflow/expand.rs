@@ -222,8 +222,12 @@ impl Expander<'_> {
     }
 
     fn open(&self, node: &Node, name: &str) -> Result<Source, String> {
-        if let Some(text) = self.library.shipped.get(name) {
-            return Ok(Source::new(self.folder.join(format!("shipped workflow {name}")), text.as_str()));
+        if let Some(shipped) = self.library.shipped.get(name) {
+            // No file stands there. A run goes on with the text that it was started with, after an upgrade
+            // too.
+            let path = self.folder.join(format!("shipped workflow {name}"));
+            let text = self.library.stored.get(&path).unwrap_or(shipped).as_str();
+            return Ok(Source::new(path, text));
         }
         let relative = Path::new(name);
         let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::check::{condition_is_false, lookup, refers_to_skipped, scope};
+use super::condition::Condition;
 use super::each::{self, Each, Item};
 use super::model::Node;
 use super::schema::{self, Fault};
@@ -118,13 +119,15 @@ impl Checked {
         if let Some(reason) = skip_reason(node, outcomes) {
             return Expansion::Skip(reason);
         }
-        if !node.asks_each() {
-            match self.condition(node, outcomes, None) {
-                Ok(None) => {}
-                Ok(Some(reason)) => return Expansion::Skip(reason),
-                Err(_) if waits(node, outcomes) => return Expansion::Unknown,
-                Err(why) => return Expansion::Refuse(why),
-            }
+        // A condition that looks at `each` is asked for each item; those of the sub-workflows that the node
+        // is in never do, and are asked before there are any items.
+        let own = node.when.iter().filter(|_| !node.asks_each());
+        let asked: Vec<&Condition> = node.guards.iter().chain(own).collect();
+        match self.condition(&asked, outcomes, None) {
+            Ok(None) => {}
+            Ok(Some(reason)) => return Expansion::Skip(reason),
+            Err(_) if waits(&asked, outcomes) => return Expansion::Unknown,
+            Err(why) => return Expansion::Refuse(why),
         }
         let list = for_each.list.resolve(&|reference| self.lookup(reference, outcomes, None));
         let list = match list {
@@ -149,12 +152,14 @@ impl Checked {
         if let Some(reason) = skip_reason(node, outcomes) {
             return Decision::Skip(reason);
         }
-        if each.is_none() || node.asks_each() {
-            match self.condition(node, outcomes, each) {
-                Ok(None) => {}
-                Ok(Some(reason)) => return Decision::Skip(reason),
-                Err(why) => return Decision::Refuse(why),
-            }
+        let asked: Vec<&Condition> = match each {
+            None => node.conditions().collect(),
+            Some(_) => node.when.iter().filter(|_| node.asks_each()).collect(),
+        };
+        match self.condition(&asked, outcomes, each) {
+            Ok(None) => {}
+            Ok(Some(reason)) => return Decision::Skip(reason),
+            Err(why) => return Decision::Refuse(why),
         }
         let Some(described) = catalog.get(&node.step) else {
             return Decision::Refuse(format!("there is no step `{}`", node.step));
@@ -179,14 +184,14 @@ impl Checked {
         Decision::Run(resolved(config, &node.step, &described.info.version))
     }
 
-    /// Why the condition of `node` skips it.
+    /// Why one of the conditions `asked` is not met.
     fn condition(
         &self,
-        node: &Node,
+        asked: &[&Condition],
         outcomes: &dyn Outcomes,
         each: Option<Each<'_>>,
     ) -> Result<Option<String>, String> {
-        for when in node.conditions() {
+        for when in asked {
             let mut outputs = Map::new();
             for reference in when.references.iter().filter(|reference| node_of(reference).is_some()) {
                 let name = &reference.path[0];
@@ -239,12 +244,12 @@ fn skip_reason(node: &Node, outcomes: &dyn Outcomes) -> Option<String> {
     node_of(gone).map(|id| refers_to_skipped(&id))
 }
 
-/// Whether its condition looks at something that has not ended.
-fn waits(node: &Node, outcomes: &dyn Outcomes) -> bool {
+/// Whether one of the conditions looks at something that has not ended.
+fn waits(asked: &[&Condition], outcomes: &dyn Outcomes) -> bool {
     let open = |reference: &Reference| {
         reference.root == Root::Nodes && matches!(outcomes.output(&reference.path), Lookup::Unknown)
     };
-    node.conditions().flat_map(|when| &when.references).any(open)
+    asked.iter().flat_map(|when| &when.references).any(open)
 }
 
 /// A config with what its digest stands for.

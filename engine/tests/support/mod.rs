@@ -28,6 +28,10 @@ pub enum Apply {
     CheckpointAndWait,
     /// Tells the test and ignores every request to stop.
     Hang,
+    /// Fails in passing, and leaves something running that stores a cursor when it is told to.
+    LeaveRunning,
+    /// Tells it to, waits until it has, and fails for good.
+    WaitForLeft,
 }
 
 /// What the step does, by node; anything not said is the plain good case.
@@ -44,13 +48,16 @@ pub struct Script {
     pub calls: Vec<String>,
 }
 
-/// The scripted step `test`; `test.once` is the same without idempotency.
+/// The scripted step `test`; `test.once` is the same without idempotency, `test.natural` with a natural
+/// one.
 #[derive(Clone)]
 pub struct Scripted {
     name: &'static str,
     version: String,
     pub script: Arc<Mutex<Script>>,
     pub reached: Arc<Notify>,
+    /// To and from what `LeaveRunning` leaves.
+    pub left: Arc<(Notify, Notify)>,
 }
 
 impl Scripted {
@@ -88,8 +95,12 @@ impl Step for Scripted {
                 }
             }),
             sensitive: vec!["/token".to_owned()],
-            idempotency: if self.name == "test" { Idempotency::Keyed } else { Idempotency::None },
-            supports_undo: self.name == "test",
+            idempotency: match self.name {
+                "test" => Idempotency::Keyed,
+                "test.natural" => Idempotency::Natural,
+                _ => Idempotency::None,
+            },
+            supports_undo: self.name != "test.once",
         }
     }
 
@@ -131,6 +142,21 @@ impl Step for Scripted {
             Apply::Hang => {
                 self.reached.notify_one();
                 std::future::pending::<()>().await;
+            }
+            Apply::LeaveRunning => {
+                let (ctx, step) = (ctx.clone(), self.clone());
+                tokio::spawn(async move {
+                    step.left.0.notified().await;
+                    let stored = ctx.checkpoint(&json!({ "place": "of another" })).await.is_ok();
+                    step.called(&format!("stored {stored} by what was left of"), &ctx);
+                    step.left.1.notify_one();
+                });
+                return Err(StepError::transient("failed to reach the service"));
+            }
+            Apply::WaitForLeft => {
+                self.left.0.notify_one();
+                self.left.1.notified().await;
+                return Err(StepError::permanent("failed to do the thing"));
             }
         }
         let cursor: Option<Value> = ctx.cursor()?;
@@ -196,6 +222,7 @@ impl Project {
             version: "1".to_owned(),
             script: Arc::default(),
             reached: Arc::default(),
+            left: Arc::default(),
         };
         let project = Self { dir, step, version: "1".to_owned() };
         project.write_workflow(workflow);
@@ -226,7 +253,7 @@ impl Project {
             let step = Scripted { name, version: self.version.clone(), ..self.step.clone() };
             Arc::new(step) as Arc<dyn Step>
         };
-        Engine::open(self.dir.path(), vec![step("test"), step("test.once")]).unwrap()
+        Engine::open(self.dir.path(), vec![step("test"), step("test.natural"), step("test.once")]).unwrap()
     }
 
     pub fn checked(&self, engine: &Engine) -> Checked {
@@ -242,6 +269,17 @@ impl Project {
         let engine = self.engine();
         let checked = self.checked(&engine);
         engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap()
+    }
+
+    /// Runs until a step tells the test, and is killed there.
+    pub async fn run_and_kill(&self) -> RunReport {
+        let (engine, shutdown) = (self.engine(), Shutdown::new());
+        let checked = self.checked(&engine);
+        let (report, ()) = tokio::join!(engine.run(&checked, EventSink::discard(), &shutdown), async {
+            self.step.reached.notified().await;
+            shutdown.kill();
+        });
+        report.unwrap()
     }
 
     pub fn script(&self, change: impl FnOnce(&mut Script)) {

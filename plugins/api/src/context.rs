@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{IdempotencyKey, NodeId, Progress, RunId, Secret, SecretRef, StepError};
 
 /// How much a log line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
     /// For whoever debugs the step.
@@ -31,6 +32,9 @@ pub trait StepHost: Send + Sync {
 
     /// Logs a line. Never a secret.
     fn log(&self, level: LogLevel, message: String);
+
+    /// Says that the step is alive and has nothing to tell.
+    fn heartbeat(&self) {}
 
     /// Stores the step's own place. Durable when it returns.
     ///
@@ -134,6 +138,16 @@ impl StepContext {
     /// See [`StepHost::progress`].
     pub fn progress(&self, progress: Progress) {
         self.host.progress(progress);
+    }
+
+    /// See [`StepHost::heartbeat`].
+    pub fn heartbeat(&self) {
+        self.host.heartbeat();
+    }
+
+    /// Logs a line of `level`.
+    pub fn log(&self, level: LogLevel, message: impl Into<String>) {
+        self.host.log(level, message.into());
     }
 
     /// Logs what was done.

@@ -10,6 +10,7 @@ mod evidence;
 mod ids;
 mod node_id;
 mod progress;
+pub mod protocol;
 mod secret;
 mod step;
 pub mod testing;

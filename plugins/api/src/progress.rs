@@ -1,9 +1,10 @@
 //! How far a running step is. Rates and time left are the reader's business.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// So much of so much.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Amount {
     /// Done so far.
     pub done: u64,
@@ -13,7 +14,7 @@ pub struct Amount {
 }
 
 /// A snapshot; each replaces the one before.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// What is being done right now, a few words.
     #[serde(default, skip_serializing_if = "Option::is_none")]

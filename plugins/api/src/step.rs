@@ -1,13 +1,14 @@
 //! The contract itself.
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Evidence, StepContext, StepError};
 
 /// What happens when `apply` is called twice with the same key and config.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Idempotency {
     /// The same as once, by the nature of the effect (copying by digest, applying manifests).
@@ -19,7 +20,7 @@ pub enum Idempotency {
 }
 
 /// What a step is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepInfo {
     /// As written in a workflow: `family.verb` or one word.
     pub name: String,
@@ -40,7 +41,7 @@ pub struct StepInfo {
 }
 
 /// How bad a [`Problem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The run must not start.
@@ -50,7 +51,7 @@ pub enum Severity {
 }
 
 /// Something that stands in the way, found before anything was touched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
@@ -91,7 +92,7 @@ impl Problem {
 }
 
 /// What a step would do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StepPlan {
     /// One line: `copy 12 images to registry.example`.
     pub summary: String,
@@ -120,7 +121,7 @@ impl StepPlan {
 }
 
 /// What became of an attempt whose end the engine did not see.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Observation {
     /// Nothing of it exists outside, or doing it again is harmless: `apply` may start.
@@ -143,7 +144,7 @@ pub enum Observation {
 }
 
 /// How hard `verify` looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerifyDepth {
     /// Seconds: listings, digests, states. Run after every `apply` and before any reuse.

@@ -20,7 +20,7 @@ use crate::layout::{Cluster, Layout};
 use crate::mounts;
 use crate::oci::Built;
 use crate::pki::Pki;
-use crate::process::{Daemon, wait_for};
+use crate::process::{Daemon, start_in_stages, wait_for};
 
 /// A daemon that only has to open its port: etcd and containerd take under a second each.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,15 +29,23 @@ const API_TIMEOUT: Duration = Duration::from_secs(120);
 /// A node is Ready about 2 s after its kubelet has started.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A cluster's daemons, stage by stage: those of a stage need those before it, and no others.
+fn stages(layout: &Layout, cluster: Cluster, pki: &Pki) -> [Vec<Daemon>; 3] {
+    [
+        vec![control::etcd(layout, cluster), runtime::containerd(layout, cluster)],
+        vec![control::api_server(layout, cluster, pki)],
+        vec![
+            control::controller_manager(layout, cluster, pki),
+            control::scheduler(layout, cluster),
+            node::kubelet(layout, cluster),
+            node::proxy(layout, cluster),
+        ],
+    ]
+}
+
 /// A cluster's daemons in the order of their start.
 pub fn daemons(layout: &Layout, cluster: Cluster, pki: &Pki) -> Vec<Daemon> {
-    let mut all = vec![control::etcd(layout, cluster), runtime::containerd(layout, cluster)];
-    all.push(control::api_server(layout, cluster, pki));
-    all.push(control::controller_manager(layout, cluster, pki));
-    all.push(control::scheduler(layout, cluster));
-    all.push(node::kubelet(layout, cluster));
-    all.push(node::proxy(layout, cluster));
-    all
+    stages(layout, cluster, pki).into_iter().flatten().collect()
 }
 
 /// Brings a cluster up, until its node is Ready and its storage classes are there.
@@ -53,14 +61,10 @@ async fn start(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Cl
     runtime::configure(layout, cluster)?;
     node::configure(layout, cluster, &pki)?;
 
-    let daemons = daemons(layout, cluster, &pki);
-    for daemon in &daemons {
-        daemon.start(layout)?;
-    }
-    for daemon in &daemons {
-        let timeout = if daemon.name.ends_with("apiserver") { API_TIMEOUT } else { START_TIMEOUT };
-        daemon.wait_ready(layout, timeout).await?;
-    }
+    let timeout = |daemon: &Daemon| {
+        if daemon.name.ends_with("apiserver") { API_TIMEOUT } else { START_TIMEOUT }
+    };
+    start_in_stages(layout, &stages(layout, cluster, &pki), timeout).await?;
     let (own, own_images) = (layout.clone(), images.to_vec());
     let import = tokio::task::spawn_blocking(move || runtime::import_images(&own, cluster, &own_images));
     import.await.into_diagnostic()??;
@@ -97,4 +101,24 @@ pub fn clean(layout: &Layout, cluster: Cluster) -> Result<()> {
     runtime::clean(layout, cluster).into_diagnostic()?;
     node::clean();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubelet_is_started_after_its_runtime_and_its_api_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path(), dir.path());
+        let pki = Pki::ensure(&layout, Cluster::Eks).unwrap();
+        let stages = stages(&layout, Cluster::Eks, &pki);
+        let stage = |name: &str| {
+            let has = |stage: &Vec<Daemon>| stage.iter().any(|daemon| daemon.name == name);
+            stages.iter().position(has).unwrap()
+        };
+        assert!(stage("eks-containerd") < stage("eks-kubelet"));
+        assert!(stage("eks-etcd") < stage("eks-apiserver"));
+        assert!(stage("eks-apiserver") < stage("eks-kubelet"));
+    }
 }

@@ -46,7 +46,7 @@ pub(super) struct Seat {
 }
 
 /// A node as it is written on a command line: shells read brackets as patterns.
-pub(super) fn quoted(id: &NodeId) -> String {
+pub fn quoted(id: &NodeId) -> String {
     if id.key().is_some() { format!("'{}'", id.as_str().replace('\'', r"'\''")) } else { id.to_string() }
 }
 
@@ -99,7 +99,7 @@ impl Core {
         let node = self.id(at);
         let known = self.facts.lists.get(&node).cloned();
         let (removed, added) = known.as_ref().map(|known| difference(known, &items)).unwrap_or_default();
-        let is_new = known.is_none_or(|known| *known != items[..]) || self.facts.nodes.contains_key(&node);
+        let is_new = known.is_none_or(|known| *known != items[..]) || self.facts.own(&node).is_some();
         let count = items.len();
         if is_new {
             self.record(Fact::Expanded { node: node.clone(), items });

@@ -28,6 +28,7 @@ impl Core {
         let same = record.digest.as_ref() == Some(&resolved.digest);
         self.cells[at].resolved = Some(resolved);
         match record.phase {
+            _ if record.again.is_some() && record.attempts > 0 => self.reset(at, AGAIN, true),
             Phase::Applied | Phase::Finished if same => {
                 self.occupy(at);
                 return self.call(at, CallKind::Verify);
@@ -66,6 +67,8 @@ impl Core {
     fn settle(&mut self, at: usize, decision: GateDecision) {
         self.gates.remove(&at);
         self.occupy(at);
+        // The time that a person took is none of the node's.
+        (self.cells[at].began, self.cells[at].accounted) = (self.now, self.now);
         let outputs = decision.outputs();
         self.record(Fact::Decided { node: self.id(at), decision: decision.clone() });
         if decision.approved {

@@ -3,7 +3,7 @@
 use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, LogLevel, Observation};
 use serde_json::Value;
 
-use super::{Core, Live, error, millis};
+use super::{Core, Live, Sought, error, millis};
 use crate::event::EventKind;
 use crate::run::command::{CallKind, Command};
 use crate::run::retry;
@@ -20,7 +20,9 @@ impl Core {
         }
         match result {
             Err(error) => self.failed_call(at, CallKind::Observe, error),
-            Ok(observation) if self.cells[at].superseded => self.observed_superseded(at, observation),
+            Ok(observation) if self.cells[at].sought != Sought::ToGoOn => {
+                self.observed_earlier(at, observation)
+            }
             Ok(Observation::Done { outputs }) => self.effect_is_there(at, outputs, true),
             // Its intent stands; nothing more is begun.
             Ok(_) if self.draining => self.interrupted(at),
@@ -39,25 +41,36 @@ impl Core {
         }
     }
 
-    /// What has been begun with another config must not go unnoticed beside what is begun now.
-    fn observed_superseded(&mut self, at: usize, observation: Observation) {
-        const CHANGED: &str = "its config or its step has changed";
+    /// What has been begun must not go unnoticed beside something else that is begun now.
+    fn observed_earlier(&mut self, at: usize, observation: Observation) {
+        let sought = self.cells[at].sought;
         match observation {
-            Observation::Absent if self.draining => self.interrupted(at),
-            Observation::Absent => {
-                self.cells[at].superseded = false;
-                self.reset(at, CHANGED, false);
+            Observation::Running { handle } => {
+                let why = sought.why();
+                let message = format!("{why} while an earlier attempt is at work outside: `{handle}`");
+                self.ask_about_earlier(at, &message);
+            }
+            Observation::Done { .. } if sought == Sought::Changed => {
+                let message = format!("{}, and an earlier attempt has had its effect since", sought.why());
+                self.ask_about_earlier(at, &message);
+            }
+            Observation::Unknown { reason } if sought == Sought::Changed || !self.was_natural(at) => {
+                self.unclear(at, &reason);
+            }
+            // Its intent stands; nothing more is begun.
+            _ if self.draining => self.interrupted(at),
+            Observation::Absent if sought == Sought::Changed => {
+                // That it may be repeated does not say that nothing of it is there.
+                let again = self.was_natural(at);
+                self.cells[at].sought = Sought::ToGoOn;
+                self.reset(at, sought.why(), again);
                 self.apply(at);
             }
-            Observation::Running { handle } => {
-                let message = format!("{CHANGED} while an earlier attempt is at work outside: `{handle}`");
-                self.ask_about_change(at, &message);
+            Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. } => {
+                self.cells[at].sought = Sought::ToGoOn;
+                self.reset(at, "asked for", true);
+                self.apply(at);
             }
-            Observation::Done { .. } => {
-                let message = format!("{CHANGED}, and an earlier attempt has had its effect since");
-                self.ask_about_change(at, &message);
-            }
-            Observation::Unknown { reason } => self.unclear(at, &reason),
         }
     }
 
@@ -154,12 +167,19 @@ impl Core {
         let delay = retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random);
         // A wait that outlasts the node's time only hides the failure.
         match delay.filter(|delay| *delay < self.time_left(at)) {
-            None if kind == CallKind::Observe && self.cells[at].superseded => {
+            None if kind == CallKind::Observe && self.cells[at].sought != Sought::ToGoOn => {
                 let causes = error.causes.iter().map(|cause| format!(": {cause}"));
                 let why = std::iter::once(error.message.clone()).chain(causes).collect::<String>();
                 self.unclear(at, &why);
             }
-            None => self.fail(at, error, None, false),
+            None => {
+                let was_finished = self.record_of(at).phase == Phase::Finished;
+                self.fail(at, error, None, false);
+                // That what is there can't be looked at is no reason to take it back.
+                if was_finished {
+                    self.undo_due.remove(&at);
+                }
+            }
             Some(delay) => {
                 let node = self.id(at);
                 let duration_ms = self.account(at);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use migrate_plugin_api::{ErrorClass, Idempotency, NodeId, Step};
+use migrate_plugin_api::{ErrorClass, Idempotency, NodeId, RunId, Step};
 use tempfile::TempDir;
 
 use super::dice::Dice;
@@ -21,6 +21,7 @@ use crate::engine::{Engine, ResumeRequest, RunError};
 use crate::event::EventSink;
 use crate::report::{NodeState, RunReport, RunState};
 use crate::run::key::run_id;
+use crate::run::state::{NodeRecord, RunFacts};
 use crate::shutdown::{Shutdown, ShutdownLevel};
 use crate::store::{Store, StoreError};
 use crate::workflow::{Params, Source};
@@ -30,6 +31,13 @@ const LONGEST_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Disk operations of a typical life: troubles are spread over them.
 const OPERATIONS: u64 = 150;
+
+/// How often people look at the gates of a living run, and the longest time between two looks.
+const LOOKS: usize = 3;
+const LONGEST_LOOK_MS: u64 = 40_000;
+
+/// How long a person waits before an undo goes on: longer than what goes on outside.
+const UNDO_PATIENCE: Duration = Duration::from_secs(70);
 
 /// A mistake that the simulator must find. Made only in a simulated world that is told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +54,14 @@ pub(crate) enum Flaw {
     StoreErrorIgnored,
     /// A failed check does not count.
     VerificationIgnored,
+    /// An answer counts for every question that the gate asks.
+    AnswerToAnotherQuestion,
+    /// A run that is being undone is taken up as if it were not.
+    UndoForgotten,
+    /// What was built first is undone first.
+    UndoForwards,
+    /// What is undone is undone again.
+    UndoRepeated,
 }
 
 /// What goes wrong beside what the seed says.
@@ -139,7 +155,7 @@ impl Lives<'_> {
     fn all(&mut self) -> u64 {
         let nodes = self.world.scenario.nodes.len() as u64;
         let troubled = self.world.scenario.troubled_lives;
-        // Each node may need a person once, and be disproved once.
+        // Each node may need a person once, be disproved once, and wait at a gate once for each item.
         let most = troubled + 3 + 3 * nodes;
         for life in 0..most {
             let trouble = life < troubled;
@@ -255,6 +271,7 @@ impl Lives<'_> {
             .unwrap();
         let (drain, kill, stop) = (fate.drain, fate.kill, shutdown.clone());
         let world = Arc::clone(&self.world);
+        let people = Arc::clone(&self.world);
         runtime.block_on(async move {
             tokio::spawn(async move {
                 if let Some(after) = drain {
@@ -264,6 +281,13 @@ impl Lives<'_> {
                 if let Some(after) = kill {
                     ambient::sleep(after).await;
                     stop.kill();
+                }
+            });
+            tokio::spawn(async move {
+                for _ in 0..LOOKS {
+                    let time = people.lock().people.below(LONGEST_LOOK_MS);
+                    ambient::sleep(Duration::from_millis(time)).await;
+                    people.people_decide();
                 }
             });
             tokio::select! {
@@ -300,27 +324,62 @@ impl Lives<'_> {
             let id = run_id(at, ambient::random_tag());
             return engine.begin(witness, id, at, &checked, EventSink::discard(), shutdown).await;
         };
+        let store: Arc<dyn Store> = witness;
+        let undoes = world.scenario.undone && world.lock().troubled && self.dice.chance(100);
+        if undoes || world.lock().ledger.state().undo.is_some() {
+            ambient::sleep(UNDO_PATIENCE).await;
+        }
+        if undoes {
+            world.say("a person has it undone");
+            let run = store.run(Some(&id)).await?.ok_or(RunError::NoRuns)?;
+            let facts = RunFacts::fold(store.facts(&id).await?);
+            return engine.go_on_undoing(&run, store, facts, EventSink::discard(), shutdown).await;
+        }
+        self.resume(&engine, store, id, shutdown).await
+    }
+
+    /// Takes the run up, and accepts what has changed.
+    async fn resume(
+        &mut self,
+        engine: &Engine,
+        store: Arc<dyn Store>,
+        id: RunId,
+        shutdown: &Shutdown,
+    ) -> Result<RunReport, RunError> {
+        let world = Arc::clone(&self.world);
         let person = std::mem::take(&mut self.person);
         let mut request = ResumeRequest { run: Some(id.clone()), rerun: person, ..Default::default() };
-        if world.lock().troubled && self.dice.chance(50) {
+        if world.lock().ledger.state().undo.is_some() {
+            // Nothing of it is done again.
+            request.rerun.clear();
+        } else if world.lock().troubled && self.dice.chance(50) {
             request.rerun.extend(self.whim());
+        } else if world.scenario.fickle && world.lock().troubled && self.dice.chance(150) {
+            request.from.extend(self.whim());
         }
-        for node in &request.rerun {
+        for node in request.rerun.iter().chain(&request.from) {
             world.lock().outside.node(node.as_str()).approved += 1;
             world.say(format!("a person says: again {node}"));
         }
         let calls = world.lock().calls;
-        let store: Arc<dyn Store> = witness;
-        let first = engine
-            .take_up(Arc::clone(&store), id.clone(), request.clone(), EventSink::discard(), shutdown)
-            .await;
+        let take_up = async |request: &ResumeRequest| {
+            engine
+                .take_up(Arc::clone(&store), id.clone(), request.clone(), EventSink::discard(), shutdown)
+                .await
+        };
+        let mut first = take_up(&request).await;
+        if let Err(RunError::NotRepeatable { nodes }) = &first {
+            world.say(format!("it is not asked for again because of {nodes:?}"));
+            request.from.clear();
+            first = take_up(&request).await;
+        }
         let Err(RunError::Changed(changes)) = first else { return first };
         if world.lock().calls != calls {
             world.broken("something was touched before changes were accepted".to_owned());
         }
         world.say(format!("accepts {} changes", changes.nodes.len()));
         request.accept_changes = true;
-        engine.take_up(store, id, request, EventSink::discard(), shutdown).await
+        take_up(&request).await
     }
 
     /// A node that a person wants to see again for no reason.
@@ -339,21 +398,27 @@ impl Lives<'_> {
                 if refused {
                     world.broken(format!("the store has failed, and the run is {:?}", report.state));
                 }
+                let waits = || world.lock().ledger.state().nodes.values().any(NodeRecord::is_waiting);
                 match report.state {
                     RunState::Done => self.done(&report),
+                    RunState::Undone => world.undone(),
+                    RunState::Waiting if waits() => world.people_decide(),
                     RunState::Interrupted if !stopped => {
                         world.broken("the run was interrupted by nobody".to_owned());
                     }
                     RunState::Running => world.broken("a run that has ended says it runs".to_owned()),
-                    RunState::Waiting | RunState::Undone => {
-                        world.broken(format!(
-                            "no gate, and nothing to undo, but the run is {:?}",
-                            report.state
-                        ));
-                    }
+                    RunState::Waiting => world.broken("no gate waits, but the run does".to_owned()),
                     RunState::Failed | RunState::Interrupted => self.ask_person(&report),
                 }
-                report.state == RunState::Done
+                matches!(report.state, RunState::Done | RunState::Undone)
+            }
+            Err(RunError::AlreadyUndone(_)) => {
+                let state = world.lock().ledger.state();
+                if !matches!(state.ended, Some((RunState::Undone, _))) {
+                    world.broken("a run that is not undone is said to be".to_owned());
+                }
+                world.undone();
+                true
             }
             Err(RunError::AlreadyDone(_)) => {
                 let state = world.lock().ledger.state();
@@ -386,6 +451,15 @@ impl Lives<'_> {
             for entry in &report.nodes {
                 let name = entry.node.as_str();
                 let Some(node) = self.world.scenario.node(name) else { continue };
+                if node.gate
+                    && entry.items.is_none()
+                    && !matches!(entry.state, NodeState::Skipped | NodeState::Removed)
+                {
+                    if !self.world.is_passed(&state, &state.ledger.state(), &entry.node) {
+                        broken.push(format!("the run is done, and nobody has passed {name}"));
+                    }
+                    continue;
+                }
                 let config = state.outside.nodes.get(name).and_then(|made| made.config.clone());
                 let holds = config.is_some_and(|config| state.outside.holds(name, node.kind, &config, now));
                 let is_list = entry.items.is_some();
@@ -407,7 +481,8 @@ impl Lives<'_> {
             let asked = error.hint.as_deref().is_some_and(|hint| hint.contains("--rerun"));
             let none = |node: &super::scenario::Node| node.kind == Idempotency::None;
             // Also about what can be repeated, where something of another config may be there.
-            let changed = error.message.contains("has changed");
+            let changed =
+                ["has changed", "is to be made again"].iter().any(|why| error.message.contains(why));
             if asked && !changed && !self.world.scenario.node(entry.node.as_str()).is_some_and(none) {
                 self.world.broken(format!("a person is asked about {}, which can be repeated", entry.node));
             }

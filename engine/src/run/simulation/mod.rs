@@ -3,7 +3,7 @@
 //!
 //! `dice` (chance) · `scenario` (the workflow of a seed) · `outside` (what steps have made) ·
 //! `step` · `disk` (under SQLite) · `witness` (the store, watched) · `ledger` (what it has promised)
-//! · `world` (all of it, and the rules) · `life` (processes that begin, die and are followed).
+//! · `world` (all of it, and the rules) · `people` (gates and the undo) · `life` (processes that begin, die and are followed).
 //! What is simulated and what is not: `docs/design/simulation.md`.
 
 mod dice;
@@ -11,6 +11,7 @@ mod disk;
 mod ledger;
 mod life;
 mod outside;
+mod people;
 mod scenario;
 mod step;
 mod tests;

@@ -1,10 +1,13 @@
 //! The world outside of the engine: what steps have made there. It outlives every process.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use migrate_plugin_api::Idempotency;
+use migrate_plugin_api::{Idempotency, IdempotencyKey};
 use serde_json::Value;
+
+use crate::run::GateDecision;
 
 /// What one node has made.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +30,8 @@ pub(super) struct Made {
 #[derive(Debug, Default)]
 pub(super) struct Outside {
     pub nodes: BTreeMap<String, Made>,
+    /// What people have decided about gates.
+    pub decisions: BTreeMap<IdempotencyKey, GateDecision>,
 }
 
 /// Items that a config asks for.
@@ -47,6 +52,17 @@ pub(super) fn fnv(start: u64, bytes: &[u8]) -> u64 {
 impl Outside {
     pub(super) fn node(&mut self, node: &str) -> &mut Made {
         self.nodes.entry(node.to_owned()).or_default()
+    }
+
+    /// A person decides, unless somebody was first.
+    pub(super) fn decide(&mut self, decision: GateDecision) -> Option<GateDecision> {
+        match self.decisions.entry(decision.key.clone()) {
+            Entry::Occupied(first) => Some(first.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(decision);
+                None
+            }
+        }
     }
 
     /// Whether exactly what `config` asks for stands there, whole, at `now`.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use migrate_plugin_api::Idempotency;
 
 use super::dice::Dice;
+use crate::run::gate::GATE;
 
 /// Most nodes of a simulated workflow.
 const MAX_NODES: u64 = 12;
@@ -22,7 +23,11 @@ pub(super) struct Node {
     pub pooled: bool,
     /// It runs once for each item of a list, so that its outputs are no plain values.
     listed: bool,
+    /// It waits for a person.
+    pub gate: bool,
     with: String,
+    /// What it needs without taking its outputs.
+    plain: Vec<String>,
     more: String,
 }
 
@@ -37,10 +42,56 @@ pub(super) struct Scenario {
     pub call_faults: u64,
     /// Of a thousand questions about the outside, how many can't be answered.
     pub ignorance: u64,
+    /// Failures and people have the run undone.
+    pub undone: bool,
+    /// People ask for nodes and all downstream of them again.
+    pub fickle: bool,
 }
 
 impl Scenario {
     pub(super) fn new(seed: u64) -> Self {
+        let mut scenario = Self::without_people(seed);
+        // A stream of its own: worlds without people are as they always were.
+        let mut dice = Dice::new(seed, 5);
+        if dice.chance(400) {
+            scenario.add_gates(&mut dice);
+        }
+        scenario.undone = dice.chance(300);
+        if scenario.undone {
+            let open = scenario.nodes.iter_mut().filter(|node| !node.more.contains("on_failure"));
+            open.filter(|_| dice.chance(400)).for_each(|node| node.more.push_str("on_failure = \"undo\"\n"));
+        }
+        scenario.fickle = dice.chance(200);
+        scenario
+    }
+
+    /// Some gates between nodes, and some that nobody waits for.
+    fn add_gates(&mut self, dice: &mut Dice) {
+        let count = self.nodes.len() as u64;
+        for at in 0..1 + dice.below(3) {
+            let name = format!("g{at}");
+            let question = dice.pick(&["go on?", "go on with ${env.site.version}?"]);
+            let (mut with, mut more) = (format!("message = \"{question}\""), String::new());
+            let listed = dice.chance(300);
+            if listed {
+                with = format!("message = \"${{each.value}}: {question}\"");
+                let _ = writeln!(more, "for_each = [\"a\", \"b\"]\nmax_parallel = {}", 1 + dice.below(2));
+            }
+            let after = dice.below(count + 1) as usize;
+            let plain: Vec<String> =
+                self.nodes[..after].last().map(|node| node.name.clone()).into_iter().collect();
+            for node in &mut self.nodes[after..count as usize] {
+                if dice.chance(500) {
+                    node.needs.push(name.clone());
+                    node.plain.push(name.clone());
+                }
+            }
+            let (kind, needs) = (Idempotency::Natural, plain.clone());
+            self.nodes.push(Node { name, kind, needs, pooled: false, listed, gate: true, with, plain, more });
+        }
+    }
+
+    fn without_people(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
         let count = 1 + dice.below(MAX_NODES);
         let mut nodes: Vec<Node> = Vec::new();
@@ -53,12 +104,14 @@ impl Scenario {
             troubled_lives: dice.below(MAX_TROUBLED_LIVES + 1),
             call_faults: dice.pick(&[0, 30, 100, 300]),
             ignorance: dice.pick(&[0, 100, 500]),
+            undone: false,
+            fickle: false,
         }
     }
 
     /// A small world in which only what the caller does goes wrong.
     pub(super) fn quiet(seed: u64, nodes: usize) -> Self {
-        let mut scenario = Self::new(seed);
+        let mut scenario = Self::without_people(seed);
         while scenario.nodes.len() < nodes {
             let at = scenario.nodes.len() as u64;
             let next = node(at, &scenario.nodes, &mut Dice::new(seed, 100 + at));
@@ -79,9 +132,13 @@ impl Scenario {
         let mut text = format!("schema = 1\nname = \"simulated\"\n[pools]\np = {}\n", self.pool);
         // Not in an order in which they may run: that is for the engine to find.
         for node in self.nodes.iter().rev() {
-            let step = step_name(node.kind);
+            let step = if node.gate { GATE } else { step_name(node.kind) };
             let (name, with, more) = (&node.name, &node.with, &node.more);
             let _ = write!(text, "[nodes.{name}]\nstep = \"{step}\"\nwith = {{ {with} }}\n{more}");
+            if !node.plain.is_empty() {
+                let plain: Vec<String> = node.plain.iter().map(|name| format!("\"{name}\"")).collect();
+                let _ = writeln!(text, "needs = [{}]", plain.join(", "));
+            }
         }
         text
     }
@@ -123,14 +180,14 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
         }
         needs.push(other.name.clone());
         match dice.below(8) {
-            _ if other.listed => plain.push(format!("\"{}\"", other.name)),
+            _ if other.listed => plain.push(other.name.clone()),
             0 if !more.contains("when") => {
                 let _ = writeln!(more, "when = \"nodes.{}.even\"", other.name);
             }
             0..4 => {
                 let _ = write!(with, ", in{index} = \"${{nodes.{}.value}}\"", other.name);
             }
-            _ => plain.push(format!("\"{}\"", other.name)),
+            _ => plain.push(other.name.clone()),
         }
     }
     let listed = dice.chance(200);
@@ -142,9 +199,6 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
         };
         with.push_str(", item = \"${each.value}\"");
         let _ = writeln!(more, "for_each = {list}\nmax_parallel = {}", 1 + dice.below(3));
-    }
-    if !plain.is_empty() {
-        let _ = writeln!(more, "needs = [{}]", plain.join(", "));
     }
     if dice.chance(300) {
         let _ = writeln!(more, "retry = {{ attempts = {} }}", 1 + dice.below(5));
@@ -159,5 +213,5 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
     if pooled {
         more.push_str("pool = \"p\"\n");
     }
-    Node { name: format!("n{at}"), kind, needs, pooled, listed, with, more }
+    Node { name: format!("n{at}"), kind, needs, pooled, listed, gate: false, with, plain, more }
 }

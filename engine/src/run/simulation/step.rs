@@ -97,7 +97,10 @@ impl Simulated {
             let mut state = self.world.lock();
             let generations = state.ledger.generations(node);
             let made = state.outside.node(node);
-            made.damaged = false;
+            if std::mem::take(&mut made.damaged) {
+                // What somebody has broken is gone.
+                made.jobs.clear();
+            }
             made.jobs.entry(key.clone()).or_insert((config.clone(), now + lasts));
             let same = made.jobs.values().filter(|(of, _)| of == config).count();
             (same > 1 + generations)
@@ -223,7 +226,7 @@ impl Step for Simulated {
             }),
             sensitive: Vec::new(),
             idempotency: self.kind,
-            supports_undo: false,
+            supports_undo: self.kind != Idempotency::None,
         }
     }
 
@@ -276,8 +279,20 @@ impl Step for Simulated {
         Ok(Evidence::from_iter([Check::equal(ctx.node.as_str(), "effect", "as made", found)]))
     }
 
-    async fn undo(&self, _: &StepContext, _: &Value, _: &Value) -> Result<(), StepError> {
-        Err(StepError::permanent("nothing simulated can be undone"))
+    async fn undo(&self, ctx: &StepContext, _: &Value, _: &Value) -> Result<(), StepError> {
+        self.world.only_alive().await;
+        self.world.undoing(ctx);
+        self.wait(2_000).await;
+        self.strike(ctx, "before it is undone").await?;
+        {
+            let mut state = self.world.lock();
+            let made = state.outside.node(ctx.node.as_str());
+            made.content = made.content.take().filter(|_| self.kind != Idempotency::Natural);
+            made.jobs.remove(ctx.key.as_str());
+        }
+        self.world.say(format!("{} takes back {}", ctx.node, ctx.key));
+        self.world.moment().await;
+        self.strike(ctx, "after it is undone").await
     }
 }
 

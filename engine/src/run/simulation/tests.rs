@@ -154,6 +154,26 @@ fn a_failed_check_that_does_not_count_is_found() {
     must_find(Flaw::VerificationIgnored, &["finished without a passed verification"]);
 }
 
+#[test]
+fn an_answer_that_counts_for_another_question_is_found() {
+    must_find(Flaw::AnswerToAnotherQuestion, &["is decided by an answer to another question"]);
+}
+
+#[test]
+fn an_undo_that_is_forgotten_is_found() {
+    must_find(Flaw::UndoForgotten, &["goes forward, and the run is being undone"]);
+}
+
+#[test]
+fn an_undo_that_goes_forwards_is_found() {
+    must_find(Flaw::UndoForwards, &["which is built on it"]);
+}
+
+#[test]
+fn an_undo_that_is_done_again_is_found() {
+    must_find(Flaw::UndoRepeated, &["is undone, and was before"]);
+}
+
 /// One world with its whole trace.
 fn show(seed: u64) {
     let text = std::env::var("MIGRATE_SIMULATE_TROUBLE").unwrap_or_default();

@@ -9,12 +9,13 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use migrate_plugin_api::{NodeId, RunId};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId};
 
 use super::disk::{Disk, Mounted};
 use super::ledger::Contents;
 use super::world::World;
 use crate::ambient;
+use crate::run::GateDecision;
 use crate::store::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use crate::store::{SqliteStore, Store, StoreError};
 
@@ -191,6 +192,16 @@ impl Store for Witness {
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
         let (run, node) = (run.clone(), node.cloned());
         self.call(move |store| async move { store.logs(&run, node.as_ref(), after, limit).await }).await
+    }
+
+    /// Not on the simulated disk: a decision is a file of its own, or another connection.
+    async fn decide(&self, _: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        Ok(self.world.lock().outside.decide(decision.clone()))
+    }
+
+    async fn decision(&self, _: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.world.only_alive().await;
+        Ok(self.world.lock().outside.decisions.get(key).cloned())
     }
 
     async fn close(&self) {

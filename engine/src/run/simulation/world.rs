@@ -20,6 +20,8 @@ use crate::store::fact::{Batch, Fact};
 /// Everything that changes in a world.
 pub(super) struct State {
     pub dice: Dice,
+    /// What people decide by.
+    pub people: Dice,
     pub ledger: Ledger,
     pub outside: Outside,
     /// Rules that were broken, in the order in which it was noticed.
@@ -58,6 +60,7 @@ impl World {
     pub(super) fn new(seed: u64, scenario: Scenario, traced: bool) -> Arc<Self> {
         let state = State {
             dice: Dice::new(seed, 2),
+            people: Dice::new(seed, 4),
             ledger: Ledger::default(),
             outside: Outside::default(),
             broken: Vec::new(),
@@ -168,6 +171,9 @@ impl World {
             state.outside.node(name).config = Some(config.clone());
             self.stored_before(&state, ctx, config, &mut broken);
             self.done_before(&state, name, &mut broken);
+            if state.ledger.state().undo.is_some() {
+                broken.push(format!("{name} goes forward, and the run is being undone"));
+            }
         }
         broken.into_iter().for_each(|what| self.broken(what));
     }
@@ -208,6 +214,7 @@ impl World {
                 let record = run.nodes.get(&id).cloned().unwrap_or_default();
                 let holds = match (record.phase, &record.config, self.scenario.node(need)) {
                     (Phase::Skipped, ..) => true,
+                    (_, _, Some(node)) if node.gate => self.is_passed(state, &run, &id),
                     (_, Some(config), Some(node)) => state.outside.holds(id.as_str(), node.kind, config, now),
                     _ => false,
                 };
@@ -234,10 +241,13 @@ impl World {
                     }
                     _ => continue,
                 };
-                if state.verified.get(node.as_str()) != Some(&true) || !evidence.passed() {
+                let is_gate = self.scenario.node(node.as_str()).is_some_and(|node| node.gate);
+                let verified = is_gate || state.verified.get(node.as_str()) == Some(&true);
+                if !verified || !evidence.passed() {
                     broken.push(format!("{node} is finished without a passed verification"));
                 }
             }
+            self.passing(&state, batch, &mut broken);
             if state.refused {
                 broken.push("something is stored after the store has failed".to_owned());
             }

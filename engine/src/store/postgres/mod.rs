@@ -4,6 +4,7 @@
 //! lease's row and proves its epoch, so a holder that slept through the end of its lease stores nothing
 //! more. `synchronous_commit` is on, whatever the server says. The URL is a secret and never shown.
 
+mod decisions;
 mod lease;
 mod rows;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use migrate_plugin_api::{NodeId, RunId, Secret};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId, Secret};
 use sqlx::Error;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
@@ -25,6 +26,7 @@ use tokio::sync::Mutex;
 use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
 use super::{AcquireError, Store, StoreError, version};
+use crate::run::GateDecision;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -202,6 +204,14 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
         self.lines_of(run, node, after, limit).await
+    }
+
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.add_decision(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.decision_of(run, key).await
     }
 
     async fn close(&self) {

@@ -14,6 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::*;
+use crate::decide::DecideRequest;
 use crate::engine::{Engine, ResumeRequest, RunError};
 use crate::event::EventSink;
 use crate::report::RunState;
@@ -22,6 +23,7 @@ use crate::shutdown::Shutdown;
 use crate::store::conformance::{self, Lab, batch, begun, facts, run_id};
 use crate::store::fact::Fact;
 use crate::store::settings::StoreSettings;
+use crate::workflow::{Params, Source};
 
 /// A first start writes some 40 MB.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -185,6 +187,7 @@ async fn conforms_and_leases_hold() {
     a_second_holder_is_refused_and_told_who_it_is(&server.lab()).await;
     a_dead_holder_is_not_waited_for(&server.lab()).await;
     a_holder_that_slept_stops_with_a_clear_error(&server.lab()).await;
+    a_decision_is_given_on_another_machine(&server.lab()).await;
     lost_facts_are_told(&server.lab()).await;
     a_run_that_does_not_begin_gives_the_lease_back(&server.lab()).await;
     lost_commits_are_told_to_a_living_writer(&server).await;
@@ -278,6 +281,14 @@ impl Store for Hasty {
         self.0.logs(run, node, after, limit).await
     }
 
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        self.0.decide(run, decision).await
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        self.0.decision(run, key).await
+    }
+
     async fn close(&self) {
         self.0.close().await;
     }
@@ -307,6 +318,48 @@ async fn a_holder_that_slept_stops_with_a_clear_error(lab: &Project) {
     first.close().await;
     second.append(&run, &batch(1, 2)).await.unwrap();
     assert_eq!(lab.reader().await.facts(&run).await.unwrap(), facts(0, 2));
+}
+
+/// Two folders, as on two machines, and one database: who decides is told who works on the run, and the
+/// decision is taken up there.
+async fn a_decision_is_given_on_another_machine(lab: &Project) {
+    let folder = || {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("url", lab.url.expose());
+        let store = format!("schema = 1\n[store]\nurl = \"file:url\"\nproject = \"{}\"\n", lab.key);
+        write("migration.toml", &store);
+        write(
+            "w.toml",
+            "schema = 1\nname = \"w\"\n[nodes.go]\nstep = \"gate\"\nwith = { message = \"?\" }\n",
+        );
+        dir
+    };
+    let engine = |dir: &TempDir| {
+        let settings = StoreSettings::of(&Source::read(dir.path().join("migration.toml")).unwrap()).unwrap();
+        Engine::open(dir.path(), Vec::new()).unwrap().with_store(settings)
+    };
+    let (here, there) = (folder(), folder());
+    let read = |name: &str| Source::read(here.path().join(name)).unwrap();
+    let checked = engine(&here).check(&read("w.toml"), &read("migration.toml"), &Params::new());
+    let checked = checked.map_err(|_| "mistakes").unwrap();
+    let waiting = engine(&here).run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap();
+    assert_eq!(waiting.state, RunState::Waiting);
+    // Somebody works on it meanwhile.
+    let store = lab.handle().await;
+    store.acquire(&Holder::here(&waiting.run)).await.unwrap();
+    let definition = store.run(None).await.unwrap().unwrap().definition;
+    let resumed = Fact::Resumed { definition: Box::new(definition) };
+    let facts = vec![Stamped { at: Timestamp::UNIX_EPOCH, fact: resumed }];
+    store.append(&waiting.run, &Batch { facts, ..Batch::default() }).await.unwrap();
+    let (node, by) = (NodeId::new("go").unwrap(), "ana".to_owned());
+    let request =
+        DecideRequest { run: None, node, approved: true, by, host: "laptop".to_owned(), note: None };
+    let approval = engine(&there).decide(request).await.unwrap();
+    assert_eq!(approval.holder.map(|holder| holder.pid), Some(std::process::id()));
+    store.close().await;
+    let done = engine(&here).resume(ResumeRequest::default(), EventSink::discard(), &Shutdown::new()).await;
+    assert_eq!(done.unwrap().state, RunState::Done);
 }
 
 async fn lost_facts_are_told(lab: &Project) {
@@ -382,7 +435,7 @@ async fn a_newer_version_is_refused(lab: &Project) {
     let store = lab.handle().await;
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-         values (3, 'later', true, '', 0)",
+         values (4, 'later', true, '', 0)",
     )
     .execute(&store.pool)
     .await

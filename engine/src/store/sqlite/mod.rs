@@ -14,17 +14,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use migrate_plugin_api::{NodeId, RunId};
+use migrate_plugin_api::{IdempotencyKey, NodeId, RunId};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Error};
 use tokio::sync::Mutex;
 
+use super::decisions::DecisionBox;
 use super::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use super::holder::Holder;
 use super::{AcquireError, Store, StoreError};
 use open::Fingerprint;
 use rows::Rows;
 use write::Writer;
+
+use crate::run::GateDecision;
 
 /// The store of one project.
 pub(crate) struct SqliteStore {
@@ -141,6 +144,16 @@ impl Store for SqliteStore {
         }
     }
 
+    async fn decide(&self, run: &RunId, decision: &GateDecision) -> Result<Option<GateDecision>, StoreError> {
+        let put = self.decisions(run).put(decision);
+        put.map_err(|error| StoreError::Failed { operation: "store the decision", source: error.into() })
+    }
+
+    async fn decision(&self, run: &RunId, key: &IdempotencyKey) -> Result<Option<GateDecision>, StoreError> {
+        let got = self.decisions(run).get(key);
+        got.map_err(|error| StoreError::Failed { operation: "read the decision", source: error.into() })
+    }
+
     async fn close(&self) {
         let mut state = self.state.lock().await;
         let Some(mut connection) = state.connection.take() else { return };
@@ -149,6 +162,13 @@ impl Store for SqliteStore {
         }
         // Everything is committed; a close that fails loses nothing.
         let _ = connection.close().await;
+    }
+}
+
+impl SqliteStore {
+    /// Beside the file: whoever decides must not wait for the one writer that it has.
+    fn decisions(&self, run: &RunId) -> DecisionBox {
+        DecisionBox::new(self.path.parent().unwrap_or(Path::new("")), run)
     }
 }
 

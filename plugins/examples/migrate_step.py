@@ -1,0 +1,1 @@
+../sdk/python/migrate_step.py
