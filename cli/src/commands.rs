@@ -31,7 +31,9 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         if plugins::are_needed(&cli.command) { plugins::load(&cli.project).await? } else { Vec::new() };
     let (listed, own): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
     let steps = migrate_steps::all().into_iter().chain(own).collect();
-    let engine = Engine::open(&cli.project, steps)?.with_workflows(shipped::all());
+    let engine = Engine::open(&cli.project, steps)?
+        .with_workflows(shipped::all())
+        .with_secrets(migrate_steps::secret_providers());
     let engine = engine.with_store(store(cli)?);
     let session = Session { cli, engine, plugins: listed };
     match &cli.command {

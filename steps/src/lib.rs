@@ -11,6 +11,7 @@ mod duration;
 mod exec;
 mod images;
 mod inventory;
+mod keyvault;
 mod kubernetes;
 pub mod manifests;
 mod rollout;
@@ -21,7 +22,7 @@ mod workload;
 
 use std::sync::Arc;
 
-use migrate_plugin_api::Step;
+use migrate_plugin_api::{SecretProvider, Step};
 
 /// Every built-in step.
 pub fn all() -> Vec<Arc<dyn Step>> {
@@ -35,4 +36,9 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         velero::steps(),
     ];
     families.into_iter().flatten().collect()
+}
+
+/// What resolves references to secrets that only this room knows.
+pub fn secret_providers() -> Vec<Arc<dyn SecretProvider>> {
+    vec![Arc::new(keyvault::KeyVault::default())]
 }

@@ -17,8 +17,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Requests at once to begin with: enough to hide the latency of small objects, few enough for a
 /// small account.
 const FIRST: usize = 16;
-/// Where nobody says otherwise: beyond, 8 MiB blocks fill any line and small objects the CPU.
-pub(super) const MOST: usize = 128;
 /// Times a request is sent before its object's own attempts count.
 const REQUEST_ATTEMPTS: u32 = 5;
 /// First pause where the service names none; doubled, up to the last.

@@ -435,7 +435,7 @@ async fn a_newer_version_is_refused(lab: &Project) {
     let store = lab.handle().await;
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-         values (3, 'later', true, '', 0)",
+         values (4, 'later', true, '', 0)",
     )
     .execute(&store.pool)
     .await
