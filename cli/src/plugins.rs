@@ -28,7 +28,7 @@ pub fn are_needed(command: &Command) -> bool {
         Command::Validate(_) | Command::Plan(_) | Command::Run(_) | Command::Resume(_) => true,
         Command::Undo(_) | Command::Verify(_) | Command::Steps(_) | Command::Schema(_) => true,
         Command::Approve(_) | Command::Status(_) | Command::Runs | Command::Logs(_) => false,
-        Command::Plugin(_) => false,
+        Command::Assess(_) | Command::Rewrite(_) | Command::Rules(_) | Command::Plugin(_) => false,
     }
 }
 
