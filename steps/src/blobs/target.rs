@@ -364,7 +364,8 @@ impl Target {
             blob_content_encoding: dress.properties.content_encoding,
             blob_content_language: dress.properties.content_language,
             blob_content_type: dress.properties.content_type,
-            blob_content_md5: dress.md5,
+            // Not beside the CRC: Blob Storage takes one of them. It computes and keeps the MD5 itself.
+            blob_content_md5: None,
             blob_tags_string: dress.tags,
             metadata: Some(dress.metadata),
             if_none_match: condition,
