@@ -17,7 +17,7 @@ use crate::layout::{self, Layout, Tool, versions};
 use crate::process;
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("etcd-server", "the clusters' store"),
     ("containerd", "runs the pods"),
     ("runc", "runs the pods"),
@@ -29,6 +29,8 @@ const PACKAGES: [(&str, &str); 10] = [
     ("busybox-static", "the shell in the sandbox's own images"),
     // Its own cluster is never started; the tests make one of their own.
     ("postgresql", "the shared store in the engine's tests"),
+    ("skopeo", "an independent client in the tests of images"),
+    ("sqlite3", "a database in the tests of the example plugins"),
 ];
 
 /// Go below this can't read the modules in `sandbox/tools`.
