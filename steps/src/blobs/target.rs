@@ -91,7 +91,7 @@ pub(super) struct Dress {
     pub(super) properties: Properties,
     /// Names already valid; ours among them.
     pub(super) metadata: HashMap<String, String>,
-    /// Content-MD5.
+    /// Content-MD5, where Azure fetches the whole.
     pub(super) md5: Option<Vec<u8>>,
     /// As a header has them.
     pub(super) tags: Option<String>,
@@ -347,7 +347,8 @@ impl Target {
         }
     }
 
-    /// Writes a whole blob in one request. Azure checks the CRC on arrival.
+    /// Writes a whole blob in one request. Azure checks the CRC on arrival, takes no MD5 beside it, and
+    /// computes and keeps the MD5 itself.
     pub(super) async fn put(
         &self,
         key: &str,
@@ -364,8 +365,6 @@ impl Target {
             blob_content_encoding: dress.properties.content_encoding,
             blob_content_language: dress.properties.content_language,
             blob_content_type: dress.properties.content_type,
-            // Not beside the CRC: Blob Storage takes one of them. It computes and keeps the MD5 itself.
-            blob_content_md5: None,
             blob_tags_string: dress.tags,
             metadata: Some(dress.metadata),
             if_none_match: condition,

@@ -6,7 +6,7 @@
 //! before the blob exists, and what is sent carries its checksum for Azure to check.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +50,6 @@ pub(super) struct Mover {
     cap: Option<Cap>,
     memory: Semaphore,
     refusals: AtomicU32,
-    /// An ETag of the source looked like an MD5 and was none, as in stores that are not S3.
-    etags_lie: AtomicBool,
     /// Bytes at the target, for the progress line; counts a block when it is there.
     pub(super) moved: AtomicU64,
     partial: Mutex<BTreeMap<String, Partial>>,
@@ -74,7 +72,6 @@ impl Mover {
             cap: config.bandwidth_mib.map(|mib| Cap::new(mib.get().saturating_mul(1 << 20))),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES >> 10).unwrap_or(usize::MAX)),
             refusals: AtomicU32::new(0),
-            etags_lie: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             partial: Mutex::new(partial),
         }
@@ -192,36 +189,22 @@ impl Mover {
         let _memory = self.room(object.size).await?;
         self.line(object.size).await;
         let (properties, bytes, crc64) = self.source.whole(object).await?;
-        // The source's MD5 stands for its bytes as far as its CRC proves that they are these.
-        let theirs = properties.md5.clone().filter(|_| !self.etags_lie.load(Ordering::Relaxed));
-        let (kind, sum) = match (properties.crc64, theirs.clone()) {
-            (Some(known), theirs) => {
+        // Blob Storage keeps the MD5 of what it got, so ours is of the bytes and not what an ETag claims.
+        let ours = md5(&bytes);
+        let kind = match (properties.crc64, properties.md5.as_ref()) {
+            (Some(known), _) => {
                 same(object, known, crc64)?;
-                ("crc64nvme", theirs.unwrap_or_else(|| md5(&bytes)))
+                "crc64nvme"
             }
-            (None, Some(known)) => {
-                let ours = md5(&bytes);
-                if known != ours {
-                    return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&ours)));
-                }
-                ("md5", ours)
+            (None, Some(known)) if *known != ours => {
+                return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&ours)));
             }
-            (None, None) => ("crc64-computed", md5(&bytes)),
+            (None, Some(_)) => "md5",
+            (None, None) => "crc64-computed",
         };
         let (mut dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
-        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&sum));
-        dress.md5 = Some(sum);
-        let put = self.target.put(&object.key, bytes.clone(), crc64, dress.clone()).await;
-        match put {
-            Err(error) if damaged(&error) && theirs.is_some_and(|theirs| theirs != md5(&bytes)) => {
-                self.etags_lie.store(true, Ordering::Relaxed);
-                let ours = md5(&bytes);
-                dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
-                dress.md5 = Some(ours);
-                self.target.put(&object.key, bytes, crc64, dress).await?;
-            }
-            put => put?,
-        }
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
+        self.target.put(&object.key, bytes, crc64, dress).await?;
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)
