@@ -10,6 +10,8 @@ const BENCHES: &[(&str, &str, &str)] = &[
         "what a step in a process of its own costs, and how fast its events are taken in",
         "migrate-plugin-host",
     ),
+    ("images", "what moving images costs, beside crane, regsync and skopeo", "migrate-steps"),
+    ("blobs", "what a copy of objects costs, beside rclone and AzCopy", "migrate-steps"),
 ];
 
 /// Says which benches there are.
