@@ -150,7 +150,11 @@ fn all(options: &Options) -> Result<()> {
 
 /// Every set of objects, streamed by ours and by rclone: cold, again, and with one in a hundred changed.
 fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) -> Result<()> {
-    let mut service = room.target(target)?;
+    // A target for each, so that none finds what another has written.
+    let mut movers = vec![("ours", room.target(target)?)];
+    if room.has_peers() {
+        movers.push(("rclone", room.target(target)?));
+    }
     for set in Set::ALL {
         for pass in ["cold", "no-op", "changed"] {
             if pass == "changed" {
@@ -159,10 +163,9 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
                 }
                 room.change(round)?;
             }
-            let rclone = room.has_peers().then_some("rclone");
-            for mover in ["ours"].into_iter().chain(rclone) {
+            for (mover, service) in &mut movers {
                 let name = format!("{mover} {} {} {pass}", target.name(), set.name());
-                let (cost, requests) = room.stream(mover, set, &mut service)?;
+                let (cost, requests) = room.stream(mover, set, service)?;
                 table.add(&name, cost, &requests);
             }
         }

@@ -83,7 +83,7 @@ impl Target {
 /// A target that runs.
 pub enum Running {
     /// Ours, with what it listens at.
-    Sink(Own, String),
+    Sink(#[allow(dead_code, reason = "ends when dropped")] Own, String),
     /// The other, with its log, and how much of that was read.
     Azurite(#[allow(dead_code, reason = "ends when dropped")] Service, String, Log),
 }
@@ -267,9 +267,10 @@ impl Room {
                 Own::start(Command::new(std::env::current_exe()?).args(["serve", "sink"]))?;
             return Ok(Running::Sink(own, address));
         }
-        let folder = self.fresh("azurite")?;
-        let (address, log) = (free_address()?, self.folder.join("azurite.log"));
+        let address = free_address()?;
         let (host, port) = address.split_once(':').ok_or("no port")?;
+        let (folder, log) =
+            (self.fresh(&format!("azurite-{port}"))?, self.folder.join(format!("azurite-{port}.log")));
         let mut azurite = Command::new("node");
         azurite.arg(&self.tools.azurite).args(["--blobHost", host, "--blobPort", port, "--location"]);
         azurite.arg(folder).args(["--skipApiVersionCheck", "--loose", "--disableTelemetry"]);

@@ -82,6 +82,8 @@ pub fn command(
             let config = json!({ source: { "tls-verify": false, "images": images } });
             std::fs::write(folder.join("skopeo.yml"), config.to_string())?;
             let options = ["sync", "--src", "yaml", "--dest", "docker", "--dest-tls-verify=false", "--all"];
+            // Otherwise it packs layers anew, which are not the same images then.
+            let options = options.into_iter().chain(["--preserve-digests"]);
             let words = std::iter::once(program).chain(options.map(str::to_owned));
             words.chain([file("skopeo.yml"), format!("{target}/bench")]).collect()
         }
