@@ -21,6 +21,8 @@ use futures::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode};
 use md5::{Digest as _, Md5};
 
+use super::bucket::{escape, percent_decoded};
+
 /// Azure's limits: a block ID before base64, blocks of a blob, a page of a listing.
 const MAX_ID_BYTES: usize = 64;
 const MAX_BLOCKS: usize = 50_000;
@@ -582,34 +584,4 @@ fn listed(text: &mut String, name: &str, blob: &Stored, metadata: bool) {
         text.push_str("</Metadata>");
     }
     text.push_str("<OrMetadata/></Blob>");
-}
-
-pub fn escape(text: &mut String, value: &str) {
-    for c in value.chars() {
-        match c {
-            '&' => text.push_str("&amp;"),
-            '<' => text.push_str("&lt;"),
-            '>' => text.push_str("&gt;"),
-            c => text.push(c),
-        }
-    }
-}
-
-pub fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%') {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

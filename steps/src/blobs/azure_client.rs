@@ -34,6 +34,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(180);
 pub(super) struct Arriving {
     pub(super) bytes: Bytes,
     pub(super) crc64: Crc64,
+    /// Where it is known already.
+    pub(super) md5: Option<Vec<u8>>,
 }
 
 /// Says what must arrive, in the one checksum that the service takes: the CRC, or, to Azurite, the MD5.
@@ -46,9 +48,10 @@ struct ArrivalCheck {
 #[async_trait::async_trait]
 impl Policy for ArrivalCheck {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        if let Some(Arriving { bytes, crc64 }) = ctx.value() {
+        if let Some(Arriving { bytes, crc64, md5: known }) = ctx.value() {
             if self.azurite.load(Ordering::Relaxed) {
-                request.insert_header("content-md5", BASE64.encode(md5(bytes)));
+                let md5 = known.clone().unwrap_or_else(|| md5(bytes));
+                request.insert_header("content-md5", BASE64.encode(md5));
             } else {
                 request.insert_header("x-ms-content-crc64", BASE64.encode(crc64.to_azure()));
             }

@@ -346,16 +346,11 @@ impl Target {
     }
 
     /// Writes a whole blob in one request. Azure checks it on arrival, and computes and keeps the MD5 itself.
-    pub(super) async fn put(
-        &self,
-        key: &str,
-        bytes: Bytes,
-        crc64: Crc64,
-        dress: Dress,
-    ) -> Result<(), StepError> {
+    pub(super) async fn put(&self, key: &str, arriving: Arriving, dress: Dress) -> Result<(), StepError> {
         let (condition, tier) = (dress.condition(), dress.tier());
+        let bytes = arriving.bytes.clone();
         let whole = NonZero::new(bytes.len() as u64 + 1);
-        let context = Context::new().with_value(Arriving { bytes: bytes.clone(), crc64 });
+        let context = Context::new().with_value(arriving);
         let options = BlockBlobClientUploadOptions {
             blob_cache_control: dress.properties.cache_control,
             blob_content_disposition: dress.properties.content_disposition,
@@ -405,7 +400,7 @@ impl Target {
         bytes: Bytes,
         crc64: Crc64,
     ) -> Result<(), StepError> {
-        let context = Context::new().with_value(Arriving { bytes: bytes.clone(), crc64 });
+        let context = Context::new().with_value(Arriving { bytes: bytes.clone(), crc64, md5: None });
         let options = BlockBlobClientStageBlockOptions {
             method_options: ClientMethodOptions { context },
             ..Default::default()

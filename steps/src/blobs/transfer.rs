@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use migrate_plugin_api::{ErrorClass, StepError};
 use tokio::sync::Semaphore;
 
+use super::azure_client::Arriving;
 use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans, md5};
 use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
@@ -180,6 +181,9 @@ impl Mover {
             self.stream_blocks(object).await
         }?;
         counts.streamed = 1;
+        if ask_azure {
+            counts.streamed_objects.insert(reason.clone(), vec![object.key.clone()]);
+        }
         counts.reasons.insert(reason, 1);
         Ok(counts)
     }
@@ -204,7 +208,7 @@ impl Mover {
         };
         let (mut dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
         dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
-        self.target.put(&object.key, bytes, crc64, dress).await?;
+        self.target.put(&object.key, Arriving { bytes, crc64, md5: Some(ours) }, dress).await?;
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)
