@@ -24,8 +24,9 @@ use super::pace::Cap;
 use super::source::{Object, Properties, Source};
 use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
 
-/// Bytes held at once, over all objects: what six blocks in flight need and no more.
-const MEMORY_BYTES: u64 = 48 << 20;
+/// Bytes held at once, over all objects: what four blocks in flight need and no more. On their way they
+/// take about twice that.
+const MEMORY_BYTES: u64 = 32 << 20;
 /// Times an object is begun, for a source that changes or a line that breaks. The clients have
 /// their own repeats for single requests below this.
 const OBJECT_ATTEMPTS: u32 = 3;
