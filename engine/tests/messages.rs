@@ -168,7 +168,12 @@ fn what_is_missing_for_a_run_or_stands_for_nobody_is_remarked() {
         let (good, environment) = (Source::new("w.toml", GOOD), Source::new("migration.toml", environment));
         engine().remarks(&good, Some(&environment), params, &[Source::new("o.toml", other)])
     };
-    insta::assert_snapshot!(remarks(&Params::new()).join("\n"), @"");
+    insta::assert_snapshot!(remarks(&Params::new()).join("\n"), @"
+    `namespaces` isn't given; a run needs it: --param namespaces=…
+    no node refers to `source.clustr` of migration.toml; did you mean `cluster`?
+    no node refers to `stoer` of migration.toml; did you mean `store`?
+    no node refers to `target.gcp` of migration.toml
+    ");
     let mut given = Params::new();
     given.set("namespaces", "shop");
     assert_eq!(remarks(&given).len(), 3);
