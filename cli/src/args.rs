@@ -90,20 +90,41 @@ pub struct ParamArgs {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// A workflow file, or the name of a shipped workflow, to plan a new run of; without it, what
-    /// resuming a run would do
-    #[arg(value_name = "WORKFLOW", conflicts_with_all = ["run", "rerun", "from"])]
-    pub workflow: Option<String>,
+    /// A workflow file, or the name of a shipped workflow, to plan a new run of; or a run, or nothing
+    /// for the latest: what resuming it would do
+    #[arg(value_name = "WORKFLOW|RUN", conflicts_with = "run")]
+    workflow: Option<String>,
 
     /// The run to plan the resumption of; default: the latest
     #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
+    run: Option<String>,
 
     #[command(flatten)]
     pub params: ParamArgs,
 
     #[command(flatten)]
     pub again: AgainArgs,
+}
+
+impl PlanArgs {
+    /// The workflow to plan a new run of.
+    pub fn workflow(&self) -> Option<&str> {
+        self.workflow.as_deref().filter(|name| !is_run(name))
+    }
+
+    /// The run to plan the resumption of, if one was named.
+    pub fn named_run(&self) -> Option<&str> {
+        self.run.as_deref().or(self.workflow.as_deref().filter(|name| is_run(name)))
+    }
+}
+
+/// Whether `text` is written as runs are: `20260131-235959-3f9a`. So one can be told from a node and
+/// from a workflow, and every command takes it with and without `--run`.
+fn is_run(text: &str) -> bool {
+    let digits = |part: &str, count: usize| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = text.split('-').collect();
+    let [day, time, tag] = parts.as_slice() else { return false };
+    digits(day, 8) && digits(time, 6) && tag.len() == 4 && tag.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// What is done again although it is done.
@@ -122,13 +143,13 @@ pub struct AgainArgs {
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Only this node
-    #[arg(value_name = "NODE")]
-    pub node: Option<String>,
+    /// Only this node, or the run
+    #[arg(value_name = "NODE|RUN")]
+    node: Option<String>,
 
     /// The run; default: the latest
     #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
+    run: Option<String>,
 
     /// Least important lines to show; failures and states are always shown
     #[arg(long, value_enum, default_value = "info")]
@@ -137,6 +158,18 @@ pub struct LogsArgs {
     /// Go on until the run ends
     #[arg(short, long)]
     pub follow: bool,
+}
+
+impl LogsArgs {
+    /// The node, if only one is asked for.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref().filter(|name| self.run.is_some() || !is_run(name))
+    }
+
+    /// The run, if one was named.
+    pub fn named_run(&self) -> Option<&str> {
+        self.run.as_deref().or(self.node.as_deref().filter(|name| is_run(name)))
+    }
 }
 
 /// How much a line matters.
@@ -154,7 +187,18 @@ pub enum Level {
 pub struct RunArgs {
     /// The run; default: the latest
     #[arg(value_name = "RUN")]
-    pub run: Option<String>,
+    run: Option<String>,
+
+    /// The same, as an option
+    #[arg(long = "run", value_name = "RUN", conflicts_with = "run")]
+    run_option: Option<String>,
+}
+
+impl RunArgs {
+    /// The run that was named, in whichever way.
+    pub fn named(&self) -> Option<&str> {
+        self.run.as_deref().or(self.run_option.as_deref())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -179,9 +223,8 @@ pub struct ApproveArgs {
     #[arg(value_name = "NODE")]
     pub node: String,
 
-    /// The run; default: the latest
-    #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
+    #[command(flatten)]
+    pub run: RunArgs,
 
     /// Why; kept with who decided, where and when
     #[arg(long, value_name = "TEXT")]

@@ -6,7 +6,7 @@ use migrate_engine::{
     Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
     Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, NodeId, RunId, StepInfo, VerifyDepth};
 use migrate_plugin_host::Listed;
 
 use crate::args::{
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::say::say;
 use crate::{
-    assess, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals,
+    assess, describe, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals,
     table::Table, watch,
 };
 
@@ -27,6 +27,9 @@ pub(crate) const MIGRATION_FILE: &str = "migration.toml";
 
 /// Runs the command that was asked for.
 pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
+    if needs_project(&cli.command) && !cli.project.is_dir() {
+        return Err(Failure::NoProject(cli.project.clone()));
+    }
     let plugins =
         if plugins::are_needed(&cli.command) { plugins::load(&cli.project).await? } else { Vec::new() };
     let (listed, own): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
@@ -36,6 +39,23 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
         .with_secrets(migrate_steps::secret_providers());
     let engine = engine.with_store(store(cli)?);
     let session = Session { cli, engine, plugins: listed };
+    match dispatch(cli, &session).await {
+        // Who has runs looks for them in the wrong folder more often than in a new one.
+        Err(Failure::Run(RunError::NoRuns)) => {
+            session.need_migration_file()?;
+            Err(Failure::Run(RunError::NoRuns))
+        }
+        result => result,
+    }
+}
+
+/// Whether a command is about a project.
+fn needs_project(command: &Command) -> bool {
+    let without = matches!(command, Command::Steps(_) | Command::Schema(_) | Command::Rules(_));
+    !without && !matches!(command, Command::Plugin(_) | Command::Assess(_) | Command::Rewrite(_))
+}
+
+async fn dispatch(cli: &Cli, session: &Session<'_>) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Validate(args) => session.validate(args),
         Command::Plan(args) => session.plan(args).await,
@@ -65,7 +85,7 @@ fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
         Command::Validate(_) | Command::Steps(_) | Command::Plugin(_) | Command::Schema(_) => false,
         Command::Assess(_) | Command::Rewrite(_) | Command::Rules(_) => false,
         // Without a workflow it is about a run.
-        Command::Plan(args) => args.workflow.is_none(),
+        Command::Plan(args) => args.workflow().is_none(),
         _ => true,
     };
     Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
@@ -82,10 +102,16 @@ impl Session<'_> {
         let path = self.migration_path();
         let environment = if path.exists() { Some(Source::read(&path)?) } else { None };
         let params = params(&args.params)?;
-        self.engine.validate(&self.workflow(&args.workflow)?, environment.as_ref(), &params)?;
+        let workflow = self.workflow(&args.workflow)?;
+        self.engine.validate(&workflow, environment.as_ref(), &params)?;
+        let shipped = shipped::names().into_iter().map(|name| self.workflow(name));
+        let shipped = shipped.collect::<Result<Vec<_>, _>>()?;
+        let notes = self.engine.remarks(&workflow, environment.as_ref(), &params, &shipped);
         if self.cli.json {
-            print_json("valid", &serde_json::json!({ "checked-with-environment": environment.is_some() }))?;
+            let checked = environment.is_some();
+            print_json("valid", &serde_json::json!({ "checked-with-environment": checked, "notes": notes }))?;
         }
+        notes.iter().for_each(|note| say!("note: {note}"));
         match environment {
             Some(_) => say!("{} and {} are valid", args.workflow, path.display()),
             None => say!("{} is valid; there is no {} to check it with", args.workflow, path.display()),
@@ -94,7 +120,13 @@ impl Session<'_> {
     }
 
     async fn plan(&self, args: &PlanArgs) -> Result<Exit, Failure> {
-        let Some(workflow) = &args.workflow else { return self.plan_resume(args).await };
+        let Some(workflow) = args.workflow() else { return self.plan_resume(args).await };
+        if !args.again.rerun.is_empty() || !args.again.from.is_empty() {
+            let message = format!(
+                "--rerun and --from are about a run that is there, not about a new one of {workflow}"
+            );
+            return Err(Failure::Usage(message));
+        }
         let checked = self.check(workflow, &args.params)?;
         let report = self.engine.plan(&checked, &CancellationToken::new()).await;
         if self.cli.json {
@@ -109,8 +141,11 @@ impl Session<'_> {
     }
 
     async fn plan_resume(&self, args: &PlanArgs) -> Result<Exit, Failure> {
-        let request =
-            ResumeRequest { run: run_id(&args.run)?, params: params(&args.params)?, ..again(&args.again)? };
+        let request = ResumeRequest {
+            run: run_id(args.named_run())?,
+            params: params(&args.params)?,
+            ..again(&args.again)?
+        };
         let plan = self.engine.plan_resume(&request, &CancellationToken::new()).await?;
         if self.cli.json {
             print_json("resume-plan", &plan)?;
@@ -126,12 +161,15 @@ impl Session<'_> {
 
     async fn run(&self, args: &WorkflowArgs) -> Result<Exit, Failure> {
         let checked = self.check(&args.workflow, &args.params)?;
+        let count = checked.nodes().count();
+        let nodes = if count == 1 { "node" } else { "nodes" };
+        say!("checking {}: {count} {nodes}, reading only", checked.name());
         self.advance(async |events, shutdown| self.engine.run(&checked, events, shutdown).await).await
     }
 
     async fn resume(&self, args: &ResumeArgs) -> Result<Exit, Failure> {
         let request = ResumeRequest {
-            run: run_id(&args.run.run)?,
+            run: run_id(args.run.named())?,
             accept_changes: args.accept_changes,
             params: params(&args.params)?,
             ..again(&args.again)?
@@ -157,7 +195,7 @@ impl Session<'_> {
 
     async fn verify(&self, args: &VerifyArgs) -> Result<Exit, Failure> {
         let depth = if args.deep { VerifyDepth::Deep } else { VerifyDepth::Quick };
-        let request = VerifyRequest { run: run_id(&args.run.run)?, depth };
+        let request = VerifyRequest { run: run_id(args.run.named())?, depth };
         let report = self
             .watched(async |events, shutdown| self.engine.verify(request, events, shutdown).await)
             .await?;
@@ -169,7 +207,7 @@ impl Session<'_> {
     }
 
     async fn status(&self, args: &RunArgs) -> Result<Exit, Failure> {
-        let status = self.engine.status(run_id(&args.run)?.as_ref()).await?;
+        let status = self.engine.status(run_id(args.named())?.as_ref()).await?;
         if self.cli.json {
             print_json("status", &status)?;
         } else {
@@ -183,6 +221,9 @@ impl Session<'_> {
 
     async fn runs(&self) -> Result<Exit, Failure> {
         let runs = self.engine.runs().await?;
+        if runs.is_empty() {
+            self.need_migration_file()?;
+        }
         if self.cli.json {
             print_json("runs", &serde_json::json!({ "runs": runs }))?;
         } else {
@@ -211,13 +252,23 @@ impl Session<'_> {
             print(&table.to_string())?;
             return Ok(Exit::Done);
         };
-        let info =
-            self.engine.steps().find(|info| info.name == *name).ok_or_else(|| self.unknown_step(name))?;
-        let plugin = self.plugin(name);
+        let info = self.engine.steps().find(|info| info.name == *name);
+        let (None, Some(more)) = (info, describe::more(name).filter(|_| !self.cli.json)) else {
+            return self.step(info.ok_or_else(|| self.unknown_step(name))?);
+        };
+        print(&format!("{more}\n"))?;
+        Ok(Exit::Done)
+    }
+
+    fn step(&self, info: &StepInfo) -> Result<Exit, Failure> {
+        let plugin = self.plugin(&info.name);
         if self.cli.json {
             print_json("step", &serde_json::json!({ "step": info, "plugin": plugin }))?;
         } else {
-            print(&render::step(info))?;
+            print(&describe::step(info))?;
+            if let Some(more) = describe::more(&info.name) {
+                print(&format!("\n{more}\n"))?;
+            }
             if let Some(plugin) = plugin {
                 print(&format!("\n{}\n", plugins::provenance(plugin)))?;
             }
@@ -354,11 +405,14 @@ impl Session<'_> {
         self.cli.project.join(MIGRATION_FILE)
     }
 
-    fn check(&self, workflow: &str, given: &ParamArgs) -> Result<Checked, Failure> {
+    /// Its path.
+    fn need_migration_file(&self) -> Result<PathBuf, Failure> {
         let path = self.migration_path();
-        if !path.exists() {
-            return Err(Failure::NoMigrationFile(path));
-        }
+        if path.exists() { Ok(path) } else { Err(Failure::NoMigrationFile(path)) }
+    }
+
+    fn check(&self, workflow: &str, given: &ParamArgs) -> Result<Checked, Failure> {
+        let path = self.need_migration_file()?;
         Ok(self.engine.check(&self.workflow(workflow)?, &Source::read(path)?, &params(given)?)?)
     }
 
@@ -383,8 +437,8 @@ fn exit_of(state: RunState) -> Exit {
 }
 
 /// The run that was named, if one was.
-pub(crate) fn run_id(named: &Option<String>) -> Result<Option<RunId>, Failure> {
-    Ok(named.clone().map(RunId::new).transpose()?)
+pub(crate) fn run_id(named: Option<&str>) -> Result<Option<RunId>, Failure> {
+    Ok(named.map(RunId::new).transpose()?)
 }
 
 /// What shall be done again, without the rest of a request.

@@ -14,7 +14,7 @@ use crate::table::Table;
 impl Session<'_> {
     pub(crate) async fn approve(&self, args: &ApproveArgs) -> Result<Exit, Failure> {
         let request = DecideRequest {
-            run: run_id(&args.run)?,
+            run: run_id(args.run.named())?,
             node: NodeId::new(args.node.clone())?,
             approved: !args.reject,
             by: user(),
@@ -35,7 +35,7 @@ impl Session<'_> {
     }
 
     pub(crate) async fn undo(&self, args: &UndoArgs) -> Result<Exit, Failure> {
-        let run = run_id(&args.run.run)?;
+        let run = run_id(args.run.named())?;
         let plan = self.engine.plan_undo(run.as_ref()).await?;
         if args.yes {
             let run = plan.run;
@@ -52,7 +52,7 @@ impl Session<'_> {
             print(&render(&plan))?;
         }
         say!("nothing was undone; to do it: migrate{} undo {} --yes", self.project_option(), plan.run);
-        Ok(Exit::Usage)
+        Ok(Exit::Done)
     }
 
     /// How a run that waits goes on.

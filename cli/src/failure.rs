@@ -35,6 +35,9 @@ pub enum Failure {
     /// There is no `migration.toml`.
     #[error("there is no {}", .0.display())]
     NoMigrationFile(PathBuf),
+    /// There is no such folder.
+    #[error("there is no folder {}", .0.display())]
+    NoProject(PathBuf),
     /// A file has mistakes.
     #[error(transparent)]
     Invalid(#[from] Diagnostics),
@@ -135,7 +138,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::UnknownRule(_) => Exit::Usage,
-            Self::Read(_) | Self::NoMigrationFile(_) | Self::Invalid(_) => Exit::Invalid,
+            Self::Read(_) | Self::NoMigrationFile(_) | Self::NoProject(_) | Self::Invalid(_) => Exit::Invalid,
             Self::Rules(_) | Self::Site { .. } => Exit::Invalid,
             Self::Step(error) if error.class == ErrorClass::Permanent => Exit::Invalid,
             Self::Step(_) | Self::Write { .. } => Exit::Failed,
@@ -172,6 +175,7 @@ impl Failure {
             Self::UnknownStep { .. } => "unknown-step",
             Self::Read(_) => "unreadable-file",
             Self::NoMigrationFile(_) => "no-migration-file",
+            Self::NoProject(_) => "no-project",
             Self::Invalid(_) => "invalid",
             Self::Steps(_) | Self::NoSelf(_) => "internal",
             Self::Scaffold(_) => "plugin-not-made",
@@ -266,7 +270,7 @@ impl Failure {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoMigrationFile(_) => {
+            Self::NoMigrationFile(_) | Self::NoProject(_) => {
                 Some("run in the folder of migration.toml, or name it: migrate -C DIR …".to_owned())
             }
             Self::Plugins(error) => Some(error.hint()),
@@ -346,7 +350,7 @@ impl From<&Mistake> for MistakeDocument {
         Self {
             code: mistake.code.to_owned(),
             message: mistake.message.clone(),
-            file: mistake.file().path().display().to_string(),
+            file: mistake.file().name().to_owned(),
             line,
             column,
             label: mistake.label.clone(),

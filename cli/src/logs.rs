@@ -19,8 +19,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Shows the history of a run.
 pub async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result<Exit, Failure> {
     let mut request = HistoryRequest {
-        run: run_id(&args.run)?,
-        node: args.node.clone().map(NodeId::new).transpose()?,
+        run: run_id(args.named_run())?,
+        node: args.node().map(NodeId::new).transpose()?,
         level: Some(match args.level {
             Level::Debug => LogLevel::Debug,
             Level::Info => LogLevel::Info,

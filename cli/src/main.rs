@@ -6,6 +6,7 @@ mod args;
 mod assess;
 mod commands;
 mod decide;
+mod describe;
 mod evidence;
 mod exit;
 mod failure;

@@ -11,12 +11,16 @@ use crate::failure::Failure;
 /// Version of the documents whose own form has none.
 const VERSION: u32 = 1;
 
-/// Prints text.
+/// Prints text. That a reader goes away before the end, as `head` does, is no failure.
 ///
 /// # Errors
 /// When stdout can't take it.
 pub fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::Stdout)
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Prints a JSON object on one line. What has a `type` and a `version` of its own keeps them.

@@ -15,6 +15,11 @@ const TICK: Duration = Duration::from_millis(250);
 /// Between two plain lines of one node: enough to see that it lives, few enough to read.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// No time left is told before: the rate of the first seconds says nothing of the rest.
+const MIN_ESTIMATE: Duration = Duration::from_secs(10);
+/// Nor one beyond: whoever transfers for longer is waiting for something.
+const MAX_ESTIMATE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 struct Line {
     bar: ProgressBar,
     started: Instant,
@@ -113,7 +118,9 @@ pub fn describe(progress: &Progress, elapsed: Duration) -> String {
         });
     }
     if let Some(bytes) = progress.bytes {
-        parts.push(match bytes.total {
+        // A whole that was only estimated can turn out too small; then none is known.
+        let total = bytes.total.filter(|total| *total >= bytes.done);
+        parts.push(match total {
             Some(total) => format!("{}/{}", HumanBytes(bytes.done), HumanBytes(total)),
             None => HumanBytes(bytes.done).to_string(),
         });
@@ -121,9 +128,9 @@ pub fn describe(progress: &Progress, elapsed: Duration) -> String {
         if bytes.done > 0 && seconds >= 1.0 {
             let rate = bytes.done as f64 / seconds;
             parts.push(format!("{}/s", HumanBytes(rate as u64)));
-            if let Some(left) = bytes.total.and_then(|total| total.checked_sub(bytes.done)).filter(|l| *l > 0)
-            {
-                parts.push(format!("{} left", HumanDuration(Duration::from_secs_f64(left as f64 / rate))));
+            let left = total.map_or(0.0, |total| (total - bytes.done) as f64 / rate);
+            if left > 0.0 && elapsed >= MIN_ESTIMATE && left <= MAX_ESTIMATE.as_secs_f64() {
+                parts.push(format!("{} left", HumanDuration(Duration::from_secs_f64(left))));
             }
         }
     }
@@ -142,6 +149,16 @@ mod tests {
         let progress = Progress::message("blob kopia/p1").bytes(512 << 20, 1024 << 20).items(3, 8);
         let text = describe(&progress, Duration::from_secs(16));
         assert_eq!(text, "3/8 items · 512.00 MiB/1.00 GiB · 32.00 MiB/s · 16 seconds left · blob kopia/p1");
+    }
+
+    #[test]
+    fn no_more_is_done_than_the_whole_and_no_absurd_time_is_left() {
+        let over = Progress::default().bytes(2048, 1024);
+        assert_eq!(describe(&over, Duration::from_secs(16)), "2.00 KiB · 128 B/s");
+        let early = Progress::default().bytes(1 << 20, 1024 << 20);
+        assert_eq!(describe(&early, Duration::from_secs(2)), "1.00 MiB/1.00 GiB · 512.00 KiB/s");
+        let slow = Progress::default().bytes(1024, 1 << 40);
+        assert_eq!(describe(&slow, Duration::from_secs(16)), "1.00 KiB/1.00 TiB · 64 B/s");
     }
 
     #[test]

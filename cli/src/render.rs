@@ -7,7 +7,7 @@ use migrate_engine::{
     Changes, FieldChange, ItemCounts, ListPlan, NodePlan, NodeReport, NodeState, PlanReport, RunReport,
     RunState, RunSummary,
 };
-use migrate_plugin_api::{ErrorRecord, NodeId, Severity, StepInfo, StepPlan};
+use migrate_plugin_api::{ErrorRecord, NodeId, Severity, StepPlan};
 use serde_json::Value;
 
 use crate::table::Table;
@@ -259,44 +259,6 @@ fn counts(items: ItemCounts, state: NodeState) -> String {
         text.push_str(", blocked");
     }
     text
-}
-
-/// A step with its fields and outputs.
-pub fn step(info: &StepInfo) -> String {
-    let mut text = format!("{}: {}\n\nwith:\n", info.name, info.summary);
-    text.push_str(&fields(&info.config_schema));
-    text.push_str("\noutputs:\n");
-    text.push_str(&fields(&info.output_schema));
-    text
-}
-
-fn fields(schema: &Value) -> String {
-    let required: Vec<&str> =
-        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let mut table = Table::new(["  FIELD", "TYPE", "", "WHAT"]);
-    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        table.row([
-            format!("  {name}"),
-            type_of(field),
-            if required.contains(&name.as_str()) { "required".to_owned() } else { String::new() },
-            field["description"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned(),
-        ]);
-    }
-    table.to_string()
-}
-
-/// The type of a field in a word or two, from its JSON Schema.
-fn type_of(field: &Value) -> String {
-    if let Some(reference) = field["$ref"].as_str() {
-        return reference.rsplit('/').next().unwrap_or(reference).to_owned();
-    }
-    match &field["type"] {
-        Value::String(name) => name.clone(),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).filter(|n| *n != "null").collect(),
-        _ => {
-            field["anyOf"][0]["$ref"].as_str().map_or("any", |r| r.rsplit('/').next().unwrap_or(r)).to_owned()
-        }
-    }
 }
 
 #[cfg(test)]

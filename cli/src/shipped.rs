@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use migrate_engine::nearest;
+
 /// Shipped workflows by name.
 const SHIPPED: &[(&str, &str)] = &[
     ("stateful", include_str!("../../workflows/stateful.toml")),
@@ -10,9 +12,13 @@ const SHIPPED: &[(&str, &str)] = &[
 
 /// Why there is no such workflow.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no workflow `{name}`: neither a file nor one of {}", names().join(", "))]
+#[error("there is no workflow `{name}`{}: neither a file nor one of {}", meant(.name), names().join(", "))]
 pub struct UnknownWorkflow {
     name: String,
+}
+
+fn meant(name: &str) -> String {
+    nearest(name, &names()).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default()
 }
 
 /// Their names.

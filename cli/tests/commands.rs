@@ -26,6 +26,136 @@ fn project() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
+/// A project with nothing in its file.
+fn empty() -> tempfile::TempDir {
+    let project = project();
+    fs::write(project.path().join("migration.toml"), "schema = 1\n").expect("written");
+    project
+}
+
+/// Who looks in the wrong folder is told so by every command that is about a project.
+#[test]
+fn a_wrong_folder_is_told() {
+    let project = project();
+    let commands: [&[&str]; 9] = [
+        &["status"],
+        &["runs"],
+        &["logs"],
+        &["resume"],
+        &["verify"],
+        &["undo"],
+        &["approve", "cutover"],
+        &["plan"],
+        &["plan", "stateful"],
+    ];
+    for command in commands {
+        assert_eq!(
+            migrate(project.path(), command),
+            "exit 3\n--- stdout\n\n--- stderr\nerror: there is no ./migration.toml\n  help: run in the folder of \
+             migration.toml, or name it: migrate -C DIR …",
+            "{command:?}"
+        );
+    }
+    for command in commands.into_iter().chain([&["validate", "stateful"][..], &["run", "stateful"]]) {
+        let said = migrate(project.path(), &[&["-C", "nowhere"], command].concat());
+        assert!(said.starts_with("exit 3\n"), "{command:?}: {said}");
+        assert!(said.contains("there is no folder nowhere") && said.contains("migrate -C DIR"), "{said}");
+    }
+    assert!(migrate(project.path(), &["-C", "nowhere", "steps"]).starts_with("exit 0"));
+}
+
+#[test]
+fn what_isnt_read_to_its_end_is_no_failure() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+    let status = command.arg("schema").stdout(writer).status().expect("migrate starts");
+    assert_eq!(status.code(), Some(0));
+}
+
+/// Nothing was started, and nothing says so; the next command finds no run.
+#[test]
+fn a_run_that_preflight_refuses_is_none() {
+    let project = project();
+    let workflow = r#"schema = 1
+name = "look"
+
+[nodes.look]
+step = "smoke.test"
+with = { cluster = "${env.cluster}", checks = [{ name = "a", tcp = { namespace = "a", service = "a", port = 1 } }] }
+"#;
+    let site = "schema = 1\n[cluster]\nkubeconfig = \"nowhere\"\ncontext = \"eks\"\n";
+    fs::write(project.path().join("look.toml"), workflow).expect("written");
+    fs::write(project.path().join("migration.toml"), site).expect("written");
+    let said = migrate(project.path(), &["run", "look.toml"]);
+    assert!(said.starts_with("exit 3\n") && said.contains("checking look: 1 node, reading only"), "{said}");
+    assert!(!said.contains("starting run"), "{said}");
+    assert!(said.contains("failed to read kubeconfig") && !said.contains("'\""), "{said}");
+    let json = migrate(project.path(), &["run", "look.toml", "--json"]);
+    assert!(!json.contains("run-started") && json.contains("\"refused\""), "{json}");
+    assert!(migrate(project.path(), &["status"]).contains("this project has no run yet"));
+}
+
+/// Whatever a person tries first: a run is named by its place or by `--run`, in every command.
+#[test]
+fn a_run_is_named_with_and_without_its_option() {
+    let project = rewriting();
+    let ran = migrate(project.path(), &["run", "rewrite.toml"]);
+    let run = ran.split_whitespace().skip_while(|word| *word != "run").nth(1).expect("a run").to_owned();
+    let run = run.trim_end_matches(':');
+    let commands: [&[&str]; 7] =
+        [&["status"], &["logs"], &["logs", "second"], &["plan"], &["verify"], &["undo"], &["resume"]];
+    for command in commands {
+        let with = migrate(project.path(), &[command, &["--run", run]].concat());
+        assert!(
+            with.starts_with("exit 0") && with.contains(run) || command[0] == "logs",
+            "{command:?}: {with}"
+        );
+        if command.len() == 1 {
+            let without = migrate(project.path(), &[command, &[run]].concat());
+            assert!(without.starts_with("exit 0"), "{command:?}: {without}");
+        }
+        let unknown = migrate(project.path(), &[command, &["--run", "20200101-000000-abcd"]].concat());
+        assert!(unknown.contains("there is no run `20200101-000000-abcd`"), "{command:?}: {unknown}");
+    }
+    let unknown = migrate(project.path(), &["approve", "first", "20200101-000000-abcd"]);
+    assert!(unknown.contains("there is no run `20200101-000000-abcd`"), "{unknown}");
+}
+
+#[test]
+fn the_shipped_workflow_is_named_as_what_it_is() {
+    let project = empty();
+    let said = migrate(project.path(), &["validate", "stateful", "--json"]);
+    assert!(said.contains("<shipped workflow stateful>:") && !said.contains("/shipped"), "{said}");
+    assert!(said.contains(r#""file":"<shipped workflow stateful>""#), "{said}");
+}
+
+#[test]
+fn what_a_valid_workflow_still_needs_is_noted() {
+    let project = project();
+    let site = "schema = 1\n[stoer]\nurl = \"env:X\"\n[smoke]\n";
+    fs::write(project.path().join("migration.toml"), site).expect("written");
+    let workflow = "schema = 1\nname = \"w\"\n[params.to]\ntype = \"string\"\n[nodes.a]\nstep = \"manifest.rewrite\"\nwith = { from = \"in\", to = \"${params.to}\" }\n";
+    fs::write(project.path().join("w.toml"), workflow).expect("written");
+    insta::assert_snapshot!(migrate(project.path(), &["validate", "w.toml"]), @r"
+    exit 0
+    --- stdout
+
+    --- stderr
+    note: `to` isn't given; a run needs it: --param to=…
+    note: no node refers to `stoer` of migration.toml; did you mean `store`?
+    w.toml and ./migration.toml are valid
+    ");
+}
+
+#[test]
+fn the_engines_own_steps_lead_to_where_they_are_told_about() {
+    for step in ["workflow", "gate"] {
+        let said = migrate(project().path(), &["steps", step]);
+        assert!(said.starts_with("exit 0") && said.contains("docs/workflow.md"), "{said}");
+    }
+}
+
 #[test]
 fn steps_are_listed() {
     insta::assert_snapshot!(migrate(project().path(), &["steps"]));
@@ -66,7 +196,7 @@ fn an_unknown_workflow_is_told() {
     --- stdout
 
     --- stderr
-    error: there is no workflow `statefull`: neither a file nor one of stateful, stateless
+    error: there is no workflow `statefull` (did you mean `stateful`?): neither a file nor one of stateful, stateless
     ");
 }
 
@@ -83,7 +213,7 @@ fn a_parameter_without_a_value_is_told() {
 
 #[test]
 fn a_project_without_runs_is_told() {
-    insta::assert_snapshot!(migrate(project().path(), &["status"]), @r"
+    insta::assert_snapshot!(migrate(empty().path(), &["status"]), @r"
     exit 2
     --- stdout
 
@@ -114,7 +244,7 @@ timeuot = "6h"
 
 #[test]
 fn a_reader_that_went_away_costs_no_exit_code() {
-    let project = project();
+    let project = empty();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let status = Command::new(env!("CARGO_BIN_EXE_migrate"))
@@ -129,7 +259,7 @@ fn a_reader_that_went_away_costs_no_exit_code() {
 
 #[test]
 fn the_way_on_that_the_engine_names_is_a_command() {
-    insta::assert_snapshot!(migrate(project().path(), &["resume", "20260131-235959-3f9a", "--rerun", "pay"]), @r"
+    insta::assert_snapshot!(migrate(empty().path(), &["resume", "20260131-235959-3f9a", "--rerun", "pay"]), @r"
     exit 2
     --- stdout
 

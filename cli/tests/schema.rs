@@ -1,5 +1,6 @@
 //! The JSON Schemas for editors take everything that we ship and show.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -46,4 +47,36 @@ fn the_migration_toml_of_the_readme_is_valid_and_a_slip_in_it_is_not() {
     assert_valid(&schema, "README", site);
     let slip: Value = toml::from_str(&site.replace("account-url", "acount-url")).unwrap();
     assert!(!jsonschema::is_valid(&schema, &slip));
+}
+
+/// Names of all fields in a schema, whatever holds them.
+fn fields(root: &Value, schema: &Value, depth: usize, found: &mut BTreeSet<String>) {
+    if depth == 12 {
+        return;
+    }
+    if let Some(target) = schema["$ref"].as_str().and_then(|r| root.pointer(r.strip_prefix('#')?)) {
+        fields(root, target, depth + 1, found);
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        found.insert(name.clone());
+        fields(root, field, depth + 1, found);
+    }
+    let choices = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
+    choices.chain(schema.get("items")).for_each(|inner| fields(root, inner, depth + 1, found));
+}
+
+#[test]
+fn the_reference_of_migration_toml_names_every_field() {
+    let reference = read("docs/migration-toml.md");
+    let schema = schema(&["--environment"]);
+    let mut named = BTreeSet::new();
+    fields(&schema, &schema, 0, &mut named);
+    assert!(named.contains("kubeconfig") && named.contains("tables") && named.len() > 40, "{named:?}");
+    let is_told = |name: &&String| {
+        [format!("`{name}`"), format!("`[{name}]`"), format!("`[[{name}]]`"), format!("`[{name}.")]
+            .iter()
+            .any(|written| reference.contains(written))
+    };
+    let missing: Vec<&String> = named.iter().filter(|name| !is_told(name)).collect();
+    assert!(missing.is_empty(), "docs/migration-toml.md doesn't name {missing:?}");
 }

@@ -168,7 +168,7 @@ pub struct Engine {
     /// `None`: the file in the project folder.
     shared: Option<StoreSettings>,
     pub(crate) secrets: Secrets,
-    library: Library,
+    pub(crate) library: Library,
 }
 
 impl Engine {
@@ -511,21 +511,24 @@ impl Engine {
         let emit = |kind| {
             events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: run.clone(), kind });
         };
-        let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
-        emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
         let cancel = CancellationToken::new();
         let _stop = cancel.clone().drop_guard();
         let report = tokio::select! {
             report = self.preflight(run, checked, facts, &cancel) => report,
             () = stop_requested(shutdown.subscribe()) => return Err(RunError::Cancelled),
         };
+        if report.refuses() {
+            return Err(RunError::Refused(Box::new(report)));
+        }
+        let nodes = checked.nodes().map(|(node, _)| node.clone()).collect();
+        emit(EventKind::RunStarted { workflow: checked.name().to_owned(), resumed, nodes });
         for planned in &report.nodes {
             if let Some(plan) = &planned.plan {
                 let (node, step) = (planned.node.clone(), planned.step.clone());
                 emit(EventKind::NodePlanned { node, step, plan: plan.clone() });
             }
         }
-        if report.refuses() { Err(RunError::Refused(Box::new(report))) } else { Ok(()) }
+        Ok(())
     }
 
     fn machine(&self, run: &RunRecord, checked: &Checked, facts: RunFacts) -> Machine {

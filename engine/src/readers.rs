@@ -6,7 +6,7 @@ use crate::engine::{Engine, RunError, find};
 use crate::history::{History, HistoryRequest, story};
 use crate::report::{RunReport, RunStatus, RunSummary};
 use crate::run::state::RunFacts;
-use crate::workflow::{Diagnostics, Source};
+use crate::workflow::{Diagnostics, Params, Source};
 
 /// Log lines read at once: a few megabytes.
 const MAX_LINES: u32 = 10_000;
@@ -23,6 +23,18 @@ impl Engine {
     /// When a workflow can't be read: every mistake in their form.
     pub fn environment_schema(&self, workflows: &[Source]) -> Result<serde_json::Value, Diagnostics> {
         crate::workflow::environment_schema(&self.catalog, workflows)
+    }
+
+    /// What is no mistake of a valid workflow and still worth a look, a line each: parameters that a run
+    /// will need, and what stands in the environment for neither it nor one of `others`.
+    pub fn remarks(
+        &self,
+        workflow: &Source,
+        environment: Option<&Source>,
+        params: &Params,
+        others: &[Source],
+    ) -> Vec<String> {
+        crate::workflow::remarks((&self.catalog, &self.library), workflow, environment, params, others)
     }
 
     /// A run as it stands, by default the newest. Needs no lock.

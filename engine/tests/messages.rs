@@ -46,6 +46,15 @@ struct Config {
     count: Option<u32>,
     scratch: Option<Cluster>,
     password: Option<SecretRef>,
+    registry: Option<Registry>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Registry {
+    host: String,
+    password: Option<SecretRef>,
+    pin: Option<SecretRef>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -150,6 +159,26 @@ fn a_good_file_is_good() {
     engine().validate(&workflow, None, &Params::new()).map_err(|d| render(&d)).unwrap();
 }
 
+/// What is no mistake and still told: it would be one in a run, or stands there for nobody.
+#[test]
+fn what_is_missing_for_a_run_or_stands_for_nobody_is_remarked() {
+    let environment = "schema = 1\n[source.cluster]\ncontext = \"eks\"\n[source.clustr]\n[stoer]\nurl = \"env:X\"\n[other]\nx = 1\n[target.gcp]\n[store]\n";
+    let other = "schema = 1\nname = \"o\"\n[nodes.a]\nstep = \"velero.backup\"\nwith = { cluster = \"${env.target.cluster}\", namespaces = \"${env.other}\" }\n";
+    let remarks = |params: &Params| {
+        let (good, environment) = (Source::new("w.toml", GOOD), Source::new("migration.toml", environment));
+        engine().remarks(&good, Some(&environment), params, &[Source::new("o.toml", other)])
+    };
+    insta::assert_snapshot!(remarks(&Params::new()).join("\n"), @"
+    `namespaces` isn't given; a run needs it: --param namespaces=…
+    no node refers to `source.clustr` of migration.toml; did you mean `cluster`?
+    no node refers to `stoer` of migration.toml; did you mean `store`?
+    no node refers to `target.gcp` of migration.toml
+    ");
+    let mut given = Params::new();
+    given.set("namespaces", "shop");
+    assert_eq!(remarks(&given).len(), 3);
+}
+
 #[test]
 fn unknown_steps_and_fields() {
     insta::assert_snapshot!(wrong(
@@ -178,8 +207,43 @@ with = { cluster = "${env.target.cluster}", namespaces = ["a"] }
 [nodes.other]
 step = "velero.backup"
 with = { cluster = "${env.source.cluster.context}", namespaces = ["${env.sorce.cluster}"] }
+
+[nodes.third]
+step = "velero.backup"
+with = { cluster = "${env.target.cluster}", namespaces = ["a"] }
 "#
     ));
+}
+
+/// Whatever is wrong, and wherever: a secret that stands where a reference belongs is never shown.
+#[test]
+fn a_secret_in_place_of_a_reference_is_not_shown() {
+    let node = "schema = 1\nname = \"w\"\n\n[nodes.a]\nstep = \"velero.backup\"\n";
+    let with = "cluster = { context = \"x\" }, namespaces = []";
+    let from_site = format!("{node}with = {{ {with}, registry = \"${{env.registry}}\" }}\n");
+    let site = |rest: &str| format!("schema = 1\n\n[registry]\nhost = \"h\"\n{rest}\n");
+    let mut seen = Vec::new();
+    let mut look = |workflow: &str, environment: &str| {
+        let text = wrong_in(workflow, environment, &[]);
+        assert!(!text.contains("hunter"), "{text}");
+        let checked = engine().check(
+            &Source::new("w.toml", workflow),
+            &Source::new("migration.toml", environment),
+            &Params::new(),
+        );
+        assert!(!format!("{checked:?}").contains("hunter"), "{environment}");
+        seen.push(text);
+    };
+    look(&from_site, &site("password = \"hunter2\"\npin = \"hunter3\""));
+    look(&from_site, &site("pin = 1234\npasword = \"hunter2\""));
+    look(&from_site, &site("password = \"hunter2\"").replace("host =", "hots ="));
+    look(&from_site, &site("password = { value = \"hunter2\" }"));
+    look(&from_site, &site("password = \"hunter2"));
+    look(
+        &format!("{node}with = {{ {with}, registry = {{ host = \"h\", pin = \"hunter2\" }} }}\n"),
+        ENVIRONMENT,
+    );
+    insta::assert_snapshot!(seen.join("\n\n---\n\n"));
 }
 
 #[test]
@@ -746,4 +810,7 @@ fn the_schema_of_the_environment_asks_for_what_workflows_refer_to() {
     assert!(!validator.is_valid(&cluster("contxt = \"eks\"")));
     assert!(!validator.is_valid(&cluster("context = 3")));
     assert!(!validator.is_valid(&from_toml("[source.cluster]\ncontext = \"eks\"")));
+    let store = |rest: &str| cluster(&format!("context = \"eks\"\n[store]\n{rest}"));
+    assert!(validator.is_valid(&store("url = \"env:URL\"\nproject = \"shop\"")));
+    assert!(!validator.is_valid(&store("url = \"env:URL\"\nprojct = \"shop\"")));
 }

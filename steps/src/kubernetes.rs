@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Api, Client, Config};
 use migrate_plugin_api::{Problem, StepContext, StepError};
 
 use crate::site::ClusterRef;
@@ -36,16 +37,21 @@ fn client(config: Config) -> Result<Client, StepError> {
 }
 
 async fn config(ctx: &StepContext, cluster: &ClusterRef) -> Result<Config, StepError> {
-    let kubeconfig = match &cluster.kubeconfig {
-        Some(path) => {
-            let path = ctx.path(path);
-            Kubeconfig::read_from(&path).map_err(|e| {
-                StepError::permanent(format!("failed to read kubeconfig {}", path.display())).with_source(e)
-            })?
-        }
-        None => Kubeconfig::read()
-            .map_err(|e| StepError::permanent("failed to read the default kubeconfig").with_source(e))?,
+    let read = match &cluster.kubeconfig {
+        Some(path) => Kubeconfig::read_from(ctx.path(path)),
+        None => Kubeconfig::read(),
     };
+    let kubeconfig = read.map_err(|e| match e {
+        // Its own text quotes the path twice.
+        KubeconfigError::ReadConfig(cause, path) => {
+            StepError::permanent(format!("failed to read kubeconfig {}", path.display())).with_source(cause)
+        }
+        other => match &cluster.kubeconfig {
+            Some(path) => StepError::permanent(format!("failed to read kubeconfig {}", path.display())),
+            None => StepError::permanent("failed to read the default kubeconfig"),
+        }
+        .with_source(other),
+    })?;
     let known: Vec<&str> = kubeconfig.contexts.iter().map(|c| c.name.as_str()).collect();
     if !known.contains(&cluster.context.as_str()) {
         return Err(StepError::permanent(format!("the kubeconfig has no context `{}`", cluster.context))
@@ -88,6 +94,37 @@ pub(crate) async fn reach(
     Ok((client, version))
 }
 
+/// Tells clusters apart: the UID of `kube-system`, which lives as long as its cluster does and is in no
+/// other.
+///
+/// # Errors
+/// When it can't be read.
+async fn identity(client: &Client) -> Result<Option<String>, kube::Error> {
+    let system = Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await?;
+    Ok(system.metadata.uid)
+}
+
+/// The problem of a source and a target that are one cluster, however they are named. Where a UID may
+/// not be read, the same context says it too.
+pub(crate) async fn one_cluster(
+    (source, source_client): (&ClusterRef, &Client),
+    (target, target_client): (&ClusterRef, &Client),
+    field: &str,
+) -> Option<Problem> {
+    let one = match (identity(source_client).await, identity(target_client).await) {
+        (Ok(Some(source)), Ok(Some(target))) => source == target,
+        _ => source == target,
+    };
+    one.then(|| {
+        Problem::error(format!(
+            "the source (context `{}`) and the target (context `{}`) are the same cluster",
+            source.context, target.context
+        ))
+        .in_field(field)
+        .with_hint("give [source.cluster] and [target.cluster] in migration.toml contexts of two clusters")
+    })
+}
+
 /// A failed API call as a [`StepError`] of the right class.
 pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> StepError {
     let message = message.into();
@@ -113,7 +150,50 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
 
 #[cfg(test)]
 mod tests {
+    use wiremock::matchers::{method, path};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
     use super::*;
+
+    fn client_of(server: &str) -> Client {
+        let mut config = Config::new(server.parse().unwrap());
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    async fn cluster(uid: &str) -> (MockServer, Client) {
+        let server = MockServer::start().await;
+        let body = serde_json::json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": { "name": "kube-system", "uid": uid },
+        });
+        Mock::given(method("GET"))
+            .and(path("/api/v1/namespaces/kube-system"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(body))
+            .mount(&server)
+            .await;
+        let client = client_of(&server.uri());
+        (server, client)
+    }
+
+    /// However they are named: two contexts can lead to one cluster.
+    #[tokio::test]
+    async fn a_source_that_is_the_target_is_told() {
+        let (_a, first) = cluster("11111111-0000-0000-0000-000000000000").await;
+        let (_b, second) = cluster("22222222-0000-0000-0000-000000000000").await;
+        let named = |context: &str| ClusterRef { kubeconfig: None, context: context.to_owned() };
+        let (eks, aks) = (named("eks"), named("aks"));
+        let problem = one_cluster((&eks, &first), (&aks, &first), "target").await.unwrap();
+        assert_eq!(
+            problem.message,
+            "the source (context `eks`) and the target (context `aks`) are the same cluster"
+        );
+        assert!(one_cluster((&eks, &first), (&aks, &second), "target").await.is_none());
+        // Where it can't be read, the same context says it.
+        let nobody = client_of("http://127.0.0.1:9");
+        assert!(one_cluster((&eks, &nobody), (&eks, &nobody), "target").await.is_some());
+        assert!(one_cluster((&eks, &nobody), (&aks, &nobody), "target").await.is_none());
+    }
 
     #[test]
     fn a_list_whose_pages_came_too_late_is_asked_for_again() {

@@ -2,8 +2,8 @@
 //!
 //! Everything reaches it through one channel; each turn takes what has arrived, asks the core,
 //! stores all of it in one transaction, and only then acts. So an intent is durable before its
-//! effect, and a step's `checkpoint` returns only when it is. Only what confirms that finished nodes
-//! still hold may wait a moment for more of its kind.
+//! effect, and a step's `checkpoint` returns only when it is. Only what nothing but reading follows may
+//! wait a moment: that a finished node still holds, and an effect that is about to be verified.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(60);
 
 /// How long what only confirms what is known may wait to be stored with more of its kind.
 const HOLD: Duration = Duration::from_millis(100);
+
+/// How long an effect may wait to be stored with the result of its verification. Most verifications
+/// take less, and then a node costs one commit less.
+const VERIFY_HOLD: Duration = Duration::from_millis(1);
 
 /// Facts that are held at most: as many as one statement of the store takes.
 const MAX_HELD: usize = 1_000;
@@ -131,23 +135,29 @@ struct Turn {
 }
 
 impl Turn {
-    /// Whether it may be stored a little later, with more of its kind: it says of finished nodes that
-    /// they still hold, which is asked again if it is lost, and nothing that is to be done depends on it.
-    fn only_confirms(&self) -> bool {
+    /// How long it may wait to be stored with what comes next; `None` if something that is to be done
+    /// depends on it. Of what is lost by waiting, a finished node is asked again, and an effect is looked
+    /// for as one whose end is not known.
+    fn patience(&self) -> Option<Duration> {
         let Batch { facts, cursors, handles, cleared, logs: _ } = &self.batch;
+        let waits = |stamped: &Stamped| match stamped.fact {
+            Fact::Reused { .. } => Some(HOLD),
+            Fact::Applied { .. } => Some(VERIFY_HOLD),
+            _ => None,
+        };
         let reads = |command: &Command| match command {
             Command::Emit(_) => true,
             Command::Call(call) => call.kind == CallKind::Verify,
             _ => false,
         };
-        !facts.is_empty()
-            && facts.len() < MAX_HELD
-            && facts.iter().all(|stamped| matches!(stamped.fact, Fact::Reused { .. }))
+        let may_wait = facts.len() < MAX_HELD
             && cursors.is_empty()
             && handles.is_empty()
             && cleared.is_empty()
             && self.acknowledge.is_empty()
-            && self.act.iter().all(reads)
+            && self.act.iter().all(reads);
+        let shortest = facts.iter().map(waits).min()?;
+        shortest.filter(|_| may_wait)
     }
 }
 
@@ -181,7 +191,7 @@ impl Dispatcher {
         self.look_for_decisions(open, &mut turn).await;
         self.ask(Input::Begin, &mut turn);
         loop {
-            if turn.only_confirms() && self.may_hold() {
+            if turn.patience().is_some_and(|patience| self.may_hold(patience)) {
                 self.call_held(&mut turn);
                 if self.wait(&mut turn).await == Next::Abort {
                     return self.abort(turn).await;
@@ -209,10 +219,12 @@ impl Dispatcher {
         }
     }
 
-    /// Whether there is time to hold a turn.
-    fn may_hold(&mut self) -> bool {
+    /// Whether there is time to hold a turn that has so much patience.
+    fn may_hold(&mut self, patience: Duration) -> bool {
         let now = ambient::instant();
-        now < *self.store_at.get_or_insert(now + HOLD)
+        let store_at = self.store_at.map_or(now + patience, |at| at.min(now + patience));
+        self.store_at = Some(store_at);
+        now < store_at
     }
 
     /// Starts the calls of a turn that is held: they only read. Its events wait until it is stored.

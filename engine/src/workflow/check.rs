@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use migrate_plugin_api::NodeId;
+use migrate_plugin_api::{NodeId, SecretRef};
 use serde_json::{Map, Value};
 
 use super::condition::Condition;
@@ -15,7 +15,7 @@ use super::resolve::{NothingYet, Outcomes};
 use super::schema::{self, Child, Fault};
 use super::template::{Lookup, Part, Reference, ResolveError, Root, Template, TemplateKind, node_of};
 use super::tree::Span;
-use super::{Catalog, Described};
+use super::{Catalog, Described, secrets};
 
 /// One pass over a workflow and what surrounds it.
 pub(crate) struct Checker<'a> {
@@ -27,6 +27,26 @@ pub(crate) struct Checker<'a> {
     pub mistakes: &'a mut Mistakes,
     /// Where what is checked is written.
     pub file: Source,
+}
+
+/// Lists of checks in `migration.toml`.
+const CHECKS: [&str; 2] = ["smoke", "data"];
+
+/// Where something is written.
+struct Written<'n> {
+    file: Source,
+    span: Span,
+    /// The reference that led there.
+    reference: Option<&'n Reference>,
+    /// Its path in the environment, if it is there.
+    within: Option<Vec<String>>,
+    /// The places of all values in it.
+    values: Vec<Span>,
+}
+
+/// The end of a sentence about what stands where a reference to a secret belongs.
+pub(crate) fn no_reference() -> String {
+    SecretRef::try_from(String::new()).map_or_else(|error| error.to_string(), |_| String::new())
 }
 
 /// What is already known to be skipped, and why.
@@ -168,7 +188,13 @@ impl Checker<'_> {
             place => format!("{shown} has no `{missing}` in `{place}`"),
         };
         let known = tree.entries().unwrap_or_default().iter().map(|entry| entry.key.as_str());
-        self.mistakes.add(&self.file, reference.span.clone(), "unknown-env", message).suggest(missing, known);
+        let mistake = self.mistakes.add(&self.file, reference.span.clone(), "unknown-env", message);
+        mistake.suggest(missing, known);
+        if place.is_empty() && CHECKS.contains(&missing.as_str()) {
+            mistake.help(format!(
+                "write a table `[[{missing}]]` for each check: without any, nothing would be shown to have arrived"
+            ));
+        }
     }
 
     fn output_reference(&mut self, node: &Node, reference: &Reference) {
@@ -303,10 +329,17 @@ impl Checker<'_> {
             }
             _ => (path.to_vec(), Vec::new()),
         };
-        let (file, span, reference) = self.place(node, &full);
-        let owner = match (&reference, field.is_empty()) {
-            (_, true) => format!("step `{}`", node.step),
-            (_, false) => format!("`{field}` of step `{}`", node.step),
+        let is_key = matches!(fault, Fault::UnknownField { .. });
+        let Written { file, span, reference, within, values } = self.place(node, &full, is_key);
+        // In `migration.toml` a mistake is one of the place, whichever nodes and steps use it.
+        let owner = match (within, field.is_empty()) {
+            (Some(within), _) => {
+                let owner =
+                    if is_key { within.split_last().map_or(&[][..], |(_, owner)| owner) } else { &within };
+                format!("`{}`", dotted(owner))
+            }
+            (None, true) => format!("step `{}`", node.step),
+            (None, false) => format!("`{field}` of step `{}`", node.step),
         };
         let mistake = match fault {
             Fault::UnknownField { name, .. } => self
@@ -316,21 +349,20 @@ impl Checker<'_> {
             Fault::MissingField { name } => {
                 self.mistakes.add(&file, span, "missing-field", format!("{owner} needs the field `{name}`"))
             }
+            Fault::Secret => {
+                values.iter().for_each(|value| self.mistakes.hide(&file, value));
+                self.mistakes.add(&file, span, "secret", format!("{owner} is {}", no_reference()))
+            }
             Fault::Other(text) => self.mistakes.add(&file, span, "wrong-type", format!("{owner} {text}")),
         };
         if let Some(reference) = reference {
-            let note = format!("node `{}` uses it as `${{{}}}`", node.id, reference.text());
-            mistake.help = Some(match mistake.help.take() {
-                Some(help) => format!("{help}\n{note}"),
-                None => note,
-            });
+            mistake.used_by(&node.id, reference.text());
         }
     }
 
-    /// Where the value at `path` of a node's config is written: in the workflow, or in the
-    /// environment that it refers to.
-    fn place<'n>(&self, node: &'n Node, path: &[String]) -> (Source, Span, Option<&'n Reference>) {
-        let file = &self.file.clone();
+    /// Where the value at `path` of a node's config, or its key, is written: in the workflow, or in
+    /// the environment that it refers to.
+    fn place<'n>(&self, node: &'n Node, path: &[String], is_key: bool) -> Written<'n> {
         let mut template = &node.with;
         let mut span = if path.is_empty() { node.span.clone() } else { template.span.clone() };
         for (depth, segment) in path.iter().enumerate() {
@@ -338,8 +370,9 @@ impl Checker<'_> {
                 TemplateKind::Map(entries) => match entries.iter().find(|(key, _, _)| key == segment) {
                     Some((_, key_span, value)) => {
                         let last = depth + 1 == path.len();
-                        let shown =
-                            last && !matches!(value.kind, TemplateKind::Map(_) | TemplateKind::List(_));
+                        let shown = last
+                            && !is_key
+                            && !matches!(value.kind, TemplateKind::Map(_) | TemplateKind::List(_));
                         span = if shown { value.span.clone() } else { key_span.clone() };
                         template = value;
                     }
@@ -349,30 +382,37 @@ impl Checker<'_> {
                     Some(item) => (template, span) = (item, item.span.clone()),
                     None => break,
                 },
-                TemplateKind::Reference(reference) => return self.referred(reference, &path[depth..]),
+                TemplateKind::Reference(reference) => {
+                    return self.referred(reference, &path[depth..], is_key);
+                }
                 _ => break,
             }
         }
         match &template.kind {
-            TemplateKind::Reference(reference) => self.referred(reference, &[]),
-            _ => (file.clone(), span, None),
+            TemplateKind::Reference(reference) if !is_key => self.referred(reference, &[], is_key),
+            _ => {
+                let values = vec![template.span.clone()];
+                Written { file: self.file.clone(), span, reference: None, within: None, values }
+            }
         }
     }
 
-    fn referred<'n>(
-        &self,
-        reference: &'n Reference,
-        rest: &[String],
-    ) -> (Source, Span, Option<&'n Reference>) {
+    fn referred<'n>(&self, reference: &'n Reference, rest: &[String], is_key: bool) -> Written<'n> {
         match self.environment {
             Some(environment) if reference.root == Root::Env => {
                 let full: Vec<String> = reference.path.iter().chain(rest).cloned().collect();
                 let (tree, key, depth) = environment.tree.descend(&full);
-                let whole = depth == full.len() && tree.entries().is_none();
+                let whole = depth == full.len() && tree.entries().is_none() && !is_key;
                 let span = key.filter(|_| !whole).cloned().unwrap_or_else(|| tree.span.clone());
-                (environment.file.clone(), span, Some(reference))
+                let mut values = Vec::new();
+                secrets::values(tree, &mut values);
+                let file = environment.file.clone();
+                Written { file, span, reference: Some(reference), within: Some(full), values }
             }
-            _ => (self.file.clone(), reference.span.clone(), Some(reference)),
+            _ => {
+                let (file, span) = (self.file.clone(), reference.span.clone());
+                Written { file, span, reference: Some(reference), within: None, values: Vec::new() }
+            }
         }
     }
 

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use migrate_plugin_api::NodeId;
+
+use super::secrets;
 
 /// Largest file that is read: a thousand nodes fit many times; a mistaken path to a core dump doesn't.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -46,7 +49,7 @@ impl Source {
     /// A text that stands at `path`.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         let path = path.into();
-        let name = path.display().to_string();
+        let name = display_name(&path);
         Self { path, code: Arc::new(NamedSource::new(name, text.into())) }
     }
 
@@ -68,14 +71,19 @@ impl Source {
         Ok(Self::new(path, text))
     }
 
-    /// The same file with what stands at `span` made unreadable.
-    pub(crate) fn masked(&self, span: &Range<usize>) -> Self {
+    /// The same file with what stands at `spans` made unreadable.
+    pub(crate) fn masked(&self, spans: &[Range<usize>]) -> Self {
         let text = self.text();
-        let at = |index: usize| span.contains(&index);
+        let at = |index: usize| spans.iter().any(|span| span.contains(&index));
         let hide = |(index, c): (usize, char)| {
             if at(index) && c != '\n' { "*".repeat(c.len_utf8()) } else { c.to_string() }
         };
         Self::new(&self.path, text.char_indices().map(hide).collect::<String>())
+    }
+
+    /// Its name for a person: the path, or `<shipped workflow NAME>` where there is no file.
+    pub fn name(&self) -> &str {
+        self.code.name()
     }
 
     /// Its path.
@@ -86,6 +94,16 @@ impl Source {
     /// Its text.
     pub fn text(&self) -> &str {
         self.code.inner()
+    }
+}
+
+/// What stands for the path of a workflow that comes with the program, before its name.
+pub(crate) const SHIPPED: &str = "shipped workflow ";
+
+fn display_name(path: &Path) -> String {
+    match path.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(SHIPPED)) {
+        Some(name) => format!("<{name}>"),
+        None => path.display().to_string(),
     }
 }
 
@@ -104,6 +122,8 @@ pub struct Mistake {
     /// Where, in bytes of the file.
     pub span: Range<usize>,
     file: Source,
+    /// The nodes that are mistaken because of it, and how they refer to the place.
+    used: Option<(Vec<NodeId>, String)>,
 }
 
 impl Mistake {
@@ -185,7 +205,8 @@ impl Mistakes {
         message: impl Into<String>,
     ) -> &mut Mistake {
         let message = message.into();
-        let mistake = Mistake { code, message, label: None, help: None, span, file: file.clone() };
+        let mistake =
+            Mistake { code, message, label: None, help: None, span, file: file.clone(), used: None };
         if self.found.len() < MAX_MISTAKES {
             self.found.push(mistake);
             let last = self.found.len() - 1;
@@ -224,17 +245,33 @@ impl Mistakes {
         self.found.retain(|m| m.code != "missing-field" || !doubled.contains(&m.file.path));
     }
 
+    /// Makes unreadable what may be a secret, in every file that is shown.
+    fn mask(&mut self) {
+        let mut masked: Vec<(Source, Source)> = Vec::new();
+        for mistake in &mut self.found {
+            // What was given on the command line has one path and many texts.
+            let is_it = |(shown, _): &&(Source, Source)| {
+                shown.path == mistake.file.path && shown.text() == mistake.file.text()
+            };
+            if let Some((_, file)) = masked.iter().find(is_it) {
+                mistake.file = file.clone();
+                continue;
+            }
+            let mut spans = secrets::places(&mistake.file);
+            let hidden = self.hidden.iter().filter(|(path, _)| *path == mistake.file.path);
+            spans.extend(hidden.map(|(_, span)| span.clone()));
+            let file = if spans.is_empty() { mistake.file.clone() } else { mistake.file.masked(&spans) };
+            masked.push((std::mem::replace(&mut mistake.file, file.clone()), file));
+        }
+    }
+
     /// `Err` with all mistakes, each once, file by file and line by line.
     pub(crate) fn into_result(mut self) -> Result<(), Diagnostics> {
         self.forgive_duplicates();
         if self.found.is_empty() {
             return Ok(());
         }
-        for (path, span) in &self.hidden {
-            for mistake in self.found.iter_mut().filter(|mistake| mistake.file.path == *path) {
-                mistake.file = mistake.file.masked(span);
-            }
-        }
+        self.mask();
         let mut files: Vec<PathBuf> = Vec::new();
         for mistake in &self.found {
             if !files.contains(&mistake.file.path) {
@@ -243,12 +280,42 @@ impl Mistakes {
         }
         let rank = |m: &Mistake| files.iter().position(|path| *path == m.file.path);
         self.found.sort_by_key(|m| (rank(m), m.span.start, m.span.end));
-        self.found.dedup_by(|a, b| a.span == b.span && a.message == b.message && a.file.path == b.file.path);
+        self.found.dedup_by(|again, first| first.absorb(again));
+        self.found.iter_mut().for_each(Mistake::name_users);
         Err(Diagnostics { mistakes: self.found })
     }
 }
 
 impl Mistake {
+    /// Says that `node` is mistaken because of it, which refers to the place by `reference`.
+    pub(crate) fn used_by(&mut self, node: &NodeId, reference: String) {
+        self.used = Some((vec![node.clone()], reference));
+    }
+
+    /// Takes `other` in, if it is the same mistake, found once more.
+    fn absorb(&mut self, other: &mut Self) -> bool {
+        let is_same =
+            self.span == other.span && self.message == other.message && self.file.path == other.file.path;
+        if is_same && let (Some((nodes, _)), Some((more, _))) = (&mut self.used, &mut other.used) {
+            more.retain(|node| !nodes.contains(node));
+            nodes.append(more);
+        }
+        is_same
+    }
+
+    fn name_users(&mut self) {
+        let Some((nodes, reference)) = self.used.take() else { return };
+        let named: Vec<String> = nodes.iter().map(|node| format!("`{node}`")).collect();
+        let note = match named.as_slice() {
+            [node] => format!("node {node} uses it as `${{{reference}}}`"),
+            nodes => format!("nodes {} use it as `${{{reference}}}`", nodes.join(", ")),
+        };
+        self.help = Some(match self.help.take() {
+            Some(help) => format!("{help}\n{note}"),
+            None => note,
+        });
+    }
+
     pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
@@ -297,8 +364,15 @@ impl Diagnostics {
     /// For a file that could not be read although no mistake was found in it.
     pub(crate) fn unreadable(file: &Source) -> Self {
         let message = "the file can't be understood".to_owned();
-        let mistake =
-            Mistake { code: "unreadable", message, label: None, help: None, span: 0..0, file: file.clone() };
+        let mistake = Mistake {
+            code: "unreadable",
+            message,
+            label: None,
+            help: None,
+            span: 0..0,
+            file: file.clone(),
+            used: None,
+        };
         Self { mistakes: vec![mistake] }
     }
 }

@@ -192,9 +192,28 @@ pub(crate) fn environment<'a>(catalog: &Catalog, workflows: impl IntoIterator<It
     whole["$schema"] = DIALECT.into();
     whole["title"] = "A migration.toml of migrate".into();
     whole["properties"]["schema"] = json!({ "const": 1, "description": "The form of this file." });
+    whole["properties"]["store"] = store();
     whole["required"] = json!(["schema"]);
     whole["$defs"] = Value::Object(defs);
     whole
+}
+
+/// `[store]`, which the engine reads itself; see `store/settings.rs`.
+fn store() -> Value {
+    let mut schema = table(&["url", "project"], &["url", "project"], |field| match field {
+        "url" => json!({
+            "type": "string",
+            "description": "A reference to the URL of a PostgreSQL database, `env:NAME`: it holds a password.",
+            "pattern": "^[a-z]+:.+",
+        }),
+        _ => json!({
+            "type": "string",
+            "description": "Keeps projects in one database apart.",
+            "minLength": 1,
+        }),
+    });
+    schema["description"] = "Where facts are kept, if not in the project folder.".into();
+    schema
 }
 
 /// Where a template refers to the environment, and what is asked for there.

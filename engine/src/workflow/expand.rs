@@ -12,7 +12,7 @@ use migrate_plugin_api::NodeId;
 use serde_json::Value;
 
 use super::condition::{Binding, Condition};
-use super::diagnostic::{Mistakes, ReadError, Source};
+use super::diagnostic::{Mistakes, ReadError, SHIPPED, Source};
 use super::model::{Node, OnFailure, Output, Part, Retry, Workflow};
 use super::parse::Reader;
 use super::template::{Part as Piece, Reference, Root, Template, TemplateKind, json_type};
@@ -225,7 +225,7 @@ impl Expander<'_> {
         if let Some(shipped) = self.library.shipped.get(name) {
             // No file stands there. A run goes on with the text that it was started with, after an upgrade
             // too.
-            let path = self.folder.join(format!("shipped workflow {name}"));
+            let path = self.folder.join(format!("{SHIPPED}{name}"));
             let text = self.library.stored.get(&path).unwrap_or(shipped).as_str();
             return Ok(Source::new(path, text));
         }

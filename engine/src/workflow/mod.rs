@@ -28,8 +28,10 @@ mod graph;
 pub(crate) mod model;
 mod params;
 mod parse;
+mod remarks;
 mod resolve;
 mod schema;
+mod secrets;
 mod template;
 pub(crate) mod tree;
 
@@ -46,6 +48,7 @@ pub(crate) use each::{Each, Item};
 pub(crate) use expand::Library;
 pub(crate) use model::NodeOutline;
 pub use params::Params;
+pub(crate) use remarks::remarks;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
 pub(crate) use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};

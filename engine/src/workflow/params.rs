@@ -124,7 +124,9 @@ impl Given {
     /// Where the value, or the name, was given. What may be a secret is not shown.
     fn place(&self, name: &str, at_name: bool, sensitive: bool) -> (Source, Span) {
         match self {
-            Self::Value { file, span, .. } if sensitive => (file.masked(span), span.clone()),
+            Self::Value { file, span, .. } if sensitive => {
+                (file.masked(std::slice::from_ref(span)), span.clone())
+            }
             Self::Value { file, span, .. } => (file.clone(), span.clone()),
             Self::Text(text) => {
                 let text = if sensitive { "********" } else { text.as_str() };

@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::check::{condition_is_false, lookup, refers_to_skipped, scope};
+use super::check::{condition_is_false, lookup, no_reference, refers_to_skipped, scope};
 use super::condition::Condition;
 use super::each::{self, Each, Item};
 use super::model::Node;
@@ -178,6 +178,7 @@ impl Checked {
             return Decision::Refuse(match complaint.fault {
                 Fault::UnknownField { name, .. } => format!("{owner} has the unknown field `{name}`"),
                 Fault::MissingField { name } => format!("{owner} needs the field `{name}`"),
+                Fault::Secret => format!("{owner} is {}", no_reference()),
                 Fault::Other(text) => format!("{owner} {text}"),
             });
         }

@@ -11,6 +11,7 @@ use jsonschema::{ValidationError, Validator};
 use migrate_plugin_api::{SECRET_FORMAT, UNKNOWN_KEY};
 use serde_json::Value;
 
+use super::diagnostic::nearest;
 use super::template::json_type;
 
 /// Deepest chain of `$ref` and `anyOf` that is followed. Schemas can be recursive.
@@ -163,8 +164,16 @@ pub(crate) enum Fault {
     MissingField {
         name: String,
     },
+    /// What stands there is no reference to a secret: it may be the secret itself.
+    Secret,
     /// The end of a sentence about the value.
     Other(String),
+}
+
+/// Whether `schema` asks for a reference to a secret.
+fn is_secret(root: &Value, schema: &Value) -> bool {
+    let marked = schema.get("format").and_then(Value::as_str) == Some(SECRET_FORMAT);
+    marked || root.pointer("/$defs/SecretRef").is_some_and(|reference| reference == schema)
 }
 
 /// Everything that is wrong with `config`, whatever its unknown inputs will be.
@@ -174,7 +183,19 @@ pub(crate) fn complaints(validator: &Validator, root: &Value, config: &Value) ->
         collect(root, config, &error, &mut found);
     }
     found.dedup();
+    let misspelled: Vec<(Vec<String>, String)> = found.iter().filter_map(meant).collect();
+    found.retain(|complaint| match &complaint.fault {
+        Fault::MissingField { name } => !misspelled.contains(&(complaint.path.clone(), name.clone())),
+        _ => true,
+    });
     found
+}
+
+/// The field that an unknown one was probably meant to be, and where: it is not missing too.
+fn meant(complaint: &Complaint) -> Option<(Vec<String>, String)> {
+    let Fault::UnknownField { name, known } = &complaint.fault else { return None };
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    Some((complaint.path.clone(), nearest(name, &known)?.to_owned()))
 }
 
 fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mut Vec<Complaint>) {
@@ -184,6 +205,9 @@ fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mu
     }
     let instance = at(config, &path);
     let other = |text: String| Complaint { path: path.clone(), fault: Fault::Other(text) };
+    if parent_schema(root, error.schema_path().as_str()).is_some_and(|schema| is_secret(root, schema)) {
+        return found.push(Complaint { path, fault: Fault::Secret });
+    }
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
@@ -245,6 +269,10 @@ fn choose(
         branch.iter().for_each(|error| collect(root, config, error, &mut complaints));
         if complaints.is_empty() {
             return;
+        }
+        let own = complaints.iter().find(|c| c.path == path);
+        if let Some(secret) = own.filter(|own| own.fault == Fault::Secret) {
+            return found.push(secret.clone());
         }
         let wrong_kind = complaints.iter().any(|c| c.path == path && matches!(c.fault, Fault::Other(_)));
         if wrong_kind {

@@ -316,7 +316,8 @@ impl TypedStep for AssessCluster {
         let namespaces: Vec<String> = config.field("namespaces")?.unwrap_or_default();
         let mut plan = StepPlan::new("look at the cluster");
         if let Some(cluster) = config.field::<ClusterRef>("cluster")? {
-            plan.summary = format!("look at {} of cluster `{}`", namespaces.join(", "), cluster.context);
+            let what = if namespaces.is_empty() { "nothing".to_owned() } else { namespaces.join(", ") };
+            plan.summary = format!("look at {what} in cluster `{}`", cluster.context);
             match reach(ctx, &cluster, "cluster").await {
                 Ok((client, _)) => {
                     plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);

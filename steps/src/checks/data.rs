@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{Comparison, Files, FilesResult, Side};
 use super::rows::{self, Rows, Table};
 use crate::exec::Container;
-use crate::kubernetes::{connect, reach};
+use crate::kubernetes::{connect, one_cluster, reach};
 use crate::rollout::POLL_INTERVAL;
 use crate::site::ClusterRef;
 
@@ -280,12 +280,16 @@ impl TypedStep for VerifyData {
 
     async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
         let mut plan = StepPlan::new("compare data of both clusters");
+        let mut reached = Vec::new();
         for side in ["source", "target"] {
-            if let Some(cluster) = config.field::<ClusterRef>(side)?
-                && let Err(problem) = reach(ctx, &cluster, side).await
-            {
-                plan.problems.push(*problem);
+            let Some(cluster) = config.field::<ClusterRef>(side)? else { continue };
+            match reach(ctx, &cluster, side).await {
+                Ok((client, _)) => reached.push((cluster, client)),
+                Err(problem) => plan.problems.push(*problem),
             }
+        }
+        if let [(source, from), (target, to)] = reached.as_slice() {
+            plan.problems.extend(one_cluster((source, from), (target, to), "target").await);
         }
         let Some(config) = config.known() else { return Ok(plan) };
         let names: Vec<&str> = config.checks.iter().map(|check| check.name.as_str()).collect();

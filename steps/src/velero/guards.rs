@@ -44,7 +44,9 @@ pub(super) async fn wait_for_backup(
             None => {}
             Some((None, _)) => {
                 seen = None;
-                ctx.progress(Progress::message(format!("waiting for Velero to discover backup {name}")));
+                let waited = start.elapsed().as_secs();
+                let message = format!("waiting for Velero to discover backup {name}, for {waited} s now");
+                ctx.progress(Progress::message(message));
                 if start.elapsed() >= pace.sync {
                     return Err(not_discovered(name, pace));
                 }

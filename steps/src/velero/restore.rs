@@ -33,7 +33,7 @@ use super::guards::{
 };
 use super::install::{Preflight, Role, preflight, to_problem};
 use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, restored};
-use crate::kubernetes::kube_error;
+use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
 
 /// Looks between two diagnoses: they list all restored claims and pods.
@@ -403,7 +403,7 @@ async fn plan_source(
     ctx: &StepContext,
     source: &ClusterRef,
     namespace: &str,
-    target: &Preflight,
+    (cluster, target): (&ClusterRef, &Preflight),
 ) -> Result<Vec<Problem>, StepError> {
     let (client, version) = match crate::kubernetes::reach(ctx, source, "source").await {
         Ok(reached) => reached,
@@ -424,6 +424,10 @@ async fn plan_source(
         }
     }
     if let Some(target) = &target.velero {
+        let one = one_cluster((source, &client), (cluster, &target.client), "cluster").await;
+        if one.is_some() {
+            return Ok(one.into_iter().collect());
+        }
         let source = Velero { client, namespace: namespace.to_owned() };
         if let Err(e) = refuse_other_password(&source, target).await {
             problems.push(to_problem(&e));
@@ -462,7 +466,7 @@ impl TypedStep for VeleroRestore {
         let mut found = preflight(ctx, &cluster, &namespace, None, Role::Target).await;
         plan.problems.append(&mut found.problems);
         if let Some(source) = config.field::<ClusterRef>("source")? {
-            plan.problems.extend(plan_source(ctx, &source, &namespace, &found).await?);
+            plan.problems.extend(plan_source(ctx, &source, &namespace, (&cluster, &found)).await?);
         }
         let namespaces = config.field::<Vec<String>>("namespaces")?.unwrap_or_default();
         if let Some(velero) = &found.velero {
