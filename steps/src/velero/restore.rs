@@ -351,8 +351,7 @@ async fn stuck(
 }
 
 /// Bytes that a backup may count more than its restore. kopia counts a symbolic link that it finds
-/// unchanged by the length of its target, and one that is new not at all; a restore counts none. Never
-/// more than a hundredth of the volume: beyond, something is missing.
+/// unchanged by the length of its target, a restore none. More than a hundredth of the volume is no link.
 const MOST_LINK_BYTES: u64 = 1 << 20;
 
 /// Volumes on both sides: as many, and as many bytes in each.
@@ -369,8 +368,7 @@ fn volume_checks(source: &[VolumeBackup], target: &[VolumeRestore]) -> Vec<Check
         let fewer = bytes.and_then(|bytes| v.bytes.checked_sub(bytes)).unwrap_or(0);
         if (1..=MOST_LINK_BYTES.min(v.bytes / 100)).contains(&fewer) {
             check.status = CheckStatus::Warning;
-            check.note =
-                Some("a backup that builds on an earlier one also counts its symbolic links".to_owned());
+            check.note = Some("a backup that builds on another also counts its links".to_owned());
         }
         check
     }));
