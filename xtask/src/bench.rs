@@ -10,6 +10,7 @@ const BENCHES: &[(&str, &str, &str)] = &[
         "what a step in a process of its own costs, and how fast its events are taken in",
         "migrate-plugin-host",
     ),
+    ("rules", "what assessing and rewriting an estate costs", "migrate-steps"),
 ];
 
 /// Says which benches there are.
