@@ -11,6 +11,8 @@ const BENCHES: &[(&str, &str, &str)] = &[
         "migrate-plugin-host",
     ),
     ("rules", "what assessing and rewriting an estate costs", "migrate-steps"),
+    ("images", "what moving images costs, beside crane, regsync and skopeo", "migrate-steps"),
+    ("blobs", "what a copy of objects costs, beside rclone and AzCopy", "migrate-steps"),
 ];
 
 /// Says which benches there are.

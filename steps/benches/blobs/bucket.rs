@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 use http::{Method, StatusCode};
 
-use super::sink::{Fault, Faults, escape, first_key, nobodys_etag, nobodys_key, percent_decoded};
+use super::sink::{Fault, Faults, first_key, nobodys_etag, nobodys_key};
 
 /// S3's page of a listing.
 const MAX_PAGE: usize = 1_000;
@@ -247,4 +247,34 @@ fn error(fault: &Fault) -> Response {
         response = response.header("retry-after", seconds);
     }
     response.header("content-type", "application/xml").body(Body::from(text)).unwrap_or_default()
+}
+
+pub fn escape(text: &mut String, value: &str) {
+    for c in value.chars() {
+        match c {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            c => text.push(c),
+        }
+    }
+}
+
+pub fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%') {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -21,6 +21,8 @@ use futures::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode};
 use md5::{Digest as _, Md5};
 
+use super::bucket::{escape, percent_decoded};
+
 /// Azure's limits: a block ID before base64, blocks of a blob, a page of a listing.
 const MAX_ID_BYTES: usize = 64;
 const MAX_BLOCKS: usize = 50_000;
@@ -173,6 +175,7 @@ impl Sink {
             (&Method::PUT, "block", false) => "put-block",
             (&Method::PUT, "block", true) => "put-block-from-url",
             (&Method::PUT, "blocklist", _) => "put-block-list",
+            (&Method::PUT, "metadata", _) => "set-metadata",
             (&Method::PUT, "", false) if query.contains_key("restype") => "create-container",
             (&Method::PUT, "", false) => "put-blob",
             (&Method::PUT, "", true) => "put-blob-from-url",
@@ -190,6 +193,7 @@ impl Sink {
             "put-block" | "put-block-from-url" => self.put_block(&call, body).await,
             "put-block-list" => self.commit(&call, body).await,
             "put-blob" | "put-blob-from-url" => self.put_blob(&call, body).await,
+            "set-metadata" => self.mark(&call),
             "create-container" => created(None),
             "head-container" | "get-container" => Ok(Response::new(Body::empty())),
             "head" => self.head(&call),
@@ -326,13 +330,21 @@ impl Sink {
         answer.body(Body::empty()).map_err(|_| refuse(500, "InternalError"))
     }
 
+    fn mark(&self, call: &Call) -> Answer {
+        let metadata = call.stored()?.metadata;
+        let mut inner = self.inner();
+        inner.matched(call)?;
+        inner.etags += 1;
+        let etag = inner.etags;
+        if let Some(blob) = inner.blobs.get_mut(&call.name) {
+            (blob.metadata, blob.etag) = (metadata, etag);
+        }
+        Ok(Response::new(Body::empty()))
+    }
+
     fn delete(&self, call: &Call) -> Answer {
         let mut inner = self.inner();
-        let blob = inner.blobs.get(&call.name).ok_or_else(|| refuse(404, "BlobNotFound"))?;
-        let etag = format!("\"0x{:X}\"", blob.etag);
-        if call.header("if-match").is_some_and(|wanted| wanted != etag) {
-            return Err(refuse(412, "ConditionNotMet"));
-        }
+        inner.matched(call)?;
         inner.blobs.remove(&call.name);
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::ACCEPTED;
@@ -410,6 +422,16 @@ pub fn first_key(count: usize, from: &str) -> usize {
 }
 
 impl Inner {
+    /// There must be such a blob, of the version that is asked for.
+    fn matched(&self, call: &Call) -> Result<(), Refusal> {
+        let blob = self.blobs.get(&call.name).ok_or_else(|| refuse(404, "BlobNotFound"))?;
+        let etag = format!("\"0x{:X}\"", blob.etag);
+        match call.header("if-match") {
+            Some(wanted) if wanted != etag => Err(refuse(412, "ConditionNotMet")),
+            _ => Ok(()),
+        }
+    }
+
     fn store(&mut self, call: &Call, mut stored: Stored) -> Result<(), Refusal> {
         if call.header("if-none-match") == Some("*") && self.blobs.contains_key(&call.name) {
             return Err(refuse(409, "BlobAlreadyExists"));
@@ -562,34 +584,4 @@ fn listed(text: &mut String, name: &str, blob: &Stored, metadata: bool) {
         text.push_str("</Metadata>");
     }
     text.push_str("<OrMetadata/></Blob>");
-}
-
-pub fn escape(text: &mut String, value: &str) {
-    for c in value.chars() {
-        match c {
-            '&' => text.push_str("&amp;"),
-            '<' => text.push_str("&lt;"),
-            '>' => text.push_str("&gt;"),
-            c => text.push(c),
-        }
-    }
-}
-
-pub fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%') {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -122,6 +122,9 @@ pub struct CopyConfig {
     pub overwrite: Overwrite,
 }
 
+/// Objects that are named for each reason: enough to look into it, few enough for the store.
+const MAX_NAMED: usize = 20;
+
 /// What `blob.copy` did. Counts are of the whole node, over all its attempts; an object that was
 /// copied just before an interruption may count as skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -145,6 +148,9 @@ pub struct CopyOutputs {
     pub streamed: u64,
     /// Why objects were streamed, with how many.
     pub reasons: BTreeMap<String, u64>,
+    /// Which objects were streamed though Azure was to fetch them, by reason; the first 20 of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streamed_objects: BTreeMap<String, Vec<String>>,
     /// What proved the copied ones whole, with how many: `crc64nvme` and `md5` are the source's own
     /// checksums; `crc64-computed` was taken while the bytes passed (or by Azure as it fetched
     /// them), for want of one; `etag` says only that size and ETag stayed the same.
@@ -180,6 +186,11 @@ impl CopyOutputs {
         self.blocks_reused += part.blocks_reused;
         self.folder_markers += part.folder_markers;
         self.deleted += part.deleted;
+        for (reason, keys) in &part.streamed_objects {
+            let named = self.streamed_objects.entry(reason.clone()).or_default();
+            let room = MAX_NAMED.saturating_sub(named.len());
+            named.extend(keys.iter().take(room).cloned());
+        }
         let pairs = [
             (&mut self.lost, &part.lost),
             (&mut self.reasons, &part.reasons),

@@ -168,15 +168,18 @@ async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
     assert_eq!(puts(&before), puts(&world.sink.counts()), "a plan wrote something");
 }
 
+/// Keys of a listing that is long enough to be cut more than once.
+const LONG: usize = 12_000;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_listing_is_cut_and_every_key_comes_once() {
     for ignores in [false, true] {
-        let world = World::new(Some(30_000)).await;
+        let world = World::new(Some(LONG)).await;
         world.sink.ignore_start(ignores);
         let plan = world.plan().await;
-        assert!(plan.summary.starts_with("copy 0 of 30000 objects"), "{plan:?}");
+        assert!(plan.summary.starts_with("copy 0 of 12000 objects"), "{plan:?}");
         let outputs = world.apply().await.unwrap();
-        assert_eq!((outputs.objects, outputs.skipped), (30_000, 30_000), "{outputs:?}");
+        assert_eq!((outputs.objects, outputs.skipped), (LONG as u64, LONG as u64), "{outputs:?}");
         let cut = world.sink.counts().get("list from").is_some();
         assert!(cut, "the listing was never cut");
     }
@@ -184,12 +187,12 @@ async fn a_long_listing_is_cut_and_every_key_comes_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_long_listing_goes_on_with_what_is_left() {
-    let world = World::new(Some(30_000)).await;
+    let world = World::new(Some(LONG)).await;
     let refused = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&refused);
     let fault = Fault { status: 403, code: "AccessDenied", retry_after: None };
     world.bucket.set_faults(Some(Box::new(move |kind, _, before| {
-        let hit = kind == "list" && before > 20;
+        let hit = kind == "list" && before > 8;
         count.fetch_add(u64::from(hit), Ordering::Relaxed);
         hit.then(|| fault.clone())
     })));
@@ -198,10 +201,10 @@ async fn an_interrupted_long_listing_goes_on_with_what_is_left() {
     assert!(refused.load(Ordering::Relaxed) > 0);
     let cursor = world.host.recorded().cursors.last().cloned().unwrap();
     let done = cursor["counts"]["skipped"].as_u64().unwrap();
-    assert!(done > 0 && done < 30_000, "{cursor}");
+    assert!(done > 0 && done < LONG as u64, "{cursor}");
     world.bucket.set_faults(None);
     let outputs = world.resume().await.unwrap();
-    assert_eq!((outputs.objects, outputs.skipped), (30_000, 30_000), "{cursor}");
+    assert_eq!((outputs.objects, outputs.skipped), (LONG as u64, LONG as u64), "{cursor}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,11 +363,16 @@ async fn what_azure_cannot_fetch_at_random_is_streamed() {
     let outputs = world.apply().await.unwrap();
     assert_eq!(outputs.server_side + outputs.streamed, 61, "{outputs:?}");
     assert!(outputs.server_side > 0 && outputs.streamed > 0, "{outputs:?}");
+    for (reason, keys) in &outputs.streamed_objects {
+        assert_eq!(keys.len() as u64, outputs.reasons[reason].min(20), "{outputs:?}");
+    }
+    assert!(outputs.streamed_objects.contains_key("Azure can't read the source (CannotVerifyCopySource)"));
     world.assert_equal();
     let evidence =
         BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
     let check = evidence.checks.iter().find(|c| c.what == "objects copied, by the way they went").unwrap();
-    assert!(check.note.as_ref().unwrap().contains("Azure can't read the source"), "{check:?}");
+    let (reason, keys) = outputs.streamed_objects.first_key_value().unwrap();
+    assert!(check.note.as_ref().unwrap().contains(&format!("{reason}: {}", keys[0])), "{check:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,14 +17,12 @@ use azure_storage_blob::models::{
     BlockListType, BlockLookupList, HttpRange, ListBlobsIncludeItem,
 };
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlockBlobClient};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use tokio::sync::{RwLock, mpsc};
 
-use super::azure_client::{ArrivesAs, client, place};
+use super::azure_client::{Arriving, client, place};
 use super::checksum::Crc64;
 use super::config::Tier;
 use super::errors::{blob_answer, blob_error};
@@ -347,18 +345,12 @@ impl Target {
         }
     }
 
-    /// Writes a whole blob in one request. Azure checks the CRC on arrival, takes no MD5 beside it, and
-    /// computes and keeps the MD5 itself.
-    pub(super) async fn put(
-        &self,
-        key: &str,
-        bytes: Bytes,
-        crc64: Crc64,
-        dress: Dress,
-    ) -> Result<(), StepError> {
+    /// Writes a whole blob in one request. Azure checks it on arrival, and computes and keeps the MD5 itself.
+    pub(super) async fn put(&self, key: &str, arriving: Arriving, dress: Dress) -> Result<(), StepError> {
         let (condition, tier) = (dress.condition(), dress.tier());
+        let bytes = arriving.bytes.clone();
         let whole = NonZero::new(bytes.len() as u64 + 1);
-        let context = Context::new().with_value(ArrivesAs(BASE64.encode(crc64.to_azure())));
+        let context = Context::new().with_value(arriving);
         let options = BlockBlobClientUploadOptions {
             blob_cache_control: dress.properties.cache_control,
             blob_content_disposition: dress.properties.content_disposition,
@@ -400,7 +392,7 @@ impl Target {
         Ok(blocks.into_iter().filter_map(|b| Some((b.name?, u64::try_from(b.size?).ok()?))).collect())
     }
 
-    /// Stages a block. Azure checks the CRC on arrival.
+    /// Stages a block. Azure checks it on arrival.
     pub(super) async fn stage(
         &self,
         key: &str,
@@ -408,8 +400,9 @@ impl Target {
         bytes: Bytes,
         crc64: Crc64,
     ) -> Result<(), StepError> {
+        let context = Context::new().with_value(Arriving { bytes: bytes.clone(), crc64, md5: None });
         let options = BlockBlobClientStageBlockOptions {
-            transactional_content_crc64: Some(crc64.to_azure()),
+            method_options: ClientMethodOptions { context },
             ..Default::default()
         };
         let length = bytes.len() as u64;

@@ -180,6 +180,38 @@ async fn a_read_that_differs_from_the_sources_checksum_writes_nothing() {
     assert_eq!(rig.puts().await, (0, 0));
 }
 
+/// Exactly one checksum goes along: both would be refused.
+#[tokio::test]
+async fn what_arrives_is_checked_by_crc_and_at_azurite_by_md5() {
+    for (server, checksum) in
+        [("Windows-Azure-Blob/1.0", "x-ms-content-crc64"), ("Azurite-Blob/3.37.0", "content-md5")]
+    {
+        let mut rig = Rig::new(1).await;
+        rig.config.engine = Engine::Stream;
+        rig.object(&Crc64::of(BODY).to_string()).await;
+        Mock::given(method("GET"))
+            .and(query_param("comp", "list"))
+            .respond_with(ResponseTemplate::new(200).insert_header("server", server).set_body_raw(
+                "<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>",
+                "application/xml",
+            ))
+            .with_priority(1)
+            .mount(&rig.azure)
+            .await;
+        rig.azure_takes_blobs().await;
+        assert_eq!(rig.apply().await.unwrap().copied, 1);
+        let requests = rig.azure.received_requests().await.unwrap();
+        let put = requests.iter().find(|r| r.method.as_str() == "PUT").unwrap();
+        let sent =
+            ["x-ms-content-crc64", "content-md5"].into_iter().filter(|name| put.headers.contains_key(*name));
+        assert_eq!(sent.collect::<Vec<_>>(), [checksum], "{server}");
+        let md5 = BASE64.encode(md5(BODY));
+        let crc64 = BASE64.encode(Crc64::of(BODY).to_azure());
+        let wanted = if checksum == "content-md5" { md5 } else { crc64 };
+        assert_eq!(put.headers[checksum].to_str().unwrap(), wanted);
+    }
+}
+
 #[tokio::test]
 async fn bytes_that_arrive_damaged_are_sent_again() {
     let mut rig = Rig::new(1).await;

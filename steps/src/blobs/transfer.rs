@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use migrate_plugin_api::{ErrorClass, StepError};
 use tokio::sync::Semaphore;
 
+use super::azure_client::Arriving;
 use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans, md5};
 use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
@@ -23,8 +24,9 @@ use super::pace::Cap;
 use super::source::{Object, Properties, Source};
 use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
 
-/// Bytes held at once, over all objects: what six blocks in flight need and no more.
-const MEMORY_BYTES: u64 = 48 << 20;
+/// Bytes held at once, over all objects: what four blocks in flight need and no more. On their way they
+/// take about twice that.
+const MEMORY_BYTES: u64 = 32 << 20;
 /// Times an object is begun, for a source that changes or a line that breaks. The clients have
 /// their own repeats for single requests below this.
 const OBJECT_ATTEMPTS: u32 = 3;
@@ -180,6 +182,9 @@ impl Mover {
             self.stream_blocks(object).await
         }?;
         counts.streamed = 1;
+        if ask_azure {
+            counts.streamed_objects.insert(reason.clone(), vec![object.key.clone()]);
+        }
         counts.reasons.insert(reason, 1);
         Ok(counts)
     }
@@ -204,7 +209,7 @@ impl Mover {
         };
         let (mut dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
         dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
-        self.target.put(&object.key, bytes, crc64, dress).await?;
+        self.target.put(&object.key, Arriving { bytes, crc64, md5: Some(ours) }, dress).await?;
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)

@@ -201,7 +201,12 @@ fn ways(outputs: &CopyOutputs) -> Option<Check> {
     if outputs.copied == 0 {
         return None;
     }
-    let why = outputs.reasons.iter().map(|(why, count)| format!("{count}: {why}")).collect::<Vec<_>>();
+    let why = outputs.reasons.iter().map(|(why, count)| match outputs.streamed_objects.get(why) {
+        Some(keys) if keys.len() as u64 == *count => format!("{count}: {why}: {}", keys.join(", ")),
+        Some(keys) => format!("{count}: {why}: {}, …", keys.join(", ")),
+        None => format!("{count}: {why}"),
+    });
+    let why = why.collect::<Vec<_>>();
     let all = outputs.copied.to_string();
     let gone = format!("{}", outputs.server_side + outputs.streamed);
     let ways = format!("{} server-side, {} streamed", outputs.server_side, outputs.streamed);

@@ -29,7 +29,7 @@ use super::upload::{BlobSource, Mounted, Session};
 
 /// Blobs on their way at once. Enough to fill a link with ACR's latency, few enough for memory:
 /// each holds less than a megabyte.
-const BLOBS_AT_ONCE: usize = 8;
+const BLOBS_AT_ONCE: usize = 6;
 
 /// Small requests at once; the registry's own pace may be slower.
 pub(crate) const CHECKS_AT_ONCE: usize = 32;
