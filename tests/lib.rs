@@ -134,20 +134,32 @@ impl Sandbox {
     /// # Panics
     /// When it fails.
     pub fn kubectl(&self, context: &str, args: &[&str]) -> String {
+        let output = expect_success(&mut self.kubectl_command(context, args));
+        String::from_utf8(output.stdout).expect("kubectl prints text")
+    }
+
+    /// As [`kubectl`](Self::kubectl), however it ends.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn kubectl_output(&self, context: &str, args: &[&str]) -> Output {
+        self.kubectl_command(context, args).output().expect("kubectl starts")
+    }
+
+    fn kubectl_command(&self, context: &str, args: &[&str]) -> Command {
         let kubectl = std::fs::read_dir(target().join("sandbox/bin"))
             .expect("the sandbox's programs")
             .filter_map(Result::ok)
             .map(|entry| entry.path().join("kubectl"))
             .find(|path| path.exists())
             .expect("the sandbox has kubectl");
-        let output = expect_success(
-            Command::new(kubectl)
-                .arg("--kubeconfig")
-                .arg(self.project.join("kubeconfig"))
-                .args(["--context", context])
-                .args(args),
-        );
-        String::from_utf8(output.stdout).expect("kubectl prints text")
+        let mut command = Command::new(kubectl);
+        command
+            .arg("--kubeconfig")
+            .arg(self.project.join("kubeconfig"))
+            .args(["--context", context])
+            .args(args);
+        command
     }
 }
 
@@ -332,6 +344,11 @@ pub fn expect_success(command: &mut Command) -> Output {
 /// The folder with the state of a daemon of the sandbox.
 pub fn state(daemon: &str) -> PathBuf {
     target().join("sandbox/state").join(daemon)
+}
+
+/// The folder with the definitions of the kinds that AKS and its add-ons serve.
+pub fn definitions() -> PathBuf {
+    target().join("sandbox/cache/definitions")
 }
 
 /// The log of a daemon of the sandbox.

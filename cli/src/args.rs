@@ -269,6 +269,10 @@ pub struct AssessArgs {
     #[arg(short, long = "namespace", value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
 
+    /// A context of your kubeconfig: the target, so that what it lacks is found too
+    #[arg(long, value_name = "CONTEXT")]
+    pub target: Option<String>,
+
     /// Also write it as one HTML file that needs nothing else
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

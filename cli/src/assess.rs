@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use migrate_steps::assess::{Assessment, assess_files};
+use migrate_steps::assess::{Assessment, assess_cluster, assess_files_for, look_at_target};
 use migrate_steps::rules::{Finding, RuleKind};
 
 use crate::args::{AssessArgs, Cli};
@@ -24,14 +24,19 @@ const SHOWN: usize = 200;
 /// When something can't be read or written.
 pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
     let known = knowledge(cli, &args.rules)?;
+    let target = match &args.target {
+        Some(context) => Some(look_at_target(context).await?),
+        None => None,
+    };
+    let (rules, inputs) = (&known.rules, &known.inputs);
     let assessment = match (&args.path, &args.context) {
-        (Some(path), _) => assess_files(path, &known.rules, &known.inputs)?,
-        (None, Some(context)) => {
-            migrate_steps::assess::assess_cluster(context, &args.namespaces, &known.rules, &known.inputs)
-                .await?
-        }
+        (Some(path), _) => assess_files_for(path, rules, inputs, target)?,
+        (None, Some(context)) => assess_cluster(context, &args.namespaces, rules, inputs, target).await?,
         (None, None) => return Err(Failure::Usage("name a folder, or a cluster with --context".to_owned())),
     };
+    for path in &assessment.left_out {
+        say!("{path} was left out: links are not followed");
+    }
     if let Some(file) = &args.html {
         write(file, &html::page(&assessment, &known.rules))?;
         say!("written to {}", file.display());

@@ -1,9 +1,6 @@
 //! `migrate rewrite`: the difference that the rules would make in a folder, or made in place.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 
 use migrate_steps::manifests::{RewrittenFile, rewrite_files};
 
@@ -24,19 +21,16 @@ const CONTEXT: usize = 3;
 pub fn rewrite(cli: &Cli, args: &RewriteArgs) -> Result<Exit, Failure> {
     let known = knowledge(cli, &args.rules)?;
     let done = rewrite_files(&args.path, &known.rules, &known.inputs)?;
-    let changed: Vec<&RewrittenFile> = done.files.iter().filter(|file| file.before != file.after).collect();
+    let changed: Vec<&RewrittenFile> = done.changed().collect();
     if args.write {
-        for file in &changed {
-            replace(&file.absolute, &file.after)
-                .map_err(|source| Failure::Write { file: file.path.clone(), source })?;
-        }
+        done.write_back()?;
     }
     if cli.json {
-        let files: Vec<_> =
-            changed.iter().map(|f| serde_json::json!({ "file": f.path, "changes": f.changes })).collect();
+        let file = |f: &&RewrittenFile| serde_json::json!({ "file": f.path, "changes": f.changes, "removed": f.is_emptied });
+        let files: Vec<_> = changed.iter().map(file).collect();
         print_json(
             "rewrite",
-            &serde_json::json!({ "written": args.write, "files": files, "findings": done.findings }),
+            &serde_json::json!({ "written": args.write, "files": files, "findings": done.findings, "left-out": done.left_out }),
         )?;
     } else if !args.write {
         let mut text = String::new();
@@ -53,6 +47,13 @@ pub fn rewrite(cli: &Cli, args: &RewriteArgs) -> Result<Exit, Failure> {
         done.files.len(),
         done.findings.len()
     );
+    let verb = if args.write { "was removed" } else { "would be removed" };
+    for file in changed.iter().filter(|file| file.is_emptied) {
+        say!("  {} {verb}: nothing in it is for AKS; take it out of what names it", file.path);
+    }
+    for path in &done.left_out {
+        say!("  {path} was left out: links are not followed");
+    }
     let mut needs: Vec<&String> = done.findings.iter().flat_map(|finding| &finding.needs).collect();
     needs.sort();
     needs.dedup();
@@ -62,27 +63,12 @@ pub fn rewrite(cli: &Cli, args: &RewriteArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Replaces a file as a whole or not at all, with its permissions.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.migrate"));
-    let written = (|| {
-        let mut file = fs::File::create(&draft)?;
-        file.set_permissions(fs::metadata(path)?.permissions())?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
-}
-
 /// The file's difference in unified form.
 fn diff(out: &mut String, file: &RewrittenFile) {
-    let differ = similar::TextDiff::from_lines(&file.before, &file.after);
-    let (before, after) = (format!("a/{}", file.path), format!("b/{}", file.path));
+    let after = if file.is_emptied { "" } else { &file.after };
+    let differ = similar::TextDiff::from_lines(file.before.as_str(), after);
+    let names = (format!("a/{}", file.path), format!("b/{}", file.path));
+    let after = if file.is_emptied { "/dev/null" } else { &names.1 };
     let mut unified = differ.unified_diff();
-    let _ = write!(out, "{}", unified.context_radius(CONTEXT).header(&before, &after));
+    let _ = write!(out, "{}", unified.context_radius(CONTEXT).header(&names.0, after));
 }

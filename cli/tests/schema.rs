@@ -73,7 +73,8 @@ fn the_reference_of_migration_toml_names_every_field() {
     fields(&schema, &schema, 0, &mut named);
     assert!(named.contains("kubeconfig") && named.contains("tables") && named.len() > 40, "{named:?}");
     let is_told = |name: &&String| {
-        [format!("`{name}`"), format!("`[{name}]`"), format!("`[[{name}]]`"), format!("`[{name}.")]
+        let inner = format!(".{name}]`");
+        [format!("`{name}`"), format!("`[{name}]`"), format!("`[[{name}]]`"), format!("`[{name}."), inner]
             .iter()
             .any(|written| reference.contains(written))
     };

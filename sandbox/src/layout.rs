@@ -271,6 +271,11 @@ impl Layout {
         self.bin_root().join(format!("{}-{}", tool.module(), tool.version()))
     }
 
+    /// Definitions of the kinds that AKS and its add-ons serve. Kept by `down`.
+    pub fn definitions(&self) -> PathBuf {
+        self.cache().join("definitions")
+    }
+
     /// A binary of a tool, for instance `bin(Tool::Kubernetes, "kubelet")`.
     pub fn bin(&self, tool: Tool, binary: &str) -> PathBuf {
         self.bin_dir(tool).join(binary)

@@ -2,6 +2,7 @@
 
 mod azure;
 mod cluster;
+mod definitions;
 mod down;
 mod env;
 mod estate;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use miette::{IntoDiagnostic, Result, WrapErr, bail, miette};
 
 use crate::layout::{self, Layout, Tool, versions};
-use crate::process;
+use crate::{definitions, process};
 
 /// Debian packages, each with what it is for.
 const PACKAGES: [(&str, &str); 12] = [
@@ -44,6 +44,7 @@ enum Job {
     Go(Tool),
     Azurite,
     Moto,
+    Definitions,
 }
 
 /// Checks and installs. Says what it does on stderr; silent when all is there.
@@ -109,6 +110,9 @@ fn jobs(layout: &Layout) -> Vec<Job> {
     if !layout.moto_server().is_file() {
         jobs.push(Job::Moto);
     }
+    if !definitions::are_there(layout) {
+        jobs.push(Job::Definitions);
+    }
     jobs
 }
 
@@ -118,7 +122,7 @@ fn refuse_if_missing(jobs: &[Job]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         missing.push("root: namespaces, mounts and cgroups are made; run it as root".to_owned());
     }
-    if jobs.iter().any(|job| matches!(job, Job::Go(_))) {
+    if jobs.iter().any(|job| matches!(job, Job::Go(_) | Job::Definitions)) {
         missing.extend(missing_go());
     }
     // Azurite runs in Node.js, so it is needed even when all is built.
@@ -178,6 +182,7 @@ impl Job {
             Job::Go(tool) => format!("{} {}", tool.module(), tool.version()),
             Job::Azurite => format!("azurite {}", versions::AZURITE),
             Job::Moto => format!("moto {}", versions::MOTO),
+            Job::Definitions => "definitions of the kinds on AKS".to_owned(),
         }
     }
 
@@ -187,6 +192,11 @@ impl Job {
             Job::Go(tool) => build(layout, *tool),
             Job::Azurite => install_azurite(layout),
             Job::Moto => install_moto(layout),
+            Job::Definitions => {
+                let staging = Staging::new(&layout.definitions())?;
+                definitions::fetch(layout, staging.path())?;
+                staging.finish()
+            }
         }
     }
 }

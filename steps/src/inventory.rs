@@ -214,6 +214,11 @@ impl Catalog {
         Ok(Self { kinds })
     }
 
+    /// Every kind at every version: `apps/v1/Deployment`.
+    pub(crate) fn ids(&self) -> std::collections::BTreeSet<String> {
+        self.kinds.values().map(Served::id).collect()
+    }
+
     /// The kind, where the cluster serves it at that version.
     pub(crate) fn get(&self, api_version: &str, kind: &str) -> Option<&Served> {
         self.kinds.get(&(api_version.to_owned(), kind.to_owned()))

@@ -9,6 +9,7 @@ mod checks;
 mod commands;
 mod duration;
 mod exec;
+mod identity;
 mod images;
 mod inventory;
 mod keyvault;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         blobs::steps(),
         checks::steps(),
         commands::steps(),
+        identity::steps(),
         images::steps(),
         manifests::steps(),
         velero::steps(),

@@ -18,6 +18,16 @@ pub(crate) enum Segment<'a> {
     Index(usize),
 }
 
+impl Segment<'_> {
+    /// The same, on its own.
+    pub(crate) fn to_owned_segment(&self) -> Segment<'static> {
+        match self {
+            Self::Key(key) => Segment::Key(Cow::Owned(key.as_ref().to_owned())),
+            Self::Index(index) => Segment::Index(*index),
+        }
+    }
+}
+
 /// `spec.template.spec.containers[0].image`, `metadata.annotations["a.b/c"]`.
 pub(crate) fn display(path: &[Segment<'_>]) -> String {
     let mut text = String::new();

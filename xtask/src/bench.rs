@@ -10,6 +10,7 @@ const BENCHES: &[(&str, &str, &str)] = &[
         "what a step in a process of its own costs, and how fast its events are taken in",
         "migrate-plugin-host",
     ),
+    ("rules", "what assessing and rewriting an estate costs", "migrate-steps"),
     ("images", "what moving images costs, beside crane, regsync and skopeo", "migrate-steps"),
     ("blobs", "what a copy of objects costs, beside rclone and AzCopy", "migrate-steps"),
 ];

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
@@ -17,12 +18,13 @@ use serde_json::Value;
 use super::claims::{Claim, Storage};
 use super::estate::Estate;
 use super::report::Assessment;
+use super::target;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
-use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity};
+use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity, Target};
 use crate::site::{ClusterRef, RegistryRef};
 use crate::workload;
 
@@ -51,6 +53,9 @@ pub(crate) struct Config {
     /// Files with rules of your own.
     #[serde(default)]
     pub rules: Vec<PathBuf>,
+    /// The target, so that what it lacks is found too.
+    #[serde(default)]
+    pub target: Option<ClusterRef>,
 }
 
 /// What was found.
@@ -80,6 +85,13 @@ impl Config {
         let files: Vec<PathBuf> = self.rules.iter().map(|file| ctx.path(file)).collect();
         RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
     }
+
+    async fn look_at_target(&self, ctx: &StepContext) -> Result<Option<Target>, StepError> {
+        match &self.target {
+            Some(cluster) => Ok(Some(target::target(ctx, cluster).await?)),
+            None => Ok(None),
+        }
+    }
 }
 
 impl AssessCluster {
@@ -89,13 +101,14 @@ impl AssessCluster {
         config: &Config,
         rules: &RuleSet,
         client: &Client,
+        target: Option<Target>,
     ) -> Result<(Outputs, Assessment), StepError> {
         let version = client
             .apiserver_version()
             .await
             .map_err(|e| kube_error(format!("cluster `{}` can't be reached", config.cluster.context), e))?;
         let (kinds, broken) = served(client).await?;
-        let mut gathered = Gathered::new();
+        let mut gathered = Gathered::new(target);
         for class in storage_classes(client).await? {
             gathered.class(class);
         }
@@ -153,12 +166,13 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn new() -> Self {
+    fn new(target: Option<Target>) -> Self {
+        let target = target.map(Arc::new);
         Self {
             images: BTreeSet::new(),
             objects: BTreeMap::new(),
             storage: Storage::default(),
-            facts: Facts { is_live: true, ..Facts::default() },
+            facts: Facts { is_live: true, target, ..Facts::default() },
             estate: Estate::default(),
             classes: BTreeMap::new(),
             made: Vec::new(),
@@ -343,7 +357,8 @@ impl TypedStep for AssessCluster {
             error.hint = problem.hint;
             return Err(error);
         }
-        let (outputs, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client).await?;
+        let target = config.look_at_target(ctx).await?;
+        let (outputs, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client, target).await?;
         ctx.info(format!(
             "{} images to move, {} others, {} claims, {} objects, {} findings",
             outputs.images.len(),
@@ -365,7 +380,8 @@ impl TypedStep for AssessCluster {
         let client = connect(ctx, &config.cluster).await?;
         let mut checks = Vec::new();
         if depth == VerifyDepth::Deep {
-            let (now, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client).await?;
+            let target = config.look_at_target(ctx).await?;
+            let (now, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client, target).await?;
             checks = drift(outputs, &now);
         } else {
             let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
@@ -396,7 +412,7 @@ mod tests {
 
     #[test]
     fn only_images_that_run_are_to_be_moved() {
-        let mut gathered = Gathered::new();
+        let mut gathered = Gathered::new(None);
         let pod = |kind: &str, image: &str, extra: Value| {
             let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "a", "namespace": "shop" },
                 "spec": { "containers": [{ "name": "a", "image": image }] } });
@@ -432,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_warning_and_never_a_failure() {
-        let mut gathered = Gathered::new();
+        let mut gathered = Gathered::new(None);
         gathered.take("shop", "v1/ConfigMap", &json!({ "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "web", "namespace": "shop" }, "data": { "topic": "arn:aws:sns:us-east-1:1:a" } }));
         let (outputs, _) = gathered.finish(

@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::cluster::{AssessCluster, Config};
 use super::report::Assessment;
+use super::target::target;
 use crate::inventory::missing_namespaces;
 use crate::kubernetes::connect;
-use crate::rules::{Inputs, RuleSet};
+use crate::rules::{Inputs, RuleSet, Target};
 use crate::site::{ClusterRef, RegistryRef};
 
 /// Nobody to report to and nothing to store: looking needs neither.
@@ -45,6 +46,15 @@ fn context() -> Result<StepContext, InvalidId> {
     Ok(StepContext::new(run, node, 1, key, PathBuf::from("."), Arc::new(Alone)))
 }
 
+/// What the cluster that `context_name` of the default kubeconfig names has, as a target.
+///
+/// # Errors
+/// When the cluster can't be reached, or does not let its classes, nodes or kinds be listed.
+pub async fn look_at_target(context_name: &str) -> Result<Target, StepError> {
+    let ctx = context().map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
+    target(&ctx, &ClusterRef { kubeconfig: None, context: context_name.to_owned() }).await
+}
+
 /// Assesses namespaces of the cluster that `context` of the default kubeconfig names.
 ///
 /// # Errors
@@ -54,6 +64,7 @@ pub async fn assess_cluster(
     namespaces: &[String],
     rules: &RuleSet,
     inputs: &Inputs,
+    target_facts: Option<Target>,
 ) -> Result<Assessment, StepError> {
     let ctx = context().map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
     let config = Config {
@@ -62,6 +73,7 @@ pub async fn assess_cluster(
         namespaces: namespaces.to_vec(),
         inputs: inputs.clone(),
         rules: Vec::new(),
+        target: None,
     };
     let client = connect(&ctx, &config.cluster).await?;
     if let Some(problem) = missing_namespaces(&client, namespaces, "namespaces").await?.into_iter().next() {
@@ -69,5 +81,5 @@ pub async fn assess_cluster(
         error.hint = problem.hint;
         return Err(error);
     }
-    Ok(AssessCluster.gather(&ctx, &config, rules, &client).await?.1)
+    Ok(AssessCluster.gather(&ctx, &config, rules, &client, target_facts).await?.1)
 }

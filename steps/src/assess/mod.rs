@@ -7,13 +7,14 @@ mod files;
 mod live;
 mod manifests;
 mod report;
+mod target;
 
 use std::sync::Arc;
 
 use migrate_plugin_api::{Step, Typed};
 
-pub use files::assess_files;
-pub use live::assess_cluster;
+pub use files::{assess_files, assess_files_for};
+pub use live::{assess_cluster, look_at_target};
 pub use report::{Assessment, WorkloadReport};
 
 /// The steps of this family.

@@ -39,6 +39,9 @@ pub struct Assessment {
     pub objects: u64,
     /// Files looked at; 0 for a cluster.
     pub files: u64,
+    /// Links and the like in the folder, which were not looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Of all workloads together.
     pub readiness: u8,
     /// A person's work, roughly.
@@ -68,15 +71,21 @@ fn penalty(finding: &Finding) -> u32 {
     }
 }
 
+/// By what findings of a severity are sorted.
+fn place(finding: &Finding) -> impl Ord + '_ {
+    let Finding { rule, namespace, kind, name, file, line, path, .. } = finding;
+    (rule, namespace, kind, name, file, line, path)
+}
+
 /// Each rule counts once: the second place of the same kind is known by then.
-fn rated(findings: &[&Finding], rules: &RuleSet) -> (u8, f32) {
+fn rated(findings: &[&Finding], of_rules: &BTreeMap<&str, f32>) -> (u8, f32) {
     let mut worst: BTreeMap<&str, u32> = BTreeMap::new();
     let mut hours: BTreeMap<&str, f32> = BTreeMap::new();
     for finding in findings {
         let taken = worst.entry(&finding.rule).or_default();
         *taken = (*taken).max(penalty(finding));
         if !finding.rewritten && finding.severity > RuleSeverity::Info {
-            hours.insert(&finding.rule, rules.find(&finding.rule).map_or(0.0, |rule| rule.hours));
+            hours.insert(&finding.rule, of_rules.get(finding.rule.as_str()).copied().unwrap_or(0.0));
         }
     }
     let taken: u32 = worst.values().sum();
@@ -92,13 +101,7 @@ impl Assessment {
         objects: u64,
         files: u64,
     ) -> Self {
-        findings.sort_by(|a, b| {
-            let place =
-                |f: &Finding| (f.namespace.clone(), f.kind.clone(), f.name.clone(), f.file.clone(), f.line);
-            b.severity
-                .cmp(&a.severity)
-                .then_with(|| (&a.rule, place(a), &a.path).cmp(&(&b.rule, place(b), &b.path)))
-        });
+        findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| place(a).cmp(&place(b))));
         let groups = estate.groups();
         let mut by_workload: BTreeMap<Option<usize>, Vec<&Finding>> = BTreeMap::new();
         for finding in &findings {
@@ -109,15 +112,15 @@ impl Assessment {
             let (kind, namespace, name) = &groups.workloads[at];
             if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
         };
-        let none = Vec::new();
+        let (none, hours) = (Vec::new(), rules.hours());
         let report = |at: Option<usize>| {
             let found = by_workload.get(&at).unwrap_or(&none);
-            let (readiness, hours) = rated(found, rules);
+            let (readiness, work) = rated(found, &hours);
             let count = |passes: &dyn Fn(&Finding) -> bool| found.iter().filter(|f| passes(f)).count();
             WorkloadReport {
                 name: at.map_or_else(|| "other objects".to_owned(), name),
                 readiness,
-                hours,
+                hours: work,
                 wave: at.map_or(0, |at| groups.waves[at]),
                 rewritten: count(&|f| f.rewritten),
                 waiting: count(&|f| !f.rewritten && f.action != RuleKind::Manual),
@@ -146,6 +149,7 @@ impl Assessment {
         Self {
             objects,
             files,
+            left_out: Vec::new(),
             readiness: u8::try_from(readiness).unwrap_or(0),
             hours: workloads.iter().map(|workload| workload.hours).sum(),
             needs,

@@ -63,6 +63,13 @@ pub(crate) enum Edit {
         /// The item.
         value: Value,
     },
+    /// Items are added to the list there, which has some.
+    Extend {
+        /// The list.
+        path: Path,
+        /// The items.
+        values: Vec<Value>,
+    },
 }
 
 /// Why an edit was not made.
@@ -87,7 +94,8 @@ impl Edit {
             | Self::Rename { path, .. }
             | Self::Delete { path }
             | Self::Insert { path, .. }
-            | Self::Append { path, .. } => path,
+            | Self::Append { path, .. }
+            | Self::Extend { path, .. } => path,
         }
     }
 
@@ -143,29 +151,59 @@ fn nested(mut path: Path, value: Value) -> Edit {
     }
 }
 
+/// A text that holds one document, with its tree.
+#[derive(Debug, Clone)]
+pub(crate) struct Sheet {
+    /// The text.
+    pub text: String,
+    /// What it says.
+    pub root: Node,
+}
+
+impl Sheet {
+    /// Reads `text`; `None` where it holds no document, or several.
+    ///
+    /// # Errors
+    /// When it is no YAML.
+    pub(crate) fn read(text: String) -> Result<Option<Self>, ReadError> {
+        let mut documents = read(&text)?;
+        let root = documents.pop().map(|document| document.root);
+        Ok(root.filter(|_| documents.is_empty()).map(|root| Self { text, root }))
+    }
+
+    /// Makes `edit`.
+    ///
+    /// # Errors
+    /// When it can't be made, or what came out is anything else than what was meant. Then nothing is
+    /// changed.
+    pub(crate) fn edit(&mut self, edit: Edit) -> Result<(), EditError> {
+        let refused = edit.refused();
+        let (text, root) = (self.text.as_str(), &self.root);
+        let edit = edit.settled(root);
+        let Some((range, replacement)) = patch(text, root, &edit) else { return Err(refused) };
+        let mut edited = String::with_capacity(text.len() + replacement.len());
+        edited.push_str(&text[..range.start]);
+        edited.push_str(&replacement);
+        edited.push_str(&text[range.end..]);
+        let mut meant = root.clone();
+        if !model(&mut meant, root, &edit) {
+            return Err(refused);
+        }
+        match Self::read(edited)? {
+            Some(sheet) if sheet.root.same(&meant) => *self = sheet,
+            _ => return Err(refused),
+        }
+        Ok(())
+    }
+}
+
 /// Makes `edit` in `text`, which holds one document.
-///
-/// # Errors
-/// When it can't be made, or what came out is anything else than what was meant.
+#[cfg(test)]
 pub(crate) fn apply(text: &str, edit: Edit) -> Result<String, EditError> {
     let refused = edit.refused();
-    let documents = read(text)?;
-    let [document] = documents.as_slice() else { return Err(refused) };
-    let root = &document.root;
-    let edit = edit.settled(root);
-    let Some((range, replacement)) = patch(text, root, &edit) else { return Err(refused) };
-    let mut edited = String::with_capacity(text.len() + replacement.len());
-    edited.push_str(&text[..range.start]);
-    edited.push_str(&replacement);
-    edited.push_str(&text[range.end..]);
-    let mut meant = root.clone();
-    if !model(&mut meant, root, &edit) {
-        return Err(refused);
-    }
-    match read(&edited)?.as_slice() {
-        [document] if document.root.same(&meant) => Ok(edited),
-        _ => Err(refused),
-    }
+    let mut sheet = Sheet::read(text.to_owned())?.ok_or(refused)?;
+    sheet.edit(edit)?;
+    Ok(sheet.text)
 }
 
 /// The bytes to replace, and by what.
@@ -188,7 +226,8 @@ fn patch(text: &str, root: &Node, edit: &Edit) -> Option<(Range<usize>, String)>
         }
         Edit::Delete { path } => delete(text, root, path),
         Edit::Insert { path, key, value } => insert(text, root.follow(path)?, key, value),
-        Edit::Append { path, value } => append(text, root.follow(path)?, value),
+        Edit::Append { path, value } => append(text, root.follow(path)?, std::slice::from_ref(value)),
+        Edit::Extend { path, values } => append(text, root.follow(path)?, values),
     }
 }
 
@@ -280,19 +319,19 @@ fn after_colon(text: &str, entry: &Entry) -> Option<usize> {
 }
 
 /// `end` without the line breaks and blanks before it.
-fn content_end(text: &str, end: usize) -> usize {
+pub(crate) fn content_end(text: &str, end: usize) -> usize {
     text[..end].trim_end().len()
 }
 
 /// The end of the line on which what ends at `end` ends, its line break included.
-fn line_end(text: &str, end: usize) -> usize {
+pub(crate) fn line_end(text: &str, end: usize) -> usize {
     if text[..end].ends_with('\n') {
         return end;
     }
     text[end..].find('\n').map_or(text.len(), |at| end + at + 1)
 }
 
-fn line_start(text: &str, at: usize) -> usize {
+pub(crate) fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind('\n').map_or(0, |at| at + 1)
 }
 
@@ -364,8 +403,14 @@ fn delete(text: &str, root: &Node, path: &Path) -> Option<(Range<usize>, String)
         };
     }
     if children.len() == 1 {
-        let empty = if matches!(parent.kind, Kind::Map { .. }) { "{}" } else { "[]" };
-        return Some((child.start..content_end(text, child.end), empty.to_owned()));
+        let end = content_end(text, child.end);
+        if matches!(parent.kind, Kind::Map { .. }) {
+            return Some((child.start..end, "{}".to_owned()));
+        }
+        // Beside its key, or at least right of it: a dash may stand under the key, brackets may not.
+        let before = text[..child.start].trim_end();
+        let start = if before.ends_with(':') { before.len() } else { child.start };
+        return Some((start..end, " []".to_owned()));
     }
     let start = line_start(text, child.start);
     if text[start..child.start].trim().is_empty() {
@@ -377,11 +422,19 @@ fn delete(text: &str, root: &Node, path: &Path) -> Option<(Range<usize>, String)
 }
 
 /// Where the dash of the item whose content begins at `at` stands.
-fn dash_before(text: &str, at: usize) -> Option<usize> {
+pub(crate) fn dash_before(text: &str, at: usize) -> Option<usize> {
     let mut before = text[..at].trim_end();
     loop {
         if let Some(rest) = before.strip_suffix('-') {
             return Some(rest.len());
+        }
+        // A comment: between a dash and its item nothing else has a `#`.
+        let line = line_start(before, before.len());
+        if let Some(comment) =
+            before[line..].find('#').filter(|at| before[line..line + at].ends_with([' ', '\t']) || *at == 0)
+        {
+            before = before[..line + comment].trim_end();
+            continue;
         }
         // An anchor or a tag.
         let word = before.rsplit([' ', '\n', '\t']).next()?;
@@ -416,16 +469,17 @@ fn insert(text: &str, map: &Node, key: &str, value: &Value) -> Option<(Range<usi
     Some(new_lines(text, end, indent, &yaml))
 }
 
-fn append(text: &str, list: &Node, value: &Value) -> Option<(Range<usize>, String)> {
+fn append(text: &str, list: &Node, values: &[Value]) -> Option<(Range<usize>, String)> {
     let Kind::List { items, flow: is_flow } = &list.kind else { return None };
+    let flowing: Vec<String> = values.iter().map(|value| flow(value, text)).collect();
     let Some(last) = items.last() else {
-        return Some((list.span.clone(), format!("[{}]", flow(value, text))));
+        return Some((list.span.clone(), format!("[{}]", flowing.join(", "))));
     };
     if *is_flow {
-        return Some((last.span.end..last.span.end, format!(", {}", flow(value, text))));
+        return Some((last.span.end..last.span.end, format!(", {}", flowing.join(", "))));
     }
     let indent = column(text, dash_before(text, last.span.start)?);
-    let yaml = block(&Value::Array(vec![value.clone()]), indent, text);
+    let yaml = block(&Value::Array(values.to_vec()), indent, text);
     Some(new_lines(text, last.end(), indent, &yaml))
 }
 
@@ -461,6 +515,11 @@ fn model(tree: &mut Node, root: &Node, edit: &Edit) -> bool {
         Edit::Append { value, .. } => each_like(tree, root, path, &mut |node| {
             if let Kind::List { items, .. } = &mut node.kind {
                 items.push(Node::of_value(value));
+            }
+        }),
+        Edit::Extend { values, .. } => each_like(tree, root, path, &mut |node| {
+            if let Kind::List { items, .. } = &mut node.kind {
+                items.extend(values.iter().map(Node::of_value));
             }
         }),
         Edit::Rename { to, .. } => {

@@ -1,5 +1,10 @@
 //! A folder rewritten in memory, for who shows the difference or writes it back.
+//!
+//! Invariant: nothing is written outside the folder, through a link, or over what somebody else has
+//! written in the meantime.
 
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::StepError;
@@ -19,6 +24,8 @@ pub struct RewrittenFile {
     pub before: String,
     /// Its text with everything done.
     pub after: String,
+    /// Whether every object in it went, so that the file goes.
+    pub is_emptied: bool,
     /// What was done.
     pub changes: Vec<FileChange>,
 }
@@ -30,6 +37,10 @@ pub struct RewrittenFiles {
     pub files: Vec<RewrittenFile>,
     /// What is left: for a person, or for want of an input.
     pub findings: Vec<Finding>,
+    /// Links and the like, which were not read.
+    pub left_out: Vec<String>,
+    /// The folder, or that of the one file.
+    root: PathBuf,
 }
 
 /// Rewrites a folder, or one file; writes nothing.
@@ -37,17 +48,19 @@ pub struct RewrittenFiles {
 /// # Errors
 /// `Permanent`, naming the file that can't be read or edited.
 pub fn rewrite_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<RewrittenFiles, StepError> {
-    let Source { manifests, facts, .. } = source::open(root)?;
-    let mut all = RewrittenFiles::default();
+    let Source { manifests, facts, skipped, .. } = source::open(root)?;
+    let mut real = fs::canonicalize(root).map_err(|e| failed("read", &root.display().to_string(), e))?;
+    if real.is_file() {
+        real.pop();
+    }
+    let mut all = RewrittenFiles { left_out: skipped, root: real, ..RewrittenFiles::default() };
     for manifest in manifests {
         let path = manifest.entry.path.clone();
-        let found = rules
-            .findings_of_text(&manifest.text, &facts, inputs)
-            .map_err(|e| source::unreadable(&manifest.entry, e))?;
+        let found = rules.findings_of_text(&manifest.text, &manifest.documents, &facts, inputs);
         let open = found.into_iter().filter(|finding| !finding.rewritten);
         all.findings.extend(open.map(|finding| Finding { file: path.clone(), ..finding }));
         let done = rules
-            .rewrite(&manifest.text, &facts, inputs)
+            .rewrite(&manifest.text, &manifest.documents, &facts, inputs)
             .map_err(|e| StepError::permanent(format!("failed to rewrite {path}")).with_source(e))?;
         all.files.push(RewrittenFile {
             changes: done.changes.into_iter().map(|change| FileChange::of(&path, change)).collect(),
@@ -55,7 +68,164 @@ pub fn rewrite_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<Re
             absolute: manifest.entry.absolute,
             before: manifest.text,
             after: done.text,
+            is_emptied: done.is_emptied,
         });
     }
     Ok(all)
+}
+
+impl RewrittenFiles {
+    /// Files that are another than before.
+    pub fn changed(&self) -> impl Iterator<Item = &RewrittenFile> {
+        self.files.iter().filter(|file| file.before != file.after)
+    }
+
+    /// Writes every changed file back, each as a whole or not at all, and removes those of which
+    /// nothing is left. All are looked at before the first is touched.
+    ///
+    /// # Errors
+    /// `Conflict` where a file is not the one that was read any more, `Permanent` where it can't be
+    /// written.
+    pub fn write_back(&self) -> Result<(), StepError> {
+        for file in self.changed() {
+            self.check(file)?;
+        }
+        for file in self.changed() {
+            self.check(file)?;
+            let written = if file.is_emptied {
+                fs::remove_file(&file.absolute)
+            } else {
+                replace(&file.absolute, &file.after)
+            };
+            written.map_err(|e| failed("write", &file.path, e))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, file: &RewrittenFile) -> Result<(), StepError> {
+        let metadata = fs::symlink_metadata(&file.absolute).map_err(|e| failed("read", &file.path, e))?;
+        let folder = file.absolute.parent().unwrap_or(&self.root);
+        let folder = fs::canonicalize(folder).map_err(|e| failed("read", &file.path, e))?;
+        if !metadata.is_file() || !folder.starts_with(&self.root) {
+            return Err(StepError::conflict(format!("{} became a link: it is not followed", file.path)));
+        }
+        let now = fs::read(&file.absolute).map_err(|e| failed("read", &file.path, e))?;
+        if now != file.before.as_bytes() {
+            let error = StepError::conflict(format!("{} was changed by somebody else meanwhile", file.path));
+            return Err(error.with_hint("run it again"));
+        }
+        Ok(())
+    }
+}
+
+fn failed(what: &str, path: &str, error: io::Error) -> StepError {
+    StepError::permanent(format!("failed to {what} {path}")).with_source(error)
+}
+
+/// Replaces a file as a whole or not at all, with its permissions. The draft is new for certain: what
+/// stands under its name, a link even, is not written to.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}.migrate", std::process::id()));
+    let mut file = fs::File::create_new(&draft)?;
+    let written = (|| {
+        file.set_permissions(fs::metadata(path)?.permissions())?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const POD: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {topology.kubernetes.io/zone: us-east-1a}}\n";
+    const AGENT: &str =
+        "# its config\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: amazon-cloudwatch}\n";
+
+    fn rewrite(root: &Path) -> RewrittenFiles {
+        let inputs =
+            Inputs { zones: [("us-east-1a".to_owned(), "eastus-1".to_owned())].into(), ..Inputs::default() };
+        rewrite_files(root, &RuleSet::shipped(), &inputs).unwrap()
+    }
+
+    #[test]
+    fn a_link_that_is_named_is_followed_and_stays_and_those_in_a_folder_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, outside) = (dir.path().join("in"), dir.path().join("real.yaml"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&outside, POD).unwrap();
+        symlink(&outside, folder.join("link.yaml")).unwrap();
+
+        let all = rewrite(&folder);
+        assert_eq!((all.files.len(), all.left_out.as_slice()), (0, &["link.yaml".to_owned()][..]));
+        all.write_back().unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), POD);
+
+        rewrite(&folder.join("link.yaml")).write_back().unwrap();
+        assert!(fs::symlink_metadata(folder.join("link.yaml")).unwrap().is_symlink());
+        assert!(fs::read_to_string(&outside).unwrap().contains("eastus-1"));
+    }
+
+    #[test]
+    fn what_became_a_link_or_was_changed_meanwhile_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("in");
+        fs::create_dir_all(folder.join("sub")).unwrap();
+        for file in ["a.yaml", "sub/b.yaml"] {
+            fs::write(folder.join(file), POD).unwrap();
+        }
+        let all = rewrite(&folder);
+
+        // The folder below becomes a link to one outside, with the same file in it.
+        fs::rename(folder.join("sub"), dir.path().join("elsewhere")).unwrap();
+        symlink(dir.path().join("elsewhere"), folder.join("sub")).unwrap();
+        assert!(all.write_back().unwrap_err().message.contains("sub/b.yaml became a link"));
+        fs::remove_file(folder.join("sub")).unwrap();
+        fs::rename(dir.path().join("elsewhere"), folder.join("sub")).unwrap();
+
+        fs::write(folder.join("sub/b.yaml"), "# mine\n").unwrap();
+        assert!(all.write_back().unwrap_err().message.contains("changed by somebody else"));
+        assert_eq!(fs::read_to_string(folder.join("a.yaml")).unwrap(), POD);
+        assert_eq!(fs::read_to_string(folder.join("sub/b.yaml")).unwrap(), "# mine\n");
+    }
+
+    #[test]
+    fn a_link_under_the_name_of_the_draft_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, outside) = (dir.path().join("in"), dir.path().join("precious"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&outside, "precious").unwrap();
+        fs::write(folder.join("a.yaml"), POD).unwrap();
+        symlink(&outside, folder.join(format!(".a.yaml.{}.migrate", std::process::id()))).unwrap();
+        assert!(rewrite(&folder).write_back().is_err());
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(folder.join("a.yaml")).unwrap(), POD);
+    }
+
+    #[test]
+    fn a_file_of_which_every_object_goes_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("agent.yaml"), format!("{AGENT}---\n{AGENT}")).unwrap();
+        fs::write(dir.path().join("both.yaml"), format!("{AGENT}---\n{POD}")).unwrap();
+        fs::write(dir.path().join("comment.yaml"), "# nothing but this\n").unwrap();
+        let all = rewrite(dir.path());
+        let emptied: Vec<_> = all.files.iter().filter(|f| f.is_emptied).map(|f| f.path.as_str()).collect();
+        assert_eq!(emptied, ["agent.yaml"]);
+        all.write_back().unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["both.yaml", "comment.yaml"]);
+        assert_eq!(rewrite(dir.path()).changed().count(), 0);
+    }
 }

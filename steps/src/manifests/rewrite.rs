@@ -97,6 +97,9 @@ pub(crate) struct Outputs {
     pub findings: Vec<Finding>,
     /// What is neither file nor folder (links) and was left out.
     pub left_out: Vec<String>,
+    /// Files of which every object went, and that were left out therefore.
+    #[serde(default)]
+    pub emptied: Vec<String>,
     /// Digest over names and contents of all written files.
     pub digest: String,
 }
@@ -160,13 +163,15 @@ fn rewrite(
     for manifest in &manifests {
         ctx.check_cancelled()?;
         let entry = &manifest.entry;
-        let findings = rules
-            .findings_of_text(&manifest.text, &facts, &inputs)
-            .map_err(|e| source::unreadable(entry, e))?;
+        let findings = rules.findings_of_text(&manifest.text, &manifest.documents, &facts, &inputs);
         let rewritten = rules
-            .rewrite(&manifest.text, &facts, &inputs)
+            .rewrite(&manifest.text, &manifest.documents, &facts, &inputs)
             .map_err(|e| StepError::permanent(format!("failed to rewrite {}", entry.path)).with_source(e))?;
-        write(entry, rewritten.text.as_bytes(), is_private(&entry.absolute))?;
+        if rewritten.is_emptied {
+            outputs.emptied.push(entry.path.clone());
+        } else {
+            write(entry, rewritten.text.as_bytes(), is_private(&entry.absolute))?;
+        }
         outputs.count(entry, rewritten.changes, findings);
         ctx.progress(Progress::message("rewriting").items(outputs.files, total));
     }
@@ -320,6 +325,11 @@ mod tests {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {x: 'arn:aws:sns:us-east-1:1:a'}\n",
         )
         .unwrap();
+        fs::write(
+            shop.join("agent.yaml"),
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: amazon-cloudwatch}\n",
+        )
+        .unwrap();
         fs::write(shop.join("Secret-s.yaml"), "data: {}\n").unwrap();
         fs::set_permissions(shop.join("Secret-s.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(dir.path().join("in/README.md"), "old.io/readme: {{").unwrap();
@@ -336,7 +346,7 @@ mod tests {
         let (dir, ctx) = project();
         let step = Typed(ManifestRewrite);
         let plan = step.plan(&ctx, &config()).await.unwrap();
-        assert_eq!(plan.summary, "make 1 edits in 1 of 4 files into out");
+        assert_eq!(plan.summary, "make 2 edits in 2 of 5 files into out");
         let outputs = step.apply(&ctx, &config()).await.unwrap();
         let out = dir.path().join("out/shop");
         let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
@@ -345,6 +355,8 @@ mod tests {
             "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: new.io/a:1}]} # a\n"
         );
         assert!(is_private(&out.join("Secret-s.yaml")));
+        assert_eq!(outputs["emptied"], serde_json::json!(["shop/agent.yaml"]));
+        assert!(!out.join("agent.yaml").exists());
         assert_eq!(outputs["findings"][0]["file"], "shop/ConfigMap-c.yaml");
         for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
             assert!(step.verify(&ctx, &config(), &outputs, depth).await.unwrap().passed());

@@ -6,7 +6,7 @@ use std::path::Path;
 use migrate_plugin_api::StepError;
 
 use super::tree::{self, Entry};
-use crate::rules::document::read;
+use crate::rules::document::{Document, read};
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
 
@@ -19,6 +19,8 @@ pub(crate) struct Manifest {
     pub entry: Entry,
     /// Its text.
     pub text: String,
+    /// What it says.
+    pub documents: Vec<Document>,
 }
 
 /// Everything that was read.
@@ -56,7 +58,7 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         for document in &documents {
             objects(&document.root).iter().for_each(|object| source.facts.take(object));
         }
-        source.manifests.push(Manifest { entry, text });
+        source.manifests.push(Manifest { entry, text, documents });
     }
     Ok(source)
 }

@@ -64,7 +64,7 @@ pub(crate) fn list(root: &Path) -> Result<Listing, StepError> {
     Ok(listing)
 }
 
-/// As [`list`], or the one file that `root` is.
+/// As [`list`], or the one file that `root` is, or that it is a link to.
 ///
 /// # Errors
 /// As [`list`].
@@ -78,7 +78,7 @@ pub(crate) fn list_any(root: &Path) -> Result<Listing, StepError> {
     let Some(name) = name else {
         return Err(StepError::permanent(format!("{} has no UTF-8 name", root.display())));
     };
-    let entry = Entry { path: name.to_owned(), absolute: root.to_owned() };
+    let entry = Entry { path: name.to_owned(), absolute: fs::canonicalize(root).map_err(failed)? };
     Ok(Listing { files: vec![entry], others: Vec::new() })
 }
 

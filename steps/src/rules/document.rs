@@ -262,9 +262,20 @@ fn plain_value(text: &str) -> Value {
     }
 }
 
-/// The line of `at` in `text`, from 1.
-pub(crate) fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+/// Where the lines of a text end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lines(Vec<usize>);
+
+impl Lines {
+    /// Of `text`.
+    pub(crate) fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line of the byte `at`, from 1.
+    pub(crate) fn line(&self, at: usize) -> usize {
+        self.0.partition_point(|end| *end < at) + 1
+    }
 }
 
 /// The documents of `text`.

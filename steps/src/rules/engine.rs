@@ -145,8 +145,9 @@ impl Compiled {
             && (rule.groups.is_empty() || rule.groups.iter().any(group))
             && (rule.namespaces.is_empty() || rule.namespaces.contains(&object.namespace))
             && self.name.as_ref().is_none_or(|name| name.is_match(&object.name))
-            && self.all.iter().all(|condition| holds(condition, object.node))
-            && !self.none.iter().any(|condition| holds(condition, object.node))
+            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.may_fit(&object.keys)))
+            && self.all.iter().all(|condition| holds(condition, object))
+            && !self.none.iter().any(|condition| holds(condition, object))
     }
 
     fn declared(&self, look: &Look<'_>) -> Vec<Match> {
@@ -157,7 +158,7 @@ impl Compiled {
         }
         let mut found: Vec<Match> = Vec::new();
         for pattern in &self.paths {
-            for (path, node) in pattern.find(object.node) {
+            for (path, node) in object.find(pattern) {
                 let captures = match (&self.value, node.text()) {
                     (None, _) => None,
                     (Some(_), None) => continue,
@@ -196,11 +197,12 @@ impl Compiled {
     }
 }
 
-fn holds((pattern, value): &(Pattern, Option<Regex>), root: &Node) -> bool {
-    pattern.find(root).iter().any(|(_, node)| match value {
+fn holds((pattern, value): &(Pattern, Option<Regex>), object: &Object<'_>) -> bool {
+    let passes = |node: &Node| match value {
         Some(value) => node.text().is_some_and(|text| value.is_match(text)),
         None => true,
-    })
+    };
+    pattern.may_fit(&object.keys) && pattern.any(object.node, &passes)
 }
 
 struct Hit<'a> {

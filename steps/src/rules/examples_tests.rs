@@ -21,31 +21,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
 
 /// Everything that the fixtures need.
 fn inputs() -> Inputs {
-    toml::from_str(
-        r#"
-        ingress = "gateway"
-        application-load-balancer = "alb-infra/alb"
-        default-storage-class = "managed-csi"
-        provisioned-iops-sku = "PremiumV2_LRS"
-        tenant-id = "00000000-1111-2222-3333-444444444444"
-        key-vault = "retail-vault"
-        queue-target = "servicebus"
-        queue-account = "retail"
-        dns-provider = "azure"
-        registries = { "123456789012.dkr.ecr.us-west-2.amazonaws.com" = "retail.azurecr.io", "public.ecr.aws" = "retail.azurecr.io/public" }
-        storage-classes = { gp3 = "managed-csi-premium", efs-sc = "azurefile-nfs" }
-        disk-encryption-sets = { "arn:aws:kms:us-west-2:123456789012:key/one" = "/subscriptions/s/des" }
-        claim-sizes = { "assets/efs-claim" = "100Gi" }
-        identities = { "retail/cart" = "11111111-2222-3333-4444-555555555555", "carts/carts" = "22222222-2222-3333-4444-555555555555", "catalog/catalog-spc" = "33333333-2222-3333-4444-555555555555", "keda/keda-operator" = "44444444-2222-3333-4444-555555555555" }
-        zones = { us-west-2a = "westus2-1", us-west-2b = "westus2-2" }
-        node-pools = { workers = "workers" }
-        vm-sizes = { "c5.large" = "Standard_F2s_v2" }
-        vm-families = { c = "F", m = "D" }
-        public-ips = { eipalloc-0a1b = "ui" }
-        certificates = { "arn:aws:acm:us-west-2:123456789012:certificate/one" = "store-tls" }
-        "#,
-    )
-    .unwrap()
+    toml::from_str(include_str!("../../tests/fixtures/inputs.toml")).unwrap()
 }
 
 #[test]
@@ -227,7 +203,7 @@ fn a_thousand_random_files_come_back_byte_for_byte_and_read_the_same() {
             let other = <serde_json::Value as serde::Deserialize>::deserialize(other).unwrap();
             assert_eq!(document.root.to_value(), other, "seed {seed}\n{text}");
         }
-        let done = rules.rewrite(&text, &super::facts::Facts::default(), &inputs).unwrap();
+        let done = rules.rewrite(&text, &documents, &super::facts::Facts::default(), &inputs).unwrap();
         assert_eq!(done.text, text, "seed {seed}");
     }
 }

@@ -1,16 +1,48 @@
 //! What one object says about another: gathered in one pass before any rule looks. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock};
 
 use super::object::Object;
 use super::path::Pattern;
+use super::target::Target;
 
 static POD: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse("{pod}").expect("a constant"));
 
-/// `namespace` and name; manifests often leave the namespace to the deployer, so that an empty one
-/// stands for any.
+/// Namespace and name.
 pub(crate) type Name = (String, String);
+
+/// Things by name and namespace. Manifests often leave the namespace to the deployer, so that an empty
+/// one stands for any.
+#[derive(Debug, Clone)]
+pub(crate) struct Named<T>(HashMap<String, BTreeMap<String, T>>);
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> Named<T> {
+    /// Keeps `value`, instead of what had the same name before.
+    pub(crate) fn insert(&mut self, namespace: &str, name: &str, value: T) {
+        self.0.entry(name.to_owned()).or_default().insert(namespace.to_owned(), value);
+    }
+
+    /// All of them, in no order: namespace, name and value.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &T)> {
+        self.0.iter().flat_map(|(name, there)| {
+            there.iter().map(move |(namespace, value)| (namespace.as_str(), name.as_str(), value))
+        })
+    }
+
+    /// What has this name there; either side may leave the namespace out.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&T> {
+        let there = self.0.get(name)?;
+        let any = || if namespace.is_empty() { there.values().next() } else { there.get("") };
+        there.get(namespace).or_else(any)
+    }
+}
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +57,9 @@ pub(crate) struct Port {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
     /// IAM roles of service accounts.
-    pub roles: BTreeMap<Name, String>,
+    pub roles: Named<String>,
     /// Ports of Services.
-    pub ports: BTreeMap<Name, Vec<Port>>,
+    pub ports: Named<Vec<Port>>,
     /// Classes of AWS and their provisioners.
     pub classes: BTreeMap<String, String>,
     /// Whether the default class is one of AWS.
@@ -39,13 +71,18 @@ pub(crate) struct Facts {
     /// Whether the objects are those of a cluster, not of files.
     pub is_live: bool,
     /// Service accounts of pods that mount a SecretProviderClass.
-    pub provider_users: BTreeMap<Name, String>,
+    pub provider_users: Named<String>,
     /// Groups of Kubernetes that `aws-auth` maps roles to.
     pub groups: BTreeSet<String>,
     /// Groups of load balancers: the first Ingress of each, which makes the Gateway.
     pub gateways: BTreeMap<String, Name>,
     /// Ports, redirect and certificates that the Ingresses of a group ask for together.
     pub listeners: BTreeMap<String, BTreeSet<String>>,
+    /// Classes and definitions among the objects: `StorageClass` and its name,
+    /// `CustomResourceDefinition` and `GROUP/KIND`.
+    pub made: BTreeSet<(&'static str, String)>,
+    /// Where the objects go, where that is known.
+    pub target: Option<Arc<Target>>,
 }
 
 /// Provisioners of AWS.
@@ -55,26 +92,20 @@ pub(crate) fn is_aws_provisioner(name: &str) -> bool {
         || name.ends_with(".csi.eks.amazonaws.com")
 }
 
-/// Looks up by namespace and name, where either side may leave the namespace out.
-pub(crate) fn named<'a, T>(map: &'a BTreeMap<Name, T>, namespace: &str, name: &str) -> Option<&'a T> {
-    let exact = map.get(&(namespace.to_owned(), name.to_owned()));
-    exact.or_else(|| {
-        map.iter()
-            .find(|((ns, n), _)| n == name && (ns.is_empty() || namespace.is_empty()))
-            .map(|(_, value)| value)
-    })
-}
-
 impl Facts {
+    /// Whether the objects bring a class, or the definition of a kind, themselves.
+    pub(crate) fn has_made(&self, kind: &'static str, name: &str) -> bool {
+        self.made.contains(&(kind, name.to_owned()))
+    }
+
     /// Takes one object.
     pub(crate) fn take(&mut self, object: &Object<'_>) {
         let node = object.node;
-        let name = (object.namespace.clone(), object.name.clone());
         self.provider_users(object);
         match object.kind.as_str() {
             "ServiceAccount" => {
                 if let Some(role) = node.text_at(&["metadata", "annotations", "eks.amazonaws.com/role-arn"]) {
-                    self.roles.insert(name, role.to_owned());
+                    self.roles.insert(&object.namespace, &object.name, role.to_owned());
                 }
             }
             "Service" => {
@@ -83,9 +114,20 @@ impl Facts {
                     name: port.text_at(&["name"]).map(str::to_owned),
                     number: port.text_at(&["port"]).and_then(|p| p.parse().ok()).unwrap_or_default(),
                 };
-                self.ports.insert(name, ports.iter().map(port).collect());
+                self.ports.insert(&object.namespace, &object.name, ports.iter().map(port).collect());
             }
-            "StorageClass" => self.class(object),
+            "StorageClass" => {
+                self.made.insert(("StorageClass", object.name.clone()));
+                self.class(object);
+            }
+            "IngressClass" => {
+                self.made.insert(("IngressClass", object.name.clone()));
+            }
+            "CustomResourceDefinition" => {
+                let group = node.text_at(&["spec", "group"]).unwrap_or_default();
+                let kind = node.text_at(&["spec", "names", "kind"]).unwrap_or_default();
+                self.made.insert(("CustomResourceDefinition", format!("{group}/{kind}")));
+            }
             "PersistentVolume" => {
                 let driver = node.text_at(&["spec", "csi", "driver"]);
                 if driver.is_some_and(is_aws_provisioner)
@@ -104,13 +146,15 @@ impl Facts {
     }
 
     fn provider_users(&mut self, object: &Object<'_>) {
-        for (_, pod) in POD.find(object.node) {
+        if !object.keys.has("secretProviderClass") {
+            return;
+        }
+        for (_, pod) in object.find(&POD) {
             for volume in pod.get("volumes").map_or(&[][..], |volumes| volumes.items()) {
                 let class = volume.text_at(&["csi", "volumeAttributes", "secretProviderClass"]);
                 let account = pod.text_at(&["serviceAccountName"]).unwrap_or("default");
                 if let Some(class) = class {
-                    self.provider_users
-                        .insert((object.namespace.clone(), class.to_owned()), account.to_owned());
+                    self.provider_users.insert(&object.namespace, class, account.to_owned());
                 }
             }
         }

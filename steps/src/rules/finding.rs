@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::document::{Node, line_of};
+use super::document::{Lines, Node};
 use super::engine::Match;
 use super::object::Object;
 use super::rule::{Rule, RuleKind, RuleSeverity};
@@ -54,10 +54,10 @@ fn is_zero(number: &usize) -> bool {
 
 impl Finding {
     /// Of a match.
-    pub(crate) fn of(rule: &Rule, object: &Object<'_>, found: &Match, text: Option<&str>) -> Self {
+    pub(crate) fn of(rule: &Rule, object: &Object<'_>, found: &Match, lines: Option<&Lines>) -> Self {
         Self {
             file: String::new(),
-            line: text.map_or(0, |text| line_of(text, place(object.node, &found.path))),
+            line: lines.map_or(0, |lines| lines.line(place(object.node, &found.path))),
             kind: object.kind.clone(),
             namespace: object.namespace.clone(),
             name: object.name.clone(),

@@ -7,16 +7,19 @@ mod engine;
 pub(crate) mod facts;
 mod finding;
 mod inputs;
+mod lists;
 pub(crate) mod object;
 pub(crate) mod path;
 mod rewriting;
 mod rule;
 mod set;
+mod target;
 
 pub use finding::Finding;
 pub use inputs::{IngressTarget, Inputs, QueueTarget};
 pub use rule::{Condition, Effect, Example, Rule, RuleError, RuleKind, RuleSeverity};
 pub use set::RuleSet;
+pub use target::Target;
 
 pub(crate) use rewriting::Change;
 

@@ -1,11 +1,37 @@
 //! An object as rules see it: of a document, of an item of a List, or live.
 
+use std::collections::HashSet;
+
 use super::document::Node;
-use super::path::{Path, with_index};
+use super::path::{Path, Pattern, with_index};
 use crate::workload::Segment;
 
 /// Lists in lists.
 const LIST_DEPTH: usize = 4;
+
+/// Every key of an object, whatever its depth: what a pattern names and is not here fits nowhere.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keys<'a>(HashSet<&'a str>);
+
+impl<'a> Keys<'a> {
+    fn of(node: &'a Node) -> Self {
+        fn gather<'a>(node: &'a Node, keys: &mut HashSet<&'a str>) {
+            node.items().iter().for_each(|item| gather(item, keys));
+            for entry in node.entries() {
+                keys.extend(entry.key.text());
+                gather(&entry.value, keys);
+            }
+        }
+        let mut keys = HashSet::new();
+        gather(node, &mut keys);
+        Self(keys)
+    }
+
+    /// Whether `key` is one.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.0.contains(key)
+    }
+}
 
 /// An object.
 #[derive(Debug, Clone)]
@@ -24,6 +50,15 @@ pub(crate) struct Object<'a> {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// All its keys.
+    pub keys: Keys<'a>,
+}
+
+impl<'a> Object<'a> {
+    /// Every place of it that fits, with its node.
+    pub(crate) fn find(&self, pattern: &Pattern) -> Vec<(Path, &'a Node)> {
+        if pattern.may_fit(&self.keys) { pattern.find(self.node) } else { Vec::new() }
+    }
 }
 
 /// The objects of a document: itself, or the items of a List. None where it is no object.
@@ -58,5 +93,6 @@ fn collect<'a>(node: &'a Node, prefix: Path, found: &mut Vec<Object<'a>>) {
             name if name.is_empty() => text(&["metadata", "generateName"]),
             name => name,
         },
+        keys: Keys::of(node),
     });
 }

@@ -2,8 +2,10 @@
 //! `**.storageClassName`. Pure.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use super::document::{Kind, Node};
+use super::object::Keys;
 use crate::workload::Segment;
 
 /// A path into an object.
@@ -28,9 +30,14 @@ pub(crate) fn with_index(path: &[Segment<'static>], index: usize) -> Path {
     longer
 }
 
+/// A path that is still borrowed, on its own.
+pub(crate) fn owned(path: &[Segment<'_>]) -> Path {
+    path.iter().map(Segment::to_owned_segment).collect()
+}
+
 /// A path without wildcards, as written; what is no path has no segments.
 pub(crate) fn plain(text: &str) -> Path {
-    let pattern = Pattern::parse(text).map(|pattern| pattern.0).unwrap_or_default();
+    let pattern = Pattern::parse(text).map(|pattern| pattern.parts).unwrap_or_default();
     let segment = |part: Part| match part {
         Part::Key(name) => Some(key(name)),
         _ => None,
@@ -54,7 +61,11 @@ enum Part {
 
 /// A pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pattern(Vec<Part>);
+pub(crate) struct Pattern {
+    parts: Vec<Part>,
+    /// Keys that are somewhere in whatever fits.
+    keys: Vec<String>,
+}
 
 impl Pattern {
     /// Reads a pattern.
@@ -94,63 +105,85 @@ impl Pattern {
                 rest = after;
             }
         }
-        Ok(Self(parts))
+        let keys = parts.iter().filter_map(|part| match part {
+            Part::Key(name) => Some(name.clone()),
+            Part::Pod => Some("containers".to_owned()),
+            _ => None,
+        });
+        Ok(Self { keys: keys.collect(), parts })
+    }
+
+    /// Whether something with these keys may have a place that fits.
+    pub(crate) fn may_fit(&self, keys: &Keys<'_>) -> bool {
+        self.keys.iter().all(|key| keys.has(key))
     }
 
     /// Every place of `root` that fits, with its node.
     pub(crate) fn find<'a>(&self, root: &'a Node) -> Vec<(Path, &'a Node)> {
         let mut found = Vec::new();
-        find(&self.0, root, &mut Vec::new(), &mut found);
+        self.visit(root, &mut |path, node| {
+            found.push((owned(path), node));
+            ControlFlow::Continue(())
+        });
         found
     }
-}
 
-fn find<'a>(parts: &[Part], node: &'a Node, path: &mut Path, found: &mut Vec<(Path, &'a Node)>) {
-    let Some((part, rest)) = parts.split_first() else {
-        found.push((path.clone(), node));
-        return;
-    };
-    match part {
-        Part::Key(name) => each(node, path, &mut |segment, child, path| {
-            if matches!(segment, Segment::Key(key) if key == name) {
-                find(rest, child, path, found);
-            }
-        }),
-        Part::Prefix(prefix) => each(node, path, &mut |segment, child, path| {
-            if matches!(segment, Segment::Key(key) if key.starts_with(prefix.as_str())) {
-                find(rest, child, path, found);
-            }
-        }),
-        Part::Item => each(node, path, &mut |segment, child, path| {
-            if matches!(segment, Segment::Index(_)) {
-                find(rest, child, path, found);
-            }
-        }),
-        Part::Anything | Part::Pod => {
-            if *part == Part::Anything
-                || node.get("containers").is_some_and(|c| matches!(c.kind, Kind::List { .. }))
-            {
-                find(rest, node, path, found);
-            }
-            each(node, path, &mut |_, child, path| find(parts, child, path, found));
-        }
+    /// Whether a node that passes stands where it fits.
+    pub(crate) fn any(&self, root: &Node, passes: &dyn Fn(&Node) -> bool) -> bool {
+        let mut is_there = false;
+        self.visit(root, &mut |_, node| {
+            is_there = passes(node);
+            if is_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        is_there
+    }
+
+    /// Visits every place of `root` that fits, until told to stop.
+    pub(crate) fn visit<'a>(&self, root: &'a Node, visit: &mut Visit<'_, 'a>) {
+        let _ = walk(&self.parts, root, &mut Vec::new(), visit);
     }
 }
 
-fn each<'a>(node: &'a Node, path: &mut Path, visit: &mut impl FnMut(&Segment<'static>, &'a Node, &mut Path)) {
-    let mut step = |segment: Segment<'static>, child: &'a Node| {
-        path.push(segment.clone());
-        visit(&segment, child, path);
-        path.pop();
-    };
-    for (at, item) in node.items().iter().enumerate() {
-        step(Segment::Index(at), item);
+/// What is called with a place and its node.
+pub(crate) type Visit<'v, 'a> = dyn FnMut(&[Segment<'a>], &'a Node) -> ControlFlow<()> + 'v;
+
+fn walk<'a>(
+    parts: &[Part],
+    node: &'a Node,
+    path: &mut Vec<Segment<'a>>,
+    visit: &mut Visit<'_, 'a>,
+) -> ControlFlow<()> {
+    let Some((part, rest)) = parts.split_first() else { return visit(path, node) };
+    let is_deep = matches!(part, Part::Anything | Part::Pod);
+    let is_pod = || node.get("containers").is_some_and(|c| matches!(c.kind, Kind::List { .. }));
+    if *part == Part::Anything || (*part == Part::Pod && is_pod()) {
+        walk(rest, node, path, visit)?;
+    }
+    let below = if is_deep { parts } else { rest };
+    if is_deep || *part == Part::Item {
+        for (at, item) in node.items().iter().enumerate() {
+            path.push(Segment::Index(at));
+            let next = walk(below, item, path, visit);
+            path.pop();
+            next?;
+        }
     }
     for entry in node.entries() {
-        if let Some(name) = entry.key.text() {
-            step(key(name), &entry.value);
+        let Some(name) = entry.key.text() else { continue };
+        let fits = match part {
+            Part::Key(wanted) => name == wanted,
+            Part::Prefix(prefix) => name.starts_with(prefix.as_str()),
+            Part::Item => false,
+            Part::Anything | Part::Pod => true,
+        };
+        if fits {
+            path.push(Segment::Key(Cow::Borrowed(name)));
+            let next = walk(below, &entry.value, path, visit);
+            path.pop();
+            next?;
         }
     }
+    ControlFlow::Continue(())
 }
 
 #[cfg(test)]

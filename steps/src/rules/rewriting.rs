@@ -1,17 +1,17 @@
 //! Rewrites a text by rules, one edit at a time. Pure.
 
-use std::ops::Range;
-
 use serde_json::Value;
 
-use super::RuleSet;
-use super::document::{Node, read};
-use super::engine::{Effects, Look};
+use super::document::{Document, Node, read};
+use super::engine::{Effects, Look, Match};
 use super::facts::Facts;
 use super::inputs::Inputs;
+use super::lists;
 use super::object::{Object, objects};
 use super::path::Path;
-use crate::manifests::edit::{self, Edit, EditError};
+use super::rule::Compiled;
+use super::set::RuleSet;
+use crate::manifests::edit::{Edit, EditError, Sheet};
 use crate::manifests::yaml::to_yaml;
 use crate::workload::{Segment, display};
 
@@ -41,6 +41,8 @@ pub(crate) struct Rewritten {
     pub text: String,
     /// What was done, in order.
     pub changes: Vec<Change>,
+    /// Whether every object went: what is left are comments at most.
+    pub is_emptied: bool,
 }
 
 /// One document's text. A new one has no bytes of the original.
@@ -49,23 +51,47 @@ struct Part {
     is_new: bool,
 }
 
+/// A document in the making.
+pub(super) struct Draft {
+    /// Its text and tree.
+    pub sheet: Sheet,
+    /// Objects that are added behind it.
+    pub added: Vec<Value>,
+    /// Whether its only object goes.
+    pub is_dropped: bool,
+}
+
+/// What a rule does next: where in the document the object is, and what is done there.
+struct Next {
+    object: usize,
+    prefix: Path,
+    found: Match,
+}
+
 impl RuleSet {
-    /// `text` with everything done that the rules can do with these inputs.
+    /// `text` with everything done that the rules can do with these inputs; `documents` are its own.
     ///
     /// # Errors
-    /// When it is no YAML, or something can't be edited in place.
-    pub(crate) fn rewrite(&self, text: &str, facts: &Facts, inputs: &Inputs) -> Result<Rewritten, EditError> {
-        let documents = read(text)?;
-        let ranges: Vec<Range<usize>> = documents.into_iter().map(|document| document.range).collect();
+    /// When something can't be edited in place.
+    pub(crate) fn rewrite(
+        &self,
+        text: &str,
+        documents: &[Document],
+        facts: &Facts,
+        inputs: &Inputs,
+    ) -> Result<Rewritten, EditError> {
         let mut changes = Vec::new();
         let mut parts = Vec::new();
-        for range in &ranges {
-            let mut done =
-                self.rewrite_document(text[range.clone()].to_owned(), facts, inputs, &mut changes)?;
-            parts.append(&mut done);
+        for document in documents {
+            let part = text[document.range.clone()].to_owned();
+            if self.changes(&document.root, facts, inputs) {
+                parts.append(&mut self.rewrite_document(part, facts, inputs, &mut changes)?);
+            } else {
+                parts.push(Part { text: part, is_new: false });
+            }
         }
         if changes.is_empty() {
-            return Ok(Rewritten { text: text.to_owned(), changes });
+            return Ok(Rewritten { text: text.to_owned(), changes, is_emptied: false });
         }
         let is_json = text.trim_start_matches('\u{feff}').trim_start().starts_with('{');
         if is_json && parts.iter().any(|part| part.is_new) {
@@ -74,19 +100,22 @@ impl RuleSet {
             });
         }
         let mut out = String::new();
+        // Whether anything but comments stands there already.
+        let mut is_begun = false;
         for part in parts {
             if part.is_new {
                 if !out.is_empty() && !out.ends_with('\n') {
                     out.push('\n');
                 }
-                if out.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+                if is_begun {
                     out.push_str("---\n");
                 }
             }
+            is_begun |= part.text.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#'));
             out.push_str(&part.text);
         }
-        read(&out)?;
-        Ok(Rewritten { text: out, changes })
+        let is_emptied = read(&out)?.iter().all(|document| document.root.is_null());
+        Ok(Rewritten { text: out, changes, is_emptied })
     }
 
     fn rewrite_document(
@@ -96,50 +125,91 @@ impl RuleSet {
         inputs: &Inputs,
         changes: &mut Vec<Change>,
     ) -> Result<Vec<Part>, EditError> {
-        let mut text = text;
-        let mut added: Vec<Value> = Vec::new();
+        let Some(sheet) = Sheet::read(text.clone())? else {
+            return Ok(vec![Part { text, is_new: false }]);
+        };
+        let sheet = match lists::apart(&sheet) {
+            Some(items) => lists::rewrite(self, sheet, items, facts, inputs, changes)?,
+            None => sheet,
+        };
+        let done = self.rewrite_sheet(sheet, facts, inputs, changes)?;
+        let start = document_start(&done.sheet.text, &done.sheet.root);
+        let end = if done.is_dropped { start } else { done.sheet.text.len() };
+        Ok(parts(&done.sheet.text[..end], done.added))
+    }
+
+    /// Everything that the rules do to one document.
+    pub(super) fn rewrite_sheet(
+        &self,
+        sheet: Sheet,
+        facts: &Facts,
+        inputs: &Inputs,
+        changes: &mut Vec<Change>,
+    ) -> Result<Draft, EditError> {
+        let mut draft = Draft { sheet, added: Vec::new(), is_dropped: false };
+        if !self.changes(&draft.sheet.root, facts, inputs) {
+            return Ok(draft);
+        }
         for rule in &self.rules {
-            for round in 0.. {
-                let documents = read(&text)?;
-                let Some(document) = documents.first() else { break };
-                let all = objects(&document.root);
-                let first = all.iter().find_map(|object| {
-                    let mut found = rule.matches(&Look { object, facts, inputs });
-                    found.retain(|m| !m.effects.is_empty());
-                    (!found.is_empty()).then(|| (object, found.swap_remove(0)))
-                });
-                let Some((object, found)) = first else { break };
-                if round >= EDITS {
+            let (mut from, mut rounds) = (0, 0);
+            while let Some(next) = draft.next(rule, from, facts, inputs, changes) {
+                rounds += 1;
+                if rounds > EDITS {
                     return Err(EditError::Unsafe {
-                        path: format!("{} (rule {})", display(&found.path), rule.rule.id),
+                        path: format!("{} (rule {})", display(&next.found.path), rule.rule.id),
                     });
                 }
-                note(&rule.rule.id, object, &found.path, &found.effects, changes);
-                let Effects { edits, drop, add } = found.effects;
-                if object.prefix.is_empty() {
-                    added.extend(add);
-                    if drop {
-                        return Ok(parts(&text[..document_start(&text, &document.root)], added));
-                    }
-                    for edit in edits {
-                        text = edit::apply(&text, edit)?;
-                    }
-                } else {
-                    let prefix = object.prefix.clone();
-                    for edit in edits {
-                        text = edit::apply(&text, below(edit, &prefix))?;
-                    }
-                    for value in add {
-                        let path = prefix[..prefix.len() - 1].to_vec();
-                        text = edit::apply(&text, Edit::Append { path, value })?;
-                    }
-                    if drop {
-                        text = edit::apply(&text, Edit::Delete { path: prefix })?;
-                    }
+                from = next.object;
+                if next.prefix.is_empty() && next.found.effects.drop {
+                    draft.added.extend(next.found.effects.add);
+                    draft.is_dropped = true;
+                    return Ok(draft);
                 }
+                draft.carry_out(next.prefix, next.found.effects)?;
             }
         }
-        Ok(parts(&text, added))
+        Ok(draft)
+    }
+}
+
+impl Draft {
+    /// What `rule` does next in the objects from the one numbered `from` on: what it did to others
+    /// before is of no matter to them.
+    fn next(
+        &self,
+        rule: &Compiled,
+        from: usize,
+        facts: &Facts,
+        inputs: &Inputs,
+        changes: &mut Vec<Change>,
+    ) -> Option<Next> {
+        let all = objects(&self.sheet.root);
+        for (at, object) in all.iter().enumerate().skip(from) {
+            let mut matches = rule.matches(&Look { object, facts, inputs }).into_iter();
+            if let Some(found) = matches.find(|found| !found.effects.is_empty()) {
+                note(&rule.rule.id, object, &found.path, &found.effects, changes);
+                return Some(Next { object: at, prefix: object.prefix.clone(), found });
+            }
+        }
+        None
+    }
+
+    fn carry_out(&mut self, prefix: Path, effects: Effects) -> Result<(), EditError> {
+        for edit in effects.edits {
+            self.sheet.edit(below(edit, &prefix))?;
+        }
+        if prefix.is_empty() {
+            self.added.extend(effects.add);
+            return Ok(());
+        }
+        for value in effects.add {
+            let path = prefix[..prefix.len() - 1].to_vec();
+            self.sheet.edit(Edit::Append { path, value })?;
+        }
+        if effects.drop {
+            self.sheet.edit(Edit::Delete { path: prefix })?;
+        }
+        Ok(())
     }
 }
 
@@ -172,6 +242,7 @@ fn below(edit: Edit, prefix: &[Segment<'static>]) -> Edit {
         Edit::Delete { path } => Edit::Delete { path: longer(path) },
         Edit::Insert { path, key, value } => Edit::Insert { path: longer(path), key, value },
         Edit::Append { path, value } => Edit::Append { path: longer(path), value },
+        Edit::Extend { path, values } => Edit::Extend { path: longer(path), values },
     }
 }
 
@@ -207,6 +278,9 @@ fn note(rule: &str, object: &Object<'_>, at: &Path, effects: &Effects, changes: 
                 push(&super::path::with(path, key), String::new(), shown(value));
             }
             Edit::Append { path, value } => push(path, String::new(), shown(value)),
+            Edit::Extend { path, values } => {
+                values.iter().for_each(|value| push(path, String::new(), shown(value)));
+            }
         }
     }
     if effects.drop {

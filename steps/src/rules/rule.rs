@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::code::{self, Code};
 use super::inputs::Inputs;
 use super::path::Pattern;
+use super::target::Target;
 
 /// Who can do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -103,6 +104,9 @@ pub struct Example {
     /// With these inputs.
     #[serde(default)]
     pub inputs: Inputs,
+    /// On the way to this target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
 }
 
 /// A rule as it is written.

@@ -1,9 +1,12 @@
 //! Every shipped rule is held to its examples.
 
+use std::sync::Arc;
+
 use super::document::read;
 use super::facts::Facts;
 use super::object::objects;
 use super::*;
+use crate::manifests::edit::EditError;
 
 /// What the rules know of `text` alone.
 fn facts(text: &str) -> Facts {
@@ -15,9 +18,18 @@ fn facts(text: &str) -> Facts {
 }
 
 fn found(text: &str, inputs: &Inputs) -> Vec<Finding> {
-    let (set, facts) = (RuleSet::shipped(), facts(text));
+    found_for(text, inputs, None)
+}
+
+fn found_for(text: &str, inputs: &Inputs, target: Option<&Target>) -> Vec<Finding> {
+    let (set, mut facts) = (RuleSet::shipped(), facts(text));
+    facts.target = target.cloned().map(Arc::new);
     let documents = read(text).unwrap();
-    documents.iter().flat_map(|d| set.findings(&d.root, Some(text), &facts, inputs)).collect()
+    set.findings_of_text(text, &documents, &facts, inputs)
+}
+
+fn rewritten(set: &RuleSet, text: &str, inputs: &Inputs) -> Result<String, EditError> {
+    set.rewrite(text, &read(text)?, &facts(text), inputs).map(|done| done.text)
 }
 
 #[test]
@@ -31,7 +43,8 @@ fn every_rule_finds_and_rewrites_its_examples() {
         for example in &rule.examples {
             let before = example.before.trim_start_matches('\n');
             let after = example.after.as_deref().map_or(before, |after| after.trim_start_matches('\n'));
-            let finding = found(before, &example.inputs).into_iter().find(|f| f.rule == rule.id);
+            let all = found_for(before, &example.inputs, example.target.as_ref());
+            let finding = all.into_iter().find(|f| f.rule == rule.id);
             match finding {
                 None => wrong.push(format!("{}: does not find its example", rule.id)),
                 Some(finding)
@@ -43,14 +56,14 @@ fn every_rule_finds_and_rewrites_its_examples() {
                 }
                 Some(_) => {}
             }
-            match set.rewrite(before, &facts(before), &example.inputs) {
-                Ok(done) if done.text != after => {
-                    wrong.push(format!("{}: is\n{}\nand should be\n{after}", rule.id, done.text));
+            match rewritten(&set, before, &example.inputs) {
+                Ok(done) if done != after => {
+                    wrong.push(format!("{}: is\n{}\nand should be\n{after}", rule.id, done));
                 }
                 Ok(done) => {
-                    let again = set.rewrite(&done.text, &facts(&done.text), &example.inputs).unwrap();
-                    if again.text != done.text {
-                        wrong.push(format!("{}: twice is another than once:\n{}", rule.id, again.text));
+                    let again = rewritten(&set, &done, &example.inputs).unwrap();
+                    if again != done {
+                        wrong.push(format!("{}: twice is another than once:\n{}", rule.id, again));
                     }
                 }
                 Err(e) => wrong.push(format!("{}: {e}", rule.id)),
@@ -113,4 +126,99 @@ fn of_a_text_only_the_reference_is_repeated() {
                 arn:aws:sns:us-east-1:123456789012:orders hunter2\n    url: https://user:hunter2@sqs.us-east-1.amazonaws.com/1\n";
     let all = format!("{:?}", found(text, &Inputs::default()));
     assert!(all.contains("orders") && !all.contains("hunter2"), "{all}");
+}
+
+/// A target with everything that an ordinary web application needs.
+fn target() -> Target {
+    toml::from_str(
+        r#"
+        version = "v1.36.3"
+        storage-classes = ["managed-csi"]
+        default-storage-class = "managed-csi"
+        ingress-classes = ["webapprouting.kubernetes.azure.com"]
+        kinds = ["v1/Pod", "v1/PersistentVolumeClaim", "networking.k8s.io/v1/Ingress", "networking.k8s.io/v1/NetworkPolicy"]
+        nodes = [
+            { "kubernetes.io/arch" = "amd64", "kubernetes.azure.com/agentpool" = "workers", "topology.kubernetes.io/zone" = "eastus-1" },
+            { "kubernetes.io/arch" = "arm64" },
+        ]
+        policy-engine = "cilium"
+        "#,
+    )
+    .unwrap()
+}
+
+#[test]
+fn findings_about_the_target_are_of_what_objects_become() {
+    let inputs: Inputs = toml::from_str(
+        r#"
+        ingress = "nginx"
+        storage-classes = { gp3 = "managed-csi", io2 = "premium" }
+        node-pools = { blue = "workers", green = "gpu" }
+        zones = { us-east-1a = "eastus-1", us-east-1b = "eastus-2" }
+        "#,
+    )
+    .unwrap();
+    let of_target = |text: &str, inputs: &Inputs| -> Vec<(String, Option<String>)> {
+        let all = found_for(text, inputs, Some(&target()));
+        all.into_iter().filter(|f| f.rule.starts_with("EKS-TGT")).map(|f| (f.rule, f.found)).collect()
+    };
+    let claim = |class: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: a}}\nspec: {{{class}resources: {{}}}}\n"
+        )
+    };
+    let found = |rule: &str, what: &str| vec![(rule.to_owned(), Some(what.to_owned()))];
+    assert_eq!(of_target(&claim("storageClassName: gp3, "), &inputs), []);
+    assert_eq!(of_target(&claim("storageClassName: io2, "), &inputs), found("EKS-TGT-001", "premium"));
+    assert_eq!(of_target(&claim(""), &inputs), []);
+    // What waits for an input is that rule's.
+    assert_eq!(of_target(&claim("storageClassName: gp3, "), &Inputs::default()), []);
+    let own =
+        "---\napiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: mine}\nprovisioner: x\n";
+    let mine = claim("storageClassName: mine, ") + own;
+    assert!(!of_target(&mine, &inputs).iter().any(|(rule, _)| rule == "EKS-TGT-001"));
+
+    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\nspec: {ingressClassName: alb}\n";
+    assert_eq!(of_target(ingress, &inputs), []);
+    let gateway = Inputs { ingress: Some(IngressTarget::Gateway), ..inputs.clone() };
+    assert_eq!(of_target(ingress, &gateway), [("EKS-TGT-002".to_owned(), None)]);
+
+    let pod = |selector: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  nodeSelector: {{{selector}}}\n  containers: [{{name: a}}]\n"
+        )
+    };
+    assert_eq!(of_target(&pod("kubernetes.io/arch: arm64"), &inputs), []);
+    assert_eq!(of_target(&pod("disk: fast"), &inputs), []);
+    assert_eq!(of_target(&pod("eks.amazonaws.com/nodegroup: blue"), &inputs), []);
+    let gpu = found("EKS-TGT-005", "kubernetes.azure.com/agentpool: gpu");
+    assert_eq!(of_target(&pod("eks.amazonaws.com/nodegroup: green"), &inputs), gpu);
+    assert_eq!(of_target(&pod("eks.amazonaws.com/nodegroup: other"), &inputs), []);
+    let affinity = |zones: &str| {
+        let terms = format!(
+            "{{matchExpressions: [{{key: topology.kubernetes.io/zone, operator: In, values: [{zones}]}}]}}"
+        );
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers: [{{name: a}}]\n  affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{terms}]}}}}}}\n"
+        )
+    };
+    assert_eq!(of_target(&affinity("us-east-1a, us-east-1b"), &inputs), []);
+    assert_eq!(
+        of_target(&affinity("us-east-1b"), &inputs),
+        found("EKS-TGT-005", "topology.kubernetes.io/zone: eastus-2")
+    );
+
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
+    assert_eq!(of_target(policy, &inputs), []);
+    let lattice =
+        "apiVersion: application-networking.k8s.aws/v1alpha1\nkind: TargetGroupPolicy\nmetadata: {name: a}\n";
+    assert_eq!(of_target(lattice, &inputs), []);
+    let coupon = "apiVersion: shop.example.com/v1\nkind: Coupon\nmetadata: {name: a}\n";
+    assert_eq!(of_target(coupon, &inputs), found("EKS-TGT-003", "shop.example.com/v1 Coupon"));
+    let definition = "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: c}\nspec: {group: shop.example.com, names: {kind: Coupon}}\n";
+    let own = of_target(&(coupon.to_owned() + definition), &inputs);
+    assert!(
+        !own.iter().any(|(_, found)| found.as_deref().is_some_and(|found| found.contains("Coupon"))),
+        "{own:?}"
+    );
 }

@@ -3,7 +3,6 @@
 use super::pods as pod_specs;
 use crate::manifests::edit::Edit;
 use crate::rules::engine::{Look, Match};
-use crate::rules::facts::named;
 use crate::rules::inputs::Lookup;
 use crate::rules::path::{Path, key, with, with_index};
 use crate::workload::Segment;
@@ -18,13 +17,16 @@ pub(super) fn client_id(look: &Look<'_>, namespace: &str, account: &str, role: O
     let by_name = look.inputs.entry("identities", &full);
     let by_role = || role.and_then(|role| look.inputs.entry("identities", role).ok());
     let by_end = || {
+        if !namespace.is_empty() {
+            return None;
+        }
         let end = format!("/{account}");
         let mut fitting = look
             .inputs
             .identities
             .iter()
             .filter(|(name, _)| !name.starts_with("arn:") && name.ends_with(&end));
-        let first = fitting.next().filter(|_| namespace.is_empty())?;
+        let first = fitting.next()?;
         fitting.next().is_none().then(|| first.1.clone())
     };
     by_name.clone().ok().or_else(by_role).or_else(by_end).map_or(by_name, Ok)
@@ -65,7 +67,7 @@ pub(super) fn association(look: &Look<'_>) -> Vec<Match> {
 pub(super) fn pods(look: &Look<'_>) -> Vec<Match> {
     let object = look.object;
     let mut all = Vec::new();
-    for (path, spec) in pod_specs(object.node) {
+    for (path, spec) in pod_specs(object) {
         let Some((_, template)) = path.split_last() else { continue };
         let is_template = matches!(template.last(), Some(Segment::Key(name)) if name == "template");
         if !is_template && object.kind != "Pod" {
@@ -73,7 +75,7 @@ pub(super) fn pods(look: &Look<'_>) -> Vec<Match> {
         }
         let account = spec.text_at(&["serviceAccountName"]).or_else(|| spec.text_at(&["serviceAccount"]));
         let account = account.unwrap_or("default");
-        let role = named(&look.facts.roles, &object.namespace, account).map(String::as_str);
+        let role = look.facts.roles.get(&object.namespace, account).map(String::as_str);
         let is_known = || look.inputs.identities.contains_key(&format!("{}/{account}", object.namespace));
         if role.is_none() && !is_known() {
             continue;

@@ -7,7 +7,7 @@ use regex::Regex;
 use super::strings;
 use crate::manifests::edit::Edit;
 use crate::rules::engine::{Look, Match};
-use crate::rules::path::Path;
+use crate::rules::path::{Path, owned};
 use crate::workload::{Segment, is_image, renamed};
 
 /// A private registry, in text too. Groups: host.
@@ -42,9 +42,12 @@ const ADDON_ACCOUNTS: [&str; 19] = [
 
 fn images<'a>(look: &Look<'a>) -> Vec<(Path, &'a str)> {
     let mut found = Vec::new();
+    if !look.object.keys.has("image") {
+        return found;
+    }
     strings(look.object.node, &mut |path, text| {
         if is_image(path) && !text.is_empty() {
-            found.push((path.clone(), text));
+            found.push((owned(path), text));
         }
     });
     found
@@ -112,17 +115,17 @@ pub(super) fn ecr_text(look: &Look<'_>) -> Vec<Match> {
     strings(look.object.node, &mut |path, text| {
         let is_own =
             matches!(path.first(), Some(Segment::Key(first)) if first == "metadata" || first == "status");
-        if is_image(path) || is_own {
+        if is_own || is_image(path) || !text.contains("ecr") {
             return;
         }
         for captures in ECR.captures_iter(text) {
             let Some(host) = captures.get(1).map(|host| host.as_str()) else { continue };
-            if found.iter().any(|m| m.path == *path && m.found.as_deref() == Some(host)) {
+            if found.iter().any(|m| m.path[..] == *path && m.found.as_deref() == Some(host)) {
                 continue;
             }
-            let mut at = Match::at(path.clone()).found(host);
+            let mut at = Match::at(owned(path)).found(host);
             if let Some(new) = at.need(look.inputs.entry("registries", host)) {
-                at = at.edit(Edit::Replace { path: path.clone(), from: host.to_owned(), to: new });
+                at = at.edit(Edit::Replace { path: owned(path), from: host.to_owned(), to: new });
             }
             found.push(at);
         }

@@ -12,10 +12,16 @@ mod routes;
 mod secrets;
 mod services;
 mod storage;
+mod target;
+
+use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
 use super::document::Node;
 use super::engine::{Look, Match};
-use super::path::{Path, Pattern, key, with_index};
+use super::object::Object;
+use super::path::{Path, Pattern, with_index};
+use crate::workload::Segment;
 
 /// A function of a rule.
 pub(crate) type Code = fn(&Look<'_>) -> Vec<Match>;
@@ -47,6 +53,11 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "secret-store" => secrets::store,
         "external-secret" => secrets::external,
         "sqs" => keda::sqs,
+        "target-storage-class" => target::storage_class,
+        "target-ingress-class" => target::ingress_class,
+        "target-kind" => target::kind,
+        "target-network-policy" => target::network_policy,
+        "target-nodes" => target::nodes,
         "trigger-authentication" => keda::authentication,
         "arns" => references::arns,
         "hosts" => references::hosts,
@@ -57,42 +68,31 @@ pub(crate) fn find(name: &str) -> Option<Code> {
 }
 
 /// Every text of the object with its path.
-fn strings<'a>(node: &'a Node, visit: &mut dyn FnMut(&Path, &'a str)) {
-    fn walk<'a>(node: &'a Node, path: &mut Path, visit: &mut dyn FnMut(&Path, &'a str)) {
+fn strings<'a>(node: &'a Node, visit: &mut dyn FnMut(&[Segment<'a>], &'a str)) {
+    EVERYWHERE.visit(node, &mut |path, node| {
         if let Some(text) = node.text() {
             visit(path, text);
         }
-        for (at, item) in node.items().iter().enumerate() {
-            path.push(crate::workload::Segment::Index(at));
-            walk(item, path, visit);
-            path.pop();
-        }
-        for entry in node.entries() {
-            if let Some(name) = entry.key.text() {
-                path.push(key(name));
-                walk(&entry.value, path, visit);
-                path.pop();
-            }
-        }
-    }
-    walk(node, &mut Vec::new(), visit);
+        ControlFlow::Continue(())
+    });
 }
 
+static EVERYWHERE: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse("**").expect("a constant"));
+static POD: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse("{pod}").expect("a constant"));
+static EXPRESSIONS: LazyLock<[Pattern; 4]> = LazyLock::new(|| {
+    ["**.matchExpressions[]", "**.matchLabelExpressions[]", "**.requirements[]", "**.preferences[]"]
+        .map(|list| Pattern::parse(list).expect("a constant"))
+});
+
 /// The specs of pods in the object, whatever its kind.
-fn pods<'a>(node: &'a Node) -> Vec<(Path, &'a Node)> {
-    Pattern::parse("{pod}").map(|pattern| pattern.find(node)).unwrap_or_default()
+fn pods<'a>(object: &Object<'a>) -> Vec<(Path, &'a Node)> {
+    object.find(&POD)
 }
 
 /// Expressions `{ key, operator, values }` of affinities and requirements whose key passes.
-fn expressions<'a>(node: &'a Node, passes: &dyn Fn(&str) -> bool) -> Vec<(Path, &'a Node)> {
-    let lists =
-        ["**.matchExpressions[]", "**.matchLabelExpressions[]", "**.requirements[]", "**.preferences[]"];
-    let mut found = Vec::new();
-    for list in lists {
-        let all = Pattern::parse(list).map(|pattern| pattern.find(node)).unwrap_or_default();
-        found.extend(all.into_iter().filter(|(_, e)| e.text_at(&["key"]).is_some_and(passes)));
-    }
-    found
+fn expressions<'a>(object: &Object<'a>, passes: &dyn Fn(&str) -> bool) -> Vec<(Path, &'a Node)> {
+    let all = EXPRESSIONS.iter().flat_map(|list| object.find(list));
+    all.filter(|(_, e)| e.text_at(&["key"]).is_some_and(passes)).collect()
 }
 
 /// The items of the list `name` in `node` at `path`, with their paths.

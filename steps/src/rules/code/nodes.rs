@@ -1,5 +1,7 @@
 //! Labels of nodes that only AWS has.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
 use super::{expressions, items, pods};
@@ -14,6 +16,9 @@ const POOL: &str = "kubernetes.azure.com/agentpool";
 const CAPACITY: &str = "eks.amazonaws.com/capacityType";
 const PRIORITY: &str = "kubernetes.azure.com/scalesetpriority";
 
+static SELECTORS: LazyLock<Pattern> =
+    LazyLock::new(|| Pattern::parse("{pod}.nodeSelector.*").expect("a constant"));
+
 /// Renames the keys that pass, and looks up the values: in node selectors, expressions, tolerations.
 fn relabel(
     look: &Look<'_>,
@@ -22,9 +27,7 @@ fn relabel(
     new_value: &dyn Fn(&str, &str) -> Lookup,
 ) -> Vec<Match> {
     let mut all = Vec::new();
-    let selectors =
-        Pattern::parse("{pod}.nodeSelector.*").map(|p| p.find(look.object.node)).unwrap_or_default();
-    for (path, node) in selectors {
+    for (path, node) in look.object.find(&SELECTORS) {
         let Some(crate::workload::Segment::Key(name)) = path.last().cloned() else { continue };
         let (true, Some(value)) = (passes(&name), node.text()) else { continue };
         let mut found = Match::at(path.clone()).found(format!("{name}: {value}"));
@@ -36,10 +39,10 @@ fn relabel(
         }
         all.push(found);
     }
-    for (path, expression) in expressions(look.object.node, passes) {
+    for (path, expression) in expressions(look.object, passes) {
         all.push(relabel_values(&path, expression, new_key, new_value));
     }
-    for (path, spec) in pods(look.object.node) {
+    for (path, spec) in pods(look.object) {
         for (path, toleration) in items(spec, &path, "tolerations") {
             let name = toleration.text_at(&["key"]).unwrap_or_default();
             if !passes(name) {
@@ -113,7 +116,7 @@ pub(super) fn karpenter(look: &Look<'_>) -> Vec<Match> {
 /// Spot and on-demand capacity.
 pub(super) fn capacity(look: &Look<'_>) -> Vec<Match> {
     let mut all = Vec::new();
-    let pods = pods(look.object.node);
+    let pods = pods(look.object);
     for (pod, spec) in &pods {
         let selector = with(&with(pod, "nodeSelector"), CAPACITY);
         match look.object.node.follow(&selector).and_then(Node::text) {
@@ -139,7 +142,7 @@ pub(super) fn capacity(look: &Look<'_>) -> Vec<Match> {
             }
         }
     }
-    for (path, expression) in expressions(look.object.node, &|name| name == CAPACITY) {
+    for (path, expression) in expressions(look.object, &|name| name == CAPACITY) {
         let values: Vec<&str> =
             expression.get("values").map_or(&[][..], Node::items).iter().filter_map(Node::text).collect();
         let mut found = Match::at(with(&path, "key")).found(format!("{CAPACITY}: {}", values.join(", ")));

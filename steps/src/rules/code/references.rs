@@ -4,6 +4,7 @@
 
 use super::strings;
 use crate::rules::engine::{Look, Match};
+use crate::rules::path::owned;
 use crate::workload::{Segment, is_image};
 
 /// Kinds whose references have rules of their own, or are documentation.
@@ -29,6 +30,9 @@ const DESCRIBED: [&str; 15] = [
 const LABEL_DOMAINS: [&str; 4] =
     ["eks.amazonaws.com", "pods.eks.amazonaws.com", "vpc.amazonaws.com", "k8s.amazonaws.com"];
 
+/// One of these is in every text with a reference.
+const MARKS: [&str; 4] = ["arn:aws", ".amazonaws.com", ".api.aws", "169.254."];
+
 /// What a part of a text refers to.
 enum Reference<'a> {
     Arn(&'a str),
@@ -40,6 +44,9 @@ enum Reference<'a> {
 /// The references of `text`, without what surrounds them.
 fn references(text: &str) -> Vec<Reference<'_>> {
     let mut found = Vec::new();
+    if !MARKS.iter().any(|mark| text.contains(mark)) {
+        return found;
+    }
     for token in text.split(|c: char| !(c.is_ascii_alphanumeric() || ":/_.*-".contains(c))) {
         if let Some(at) = token.find("arn:aws") {
             found.push(Reference::Arn(&token[at..]));
@@ -84,8 +91,8 @@ fn look_for(look: &Look<'_>, pick: &dyn for<'a> Fn(Reference<'a>) -> Option<&'a 
             return;
         }
         for reference in references(text).into_iter().filter_map(pick) {
-            if !all.iter().any(|m| m.path == *path && m.found.as_deref() == Some(reference)) {
-                all.push(Match::at(path.clone()).found(reference));
+            if !all.iter().any(|m| m.path[..] == *path && m.found.as_deref() == Some(reference)) {
+                all.push(Match::at(owned(path)).found(reference));
             }
         }
     });

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::ingress::{Ingress, Listener, metadata};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
-use crate::rules::facts::{Name, named};
+use crate::rules::facts::Name;
 
 /// Name of the port that stands for an action in an annotation.
 const BY_ANNOTATION: &str = "use-annotation";
@@ -127,7 +127,7 @@ fn backends(look: &Look<'_>, ingress: &Ingress<'_>, backend: &Node) -> Result<Va
 
 /// Routes name ports by number.
 fn port_of(look: &Look<'_>, service: &str, port: &str) -> Result<u16, String> {
-    let known = named(&look.facts.ports, &look.object.namespace, service);
+    let known = look.facts.ports.get(&look.object.namespace, service);
     let found = known.and_then(|ports| ports.iter().find(|p| p.name.as_deref() == Some(port)));
     found.map(|port| port.number).ok_or_else(|| {
         format!("the number of port `{port}` of Service `{service}` isn't known; assess them together")

@@ -1,5 +1,7 @@
 //! Who reads secrets from Secrets Manager.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
 use super::identity::client_id;
@@ -7,8 +9,12 @@ use crate::manifests::edit::Edit;
 use crate::manifests::yaml::to_yaml;
 use crate::rules::document::{Node, read};
 use crate::rules::engine::{Look, Match};
-use crate::rules::facts::named;
 use crate::rules::path::{Pattern, key};
+
+/// Where an ExternalSecret names what it reads.
+static REMOTE_KEYS: LazyLock<[Pattern; 2]> = LazyLock::new(|| {
+    ["**.remoteRef.key", "**.extract.key"].map(|pattern| Pattern::parse(pattern).expect("a constant"))
+});
 
 /// The name in the vault: as the site maps it, or the same with hyphens for what Key Vault does not
 /// allow. Of an ARN, the name in it without the six characters that AWS adds.
@@ -39,9 +45,9 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
     let mut found = Match::at(path.clone()).found("aws");
     let vault = found.need(look.inputs.single("key-vault"));
     let tenant = found.need(look.inputs.single("tenant-id"));
-    let user = named(&look.facts.provider_users, &object.namespace, &object.name);
+    let user = look.facts.provider_users.get(&object.namespace, &object.name);
     let account = user.map_or(object.name.as_str(), String::as_str);
-    let role = named(&look.facts.roles, &object.namespace, account).map(String::as_str);
+    let role = look.facts.roles.get(&object.namespace, account).map(String::as_str);
     let client = found.need(client_id(look, &object.namespace, account, role));
     let parameters = object.node.at(&["spec", "parameters"]);
     let text = parameters.and_then(|p| p.text_at(&["objects"])).unwrap_or_default();
@@ -131,8 +137,8 @@ pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
     // Only together with its store: its names are those of the vault from then on.
     let is_mapped = look.inputs.key_vault.is_some() && look.inputs.tenant_id.is_some();
     let mut all = Vec::new();
-    for pattern in ["**.remoteRef.key", "**.extract.key"] {
-        for (path, name) in Pattern::parse(pattern).map(|p| p.find(node)).unwrap_or_default() {
+    for pattern in REMOTE_KEYS.iter() {
+        for (path, name) in look.object.find(pattern) {
             let Some(name) = name.text() else { continue };
             let new = vault_name(look, name);
             if new == name {

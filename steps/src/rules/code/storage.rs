@@ -18,19 +18,31 @@ static CUSTOMARY: LazyLock<Regex> = LazyLock::new(|| {
 static PROVISIONED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("^pvc-[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$").expect("a constant"));
 
+static TEMPLATES: LazyLock<Pattern> =
+    LazyLock::new(|| Pattern::parse("spec.volumeClaimTemplates[]").expect("a constant"));
+
+/// Where a class is named.
+static CLASSES: LazyLock<[Pattern; 3]> = LazyLock::new(|| {
+    [
+        "**.storageClassName",
+        "**.metadata.annotations[\"volume.beta.kubernetes.io/storage-class\"]",
+        "metadata.annotations[\"volume.beta.kubernetes.io/storage-class\"]",
+    ]
+    .map(|pattern| Pattern::parse(pattern).expect("a constant"))
+});
+
 /// The smallest NFS share of Azure Files on provisioned premium storage, in GiB.
 const SHARE_GIB: u64 = 100;
 
 /// Claims and claim templates of the object, with the names that they are looked up by.
-fn claims<'a>(look: &Look<'a>) -> Vec<(Path, &'a Node, String)> {
+pub(super) fn claims<'a>(look: &Look<'a>) -> Vec<(Path, &'a Node, String)> {
     let object = look.object;
     if object.kind == "PersistentVolumeClaim" {
         let spec = object.node.get("spec");
         return spec.map(|spec| (vec![key("spec")], spec, object.name.clone())).into_iter().collect();
     }
-    let templates =
-        Pattern::parse("spec.volumeClaimTemplates[]").map(|p| p.find(object.node)).unwrap_or_default();
-    templates
+    object
+        .find(&TEMPLATES)
         .into_iter()
         .filter_map(|(path, template)| {
             let name = template.text_at(&["metadata", "name"]).unwrap_or_default();
@@ -39,16 +51,16 @@ fn claims<'a>(look: &Look<'a>) -> Vec<(Path, &'a Node, String)> {
         .collect()
 }
 
+/// Whether a class is one of AWS, by what is known of it or by its name.
+pub(super) fn is_of_aws(look: &Look<'_>, class: &str) -> bool {
+    look.facts.classes.contains_key(class) || CUSTOMARY.is_match(class)
+}
+
 /// A class by name.
 pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
-    let patterns = [
-        "**.storageClassName",
-        "**.metadata.annotations[\"volume.beta.kubernetes.io/storage-class\"]",
-        "metadata.annotations[\"volume.beta.kubernetes.io/storage-class\"]",
-    ];
     let mut all: Vec<Match> = Vec::new();
-    for pattern in patterns {
-        for (path, node) in Pattern::parse(pattern).map(|p| p.find(look.object.node)).unwrap_or_default() {
+    for pattern in CLASSES.iter() {
+        for (path, node) in look.object.find(pattern) {
             let Some(name) = node.text().filter(|name| !name.is_empty() && !node.is_null()) else { continue };
             if all.iter().any(|m| m.path == path) {
                 continue;
@@ -61,7 +73,7 @@ pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
                 Some(_) => {}
                 // A class that is among the files is rewritten itself, and keeps its name.
                 None if look.facts.classes.contains_key(name) && !look.facts.is_live => {}
-                None if look.facts.classes.contains_key(name) || CUSTOMARY.is_match(name) => {
+                None if is_of_aws(look, name) => {
                     found.need(look.inputs.entry("storage-classes", name));
                     all.push(found);
                 }

@@ -1,0 +1,68 @@
+//! What the target cluster has, read from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+use migrate_plugin_api::{StepContext, StepError};
+
+use crate::inventory::Catalog;
+use crate::kubernetes::{connect, kube_error};
+use crate::rules::Target;
+use crate::site::ClusterRef;
+
+/// Marks the class of claims that name none.
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// DaemonSets that carry out NetworkPolicies on AKS, and what they are called there.
+/// <https://learn.microsoft.com/azure/aks/use-network-policies>
+const POLICY_ENGINES: [(&str, &str); 4] =
+    [("azure-npm", "azure"), ("azure-npm-win", "azure"), ("calico-node", "calico"), ("cilium", "cilium")];
+
+/// Looks at the target.
+///
+/// # Errors
+/// When it can't be reached or these credentials may not list what is needed.
+pub(crate) async fn target(ctx: &StepContext, cluster: &ClusterRef) -> Result<Target, StepError> {
+    let client = connect(ctx, cluster).await?;
+    let version = client
+        .apiserver_version()
+        .await
+        .map_err(|e| kube_error(format!("cluster `{}` can't be reached", cluster.context), e))?;
+    let classes: Vec<StorageClass> = list(&client, "storage classes").await?;
+    let ingress_classes: Vec<IngressClass> = list(&client, "ingress classes").await?;
+    let nodes: Vec<Node> = list(&client, "nodes").await?;
+    let daemons: Vec<DaemonSet> = list(&client, "daemon sets").await?;
+    let is_default =
+        |class: &&StorageClass| class.annotations().get(DEFAULT_CLASS).is_some_and(|v| v == "true");
+    let engine = |daemon: &DaemonSet| {
+        let name = daemon.name_any();
+        POLICY_ENGINES.iter().find(|(known, _)| *known == name).map(|(_, engine)| (*engine).to_owned())
+    };
+    Ok(Target {
+        version: version.git_version,
+        default_storage_class: classes.iter().find(is_default).map(ResourceExt::name_any),
+        storage_classes: names(&classes),
+        ingress_classes: names(&ingress_classes),
+        kinds: Catalog::of(&client).await?.ids(),
+        nodes: nodes.iter().map(|node| node.labels().clone()).collect::<Vec<BTreeMap<_, _>>>(),
+        policy_engine: daemons.iter().find_map(engine),
+    })
+}
+
+fn names<K: ResourceExt>(objects: &[K]) -> BTreeSet<String> {
+    objects.iter().map(ResourceExt::name_any).collect()
+}
+
+async fn list<K>(client: &Client, what: &str) -> Result<Vec<K>, StepError>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let found = api.list(&ListParams::default()).await;
+    Ok(found.map_err(|e| kube_error(format!("failed to list the target's {what}"), e))?.items)
+}

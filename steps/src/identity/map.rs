@@ -1,0 +1,272 @@
+//! `identity.map`: the managed identities and federated credentials that IAM roles of service accounts
+//! become, as a folder of az commands, Bicep and Terraform. Reads files, writes one folder; natural to
+//! repeat.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use migrate_plugin_api::{
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError, StepPlan,
+    TypedObservation, TypedStep, VerifyDepth, async_trait,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::iam::Account;
+use super::plan::{Association, Identity, plan};
+use super::render::{self, Place};
+use crate::manifests::source;
+use crate::manifests::tree::{self, Draft};
+
+/// The longest file of an account's policies that is read: an account has at most some thousand roles.
+const POLICIES_BYTES: u64 = 256 * 1024 * 1024;
+
+/// `identity.map`.
+pub(crate) struct IdentityMap;
+
+/// `with` of `identity.map`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Folder of manifests, with the service accounts and their roles, as on EKS.
+    pub from: PathBuf,
+    /// Folder to write; replaced as a whole, where it was written by `migrate`.
+    pub to: PathBuf,
+    /// The issuer of the target's tokens: `az aks show --query oidcIssuerProfile.issuerUrl`.
+    pub issuer: String,
+    /// Where the identities are made.
+    pub resource_group: String,
+    /// In which region.
+    pub location: String,
+    /// What their names begin with.
+    #[serde(default)]
+    pub prefix: String,
+    /// Pod Identity associations, which no manifest has: `aws eks list-pod-identity-associations`.
+    #[serde(default)]
+    pub associations: Vec<Association>,
+    /// A file that `aws iam get-account-authorization-details` has printed: then roles of Azure are proposed.
+    #[serde(default)]
+    pub policies: Option<PathBuf>,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Outputs {
+    /// The folder, as in `to`: `identities.sh`, `identities.bicep`, `identities.tf`.
+    pub directory: PathBuf,
+    /// Every identity, with who may be it and what is proposed for it.
+    pub identities: Vec<Identity>,
+    /// Digest over names and contents of all written files.
+    pub digest: String,
+}
+
+impl Config {
+    fn problem(&self) -> Option<Problem> {
+        if !self.issuer.starts_with("https://") || self.issuer.chars().any(char::is_whitespace) {
+            let problem = Problem::error("the issuer is no https address").in_field("issuer");
+            return Some(problem.with_hint("az aks show --query oidcIssuerProfile.issuerUrl"));
+        }
+        for (field, text) in [("resource-group", &self.resource_group), ("location", &self.location)] {
+            if text.trim().is_empty() {
+                return Some(Problem::error(format!("`{field}` is empty")).in_field(field));
+            }
+        }
+        None
+    }
+
+    fn identities(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
+        let facts = source::open(&ctx.path(&self.from))?.facts;
+        let mut all: BTreeSet<Association> = self.associations.iter().cloned().collect();
+        all.extend(facts.roles.iter().map(|(namespace, name, role)| Association {
+            namespace: namespace.to_owned(),
+            service_account: name.to_owned(),
+            role_arn: role.clone(),
+        }));
+        let account = match &self.policies {
+            Some(file) => Some(read_account(&ctx.path(file))?),
+            None => None,
+        };
+        plan(&all, &self.prefix, account.as_ref()).map_err(|wrong| StepError::permanent(wrong.join("; ")))
+    }
+}
+
+fn read_account(file: &std::path::Path) -> Result<Account, StepError> {
+    let failed = || format!("failed to read {}", file.display());
+    let bytes = std::fs::metadata(file).map_err(|e| StepError::permanent(failed()).with_source(e))?.len();
+    if bytes > POLICIES_BYTES {
+        return Err(StepError::permanent(format!("{} is {bytes} bytes long", file.display())));
+    }
+    let text = std::fs::read(file).map_err(|e| StepError::permanent(failed()).with_source(e))?;
+    let details: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| StepError::permanent(failed()).with_source(e))?;
+    if details.get("RoleDetailList").is_none() {
+        return Err(StepError::permanent(format!("{} has no RoleDetailList", file.display())).with_hint(
+            "aws iam get-account-authorization-details --filter Role LocalManagedPolicy AWSManagedPolicy",
+        ));
+    }
+    Ok(Account::of(&details))
+}
+
+#[async_trait]
+impl TypedStep for IdentityMap {
+    const NAME: &'static str = "identity.map";
+    const SUMMARY: &'static str =
+        "Plans managed identities and federated credentials for IAM roles of service accounts";
+    const IDEMPOTENCY: Idempotency = Idempotency::Natural;
+
+    type Config = Config;
+    type Outputs = Outputs;
+
+    async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
+        let mut plan = StepPlan::new("plan the managed identities");
+        if let Some(to) = config.field::<PathBuf>("to")? {
+            plan.summary = format!("plan the managed identities into {}", to.display());
+            match tree::replaceable(&ctx.path(&to)) {
+                Ok(Some(count)) if count > 0 => {
+                    plan.destroys.push(format!("{count} files of {}", to.display()))
+                }
+                Ok(_) => {}
+                Err(e) => plan.problems.push(Problem::error(e.message).in_field("to")),
+            }
+        }
+        let Some(config) = config.known() else { return Ok(plan) };
+        plan.problems.extend(config.problem());
+        if ctx.path(&config.from).exists() {
+            match config.identities(ctx) {
+                Ok(identities) => plan.items = Some(identities.len() as u64),
+                Err(e) => plan.problems.push(Problem::error(e.message).in_field("from")),
+            }
+        }
+        Ok(plan)
+    }
+
+    async fn observe(&self, _: &StepContext, _: &Config) -> Result<TypedObservation<Outputs>, StepError> {
+        Ok(TypedObservation::Absent)
+    }
+
+    async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
+        if let Some(problem) = config.problem() {
+            return Err(StepError::permanent(problem.message));
+        }
+        let identities = config.identities(ctx)?;
+        let place = Place {
+            resource_group: &config.resource_group,
+            location: &config.location,
+            issuer: &config.issuer,
+        };
+        let to = ctx.path(&config.to);
+        let draft = Draft::new(&to, &ctx.key)?;
+        draft.write("identities.sh", render::az(&identities, &place).as_bytes(), false)?;
+        draft.write("identities.bicep", render::bicep(&identities, &place).as_bytes(), false)?;
+        draft.write("identities.tf", render::terraform(&identities, &place).as_bytes(), false)?;
+        draft.commit()?;
+        ctx.info(format!("{} identities are planned in {}", identities.len(), config.to.display()));
+        Ok(Outputs { directory: config.to.clone(), identities, digest: tree::digest(&to)? })
+    }
+
+    async fn verify(
+        &self,
+        ctx: &StepContext,
+        config: &Config,
+        outputs: &Outputs,
+        _: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        let to = ctx.path(&config.to);
+        let folder = format!("folder {}", config.to.display());
+        let digest = if to.is_dir() { tree::digest(&to)? } else { "not there".to_owned() };
+        let mut checks = vec![Check::equal(folder, "sha256", &outputs.digest, digest)];
+        let now = config.identities(ctx)?.len().to_string();
+        checks.push(Check::equal(
+            "service accounts",
+            "identities",
+            outputs.identities.len().to_string(),
+            now,
+        ));
+        for identity in &outputs.identities {
+            let open = identity.access.iter().flat_map(|access| &access.open);
+            checks.extend(open.map(|open| Check {
+                subject: identity.role_arn.clone(),
+                what: "policies".to_owned(),
+                source: String::new(),
+                target: identity.name.clone(),
+                status: CheckStatus::Warning,
+                note: Some(open.clone()),
+            }));
+        }
+        Ok(Evidence { checks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use migrate_plugin_api::testing::RecordingHost;
+    use migrate_plugin_api::{Step, Typed};
+    use std::fs;
+    use std::sync::Arc;
+
+    fn project() -> (tempfile::TempDir, StepContext) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("in")).unwrap();
+        let account = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: shop\n  annotations: {{eks.amazonaws.com/role-arn: 'arn:aws:iam::123456789012:role/shop'}}\n---\n"
+            )
+        };
+        fs::write(dir.path().join("in/accounts.yaml"), account("web") + &account("api")).unwrap();
+        fs::write(
+            dir.path().join("iam.json"),
+            r#"{"RoleDetailList":[{"Arn":"arn:aws:iam::123456789012:role/shop","RolePolicyList":[{"PolicyDocument":{"Statement":[
+                {"Effect":"Allow","Action":["s3:GetObject","s3:PutObject"],"Resource":"arn:aws:s3:::shop/*"},
+                {"Effect":"Allow","Action":"dynamodb:Query","Resource":"*"},
+                {"Effect":"Allow","Action":"rds-db:connect","Resource":"*"}]}}]}]}"#,
+        )
+        .unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("map", dir.path());
+        (dir, ctx)
+    }
+
+    fn config() -> serde_json::Value {
+        serde_json::json!({ "from": "in", "to": "out", "issuer": "https://eastus.oic.prod-aks.azure.com/t/i/",
+            "resource-group": "shop", "location": "eastus", "prefix": "id-", "policies": "iam.json",
+            "associations": [{ "namespace": "jobs", "service-account": "runner", "role-arn": "arn:aws:iam::123456789012:role/jobs" }] })
+    }
+
+    #[tokio::test]
+    async fn roles_of_manifests_and_associations_become_a_plan_in_three_languages() {
+        let (dir, ctx) = project();
+        let step = Typed(IdentityMap);
+        assert_eq!(step.plan(&ctx, &config()).await.unwrap().items, Some(2));
+        let outputs = step.apply(&ctx, &config()).await.unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join("out").join(name)).unwrap();
+        insta::assert_snapshot!("az", read("identities.sh"));
+        insta::assert_snapshot!("bicep", read("identities.bicep"));
+        insta::assert_snapshot!("terraform", read("identities.tf"));
+        let evidence = step.verify(&ctx, &config(), &outputs, VerifyDepth::Deep).await.unwrap();
+        assert!(evidence.passed());
+        let told: Vec<_> = evidence.checks.iter().filter_map(|check| check.note.as_deref()).collect();
+        assert_eq!(told, ["no role of Azure is proposed for rds-db:connect"]);
+        assert_eq!(step.apply(&ctx, &config()).await.unwrap(), outputs);
+        fs::write(dir.path().join("out/identities.sh"), "reboot").unwrap();
+        assert!(!step.verify(&ctx, &config(), &outputs, VerifyDepth::Quick).await.unwrap().passed());
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_planned_is_told_before_anything_is_written() {
+        let (dir, ctx) = project();
+        let step = Typed(IdentityMap);
+        for (field, value, words) in [
+            ("issuer", "http://issuer", "https"),
+            ("location", " ", "location"),
+            ("policies", "in/accounts.yaml", "failed to read"),
+        ] {
+            let mut wrong = config();
+            wrong[field] = value.into();
+            let problems = step.plan(&ctx, &wrong).await.unwrap().problems;
+            assert!(problems.iter().any(|problem| problem.message.contains(words)), "{field}: {problems:?}");
+            assert!(step.apply(&ctx, &wrong).await.is_err());
+        }
+        assert!(!dir.path().join("out").exists());
+    }
+}

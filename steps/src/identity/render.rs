@@ -1,0 +1,242 @@
+//! The plan as az commands, as Bicep and as Terraform. Pure.
+//!
+//! Invariant: what comes from elsewhere (names of roles, ARNs) is quoted for the language that it
+//! stands in, or is in a comment of one line.
+
+use std::fmt::Write as _;
+
+use super::iam::Access;
+use super::plan::Identity;
+
+/// Where the identities are made, and whom they trust.
+pub(crate) struct Place<'a> {
+    pub resource_group: &'a str,
+    pub location: &'a str,
+    pub issuer: &'a str,
+}
+
+/// What a token of a service account is for.
+const AUDIENCE: &str = "api://AzureADTokenExchange";
+
+/// A word of a POSIX shell.
+fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A string of Bicep.
+fn bicep_text(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${"))
+}
+
+/// A string of Terraform.
+fn terraform_text(text: &str) -> String {
+    let text = text.replace('\\', r"\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
+    format!("\"{text}\"")
+}
+
+/// An identity's name, which has letters, digits and hyphens, as one in Bicep and Terraform.
+fn symbol(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
+}
+
+/// In a comment nothing ends the line.
+fn comment(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The proposals, as comments that begin with `mark`.
+fn proposals(out: &mut String, access: Option<&Access>, mark: &str) {
+    let Some(access) = access else { return };
+    for proposal in &access.proposals {
+        let (actions, resources) = (proposal.actions.join(", "), proposal.resources.join(", "));
+        let _ = writeln!(
+            out,
+            "{mark} proposed: {} for {} on {}",
+            proposal.role,
+            comment(&actions),
+            comment(&resources)
+        );
+    }
+    for open in &access.open {
+        let _ = writeln!(out, "{mark} by hand: {}", comment(open));
+    }
+}
+
+/// A script of az commands. Run twice it changes nothing more; assignments of roles are comments, since
+/// their scopes are for a person to choose.
+pub(crate) fn az(identities: &[Identity], place: &Place<'_>) -> String {
+    let mut out = "#!/bin/sh\n# Managed identities for what had IAM roles. Written by migrate; read it before you run it.\nset -eu\n".to_owned();
+    let group = shell(place.resource_group);
+    for identity in identities {
+        let name = shell(&identity.name);
+        let _ = writeln!(out, "\n# {}", comment(&identity.role_arn));
+        let _ = writeln!(
+            out,
+            "az identity create --name {name} --resource-group {group} --location {} --output none",
+            shell(place.location)
+        );
+        for account in &identity.accounts {
+            let _ = writeln!(
+                out,
+                "az identity federated-credential create --name {} --identity-name {name} --resource-group {group} \\\n  \
+                 --issuer {} --subject {} --audiences {AUDIENCE} --output none",
+                shell(&account.credential()),
+                shell(place.issuer),
+                shell(&account.subject()),
+            );
+        }
+        proposals(&mut out, identity.access.as_ref(), "#");
+        for proposal in identity.access.iter().flat_map(|access| &access.proposals) {
+            let principal = format!(
+                "\"$(az identity show --name {name} --resource-group {group} --query principalId --output tsv)\""
+            );
+            let command = if proposal.role.starts_with("Cosmos DB ") {
+                format!(
+                    "az cosmosdb sql role assignment create --account-name ACCOUNT --resource-group {group} --role-definition-name {} --principal-id {principal} --scope SCOPE",
+                    shell(&proposal.role)
+                )
+            } else {
+                format!(
+                    "az role assignment create --assignee-object-id {principal} --assignee-principal-type ServicePrincipal --role {} --scope SCOPE",
+                    shell(&proposal.role)
+                )
+            };
+            let _ = writeln!(out, "# {command}");
+        }
+    }
+    out.push_str("\n# For migration.toml:\necho '[rewrite.identities]'\n");
+    for identity in identities {
+        let _ = writeln!(
+            out,
+            "id=$(az identity show --name {} --resource-group {group} --query clientId --output tsv)",
+            shell(&identity.name)
+        );
+        for account in &identity.accounts {
+            let _ = writeln!(
+                out,
+                "echo \"\\\"{}/{}\\\" = \\\"$id\\\"\"",
+                account.namespace, account.service_account
+            );
+        }
+    }
+    out
+}
+
+/// A Bicep file.
+pub(crate) fn bicep(identities: &[Identity], place: &Place<'_>) -> String {
+    let mut out = "// Managed identities for what had IAM roles. Written by migrate.\n".to_owned();
+    let _ = writeln!(out, "param location string = {}", bicep_text(place.location));
+    let _ = writeln!(out, "param issuer string = {}", bicep_text(place.issuer));
+    for identity in identities {
+        let symbol = symbol(&identity.name);
+        let _ = writeln!(out, "\n// {}", comment(&identity.role_arn));
+        let _ = writeln!(
+            out,
+            "resource {symbol} 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {{\n  name: {}\n  location: location\n}}",
+            bicep_text(&identity.name)
+        );
+        let _ = writeln!(out, "\nvar {symbol}_accounts = [");
+        for account in &identity.accounts {
+            let _ = writeln!(
+                out,
+                "  {{ name: {}, subject: {} }}",
+                bicep_text(&account.credential()),
+                bicep_text(&account.subject())
+            );
+        }
+        // Azure takes credentials of one identity one after another only.
+        let _ = writeln!(
+            out,
+            "]\n\n@batchSize(1)\nresource {symbol}_credentials 'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials@2023-01-31' = [for account in {symbol}_accounts: {{\n  parent: {symbol}\n  name: account.name\n  properties: {{\n    issuer: issuer\n    subject: account.subject\n    audiences: [ '{AUDIENCE}' ]\n  }}\n}}]"
+        );
+        proposals(&mut out, identity.access.as_ref(), "//");
+        let _ = writeln!(out, "\noutput {symbol}_client_id string = {symbol}.properties.clientId");
+    }
+    out
+}
+
+/// A Terraform file.
+pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
+    let mut out = "# Managed identities for what had IAM roles. Written by migrate.\n".to_owned();
+    for identity in identities {
+        let symbol = symbol(&identity.name);
+        let _ = writeln!(out, "\n# {}", comment(&identity.role_arn));
+        let _ = writeln!(
+            out,
+            "resource \"azurerm_user_assigned_identity\" \"{symbol}\" {{\n  name                = {}\n  resource_group_name = {}\n  location            = {}\n}}",
+            terraform_text(&identity.name),
+            terraform_text(place.resource_group),
+            terraform_text(place.location)
+        );
+        for account in &identity.accounts {
+            let name = account.credential();
+            let _ = writeln!(
+                out,
+                "\nresource \"azurerm_federated_identity_credential\" \"{symbol}_{}\" {{\n  name                = {}\n  resource_group_name = {}\n  parent_id           = azurerm_user_assigned_identity.{symbol}.id\n  issuer              = {}\n  subject             = {}\n  audience            = [\"{AUDIENCE}\"]\n}}",
+                name,
+                terraform_text(&name),
+                terraform_text(place.resource_group),
+                terraform_text(place.issuer),
+                terraform_text(&account.subject())
+            );
+        }
+        proposals(&mut out, identity.access.as_ref(), "#");
+        let _ = writeln!(
+            out,
+            "\noutput \"{symbol}_client_id\" {{\n  value = azurerm_user_assigned_identity.{symbol}.client_id\n}}"
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Association;
+    use super::*;
+
+    /// With names that mean something to each language.
+    const NASTY: &str = "a'b\"c${x}%{y}\\`id`$(id)\nd";
+
+    #[test]
+    fn words_of_others_are_words_in_every_language() {
+        assert_eq!(shell("a'b$(id)"), r"'a'\''b$(id)'");
+        assert_eq!(bicep_text("a'b${x}\\"), r"'a\'b\${x}\\'");
+        assert_eq!(terraform_text("a\"${x}%{y}\\"), "\"a\\\"$${x}%%{y}\\\\\"");
+        assert!(!comment(NASTY).contains('\n'));
+    }
+
+    #[test]
+    fn a_shell_reads_the_script_as_it_is_meant() {
+        let account = Association {
+            namespace: "shop".to_owned(),
+            service_account: "web".to_owned(),
+            role_arn: format!("arn:aws:iam::1:role/{NASTY}"),
+        };
+        let identity = Identity {
+            name: "web".to_owned(),
+            role_arn: account.role_arn.clone(),
+            accounts: vec![account],
+            access: None,
+        };
+        let place =
+            Place { resource_group: NASTY, location: "eastus", issuer: "https://issuer.example/it's" };
+        let script = az(&[identity], &place);
+        // `az` says what it was given, word by word.
+        let program = format!("az() {{ printf '<%s>' \"$@\" >&2; echo >&2; echo 11-22; }}\n{script}");
+        let output = std::process::Command::new("sh").args(["-c", &program]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let calls = String::from_utf8(output.stderr).unwrap();
+        assert!(calls.contains(&format!("<--resource-group><{NASTY}>")), "{calls}");
+        assert!(
+            calls.contains(
+                "<--issuer><https://issuer.example/it's><--subject><system:serviceaccount:shop:web>"
+            ),
+            "{calls}"
+        );
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            "11-22\n11-22\n[rewrite.identities]\n\"shop/web\" = \"11-22\"\n"
+        );
+    }
+}

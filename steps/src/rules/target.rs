@@ -1,0 +1,37 @@
+//! What the target cluster has, so that a finding is about *this* target. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// The target, as far as objects ask for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Target {
+    /// `v1.36.3`.
+    pub version: String,
+    /// Storage classes.
+    pub storage_classes: BTreeSet<String>,
+    /// The class of claims that name none.
+    pub default_storage_class: Option<String>,
+    /// Ingress classes.
+    pub ingress_classes: BTreeSet<String>,
+    /// Served kinds at every version: `apps/v1/Deployment`.
+    pub kinds: BTreeSet<String>,
+    /// Labels of each node.
+    pub nodes: Vec<BTreeMap<String, String>>,
+    /// What carries out NetworkPolicies, by its name.
+    pub policy_engine: Option<String>,
+}
+
+impl Target {
+    /// Whether objects of this kind are served at this version.
+    pub(crate) fn serves(&self, api_version: &str, kind: &str) -> bool {
+        self.kinds.contains(&format!("{api_version}/{kind}"))
+    }
+
+    /// Whether a node has a label with this value.
+    pub(crate) fn has_node(&self, label: &str, value: &str) -> bool {
+        self.nodes.iter().any(|labels| labels.get(label).is_some_and(|found| found == value))
+    }
+}
