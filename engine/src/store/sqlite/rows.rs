@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use migrate_plugin_api::{NodeId, RunId};
 use serde::de::DeserializeOwned;
@@ -191,46 +192,23 @@ pub(super) async fn head_of(
     row.map(|row| Reader { path }.head(&row)).transpose()
 }
 
-/// Facts that are read at once, in one row of lines: a row each costs several times what they say.
-const MAX_LINES: i64 = 512;
-
-/// Bytes that are read at once, but for one more fact.
-const MAX_LINE_BYTES: i64 = 1 << 20;
-
-/// Several facts as lines, four each: number, time, sum, body. A body is one line of JSON. What is
-/// damaged so that the lines shift does not fit the chain.
-const LINES: &str = "
-    select group_concat(seq || x'0a' || at || x'0a' || hex(sum) || x'0a' || body, x'0a' order by seq)
-    from (select seq, at, sum, body, sum(length(body)) over (order by seq) - length(body) as before
-          from facts where run = ? and seq > ? order by seq limit ?)
-    where before < ?";
-
 /// The facts of a run, checked along their chain, and its last link.
 pub(super) async fn facts_of(
     path: &Path,
     connection: &mut SqliteConnection,
     run: &RunId,
 ) -> Result<(Vec<Stamped>, Option<Sum>), StoreError> {
+    let read = |error| failed(path, "read what happened", error);
+    let mut rows = sqlx::query("select seq, at, body, sum from facts where run = ? order by seq")
+        .bind(run.as_str())
+        .fetch(connection);
     let mut chain = Chain::default();
-    loop {
-        let lines: Option<String> = sqlx::query_scalar(LINES)
-            .bind(run.as_str())
-            .bind(chain.facts.len() as i64)
-            .bind(MAX_LINES)
-            .bind(MAX_LINE_BYTES)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|error| failed(path, "read what happened", error))?;
-        let Some(lines) = lines else { return Ok((chain.facts, chain.last)) };
-        let mut lines = lines.split('\n');
-        while let Some(seq) = lines.next() {
-            let [at, sum, body] = [(); 3].map(|()| lines.next().unwrap_or_default());
-            // What is no number or no sum is none that the chain expects.
-            let seq = seq.parse().unwrap_or_default();
-            let sum = hex::decode(sum).unwrap_or_default();
-            chain.take(run, (seq, at, body, &sum)).map_err(|reason| corrupt(path, reason))?;
-        }
+    while let Some(row) = rows.try_next().await.map_err(read)? {
+        let column = |at| row.try_get(at).map_err(read);
+        let row = (row.try_get(0).map_err(read)?, column(1)?, column(2)?, row.try_get(3).map_err(read)?);
+        chain.take(run, row).map_err(|reason| corrupt(path, reason))?;
     }
+    Ok((chain.facts, chain.last))
 }
 
 /// The places of a run, and the sum over them.
