@@ -4,8 +4,9 @@ use std::time::Duration;
 
 pub(crate) use migrate_plugin_api::protocol::MAX_MESSAGE_BYTES;
 
-/// Longest answer to `initialize` and `describe`: an interpreter on a busy machine starts in a second.
-pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest answer to `initialize` and `describe`: an interpreter starts in a second, and on a machine that is
+/// busy twenty times over in twenty.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Time to answer after `cancel`: less than the engine leaves (10 s), so that the plugin's own word counts.
 pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(8);

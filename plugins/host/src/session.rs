@@ -116,7 +116,8 @@ impl Session {
             }
             Fault::Late(limit) => {
                 let seconds = limit.as_secs();
-                StepError::permanent(format!("plugin `{name}` did not answer `{method}` in {seconds} s"))
+                // Nothing was asked of it yet, and the machine may be busy.
+                StepError::transient(format!("plugin `{name}` did not answer `{method}` in {seconds} s"))
                     .with_hint(bug)
             }
             Fault::Stopped => StepError::cancelled(),
