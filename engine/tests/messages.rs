@@ -1,7 +1,13 @@
 //! Every message that the checker can give, as a person sees it. Each file here is wrong on purpose.
 
+#[path = "messages/parameters.rs"]
+mod parameters;
 #[path = "messages/rare.rs"]
 mod rare;
+#[path = "messages/schemas.rs"]
+mod schemas;
+#[path = "messages/secrets.rs"]
+mod secrets;
 
 use std::sync::Arc;
 
@@ -213,37 +219,6 @@ step = "velero.backup"
 with = { cluster = "${env.target.cluster}", namespaces = ["a"] }
 "#
     ));
-}
-
-/// Whatever is wrong, and wherever: a secret that stands where a reference belongs is never shown.
-#[test]
-fn a_secret_in_place_of_a_reference_is_not_shown() {
-    let node = "schema = 1\nname = \"w\"\n\n[nodes.a]\nstep = \"velero.backup\"\n";
-    let with = "cluster = { context = \"x\" }, namespaces = []";
-    let from_site = format!("{node}with = {{ {with}, registry = \"${{env.registry}}\" }}\n");
-    let site = |rest: &str| format!("schema = 1\n\n[registry]\nhost = \"h\"\n{rest}\n");
-    let mut seen = Vec::new();
-    let mut look = |workflow: &str, environment: &str| {
-        let text = wrong_in(workflow, environment, &[]);
-        assert!(!text.contains("hunter"), "{text}");
-        let checked = engine().check(
-            &Source::new("w.toml", workflow),
-            &Source::new("migration.toml", environment),
-            &Params::new(),
-        );
-        assert!(!format!("{checked:?}").contains("hunter"), "{environment}");
-        seen.push(text);
-    };
-    look(&from_site, &site("password = \"hunter2\"\npin = \"hunter3\""));
-    look(&from_site, &site("pin = 1234\npasword = \"hunter2\""));
-    look(&from_site, &site("password = \"hunter2\"").replace("host =", "hots ="));
-    look(&from_site, &site("password = { value = \"hunter2\" }"));
-    look(&from_site, &site("password = \"hunter2"));
-    look(
-        &format!("{node}with = {{ {with}, registry = {{ host = \"h\", pin = \"hunter2\" }} }}\n"),
-        ENVIRONMENT,
-    );
-    insta::assert_snapshot!(seen.join("\n\n---\n\n"));
 }
 
 #[test]
@@ -550,125 +525,6 @@ with = { cluster = "${nodes.images.plase}", namespaces = "${nodes.images.place}"
 }
 
 #[test]
-fn parameters() {
-    let workflow = r#"schema = 1
-name = "w"
-
-[params.namespaces]
-type = "list"
-help = "Namespaces to migrate."
-
-[params.mode]
-type = "string"
-enum = ["copy", "import"]
-default = "move"
-
-[params.wait]
-type = "duration"
-default = "5 minutes"
-
-[params.password]
-type = "string"
-sensitive = true
-default = "hunter2"
-
-[params.count]
-type = "int"
-
-[params.limit]
-type = "integer"
-
-[params.labels]
-type = "map"
-hlep = "x"
-
-[nodes.a]
-step = "velero.backup"
-with = { cluster = "${env.source.cluster}", namespaces = [] }
-"#;
-    let given = [
-        ("limit", "many"),
-        ("mode", "delete"),
-        ("labels", "{ a = "),
-        ("lable", "x"),
-        ("password", "hunter3"),
-    ];
-    let text = wrong_in(workflow, ENVIRONMENT, &given);
-    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
-    insta::assert_snapshot!(text);
-}
-
-/// A reference to a secret is resolved only where a step asks for one.
-#[test]
-fn secrets() {
-    let workflow = r#"schema = 1
-name = "w"
-
-[params.password]
-type = "string"
-sensitive = true
-default = "exec:pass show shop/db"
-
-[params.token]
-type = "string"
-sensitive = true
-default = "exec:pass show shop/db | head -1"
-
-[nodes.right]
-step = "velero.backup"
-with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
-
-[nodes.wrong]
-step = "velero.backup"
-with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
-
-[nodes.ask]
-step = "gate"
-with = { message = "Is it ${params.password}?" }
-"#;
-    insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &[]));
-}
-
-#[test]
-fn parameters_from_a_file() {
-    let workflow = r#"schema = 1
-name = "w"
-
-[params.namespaces]
-type = "list"
-
-[params.limit]
-type = "integer"
-
-[params.password]
-type = "string"
-sensitive = true
-
-[nodes.a]
-step = "velero.backup"
-with = { cluster = "${env.source.cluster}", namespaces = "${params.namespaces}" }
-"#;
-    let file =
-        Source::new("params.toml", "namespaces = \"shop\"\nlimt = 3\npassword = \"hunter2\"\nlimit = 1.5\n");
-    let mut params = Params::new();
-    params.read(&file).unwrap();
-    let (workflow, environment) =
-        (Source::new("w.toml", workflow), Source::new("migration.toml", ENVIRONMENT));
-    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
-    assert!(!text.contains("hunter"), "a secret given by mistake is not shown");
-    insta::assert_snapshot!(text);
-    let misspelled = Source::new("params.toml", "namespaces = []\nlimit = 1\npasword = \"hunter2\"\n");
-    let mut params = Params::new();
-    params.read(&misspelled).unwrap();
-    params.set("pass", "hunter3");
-    let text = render(&engine().check(&workflow, &environment, &params).unwrap_err());
-    assert!(!text.contains("hunter"), "a misspelled secret is not shown");
-    insta::assert_snapshot!(text);
-    let broken = Source::new("params.toml", "a = \nb = 1\nb = 2\n");
-    insta::assert_snapshot!(render(&Params::new().read(&broken).unwrap_err()));
-}
-
-#[test]
 fn several_mistakes_in_one_node_and_in_what_it_refers_to() {
     insta::assert_snapshot!(wrong(
         r#"[pools]
@@ -731,86 +587,4 @@ fn hostile_files_are_refused_in_time() {
     let big = dir.path().join("big.toml");
     std::fs::write(&big, vec![b' '; 5 * 1024 * 1024]).unwrap();
     assert!(Source::read(&big).unwrap_err().to_string().contains("is larger than"));
-}
-
-fn from_toml(text: &str) -> serde_json::Value {
-    toml::from_str(text).unwrap()
-}
-
-#[test]
-fn the_schema_for_editors_takes_what_the_checker_takes() {
-    let schema = engine().workflow_schema();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let wrong = |text: &str| -> Vec<String> {
-        validator.iter_errors(&from_toml(text)).map(|e| format!("{}: {e}", e.instance_path())).collect()
-    };
-    assert_eq!(wrong(GOOD), Vec::<String>::new());
-    let head = "schema = 1\nname = \"w\"\n[nodes.a]\nstep = \"velero.backup\"\n";
-    let with = "with = { cluster = \"${env.source.cluster}\", namespaces = [\"${params.x}\", \"a\"]";
-    for rest in [
-        ", order = \"${params.order}\", count = \"${nodes.b.n}\" }",
-        ", order = \"plain\", count = 3, rename-images = [{ from = \"a\", to = \"${env.x}\" }] }\ntimeout = \"1h30m\"\nretry = { attempts = 5, backoff = \"1s\" }\nneeds = [\"b\"]\nwhen = \"true\"\non_failure = \"continue\"",
-        ", rename-images = \"${env.renames}\", scratch = { context = \"c\" } }",
-    ] {
-        assert_eq!(wrong(&format!("{head}{with}{rest}\n")), Vec::<String>::new(), "{rest}");
-    }
-}
-
-/// What of the mistakes above a schema can express. Each is checked to be a mistake for the checker
-/// too, so that the schema is never the stricter of the two.
-#[test]
-fn the_schema_for_editors_refuses_what_it_can_express() {
-    let schema = engine().workflow_schema();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let node = |body: &str| format!("schema = 1\nname = \"w\"\n[nodes.a]\n{body}\n");
-    let with = |fields: &str| {
-        let good = "cluster = \"${env.source.cluster}\", namespaces = []";
-        node(&format!("step = \"velero.backup\"\nwith = {{ {good}{fields} }}"))
-    };
-    let top = |rest: &str| format!("{}{rest}\n", with(""));
-    let files = [
-        ("an unknown step", node("step = \"velero.bakcup\"")),
-        ("no step", node("with = {}")),
-        ("a step that is no string", node("step = 3")),
-        ("no config where fields are required", node("step = \"velero.backup\"")),
-        ("a missing field", node("step = \"velero.backup\"\nwith = { namespaces = [] }")),
-        ("an unknown field of a step", with(", namespace = \"a\"")),
-        ("an unknown field deep in a step", with(", rename-images = [{ from = \"a\", too = \"b\" }]")),
-        ("a wrong type", with(", count = \"many\"")),
-        ("a number that is too small", with(", count = -1")),
-        ("an unknown choice", with(", order = \"sorted\"")),
-        ("a missing field in a choice", with(", scratch = { kubeconfig = \"x\" }")),
-        ("an unknown field of a node", top("timeuot = \"6h\"")),
-        ("a duration", top("timeout = \"6 hours\"")),
-        ("attempts", top("retry = { attempts = 0 }")),
-        ("on_failure", top("on_failure = \"explode\"")),
-        ("needs", top("needs = [3]")),
-        ("a name twice in needs", top("needs = [\"b\", \"b\"]")),
-        ("an unknown field of the file", format!("nods = {{}}\n{}", with(""))),
-        ("another form", with("").replace("schema = 1", "schema = 2")),
-        ("no name", with("").replace("name = \"w\"\n", "")),
-        ("a name that is none", with("").replace("[nodes.a]", "[nodes.Upper_Case]")),
-        ("an unknown type of a parameter", top("[params.x]\ntype = \"int\"")),
-        ("an unknown field of a parameter", top("[params.x]\ntype = \"map\"\nhlep = \"x\"")),
-        ("a pool of no size", top("[pools]\nwrites = 0")),
-        ("no nodes", "schema = 1\nname = \"w\"\n".to_owned()),
-    ];
-    for (what, file) in files {
-        assert!(!validator.is_valid(&from_toml(&file)), "{what} is valid for the schema");
-        wrong_in(&file, ENVIRONMENT, &[]);
-    }
-}
-
-#[test]
-fn the_schema_of_the_environment_asks_for_what_workflows_refer_to() {
-    let schema = engine().environment_schema(&[Source::new("w.toml", GOOD)]).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let cluster = |rest: &str| from_toml(&format!("schema = 1\n[source.cluster]\n{rest}\n[more]\na = 1\n"));
-    assert!(validator.is_valid(&cluster("context = \"eks\"")));
-    assert!(!validator.is_valid(&cluster("contxt = \"eks\"")));
-    assert!(!validator.is_valid(&cluster("context = 3")));
-    assert!(!validator.is_valid(&from_toml("[source.cluster]\ncontext = \"eks\"")));
-    let store = |rest: &str| cluster(&format!("context = \"eks\"\n[store]\n{rest}"));
-    assert!(validator.is_valid(&store("url = \"env:URL\"\nproject = \"shop\"")));
-    assert!(!validator.is_valid(&store("url = \"env:URL\"\nprojct = \"shop\"")));
 }

@@ -1,0 +1,65 @@
+//! What must not be shown, and where a secret may stand.
+
+use super::*;
+
+/// Whatever is wrong, and wherever: a secret that stands where a reference belongs is never shown.
+#[test]
+fn a_secret_in_place_of_a_reference_is_not_shown() {
+    let node = "schema = 1\nname = \"w\"\n\n[nodes.a]\nstep = \"velero.backup\"\n";
+    let with = "cluster = { context = \"x\" }, namespaces = []";
+    let from_site = format!("{node}with = {{ {with}, registry = \"${{env.registry}}\" }}\n");
+    let site = |rest: &str| format!("schema = 1\n\n[registry]\nhost = \"h\"\n{rest}\n");
+    let mut seen = Vec::new();
+    let mut look = |workflow: &str, environment: &str| {
+        let text = wrong_in(workflow, environment, &[]);
+        assert!(!text.contains("hunter"), "{text}");
+        let checked = engine().check(
+            &Source::new("w.toml", workflow),
+            &Source::new("migration.toml", environment),
+            &Params::new(),
+        );
+        assert!(!format!("{checked:?}").contains("hunter"), "{environment}");
+        seen.push(text);
+    };
+    look(&from_site, &site("password = \"hunter2\"\npin = \"hunter3\""));
+    look(&from_site, &site("pin = 1234\npasword = \"hunter2\""));
+    look(&from_site, &site("password = \"hunter2\"").replace("host =", "hots ="));
+    look(&from_site, &site("password = { value = \"hunter2\" }"));
+    look(&from_site, &site("password = \"hunter2"));
+    look(
+        &format!("{node}with = {{ {with}, registry = {{ host = \"h\", pin = \"hunter2\" }} }}\n"),
+        ENVIRONMENT,
+    );
+    insta::assert_snapshot!(seen.join("\n\n---\n\n"));
+}
+
+/// A reference to a secret is resolved only where a step asks for one.
+#[test]
+fn secrets() {
+    let workflow = r#"schema = 1
+name = "w"
+
+[params.password]
+type = "string"
+sensitive = true
+default = "exec:pass show shop/db"
+
+[params.token]
+type = "string"
+sensitive = true
+default = "exec:pass show shop/db | head -1"
+
+[nodes.right]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
+
+[nodes.wrong]
+step = "velero.backup"
+with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
+
+[nodes.ask]
+step = "gate"
+with = { message = "Is it ${params.password}?" }
+"#;
+    insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &[]));
+}
