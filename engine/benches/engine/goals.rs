@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::series::{Table, rounded};
+use crate::figures::rounded;
+use crate::series::Table;
 
 const OURS: [&str; 2] = ["row-40", "row-1000"];
 const MAKE: [&str; 2] = ["make-40", "make-1000"];

@@ -4,6 +4,8 @@
 //! is run in turn, round by round, so that a machine that is busy for a while is busy for all of
 //! them. stdout is one JSON document, stderr is progress.
 
+#[path = "../../../tests/bench/figures.rs"]
+mod figures;
 mod goals;
 mod ours;
 mod peers;
@@ -16,6 +18,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use figures::{load, machine};
 use series::Table;
 
 /// Rounds unless `--rounds` says otherwise: enough for a median that one busy moment can't move.
@@ -185,23 +188,4 @@ impl Room {
         }
         Ok(())
     }
-}
-
-/// Load averages over 1, 5 and 15 minutes.
-fn load() -> Value {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).filter_map(|number| number.parse::<f64>().ok()).collect()
-}
-
-fn machine() -> Value {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(name))?;
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    json!({
-        "cpu": field("model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "os": std::env::consts::OS,
-    })
 }

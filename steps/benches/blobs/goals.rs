@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::figures::rounded;
 use crate::room::LISTED;
-use crate::series::{Table, rounded};
+use crate::series::Table;
 
 /// Every goal with its figure. A goal whose peers were left out has none.
 pub fn judge(table: &Table) -> Vec<Value> {

@@ -6,8 +6,9 @@
 mod azcopy;
 #[allow(dead_code, reason = "tests use more of it")]
 mod bucket;
+#[path = "../../../tests/bench/figures.rs"]
+mod figures;
 mod goals;
-mod machine;
 mod ours;
 mod process;
 mod room;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use figures::{load, machine};
 use room::{Room, Set, Target};
 use series::Table;
 
@@ -118,7 +120,7 @@ impl Options {
 /// All measurements, then the goals that they are for.
 fn all(options: &Options) -> Result<()> {
     let mut room = Room::new(options.small, options.peers)?;
-    let load_before = machine::load();
+    let load_before = load();
     let mut table = Table::default();
     for round in 0..options.rounds {
         eprintln!("bench: round {} of {}", round + 1, options.rounds);
@@ -136,8 +138,8 @@ fn all(options: &Options) -> Result<()> {
     }
     let document = json!({
         "version": 1,
-        "machine": machine::describe(),
-        "load": { "before": load_before, "after": machine::load() },
+        "machine": machine(),
+        "load": { "before": load_before, "after": load() },
         "rounds": options.rounds,
         "small": options.small,
         "peers": room.versions(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::figures::{median, rounded, spread};
 use crate::process::Cost;
 
 /// Everything that was measured: by name, then by figure, one value for each round.
@@ -51,33 +52,16 @@ impl Table {
     /// Everything, by name.
     pub fn to_json(&self) -> Value {
         let row = |row: &BTreeMap<String, Vec<f64>>| -> Map<String, Value> {
-            row.iter().map(|(figure, values)| (figure.clone(), spread(values))).collect()
+            row.iter().map(|(figure, values)| (figure.clone(), spread_or_one(values))).collect()
         };
         self.0.iter().map(|(name, found)| (name.clone(), row(found).into())).collect::<Map<_, _>>().into()
     }
 }
 
-fn spread(values: &[f64]) -> Value {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if least == most {
-        return json!(rounded(least));
+/// One figure where all are alike.
+fn spread_or_one(values: &[f64]) -> Value {
+    match values {
+        [first, rest @ ..] if rest.iter().all(|value| value == first) => json!(rounded(*first)),
+        _ => spread(values),
     }
-    json!({ "median": median(values).map(rounded), "min": rounded(least), "max": rounded(most) })
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-    }
-}
-
-/// Three decimals: more is noise.
-pub fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
 }

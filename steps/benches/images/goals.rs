@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::series::{Table, rounded};
+use crate::figures::rounded;
+use crate::series::Table;
 
 enum Limit {
     AtMost(f64),

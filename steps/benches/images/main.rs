@@ -6,6 +6,8 @@
 //! progress.
 
 mod estate;
+#[path = "../../../tests/bench/figures.rs"]
+mod figures;
 mod goals;
 mod link;
 mod ours;
@@ -17,8 +19,9 @@ mod series;
 use std::error::Error;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use figures::{load, machine};
 use rig::Rig;
 use series::Table;
 
@@ -128,23 +131,4 @@ fn all(options: &Options) -> Result<()> {
     });
     println!("{}", serde_json::to_string_pretty(&document)?);
     Ok(())
-}
-
-/// Load averages over 1, 5 and 15 minutes.
-fn load() -> Value {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).filter_map(|number| number.parse::<f64>().ok()).collect()
-}
-
-fn machine() -> Value {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(name))?;
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    json!({
-        "cpu": field("model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "os": std::env::consts::OS,
-    })
 }

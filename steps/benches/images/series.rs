@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+
+use crate::figures::{median, spread};
 
 /// Everything that was measured: by what, then by figure, one value for each round.
 #[derive(Default)]
@@ -37,26 +39,4 @@ impl Table {
         };
         self.rows.iter().map(|(name, found)| (name.clone(), row(found).into())).collect::<Map<_, _>>().into()
     }
-}
-
-fn spread(values: &[f64]) -> Value {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    json!({ "median": rounded(median(values).unwrap_or(f64::NAN)), "min": rounded(least), "max": rounded(most) })
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
-}
-
-/// Three decimals: more is noise.
-pub fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
 }

@@ -4,6 +4,8 @@
 //! document, stderr is progress.
 
 mod estate;
+#[path = "../../../tests/bench/figures.rs"]
+mod figures;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,6 +19,7 @@ use migrate_steps::rules::{Inputs, RuleSet};
 use serde_json::{Map, Value, json};
 
 use estate::{OBJECTS, Shape};
+use figures::{load, machine, median, rounded, spread};
 
 /// Rounds unless `--rounds` says otherwise.
 const ROUNDS: usize = 5;
@@ -152,7 +155,7 @@ fn all(rounds: usize, only: Option<&str>) -> Result<()> {
     let mut goals = Vec::new();
     for (name, (_, figures)) in table.iter().filter(|(name, _)| name.starts_with("assess-")) {
         for (figure, most) in GOALS {
-            let measured = median(&figures[figure]);
+            let measured = median(&figures[figure]).ok_or("nothing was measured")?;
             goals.push(
                 json!({ "figure": format!("{name}, 10,000 objects: {figure}"), "measured": rounded(measured),
                 "goal": format!("below {most}"), "met": measured < most }),
@@ -198,42 +201,4 @@ fn child(what: &str, folder: &Path) -> Result<Value> {
         return Err(format!("{what} ended with {}", output.status).into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn spread(values: &[f64]) -> Value {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    json!({ "median": rounded(median(values)), "min": rounded(least), "max": rounded(most) })
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
-    }
-}
-
-/// Four decimals: more is noise.
-fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
-}
-
-/// Load averages over 1, 5 and 15 minutes.
-fn load() -> Value {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).filter_map(|number| number.parse::<f64>().ok()).collect()
-}
-
-fn machine() -> Value {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(name))?;
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    json!({ "cpu": field("model name"), "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "os": std::env::consts::OS })
 }

@@ -5,6 +5,9 @@
 //! Events are progress reports that the host takes in; the last of those that come together is passed on.
 //! stdout is one JSON document, stderr is progress.
 
+#[path = "../../../../tests/bench/figures.rs"]
+mod figures;
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -17,6 +20,8 @@ use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{Step, VerifyDepth};
 use migrate_plugin_host::{Guard, Launch, Plugin};
 use serde_json::{Value, json};
+
+use figures::{load, machine, median, rounded, spread};
 
 /// Rounds unless `--rounds` says otherwise: enough for a median that one busy moment can't move.
 const ROUNDS: usize = 5;
@@ -97,29 +102,6 @@ while read -r line; do
 done
 "#;
 
-/// One figure over rounds.
-#[derive(Default)]
-struct Figure(Vec<f64>);
-
-impl Figure {
-    fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
-    }
-
-    fn to_json(&self) -> Value {
-        let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        json!({ "median": rounded(self.median()), "min": rounded(least), "max": rounded(most) })
-    }
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
-}
-
 #[tokio::main]
 async fn measure(rounds: usize) -> Result<()> {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -137,25 +119,26 @@ async fn measure(rounds: usize) -> Result<()> {
     let compiled = Plugin::describe(None, &guard, launch(this.clone(), &["plugin"]), &dir).await?;
     let script = Plugin::describe(None, &guard, launch(script, &[]), &dir).await?;
     let load_before = load();
-    let (mut bare, mut node, mut shell, mut events) = <(Figure, Figure, Figure, Figure)>::default();
+    let (mut bare, mut node, mut shell, mut events) = <(Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>)>::default();
     for round in 0..rounds {
         eprintln!("bench: round {} of {rounds}", round + 1);
-        bare.0.push(bare_process(&this)?);
-        node.0.push(nodes(&compiled, &dir).await?);
-        shell.0.push(nodes(&script, &dir).await?);
-        events.0.push(events_a_second(&compiled, &dir).await?);
+        bare.push(bare_process(&this)?);
+        node.push(nodes(&compiled, &dir).await?);
+        shell.push(nodes(&script, &dir).await?);
+        events.push(events_a_second(&compiled, &dir).await?);
     }
-    let (node_ms, shell_ms, a_second) = (node.median(), shell.median(), events.median());
+    let of = |figure: &[f64]| median(figure).ok_or("nothing was measured");
+    let (node_ms, shell_ms, a_second) = (of(&node)?, of(&shell)?, of(&events)?);
     let document = json!({
         "version": 1,
         "machine": machine(),
         "load": { "before": load_before, "after": load() },
         "rounds": rounds,
         "measurements": {
-            "bare-process-ms": bare.to_json(),
-            "node-compiled-ms": node.to_json(),
-            "node-script-ms": shell.to_json(),
-            "events-a-second": events.to_json(),
+            "bare-process-ms": spread(&bare),
+            "node-compiled-ms": spread(&node),
+            "node-script-ms": spread(&shell),
+            "events-a-second": spread(&events),
         },
         "goals": [
             goal("a node of a compiled plugin with its start, in milliseconds", node_ms, "below 20", node_ms < 20.0),
@@ -202,20 +185,4 @@ async fn events_a_second(plugin: &Plugin, dir: &std::path::Path) -> Result<f64> 
         return Err("the last event was lost".into());
     }
     Ok(EVENTS as f64 / taken)
-}
-
-/// Load averages over 1, 5 and 15 minutes.
-fn load() -> Value {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).filter_map(|number| number.parse::<f64>().ok()).collect()
-}
-
-fn machine() -> Value {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    json!({
-        "cpu": model.map(|(_, value)| value.trim()),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "os": std::env::consts::OS,
-    })
 }
