@@ -122,20 +122,14 @@ impl TypedStep for IdentityMap {
         let mut plan = StepPlan::new("plan the managed identities");
         if let Some(to) = config.field::<PathBuf>("to")? {
             plan.summary = format!("plan the managed identities into {}", to.display());
-            match tree::replaceable(&ctx.path(&to)) {
-                Ok(Some(count)) if count > 0 => {
-                    plan.destroys.push(format!("{count} files of {}", to.display()))
-                }
-                Ok(_) => {}
-                Err(e) => plan.problems.push(Problem::error(e.message).in_field("to")),
-            }
+            tree::plan_replacing(&mut plan, &ctx.path(&to), &to, "to");
         }
         let Some(config) = config.known() else { return Ok(plan) };
         plan.problems.extend(config.problem());
         if ctx.path(&config.from).exists() {
             match config.identities(ctx) {
                 Ok(identities) => plan.items = Some(identities.len() as u64),
-                Err(e) => plan.problems.push(Problem::error(e.message).in_field("from")),
+                Err(e) => plan.problems.push(tree::problem_of(&e, "from")),
             }
         }
         Ok(plan)

@@ -10,8 +10,8 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError, StepPlan,
-    TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, PlanConfig, Progress, StepContext, StepError, StepPlan, TypedObservation,
+    TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -254,17 +254,7 @@ impl TypedStep for ManifestExport {
         let mut plan = StepPlan::new("export manifests");
         if let Some(directory) = config.field::<PathBuf>("directory")? {
             plan.summary = format!("export {} to {}", namespaces.join(", "), directory.display());
-            match tree::replaceable(&ctx.path(&directory)) {
-                Ok(Some(count)) if count > 0 => {
-                    plan.destroys.push(format!("{count} files of {}", directory.display()));
-                }
-                Ok(_) => {}
-                Err(e) => {
-                    let mut problem = Problem::error(e.message).in_field("directory");
-                    problem.hint = e.hint;
-                    plan.problems.push(problem);
-                }
-            }
+            tree::plan_replacing(&mut plan, &ctx.path(&directory), &directory, "directory");
         }
         if let Some(cluster) = config.field::<ClusterRef>("cluster")? {
             match reach(ctx, &cluster, "cluster").await {

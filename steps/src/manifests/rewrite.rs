@@ -201,13 +201,7 @@ impl TypedStep for ManifestRewrite {
         let mut plan = StepPlan::new("rewrite the manifests");
         if let Some(to) = config.field::<PathBuf>("to")? {
             plan.summary = format!("rewrite the manifests into {}", to.display());
-            match tree::replaceable(&ctx.path(&to)) {
-                Ok(Some(count)) if count > 0 => {
-                    plan.destroys.push(format!("{count} files of {}", to.display()));
-                }
-                Ok(_) => {}
-                Err(e) => plan.problems.push(problem_of(&e, "to")),
-            }
+            tree::plan_replacing(&mut plan, &ctx.path(&to), &to, "to");
         }
         let Some(config) = config.known() else { return Ok(plan) };
         plan.problems.extend(config.problem());
@@ -224,7 +218,7 @@ impl TypedStep for ManifestRewrite {
                         config.to.display()
                     );
                 }
-                Err(e) => plan.problems.push(problem_of(&e, "from")),
+                Err(e) => plan.problems.push(tree::problem_of(&e, "from")),
             }
         }
         Ok(plan)
@@ -293,14 +287,6 @@ impl TypedStep for ManifestRewrite {
         }));
         Ok(Evidence { checks })
     }
-}
-
-fn problem_of(error: &StepError, field: &str) -> Problem {
-    let record = error.to_record();
-    let text = [vec![record.message], record.causes].concat().join(": ");
-    let mut problem = Problem::error(text).in_field(field);
-    problem.hint = record.hint;
-    problem
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use migrate_plugin_api::{IdempotencyKey, StepError};
+use migrate_plugin_api::{IdempotencyKey, Problem, StepError, StepPlan};
 
 /// Says that a folder was written by `migrate` and may be replaced.
 const MARKER: &str = ".migrate-manifests";
@@ -153,6 +153,25 @@ pub(crate) fn listed(names: &[String]) -> String {
         names if names.len() <= NAMED => names.join(", "),
         names => format!("{} and {} more", names[..NAMED].join(", "), names.len() - NAMED),
     }
+}
+
+/// Puts into `plan` what a step destroys that writes its folder to `root`, which its config calls `shown` in
+/// `field`; or why it can't.
+pub(crate) fn plan_replacing(plan: &mut StepPlan, root: &Path, shown: &Path, field: &str) {
+    match replaceable(root) {
+        Ok(Some(count)) if count > 0 => plan.destroys.push(format!("{count} files of {}", shown.display())),
+        Ok(_) => {}
+        Err(e) => plan.problems.push(problem_of(&e, field)),
+    }
+}
+
+/// An error as a problem of a plan, with its causes and its hint.
+pub(crate) fn problem_of(error: &StepError, field: &str) -> Problem {
+    let record = error.to_record();
+    let text = [vec![record.message], record.causes].concat().join(": ");
+    let mut problem = Problem::error(text).in_field(field);
+    problem.hint = record.hint;
+    problem
 }
 
 /// What would be replaced at `root`: the count of files, `None` where nothing is there.
