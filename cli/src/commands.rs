@@ -51,8 +51,8 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
 
 /// Whether a command is about a project.
 fn needs_project(command: &Command) -> bool {
-    let without = matches!(command, Command::Steps(_) | Command::Schema(_) | Command::Rules(_));
-    !without && !matches!(command, Command::Plugin(_) | Command::Assess(_) | Command::Rewrite(_))
+    use Command::{Assess, Plugin, Rewrite, Rules, Schema, Steps};
+    !matches!(command, Steps(_) | Schema(_) | Rules(_) | Plugin(_) | Assess(_) | Rewrite(_))
 }
 
 async fn dispatch(cli: &Cli, session: &Session<'_>) -> Result<Exit, Failure> {
@@ -82,8 +82,8 @@ async fn dispatch(cli: &Cli, session: &Session<'_>) -> Result<Exit, Failure> {
 fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
     let needed = match &cli.command {
-        Command::Validate(_) | Command::Steps(_) | Command::Plugin(_) | Command::Schema(_) => false,
-        Command::Assess(_) | Command::Rewrite(_) | Command::Rules(_) => false,
+        Command::Validate(_) => false,
+        command if !needs_project(command) => false,
         // Without a workflow it is about a run.
         Command::Plan(args) => args.workflow().is_none(),
         _ => true,
