@@ -6,7 +6,8 @@ use migrate_plugin_api::{NodeId, RunId};
 use serde::{Deserialize, Serialize};
 
 use crate::ambient;
-use crate::engine::{Engine, RunError, find, named};
+use crate::engine::{Engine, find};
+use crate::error::{RunError, named};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
 use crate::run::dispatcher::Machine;

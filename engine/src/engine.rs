@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{
-    CancellationToken, LogLevel, NodeId, RunId, Secret, SecretProvider, Step, StepError, StepInfo,
-    VerifyDepth,
+    CancellationToken, LogLevel, NodeId, RunId, Secret, SecretProvider, Step, StepInfo, VerifyDepth,
 };
 use serde_json::Map;
 use tokio::task::JoinSet;
 
 use crate::ambient;
+use crate::error::{OpenError, RunError};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
-use crate::report::{Changes, PlanReport, RunReport, RunState};
+use crate::report::{PlanReport, RunReport, RunState};
 use crate::resume::{AGAIN, TakenUp, without};
 use crate::run::core::Core;
 use crate::run::dispatcher::{Dispatcher, Machine, Session};
@@ -43,89 +43,6 @@ const STATE_DIR: &str = ".migrate";
 
 /// The store's file in it.
 const STATE_FILE: &str = "state.db";
-
-/// Why there is no engine.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Two steps of one name.
-    #[error("two steps are called `{0}`")]
-    DuplicateStep(String),
-    /// A step whose schemas are no JSON Schemas.
-    #[error("step `{step}` describes itself with an invalid JSON Schema: {reason}")]
-    InvalidSchema {
-        /// The step.
-        step: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// Why a run did not begin, or could not go on. A failed node is no error: see [`RunReport`].
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Another process runs here. Nothing was touched.
-    #[error("another run holds this project: {0}")]
-    Locked(Holder),
-    /// The lock file can't be used.
-    #[error("failed to lock {}", .path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Preflight found what stands in the way. Nothing was touched.
-    #[error("preflight found problems; nothing was started")]
-    Refused(Box<PlanReport>),
-    /// The workflow or the environment has mistakes now.
-    #[error(transparent)]
-    Invalid(#[from] Diagnostics),
-    /// A file that the run was started from can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// Finished or begun nodes have another config now; nothing was touched.
-    #[error("the workflow or the environment has changed since the run")]
-    Changed(Box<Changes>),
-    /// There is no run to resume, or not this one.
-    #[error("there is no run `{0}`")]
-    UnknownRun(String),
-    /// No run at all.
-    #[error("this project has no run yet")]
-    NoRuns,
-    /// The run is already done.
-    #[error("run `{0}` is done; there is nothing to resume")]
-    AlreadyDone(RunId),
-    /// The run is undone.
-    #[error("run `{0}` is undone; start a new one")]
-    AlreadyUndone(RunId),
-    /// The run is being undone, and nothing of it is done again.
-    #[error("run `{0}` is being undone; nothing of it can be done again")]
-    Undoing(RunId),
-    /// The run has no such node.
-    #[error("the workflow has no node `{node}`{}", .near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())]
-    UnknownNode {
-        /// As asked for.
-        node: NodeId,
-        /// The one that was probably meant.
-        near: Option<NodeId>,
-    },
-    /// Going on from a node would repeat others that can't be repeated unasked. Nothing was touched.
-    #[error("this would do {} again, which may have had an effect that repeating it would double", named(.nodes))]
-    NotRepeatable {
-        /// What a person must name to have it repeated.
-        nodes: Vec<NodeId>,
-    },
-    /// Asked to stop before anything was started.
-    #[error("stopped on request before anything was started")]
-    Cancelled,
-    /// The URL of the shared store isn't where `[store]` says.
-    #[error("the store's URL: {}", .0.message)]
-    StoreUrl(StepError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// What to resume, and how.
 #[derive(Debug, Clone, Default)]
@@ -610,10 +527,6 @@ pub(crate) async fn stop_requested(mut level: tokio::sync::watch::Receiver<Shutd
     if level.wait_for(|level| *level > ShutdownLevel::None).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-pub(crate) fn named(nodes: &[NodeId]) -> String {
-    nodes.iter().map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn make_private_dir(dir: &Path) -> std::io::Result<()> {

@@ -8,6 +8,7 @@
 mod ambient;
 mod decide;
 mod engine;
+mod error;
 mod event;
 mod history;
 mod outlook;
@@ -20,7 +21,8 @@ mod store;
 pub mod workflow;
 
 pub use decide::{Approval, DecideError, DecideRequest};
-pub use engine::{Engine, OpenError, ResumeRequest, RunError, VerifyRequest};
+pub use engine::{Engine, ResumeRequest, VerifyRequest};
+pub use error::{OpenError, RunError};
 pub use jiff::Timestamp;
 
 pub use event::{EVENT_VERSION, Event, EventKind, EventSink, EventStream, event_channel};

@@ -2,7 +2,8 @@
 
 use migrate_plugin_api::RunId;
 
-use crate::engine::{Engine, RunError, find};
+use crate::engine::{Engine, find};
+use crate::error::RunError;
 use crate::history::{History, HistoryRequest, story};
 use crate::report::{RunReport, RunStatus, RunSummary};
 use crate::run::state::RunFacts;

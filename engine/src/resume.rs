@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, VerifyDepth};
 
 use crate::ambient;
-use crate::engine::{Engine, ResumeRequest, RunError, definition, find};
+use crate::engine::{Engine, ResumeRequest, definition, find};
+use crate::error::RunError;
 use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
 use crate::report::{Changes, REPORT_VERSION};

@@ -320,3 +320,38 @@ async fn the_history_of_a_node_is_told_in_order_and_can_be_followed() {
     let error = reader.history(&gone).await.unwrap_err();
     assert_eq!(error.to_string(), "the workflow has no node `bx`");
 }
+
+#[tokio::test]
+async fn a_moved_project_is_resumed_with_its_own_files() {
+    let mut project = Project::new(TREE);
+    project.script(|s| {
+        s.apply.insert("c".into(), [Apply::Permanent].into());
+    });
+    project.run().await;
+    let old = project.dir;
+    project.dir = tempfile::tempdir().unwrap();
+    for name in ["w.toml", "migration.toml", ".migrate", "effects"] {
+        std::fs::rename(old.path().join(name), project.path(name)).unwrap();
+    }
+    drop(old);
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+}
+
+#[tokio::test]
+async fn a_workflow_without_a_file_is_resumed_from_its_stored_text() {
+    let project = Project::new(TREE);
+    project.script(|s| {
+        s.apply.insert("c".into(), [Apply::Permanent].into());
+    });
+    let engine = project.engine();
+    let text = std::fs::read_to_string(project.path("w.toml")).unwrap();
+    std::fs::remove_file(project.path("w.toml")).unwrap();
+    let workflow = migrate_engine::Source::new(project.path("shipped workflow w"), text);
+    let environment = migrate_engine::Source::read(project.path("migration.toml")).unwrap();
+    let checked = engine.check(&workflow, &environment, &migrate_engine::Params::new()).unwrap();
+    engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap();
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert!(!project.path("shipped workflow w").exists());
+}

@@ -203,41 +203,6 @@ async fn without_idempotency_nothing_that_had_its_effect_is_done_again_unasked()
     }
 }
 
-#[tokio::test]
-async fn a_moved_project_is_resumed_with_its_own_files() {
-    let mut project = Project::new(CHAIN);
-    project.script(|s| {
-        s.apply.insert("c".into(), [Apply::Permanent].into());
-    });
-    project.run().await;
-    let old = project.dir;
-    project.dir = tempfile::tempdir().unwrap();
-    for name in ["w.toml", "migration.toml", ".migrate", "effects"] {
-        std::fs::rename(old.path().join(name), project.path(name)).unwrap();
-    }
-    drop(old);
-    let report = resume(&project, ResumeRequest::default()).await.unwrap();
-    assert_eq!(report.state, RunState::Done);
-}
-
-#[tokio::test]
-async fn a_workflow_without_a_file_is_resumed_from_its_stored_text() {
-    let project = Project::new(CHAIN);
-    project.script(|s| {
-        s.apply.insert("c".into(), [Apply::Permanent].into());
-    });
-    let engine = project.engine();
-    let text = std::fs::read_to_string(project.path("w.toml")).unwrap();
-    std::fs::remove_file(project.path("w.toml")).unwrap();
-    let workflow = migrate_engine::Source::new(project.path("shipped workflow w"), text);
-    let environment = migrate_engine::Source::read(project.path("migration.toml")).unwrap();
-    let checked = engine.check(&workflow, &environment, &migrate_engine::Params::new()).unwrap();
-    engine.run(&checked, EventSink::discard(), &Shutdown::new()).await.unwrap();
-    let report = resume(&project, ResumeRequest::default()).await.unwrap();
-    assert_eq!(report.state, RunState::Done);
-    assert!(!project.path("shipped workflow w").exists());
-}
-
 #[test]
 fn the_project_folder_is_absolute_however_it_is_named() {
     let engine = migrate_engine::Engine::open("somewhere", Vec::new()).unwrap();

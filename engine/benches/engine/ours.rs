@@ -11,9 +11,8 @@ use migrate_plugin_api::{
     CancellationToken, Evidence, Idempotency, Observation, Step, StepContext, StepError, StepInfo, StepPlan,
     VerifyDepth, async_trait,
 };
+use rusqlite::{Connection, TransactionBehavior, params};
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use crate::Result;
 
@@ -44,7 +43,7 @@ pub fn measure(what: &[&str]) -> Result<Value> {
         }
         ["interrupted", nodes] => runtime.block_on(interrupted(nodes.parse()?))?,
         ["resume"] => runtime.block_on(resume())?,
-        ["bare-commits"] => runtime.block_on(bare_commits())?,
+        ["bare-commits"] => bare_commits()?,
         _ => return Err(format!("nothing to measure: {what:?}").into()),
     };
     figures["peak-mib"] = json!(peak_mib()?);
@@ -155,42 +154,35 @@ fn reader() -> EventSink {
 }
 
 /// The facts of the run in this folder once more, into a copy of its store with the same settings
-/// and through the same driver: the intent of a node in one transaction, its result in another, each
-/// of a single statement.
-async fn bare_commits() -> Result<Value> {
+/// and through the same driver: the intent of a node in one transaction, its result in another.
+fn bare_commits() -> Result<Value> {
     let copy = Path::new("bare.db");
     std::fs::copy(".migrate/state.db", copy)?;
-    let options = SqliteConnectOptions::new()
-        .filename(copy)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(false);
-    let mut connection = options.connect().await?;
-    let facts: Vec<(String, i64, String, String, Vec<u8>)> =
-        sqlx::query_as("select run, seq, at, body, sum from facts order by seq")
-            .fetch_all(&mut connection)
-            .await?;
-    sqlx::query("delete from facts").execute(&mut connection).await?;
-    sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut connection).await?;
+    let mut connection = Connection::open(copy)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    let facts: Vec<(String, i64, String, String, Vec<u8>)> = connection
+        .prepare("select run, seq, at, body, sum from facts order by seq")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+        .collect::<std::result::Result<_, _>>()?;
+    connection.execute_batch("delete from facts")?;
+    connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))?;
     let is_intent = |body: &str| body.contains("\"fact\":\"started\"");
     let (mut rest, mut commits) = (&facts[..], 0);
     let start = Instant::now();
     while let Some(first) = rest.first() {
         let results = rest[1..].iter().take_while(|fact| !is_intent(&fact.3)).count();
         let (now, later) = rest.split_at(if is_intent(&first.3) { 1 } else { 1 + results });
-        let rows = vec!["(?, ?, ?, ?, ?)"; now.len()].join(", ");
-        let insert = format!("insert into facts (run, seq, at, body, sum) values {rows}");
-        let mut query = sqlx::query(AssertSqlSafe(insert));
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for (run, seq, at, body, sum) in now {
-            query = query.bind(run).bind(seq).bind(at).bind(body).bind(sum);
+            let insert = "insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)";
+            transaction.prepare_cached(insert)?.execute(params![run, seq, at, body, sum])?;
         }
-        let mut transaction = connection.begin_with("begin immediate").await?;
-        query.execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        transaction.commit()?;
         (rest, commits) = (later, commits + 1);
     }
     let run_s = start.elapsed().as_secs_f64();
-    connection.close().await?;
     Ok(json!({ "run-s": run_s, "commits": commits, "commit-ms": run_s * 1_000.0 / f64::from(commits) }))
 }
 

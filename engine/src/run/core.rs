@@ -232,8 +232,8 @@ impl Core {
         self.cells[at].id.clone()
     }
 
-    fn record_of(&self, at: usize) -> NodeRecord {
-        self.facts.nodes.get(&self.cells[at].id).cloned().unwrap_or_default()
+    fn record_of(&self, at: usize) -> &NodeRecord {
+        self.facts.node(&self.cells[at].id)
     }
 
     fn record(&mut self, fact: Fact) {
@@ -330,17 +330,18 @@ impl Core {
     fn take_up(&mut self, at: usize, resolved: Resolved) {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
+        let &NodeRecord { phase, begun, again, failed, attempts, .. } = record;
         self.cells[at].resolved = Some(resolved);
         let seek = |same| if same { Sought::ToGoOn } else { Sought::Changed };
-        match record.phase {
-            Phase::Open | Phase::Skipped if record.begun && record.again == Some(Again::Look) => {
+        match phase {
+            Phase::Open | Phase::Skipped if begun && again == Some(Again::Look) => {
                 self.observe(at, Sought::Again);
             }
-            _ if record.again.is_some() => self.make_again(at),
-            Phase::New if record.failed && record.attempts > 0 && !self.is_idempotent(at) => {
+            _ if again.is_some() => self.make_again(at),
+            Phase::New if failed && attempts > 0 && !self.is_idempotent(at) => {
                 self.ask_person(at, "an earlier attempt was disproved", None);
             }
-            Phase::New if record.failed && record.attempts > 0 => {
+            Phase::New if failed && attempts > 0 => {
                 self.reset(at, "an earlier attempt was disproved", true);
                 self.apply(at);
             }
@@ -349,7 +350,7 @@ impl Core {
             // Whatever it began may be at work outside, under its own key and config; also where it
             // was skipped since.
             Phase::Open => self.observe(at, seek(same)),
-            Phase::Skipped if record.begun => self.observe(at, seek(same)),
+            Phase::Skipped if begun => self.observe(at, seek(same)),
             Phase::New | Phase::Skipped => self.apply(at),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
@@ -370,7 +371,7 @@ impl Core {
     /// As a person has asked.
     fn make_again(&mut self, at: usize) {
         let record = self.record_of(at);
-        let left = record.key.filter(|_| record.phase == Phase::Open);
+        let left = record.key.as_ref().filter(|_| record.phase == Phase::Open);
         let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
         self.reset(at, &format!("asked for{left}"), true);
         self.apply(at);
@@ -378,11 +379,12 @@ impl Core {
 
     fn observe(&mut self, at: usize, sought: Sought) {
         self.cells[at].sought = sought;
-        let step = self.record_of(at).step.unwrap_or_default();
-        if self.catalog.contains_key(&step) {
+        let step = self.record_of(at).step.as_deref().unwrap_or_default();
+        if self.catalog.contains_key(step) {
             return self.call(at, CallKind::Observe);
         }
-        self.unclear(at, &format!("there is no step `{step}` any more"));
+        let why = format!("there is no step `{step}` any more");
+        self.unclear(at, &why);
     }
 
     fn reset(&mut self, at: usize, reason: &str, again: bool) {
@@ -400,8 +402,8 @@ impl Core {
     /// Whether what an earlier attempt of the node has begun is by its nature the same as what it would
     /// do again, so that its step's "absent" may only mean "may be repeated".
     fn was_natural(&self, at: usize) -> bool {
-        let step = self.record_of(at).step.unwrap_or_default();
-        self.catalog.get(&step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+        let step = self.record_of(at).step.as_deref().unwrap_or_default();
+        self.catalog.get(step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
     }
 
     /// Fails the node because only a person may decide to do it again.
@@ -446,7 +448,7 @@ impl Core {
     fn intend(&mut self, at: usize) {
         let Some(resolved) = self.cells[at].resolved.clone() else { return };
         let (node, step) = (self.id(at), self.node(at).step.clone());
-        let NodeRecord { attempts, generation, .. } = self.record_of(at);
+        let &NodeRecord { attempts, generation, .. } = self.record_of(at);
         let attempt = attempts + 1;
         let key = self.key(&node, &resolved.digest, generation, attempt);
         self.record(Fact::Started {
@@ -480,16 +482,18 @@ impl Core {
         // Always with what the attempt was begun with; for all but a superseded one, that is what the
         // node has now.
         let record = self.record_of(at);
-        let (Some(key), Some(config), Some(step)) = (record.key, record.config, record.step) else { return };
+        let (Some(key), Some(config), Some(step)) = (&record.key, &record.config, &record.step) else {
+            return;
+        };
         let node = self.node(at);
         let call = Call {
             node: self.id(at),
-            step,
+            step: step.clone(),
             kind,
             attempt: record.attempts,
-            key,
-            config,
-            outputs: record.outputs.filter(|_| kind == CallKind::Verify),
+            key: key.clone(),
+            config: config.clone(),
+            outputs: record.outputs.clone().filter(|_| kind == CallKind::Verify),
             limit: Limit::Node { whole: self.time(at), left: self.time_left(at) },
             attempt_limit: node.retry.attempt_timeout,
             heartbeat: node.heartbeat,
@@ -548,7 +552,7 @@ impl Core {
     fn undo_reason(&self) -> Option<String> {
         let at = self.undo_due.first().filter(|_| !self.draining)?;
         let record = self.record_of(*at);
-        let message = record.error.map(|error| error.message).unwrap_or_default();
+        let message = record.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
         Some(format!("`{}` failed: {message}", self.cells[*at].id))
     }
 

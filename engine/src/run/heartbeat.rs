@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::ambient;
-use crate::engine::RunError;
+use crate::error::RunError;
 use crate::store::{Store, StoreError};
 
 /// Renewals that may fail in a row: the next would come when the lease may be over.

@@ -3,7 +3,7 @@
 
 use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
@@ -220,6 +220,12 @@ impl RunFacts {
                 apply_to(record, fact);
             }
         }
+    }
+
+    /// What is known of the node or item; nothing, if it is not known.
+    pub(crate) fn node(&self, id: &NodeId) -> &NodeRecord {
+        static NOTHING: LazyLock<NodeRecord> = LazyLock::new(NodeRecord::default);
+        self.nodes.get(id).unwrap_or(&NOTHING)
     }
 
     /// What is known of the node as it is now, by itself: not of its items, nor of what it did before

@@ -161,12 +161,6 @@ impl Batch {
             && self.cleared.is_empty()
             && self.logs.is_empty()
     }
-
-    /// Whether there are facts and nothing else.
-    pub(crate) fn is_only_facts(&self) -> bool {
-        let Self { facts, cursors, handles, cleared, logs } = self;
-        !facts.is_empty() && cursors.is_empty() && handles.is_empty() && cleared.is_empty() && logs.is_empty()
-    }
 }
 
 /// The name of a level as stored.

@@ -20,10 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::limits::{
-    CANCEL_GRACE, HANDSHAKE_LIMIT, MAX_LINE_BYTES, MAX_LINES_A_SECOND, MAX_MESSAGE_BYTES, MAX_OUTBOX_BYTES,
-    MAX_OUTPUT_BYTES, STDERR_KEPT_BYTES, TERM_GRACE,
+    CANCEL_GRACE, HANDSHAKE_LIMIT, MAX_LINE_BYTES, MAX_MESSAGE_BYTES, MAX_OUTBOX_BYTES, MAX_OUTPUT_BYTES,
+    STDERR_KEPT_BYTES, TERM_GRACE,
 };
 use crate::lines::{Lines, clean};
+use crate::rate::{Pass, Rate};
 use crate::vault::Vault;
 
 /// How much of a wrong line is shown.
@@ -592,53 +593,5 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
-    }
-}
-
-/// So many lines in a second, and no more.
-struct Rate {
-    second: Option<Instant>,
-    passed: u32,
-    left_out: u64,
-}
-
-enum Pass {
-    Yes {
-        /// Lines before this one that did not pass.
-        left_out: u64,
-    },
-    No,
-}
-
-impl Rate {
-    fn new() -> Self {
-        Self { second: None, passed: 0, left_out: 0 }
-    }
-
-    fn pass(&mut self, now: Instant) -> Pass {
-        if self.second.is_none_or(|began| now - began >= Duration::from_secs(1)) {
-            (self.second, self.passed) = (Some(now), 0);
-        }
-        self.passed += 1;
-        if self.passed > MAX_LINES_A_SECOND {
-            self.left_out += 1;
-            return Pass::No;
-        }
-        Pass::Yes { left_out: std::mem::take(&mut self.left_out) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_lines_than_fit_into_a_second_are_counted() {
-        let mut rate = Rate::new();
-        let now = Instant::now();
-        let passed = (0..5_000).filter(|_| matches!(rate.pass(now), Pass::Yes { .. })).count();
-        assert_eq!(passed, MAX_LINES_A_SECOND as usize);
-        let Pass::Yes { left_out } = rate.pass(now + Duration::from_secs(1)) else { panic!("passes") };
-        assert_eq!(left_out, 4_000);
     }
 }

@@ -6,7 +6,7 @@ use super::{Core, Live, error};
 use crate::event::EventKind;
 use crate::run::command::CallKind;
 use crate::run::gate::{GATE, GateDecision, question};
-use crate::run::state::Phase;
+use crate::run::state::{NodeRecord, Phase};
 use crate::store::fact::Fact;
 use crate::workflow::Resolved;
 
@@ -26,17 +26,18 @@ impl Core {
         const AGAIN: &str = "it is asked again";
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
+        let &NodeRecord { phase, again, failed, attempts, .. } = record;
         self.cells[at].resolved = Some(resolved);
-        match record.phase {
-            _ if record.again.is_some() && record.attempts > 0 => self.reset(at, AGAIN, true),
+        match phase {
+            _ if again.is_some() && attempts > 0 => self.reset(at, AGAIN, true),
             Phase::Applied | Phase::Finished if same => {
                 self.occupy(at);
                 return self.call(at, CallKind::Verify);
             }
-            Phase::Open if same && !record.failed => return self.ask(at),
+            Phase::Open if same && !failed => return self.ask(at),
             Phase::Open if !same => self.reset(at, AGAIN, false),
             // Rejected, or about something that has changed since: a new question.
-            _ if record.attempts > 0 => self.reset(at, AGAIN, true),
+            _ if attempts > 0 => self.reset(at, AGAIN, true),
             _ => {}
         }
         self.intend(at);
@@ -44,7 +45,7 @@ impl Core {
     }
 
     fn ask(&mut self, at: usize) {
-        let (node, record) = (self.id(at), self.record_of(at));
+        let (node, record) = (self.id(at), self.record_of(at).clone());
         self.cells[at].live = Live::Gate;
         self.gates.insert(at);
         let dropped = record.key.and_then(|key| self.decisions.remove(&key));

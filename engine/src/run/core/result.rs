@@ -150,7 +150,7 @@ impl Core {
             node,
             attempts: record.attempts,
             duration_ms: self.spent_ms(at),
-            outputs: record.outputs.unwrap_or_default(),
+            outputs: record.outputs.clone().unwrap_or_default(),
             evidence,
         });
         self.release(at);

@@ -11,13 +11,14 @@ use migrate_plugin_api::{ErrorClass, Idempotency, NodeId, RunId, Step};
 use tempfile::TempDir;
 
 use super::dice::Dice;
-use super::disk::{Disk, Platter, Trouble};
+use super::disk::{self, Disk, Platter, Trouble};
 use super::scenario::Scenario;
 use super::step::Simulated;
-use super::witness::{StoreThread, Witness};
+use super::witness::Witness;
 use super::world::World;
 use crate::ambient::{self, simulated};
-use crate::engine::{Engine, ResumeRequest, RunError};
+use crate::engine::{Engine, ResumeRequest};
+use crate::error::RunError;
 use crate::event::EventSink;
 use crate::report::{NodeState, RunReport, RunState};
 use crate::run::key::run_id;
@@ -89,7 +90,8 @@ pub(super) struct Outcome {
 /// What one thread needs to simulate: kept from seed to seed.
 pub(super) struct Bench {
     project: TempDir,
-    store: StoreThread,
+    /// The file layer of its disks.
+    vfs: String,
     mounts: Cell<u64>,
 }
 
@@ -97,11 +99,9 @@ impl Bench {
     pub(super) fn new() -> Self {
         static THREADS: AtomicU64 = AtomicU64::new(0);
         let thread = THREADS.fetch_add(1, Ordering::Relaxed);
-        Self {
-            project: tempfile::tempdir().unwrap(),
-            store: StoreThread::start(format!("simulated-{thread}")),
-            mounts: Cell::new(thread << 40),
-        }
+        let vfs = format!("simulated-{thread}");
+        disk::register(&vfs);
+        Self { project: tempfile::tempdir().unwrap(), vfs, mounts: Cell::new(thread << 40) }
     }
 
     /// Lives through `seed`.
@@ -306,7 +306,7 @@ impl Lives<'_> {
     async fn work(&mut self, disk: &Arc<Disk>, shutdown: &Shutdown) -> Result<RunReport, RunError> {
         let world = Arc::clone(&self.world);
         self.bench.mounts.set(self.bench.mounts.get() + 1);
-        let witness = Witness::open(&self.bench.store, &world, disk, self.bench.mounts.get());
+        let witness = Witness::open(&self.bench.vfs, &world, disk, self.bench.mounts.get());
         world.only_alive().await;
         let witness = Arc::new(witness?);
         let (run, contents) = witness.contents().await?;

@@ -2,10 +2,8 @@
 //! answered by a process that is dead.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, mpsc};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,87 +17,34 @@ use crate::run::GateDecision;
 use crate::store::fact::{Batch, LogLine, Place, RunRecord, Stamped};
 use crate::store::{SqliteStore, Store, StoreError};
 
-type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
-/// A thread on which the store works, while the simulated world stands still and waits for it: its
-/// pool has clocks and tasks of its own that must not mix with the simulated ones.
-#[derive(Clone)]
-pub(super) struct StoreThread {
-    jobs: mpsc::Sender<Job>,
-    vfs: &'static str,
-}
-
-impl StoreThread {
-    /// A thread with a file layer of its own, called `vfs`.
-    pub(super) fn start(vfs: String) -> Self {
-        let vfs: &'static str = vfs.leak();
-        super::disk::register(vfs);
-        let (jobs, queue) = mpsc::channel::<Job>();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            while let Ok(job) = queue.recv() {
-                runtime.block_on(job());
-            }
-        });
-        Self { jobs, vfs }
-    }
-
-    fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let (answer, answered) = mpsc::channel();
-        let job: Job = Box::new(move || {
-            Box::pin(async move {
-                let _ = answer.send(work().await);
-            })
-        });
-        self.jobs.send(job).unwrap();
-        answered.recv().unwrap()
-    }
-}
-
 /// The store of one process.
 pub(super) struct Witness {
-    store: Arc<SqliteStore>,
-    thread: StoreThread,
+    store: SqliteStore,
     world: Arc<World>,
     disk: Arc<Disk>,
     _mounted: Mounted,
 }
 
 impl Witness {
-    /// Opens the store on `disk`.
+    /// Opens the store on `disk`, which SQLite reaches at `mount` through the file layer `vfs`.
     pub(super) fn open(
-        thread: &StoreThread,
+        vfs: &str,
         world: &Arc<World>,
         disk: &Arc<Disk>,
         mount: u64,
     ) -> Result<Self, StoreError> {
         let mounted = Mounted::new(mount, Arc::clone(disk));
-        let (path, vfs) = (PathBuf::from(mounted.path()), thread.vfs);
-        let store = thread.run(move || async move { SqliteStore::open_simulated(&path, vfs).await });
+        let store = SqliteStore::open_simulated(Path::new(&mounted.path()), vfs);
         disk.take_log().iter().for_each(|line| world.say(line));
-        Ok(Self {
-            store: Arc::new(store?),
-            thread: thread.clone(),
-            world: Arc::clone(world),
-            disk: Arc::clone(disk),
-            _mounted: mounted,
-        })
+        let (world, disk) = (Arc::clone(world), Arc::clone(disk));
+        Ok(Self { store: store?, world, disk, _mounted: mounted })
     }
 
-    /// Calls the store, and never returns if the process died of it.
-    async fn call<T, F>(&self, work: impl FnOnce(Arc<SqliteStore>) -> F + Send + 'static) -> T
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
+    /// Waits for the store, and never returns if the process died of it.
+    async fn call<T>(&self, work: impl Future<Output = T>) -> T {
         // It may have died since it asked.
         self.world.only_alive().await;
-        let store = Arc::clone(&self.store);
-        let answer = self.thread.run(move || work(store));
+        let answer = work.await;
         self.disk.take_log().iter().for_each(|line| self.world.say(line));
         self.world.only_alive().await;
         answer
@@ -132,8 +77,7 @@ impl Witness {
 impl Drop for Witness {
     /// The process is gone, and its files with it. On a dead disk this changes nothing.
     fn drop(&mut self) {
-        let store = Arc::clone(&self.store);
-        self.thread.run(move || async move { store.close().await });
+        self.store.close_now();
         self.disk.take_log();
     }
 }
@@ -143,8 +87,7 @@ impl Store for Witness {
     async fn create_run(&self, run: &RunRecord) -> Result<(), StoreError> {
         self.world.lock().ledger.created(run.id.clone());
         self.world.say("store a run");
-        let run = run.clone();
-        let answer = self.call(move |store| async move { store.create_run(&run).await }).await;
+        let answer = self.call(self.store.create_run(run)).await;
         self.answered(&answer);
         self.world.lock().ledger.run_acknowledged = answer.is_ok();
         answer
@@ -157,30 +100,26 @@ impl Store for Witness {
         // The disk takes its time, and other things happen meanwhile.
         self.pass().await;
         self.world.storing(batch);
-        let (run, batch) = (run.clone(), batch.clone());
-        let answer = self.call(move |store| async move { store.append(&run, &batch).await }).await;
+        let answer = self.call(self.store.append(run, batch)).await;
         self.answered(&answer);
         self.pass().await;
         answer
     }
 
     async fn run(&self, id: Option<&RunId>) -> Result<Option<RunRecord>, StoreError> {
-        let id = id.cloned();
-        self.call(move |store| async move { store.run(id.as_ref()).await }).await
+        self.call(self.store.run(id)).await
     }
 
     async fn runs(&self) -> Result<Vec<RunRecord>, StoreError> {
-        self.call(|store| async move { store.runs().await }).await
+        self.call(self.store.runs()).await
     }
 
     async fn facts(&self, run: &RunId) -> Result<Vec<Stamped>, StoreError> {
-        let run = run.clone();
-        self.call(move |store| async move { store.facts(&run).await }).await
+        self.call(self.store.facts(run)).await
     }
 
     async fn places(&self, run: &RunId) -> Result<BTreeMap<NodeId, Place>, StoreError> {
-        let run = run.clone();
-        self.call(move |store| async move { store.places(&run).await }).await
+        self.call(self.store.places(run)).await
     }
 
     async fn logs(
@@ -190,8 +129,7 @@ impl Store for Witness {
         after: i64,
         limit: u32,
     ) -> Result<Vec<(i64, LogLine)>, StoreError> {
-        let (run, node) = (run.clone(), node.cloned());
-        self.call(move |store| async move { store.logs(&run, node.as_ref(), after, limit).await }).await
+        self.call(self.store.logs(run, node, after, limit)).await
     }
 
     /// Not on the simulated disk: a decision is a file of its own, or another connection.
@@ -205,6 +143,6 @@ impl Store for Witness {
     }
 
     async fn close(&self) {
-        self.call(|store| async move { store.close().await }).await;
+        self.call(self.store.close()).await;
     }
 }

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::decide::DecideRequest;
-use crate::engine::{Engine, ResumeRequest, RunError};
+use crate::engine::{Engine, ResumeRequest};
+use crate::error::RunError;
 use crate::event::EventSink;
 use crate::report::RunState;
 use crate::run::heartbeat::keep_right;

@@ -1,34 +1,36 @@
 //! Opening: for writing (migrations, the check of the whole file) and for reading (neither).
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use sqlx::ConnectOptions;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use rusqlite::{Connection, OpenFlags, ffi};
 
+use super::migrations::{applied, migrate};
 use super::rows::Rows;
 use super::write::{self, Writer};
-use super::{Access, SqliteStore, State, corrupt, failed};
+use super::{Access, SqliteStore, State, apart, corrupt, failed};
 use crate::store::StoreError;
 use crate::store::seen::{Seen, SeenFile};
 use crate::store::sum::Whole;
-use crate::store::version;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How long a writer waits for a reader: only the checkpoint at its end can be held up by one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Rows that SQLite's thread may be ahead of the reader's.
-const ROWS_AHEAD: usize = 1_024;
+/// Statements that are kept prepared: more than there are.
+const PREPARED: usize = 32;
 
 /// Migrations before there were heads.
 const HEADLESS: usize = 1;
 
 /// The first generation: a store that is empty, or was taken over from the first version.
 pub(super) const FIRST_GENERATION: u64 = 1;
+
+/// What stands for itself in the path of a URI.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,32 +69,33 @@ impl SqliteStore {
             return Err(gone(path));
         }
         make_private(path).map_err(|source| open_error(path, source))?;
-        let mut connection = connect(path, options(path, Mode::Write)).await?;
-        let whole = prepare(path, &mut connection, seen.is_some()).await?;
-        check_seen(path, seen.as_ref(), &whole)?;
-        let seen = SeenFile::open(path, &whole).map_err(|source| open_error(path, source))?;
-        Ok(Self::with(path, connection, Access::Write(Box::new(Writer::new(Some(seen)))), true))
+        apart(|| {
+            let mut connection = connect(path, Mode::Write)?;
+            let whole = prepare(path, &mut connection, seen.is_some())?;
+            check_seen(path, seen.as_ref(), &whole)?;
+            let seen = SeenFile::open(path, &whole).map_err(|source| open_error(path, source))?;
+            Ok(Self::with(path, connection, Access::Write(Box::new(Writer::new(Some(seen)))), true))
+        })
     }
 
     /// Opens the store on the simulated disk of the VFS `vfs`, or makes it there, and takes the right
     /// to write. That disk has no shared memory: the one connection keeps the index of the WAL on its
     /// heap.
     #[cfg(test)]
-    pub(crate) async fn open_simulated(path: &Path, vfs: &'static str) -> Result<Self, StoreError> {
-        let options = options(path, Mode::Write)
-            .vfs(vfs)
-            .create_if_missing(true)
-            .locking_mode(sqlx::sqlite::SqliteLockingMode::Exclusive);
-        let mut connection = connect(path, options).await?;
-        prepare(path, &mut connection, false).await?;
+    pub(crate) fn open_simulated(path: &Path, vfs: &str) -> Result<Self, StoreError> {
+        let connection = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs);
+        let mut connection = connection.map_err(|error| connect_error(path, error))?;
+        let alone = connection.pragma_update(None, "locking_mode", "exclusive");
+        alone.and_then(|()| set_up(&connection, Mode::Write)).map_err(|error| connect_error(path, error))?;
+        prepare(path, &mut connection, false)?;
         let mut writer = Writer::new(None);
-        writer.acquire(path, &mut connection).await?;
+        writer.acquire(path, &mut connection)?;
         Ok(Self::with(path, connection, Access::Write(Box::new(writer)), true))
     }
 
-    fn with(path: &Path, connection: SqliteConnection, access: Access, headed: bool) -> Self {
+    fn with(path: &Path, connection: Connection, access: Access, headed: bool) -> Self {
         let state = State { connection: Some(connection), access, headed };
-        Self { path: path.to_owned(), state: Mutex::new(state) }
+        Self { path: path.to_owned(), state: Mutex::new(state), is_quick: AtomicBool::new(false) }
     }
 
     /// Opens the store to read it, if there is one. Changes nothing and needs no lock.
@@ -107,20 +110,20 @@ impl SqliteStore {
             Ok(false) => return Ok(None),
             Err(source) => return Err(open_error(path, source)),
         };
-        let result = Self::read_as(path, before.clone()).await;
+        let result = apart(|| Self::read_as(path, before.clone()));
         // A writer that came meanwhile may have changed the file under the reader's hands.
         let overtaken = before.is_some() && Fingerprint::of(path).ok() != before;
-        if overtaken { Self::read_as(path, None).await } else { result }
+        if overtaken { apart(|| Self::read_as(path, None)) } else { result }
     }
 
-    async fn read_as(path: &Path, before: Option<Fingerprint>) -> Result<Option<Self>, StoreError> {
+    fn read_as(path: &Path, before: Option<Fingerprint>) -> Result<Option<Self>, StoreError> {
         // First: a writer says what it has committed after it has.
         let seen = seen(path)?;
         let mode = if before.is_some() { Mode::ReadWhole } else { Mode::ReadLive };
-        let mut connection = connect(path, options(path, mode)).await?;
-        let applied = applied(path, &mut connection).await?;
+        let mut connection = connect(path, mode)?;
+        let applied = applied(path, &connection)?;
         let mut rows = Rows { path, connection: &mut connection, headed: applied > HEADLESS };
-        let whole = if rows.headed { rows.whole().await? } else { None };
+        let whole = if rows.headed { rows.whole()? } else { None };
         match &whole {
             Some(whole) => check_seen(path, seen.as_ref(), whole)?,
             None if seen.is_some() => return Err(corrupt(path, "its own row is lost")),
@@ -133,72 +136,70 @@ impl SqliteStore {
 }
 
 /// Checks and migrates what a writer is about to build on. `seen`: there has been one before.
-async fn prepare(path: &Path, connection: &mut SqliteConnection, seen: bool) -> Result<Whole, StoreError> {
-    check_file(path, connection).await?;
-    applied(path, connection).await?;
-    migrate(path, connection).await?;
-    match (Rows { path, connection, headed: true }).whole().await? {
+fn prepare(path: &Path, connection: &mut Connection, seen: bool) -> Result<Whole, StoreError> {
+    check_file(path, connection)?;
+    let applied = applied(path, connection)?;
+    migrate(path, connection, applied)?;
+    match (Rows { path, connection, headed: true }).whole()? {
         Some(whole) => Ok(whole),
         None if seen => Err(corrupt(path, "its own row is lost")),
-        None => write::adopt(path, connection).await,
+        None => write::adopt(path, connection),
     }
 }
 
-pub(super) fn options(path: &Path, mode: Mode) -> SqliteConnectOptions {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .busy_timeout(BUSY_TIMEOUT)
-        .row_buffer_size(ROWS_AHEAD)
-        // A head says which runs there are. SQLite would read a run's whole definition for each fact.
-        .foreign_keys(false);
-    match mode {
-        Mode::Write => options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full),
-        Mode::ReadLive => options.read_only(true),
-        Mode::ReadWhole => options.read_only(true).immutable(true),
-    }
+pub(super) fn connect(path: &Path, mode: Mode) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | match mode {
+            Mode::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+            Mode::ReadLive => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            Mode::ReadWhole => OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+        };
+    let opened = match mode {
+        Mode::Write | Mode::ReadLive => Connection::open_with_flags(path, flags),
+        Mode::ReadWhole => Connection::open_with_flags(immutable(path)?, flags),
+    };
+    opened
+        .and_then(|connection| set_up(&connection, mode).map(|()| connection))
+        .map_err(|error| connect_error(path, error))
 }
 
-pub(super) async fn connect(
-    path: &Path,
-    options: SqliteConnectOptions,
-) -> Result<SqliteConnection, StoreError> {
-    options.connect().await.map_err(|error| match super::damage(&error) {
+/// The file as one that nobody writes to, as SQLite wants to be told.
+fn immutable(path: &Path) -> Result<String, StoreError> {
+    let absolute = std::path::absolute(path).map_err(|error| open_error(path, error))?;
+    Ok(format!("file://{}?immutable=1", percent_encode(absolute.as_os_str().as_bytes(), PATH)))
+}
+
+fn set_up(connection: &Connection, mode: Mode) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // A head says which runs there are. SQLite would read a run's whole definition for each fact.
+    connection.pragma_update(None, "foreign_keys", false)?;
+    if mode == Mode::Write {
+        // The answer comes before what it says is written: an error of the disk is only told after it.
+        let mut wal = connection.prepare("pragma journal_mode = wal")?;
+        let modes = wal.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        // In any other mode the last commit may not survive a power loss.
+        if modes != ["wal"] {
+            let no_wal = Some("it can't be written through a WAL".to_owned());
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), no_wal));
+        }
+        connection.pragma_update(None, "synchronous", "full")?;
+    }
+    Ok(())
+}
+
+fn connect_error(path: &Path, error: rusqlite::Error) -> StoreError {
+    match super::damage(&error) {
         Some(reason) => corrupt(path, reason),
         None => open_error(path, error),
-    })
+    }
 }
 
 /// Reads the whole file: a writer must not build on a damaged one. Readers check what they read.
-async fn check_file(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let answer: String = sqlx::query_scalar("pragma quick_check(1)")
-        .fetch_one(connection)
-        .await
-        .map_err(|error| failed(path, "check the state", error))?;
+fn check_file(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    let answer = connection.query_row("pragma quick_check(1)", [], |row| row.get::<_, String>(0));
+    let answer = answer.map_err(|error| failed(path, "check the state", error))?;
     if answer == "ok" { Ok(()) } else { Err(corrupt(path, answer)) }
-}
-
-/// How many migrations the file has had.
-async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<usize, StoreError> {
-    let read = |error| failed(path, "read the version of the state", error);
-    let tables: Vec<String> = sqlx::query_scalar("select name from sqlite_schema where type = 'table'")
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(read)?;
-    if tables.is_empty() {
-        return Ok(0);
-    }
-    let rows: Vec<version::Row> = sqlx::query_as(version::READ).fetch_all(connection).await.map_err(read)?;
-    version::applied(path, &MIGRATIONS, &rows)
-}
-
-async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            failed(path, "prepare the state", error)
-        }
-        error => open_error(path, error),
-    })
 }
 
 fn seen(path: &Path) -> Result<Option<Seen>, StoreError> {
@@ -245,7 +246,7 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 }
 
 /// Gives a file back whole, as far as readers let it: see [`super::Store::close`].
-pub(super) async fn fold_wal(connection: &mut SqliteConnection) {
+pub(super) fn fold_wal(connection: &Connection) {
     // What stays in the WAL is committed all the same.
-    let _ = sqlx::query("pragma wal_checkpoint(truncate)").execute(connection).await;
+    let _ = connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()));
 }

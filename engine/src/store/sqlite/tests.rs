@@ -9,8 +9,6 @@ use migrate_plugin_api::{NodeId, RunId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::*;
@@ -41,19 +39,16 @@ impl Folder {
         self.0.path().join(format!("state{ending}"))
     }
 
-    /// Name and content of everything in it. A connection that is let go closes when it likes, so
-    /// that its side files may go while they are listed.
+    /// Name and content of everything in it.
     fn content(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = std::fs::read_dir(self.0.path()).unwrap().map(Result::unwrap);
-        let read = |entry: std::fs::DirEntry| match std::fs::read(entry.path()) {
-            Ok(bytes) => Some((entry.file_name().into_string().unwrap(), bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => panic!("{error}"),
+        let read = |entry: std::fs::DirEntry| {
+            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
         };
-        entries.filter_map(read).collect()
+        entries.map(read).collect()
     }
 
-    /// A folder of its own with these files: a connection that is let go closes when it likes.
+    /// A folder of its own with these files.
     fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let folder = Self::new();
         files.iter().for_each(|(name, bytes)| std::fs::write(folder.0.path().join(name), bytes).unwrap());
@@ -266,9 +261,8 @@ async fn a_copy_made_beside_a_living_run_is_a_store_of_that_time_or_told() {
                 }
                 if checkpoint {
                     // SQLite does so by itself when the WAL has a thousand pages, and begins it anew.
-                    let mut raw = raw(&folder).await;
-                    sqlx::raw_sql("pragma wal_checkpoint(restart)").execute(&mut raw).await.unwrap();
-                    raw.close().await.unwrap();
+                    let restart = "pragma wal_checkpoint(restart)";
+                    raw(&folder).query_row(restart, [], |_| Ok(())).unwrap();
                 }
             }
             copies.push((order, checkpoint, began, files));
@@ -328,17 +322,17 @@ async fn rows_lost_or_brought_back_are_told() {
     ];
     for change in changes {
         let folder = Folder::with(&whole);
-        let mut raw = raw(&folder).await;
-        sqlx::raw_sql("pragma foreign_keys = off").execute(&mut raw).await.unwrap();
-        sqlx::raw_sql(change).execute(&mut raw).await.unwrap();
-        raw.close().await.unwrap();
+        raw(&folder).execute_batch(change).unwrap();
         verdicts.take(change, &truth, read_all(&folder.db()).await);
     }
     assert_eq!(verdicts.told, changes.len());
 }
 
-async fn raw(folder: &Folder) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(folder.db()).connect().await.unwrap()
+/// Another connection, which closes when it is dropped.
+fn raw(folder: &Folder) -> Connection {
+    let raw = Connection::open(folder.db()).unwrap();
+    raw.pragma_update(None, "foreign_keys", false).unwrap();
+    raw
 }
 
 #[tokio::test]
@@ -384,9 +378,7 @@ async fn messages_say_what_is_wrong() {
     .await;
     for change in ["delete from facts where run = 'one' and seq > 20", "update places set cursor = '7'"] {
         let folder = Folder::with(&whole);
-        let mut raw = raw(&folder).await;
-        sqlx::raw_sql(change).execute(&mut raw).await.unwrap();
-        raw.close().await.unwrap();
+        raw(&folder).execute_batch(change).unwrap();
         look(change, &folder).await;
     }
     insta::assert_snapshot!(said.join("\n"));
@@ -425,11 +417,9 @@ const FIRST_FACTS: [usize; 2] = [6, 10];
 async fn a_newer_version_is_refused_and_left_alone() {
     let folder = Folder::new();
     fill(&folder).await.close().await;
-    let mut raw = raw(&folder).await;
     let add = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
                values (3, 'later', true, x'00', 0)";
-    sqlx::raw_sql(add).execute(&mut raw).await.unwrap();
-    raw.close().await.unwrap();
+    raw(&folder).execute_batch(add).unwrap();
     let before = folder.content();
     let newer = |result| matches!(result, Err(StoreError::Newer { .. }));
     assert!(newer(read_all(&folder.db()).await));
@@ -451,8 +441,8 @@ async fn readers_leave_no_trace_beside_a_killed_writer() {
     let after = folder.content();
     assert_eq!((&after["state.db"], &after["state.db-wal"]), (&killed["state.db"], &killed["state.db-wal"]));
     // No lock is waited for: a writer in the middle of a transaction keeps no reader out.
-    let mut raw = raw(&folder).await;
-    sqlx::raw_sql("begin immediate; delete from facts").execute(&mut raw).await.unwrap();
+    let raw = raw(&folder);
+    raw.execute_batch("begin immediate; delete from facts").unwrap();
     assert_eq!(read_all(&folder.db()).await.unwrap().unwrap(), truth);
 }
 

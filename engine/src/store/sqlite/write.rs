@@ -4,12 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use futures::TryStreamExt;
 use migrate_plugin_api::{NodeId, RunId};
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{
-    Arguments, AssertSqlSafe, Connection, Encode, Error, Executor, Row, Sqlite, SqliteTransaction, Type,
-};
+use rusqlite::{Connection, OptionalExtension, Params, Transaction, TransactionBehavior, params};
 
 use super::open::{FIRST_GENERATION, fold_wal};
 use super::rows::{Rows, facts_of, places_of};
@@ -20,62 +16,8 @@ use crate::store::seen::SeenFile;
 use crate::store::sum::{self, Head, Sum, Whole};
 use crate::store::{StoreError, json};
 
-const BEGIN: &str = "begin immediate";
-
 /// What most writes are, should they fail.
 const WRITE: &str = "store what happened";
-
-/// Facts of a usual write: up to here its statements are kept prepared. Each number of facts has its
-/// own, so this bounds how many are kept.
-const USUAL_FACTS: usize = 16;
-
-/// SQLite takes 32,766 arguments a statement, and a fact has five.
-const MAX_FACTS_A_STATEMENT: usize = 1_000;
-
-/// Statements that go to SQLite's thread together: the way there costs as much as a statement.
-#[derive(Default)]
-struct Piece {
-    sql: String,
-    arguments: SqliteArguments,
-    is_usual: bool,
-}
-
-impl Piece {
-    fn say(&mut self, sql: &str) {
-        self.sql.push_str(sql);
-    }
-
-    fn bind<'t>(&mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> Result<(), Error> {
-        self.arguments.add(value).map_err(Error::Encode)
-    }
-
-    /// The same as a transaction of its own, all on one way to SQLite's thread: instead of three.
-    async fn execute_alone(mut self, connection: &mut SqliteConnection) -> Result<Vec<u64>, Error> {
-        self.sql = format!("{BEGIN}; {} commit;", self.sql);
-        match self.execute(connection).await {
-            Ok(mut counts) => {
-                // Neither the first nor the last changes rows.
-                counts.pop();
-                Ok(counts.split_off(1.min(counts.len())))
-            }
-            Err(error) => {
-                // However far it came, it is not committed; reading goes on.
-                let _ = (&mut *connection).execute("rollback").await;
-                Err(error)
-            }
-        }
-    }
-
-    /// How many rows each statement changed.
-    async fn execute(self, connection: &mut SqliteConnection) -> Result<Vec<u64>, Error> {
-        let query = sqlx::query_with(AssertSqlSafe(self.sql), self.arguments).persistent(self.is_usual);
-        let results = connection.fetch_many(query);
-        results
-            .try_filter_map(async |result| Ok(result.left().map(|done| done.rows_affected())))
-            .try_collect()
-            .await
-    }
-}
 
 /// What the one writer knows: as long as its epoch is the current one, nobody else changes it.
 struct Held {
@@ -96,29 +38,24 @@ impl Writer {
     }
 
     /// Begins an epoch: whoever held the store before is refused from now on.
-    pub(super) async fn acquire(
-        &mut self,
-        path: &Path,
-        connection: &mut SqliteConnection,
-    ) -> Result<(), StoreError> {
+    pub(super) fn acquire(&mut self, path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
         self.held = None;
         let mut rows = Rows { path, connection, headed: true };
-        let Some((before, heads)) = rows.whole_and_heads().await? else {
+        let Some((before, heads)) = rows.whole_and_heads()? else {
             return Err(corrupt(path, "its own row is lost"));
         };
         let whole = Whole { epoch: before.epoch + 1, generation: before.generation + 1, ..before.clone() };
-        let mut transaction = begin(path, connection).await?;
-        replace_whole(path, &mut transaction, &before, &whole).await?;
-        self.commit(path, transaction, Held { whole, heads }).await
+        let transaction = begin(path, connection)?;
+        move_whole(path, &transaction, &before, &whole)?;
+        self.commit(path, transaction, Held { whole, heads })
     }
 
-    pub(super) async fn create_run(
+    pub(super) fn create_run(
         &mut self,
         path: &Path,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
         run: &RunRecord,
     ) -> Result<(), StoreError> {
-        let write = |error| failed(path, "store a run", error);
         let mut held = self.take_held()?;
         if held.heads.contains_key(run.id.as_str()) {
             let source = format!("there is a run {} already", run.id).into();
@@ -138,25 +75,20 @@ impl Writer {
         let before = held.whole.clone();
         held.whole.generation += 1;
         held.whole.heads_sum.toggle(head.sum());
-        let mut transaction = begin(path, connection).await?;
-        sqlx::query("insert into runs (id, workflow, definition, started_at) values (?, ?, ?, ?)")
-            .bind(run.id.as_str())
-            .bind(run.workflow.as_str())
-            .bind(definition)
-            .bind(started_at)
-            .execute(&mut *transaction)
-            .await
-            .map_err(write)?;
-        insert_head(path, &mut transaction, &head).await?;
+        let transaction = begin(path, connection)?;
+        let insert = "insert into runs (id, workflow, definition, started_at) values (?, ?, ?, ?)";
+        let values = params![run.id.as_str(), run.workflow, definition, started_at];
+        execute(path, &transaction, "store a run", insert, values)?;
+        insert_head(path, &transaction, &head)?;
         held.heads.insert(head.run.clone(), head);
-        replace_whole(path, &mut transaction, &before, &held.whole).await?;
-        self.commit(path, transaction, held).await
+        move_whole(path, &transaction, &before, &held.whole)?;
+        self.commit(path, transaction, held)
     }
 
-    pub(super) async fn append(
+    pub(super) fn append(
         &mut self,
         path: &Path,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
         run: &RunId,
         batch: &Batch,
     ) -> Result<(), StoreError> {
@@ -168,25 +100,20 @@ impl Writer {
         };
         let before = held.whole.clone();
         held.whole.heads_sum.toggle(head.sum());
-        if batch.is_only_facts() {
-            let piece = facts_and_heads(run, batch, &before, &mut held.whole, head)?;
-            let counts = piece.execute_alone(connection).await.map_err(|error| failed(path, WRITE, error))?;
-            judge(path, run, &counts)?;
-        } else {
-            let mut transaction = begin(path, connection).await?;
-            add_places(path, &mut transaction, run, batch, head).await?;
-            add_logs(path, &mut transaction, run, batch).await?;
-            let piece = facts_and_heads(run, batch, &before, &mut held.whole, head)?;
-            let counts = piece.execute(&mut transaction).await.map_err(|error| failed(path, WRITE, error))?;
-            judge(path, run, &counts)?;
-            transaction.commit().await.map_err(|error| failed(path, WRITE, error))?;
-        }
-        self.committed(held)
+        let transaction = begin(path, connection)?;
+        add_places(path, &transaction, run, batch, head)?;
+        add_logs(path, &transaction, run, batch)?;
+        add_facts(path, &transaction, run, batch, head)?;
+        held.whole.heads_sum.toggle(head.sum());
+        held.whole.generation += 1;
+        move_head(path, &transaction, head)?;
+        move_whole(path, &transaction, &before, &held.whole)?;
+        self.commit(path, transaction, held)
     }
 
     /// At the end: leaves nothing in side files that only this process knows.
-    pub(super) async fn settle(&self, connection: &mut SqliteConnection) {
-        fold_wal(connection).await;
+    pub(super) fn settle(&self, connection: &Connection) {
+        fold_wal(connection);
         // What the disk doesn't have yet the system does.
         let _ = self.seen.as_ref().map(SeenFile::sync);
     }
@@ -198,18 +125,9 @@ impl Writer {
         })
     }
 
-    async fn commit(
-        &mut self,
-        path: &Path,
-        transaction: SqliteTransaction<'_>,
-        held: Held,
-    ) -> Result<(), StoreError> {
-        transaction.commit().await.map_err(|error| failed(path, WRITE, error))?;
-        self.committed(held)
-    }
-
-    /// Remembers, also outside of the store, how far it is.
-    fn committed(&mut self, held: Held) -> Result<(), StoreError> {
+    /// Ends a write, and remembers, also outside of the store, how far it is.
+    fn commit(&mut self, path: &Path, transaction: Transaction<'_>, held: Held) -> Result<(), StoreError> {
+        transaction.commit().map_err(|error| failed(path, WRITE, error))?;
         if let Some(seen) = &mut self.seen {
             seen.write(&held.whole).map_err(|source| StoreError::Failed {
                 operation: "write state.seen",
@@ -222,11 +140,11 @@ impl Writer {
 }
 
 /// Gives heads to a store that is new, or was written by the first version, all or none.
-pub(super) async fn adopt(path: &Path, connection: &mut SqliteConnection) -> Result<Whole, StoreError> {
-    let write = |error| failed(path, "prepare the state", error);
+pub(super) fn adopt(path: &Path, connection: &mut Connection) -> Result<Whole, StoreError> {
+    const PREPARE: &str = "prepare the state";
     let mut rows = Rows { path, connection, headed: false };
-    let runs = rows.runs().await?;
-    let mut transaction = begin(path, connection).await?;
+    let runs = rows.runs()?;
+    let transaction = begin(path, connection)?;
     let mut whole = Whole {
         id: (0..4).map(|_| format!("{:04x}", ambient::random_tag())).collect(),
         epoch: 0,
@@ -234,221 +152,150 @@ pub(super) async fn adopt(path: &Path, connection: &mut SqliteConnection) -> Res
         heads_sum: Sum::default(),
     };
     for run in runs {
-        let row = sqlx::query("select workflow, definition, started_at from runs where id = ?")
-            .bind(run.id.as_str())
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(write)?;
-        let text = |column| row.try_get::<&str, _>(column).map_err(write);
-        let started_at = text("started_at")?;
-        let (facts, facts_sum) = facts_of(path, &mut transaction, &run.id).await?;
-        let (_, places_sum) = places_of(path, &mut transaction, &run.id).await?;
+        let select = "select workflow, definition, started_at from runs where id = ?";
+        let row: (String, String, String) = transaction
+            .query_row(select, [run.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .map_err(|error| failed(path, PREPARE, error))?;
+        let (facts, facts_sum) = facts_of(path, &transaction, &run.id)?;
+        let (_, places_sum) = places_of(path, &transaction, &run.id)?;
         let head = Head {
             run: run.id.to_string(),
-            started_at: started_at.to_owned(),
-            run_sum: sum::of_run(run.id.as_str(), text("workflow")?, text("definition")?, started_at),
+            run_sum: sum::of_run(run.id.as_str(), &row.0, &row.1, &row.2),
+            started_at: row.2,
             facts: facts.len() as u64,
             facts_sum,
             places_sum,
         };
-        adopt_places(path, &mut transaction, &run.id).await?;
-        insert_head(path, &mut transaction, &head).await?;
+        adopt_places(path, &transaction, &run.id)?;
+        insert_head(path, &transaction, &head)?;
         whole.heads_sum.toggle(head.sum());
     }
-    sqlx::query("insert into store (one, id, epoch, generation, heads_sum, sum) values (1, ?, ?, ?, ?, ?)")
-        .bind(whole.id.as_str())
-        .bind(whole.epoch as i64)
-        .bind(whole.generation as i64)
-        .bind(whole.heads_sum.bytes())
-        .bind(whole.sum().bytes())
-        .execute(&mut *transaction)
-        .await
-        .map_err(write)?;
-    transaction.commit().await.map_err(write)?;
+    let insert = "insert into store (one, id, epoch, generation, heads_sum, sum) values (1, ?, ?, ?, ?, ?)";
+    let (epoch, generation, sum) = (whole.epoch as i64, whole.generation as i64, whole.sum());
+    let values = params![whole.id, epoch, generation, whole.heads_sum.bytes(), sum.bytes()];
+    execute(path, &transaction, PREPARE, insert, values)?;
+    transaction.commit().map_err(|error| failed(path, PREPARE, error))?;
     Ok(whole)
 }
 
 /// Each place's own sums, which a later change takes out of the head.
-async fn adopt_places(
-    path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
-    run: &RunId,
-) -> Result<(), StoreError> {
-    let write = |error| failed(path, "prepare the state", error);
-    let rows: Vec<(String, Option<String>, Option<String>)> =
-        sqlx::query_as("select node, cursor, handle from places where run = ?")
-            .bind(run.as_str())
-            .fetch_all(&mut **transaction)
-            .await
-            .map_err(write)?;
-    for (node, cursor, handle) in rows {
+fn adopt_places(path: &Path, transaction: &Transaction<'_>, run: &RunId) -> Result<(), StoreError> {
+    let read = || {
+        let mut statement = transaction.prepare("select node, cursor, handle from places where run = ?")?;
+        let rows = statement.query_map([run.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect::<rusqlite::Result<Vec<(String, Option<String>, Option<String>)>>>()
+    };
+    for (node, cursor, handle) in read().map_err(|error| failed(path, "prepare the state", error))? {
         let node = NodeId::new(node).map_err(|error| corrupt(path, error.to_string()))?;
         let sum = |kind, value: Option<String>| {
             value.map(|value| sum::of_place(run, &node, kind, &value).bytes().to_vec())
         };
-        sqlx::query("update places set cursor_sum = ?, handle_sum = ? where run = ? and node = ?")
-            .bind(sum("cursor", cursor))
-            .bind(sum("handle", handle))
-            .bind(run.as_str())
-            .bind(node.as_str())
-            .execute(&mut **transaction)
-            .await
-            .map_err(write)?;
+        let update = "update places set cursor_sum = ?, handle_sum = ? where run = ? and node = ?";
+        let values = params![sum("cursor", cursor), sum("handle", handle), run.as_str(), node.as_str()];
+        execute(path, transaction, "prepare the state", update, values)?;
     }
     Ok(())
 }
 
-async fn begin<'a>(
+fn begin<'a>(path: &Path, connection: &'a mut Connection) -> Result<Transaction<'a>, StoreError> {
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    begun.map_err(|error| failed(path, "begin to write", error))
+}
+
+/// Runs one statement; how many rows it changed. `operation`: what it is for, should it fail.
+fn execute(
     path: &Path,
-    connection: &'a mut SqliteConnection,
-) -> Result<SqliteTransaction<'a>, StoreError> {
-    connection.begin_with(BEGIN).await.map_err(|error| failed(path, "begin to write", error))
+    transaction: &Transaction<'_>,
+    operation: &'static str,
+    statement: &str,
+    values: impl Params,
+) -> Result<usize, StoreError> {
+    let done = transaction.prepare_cached(statement).and_then(|mut statement| statement.execute(values));
+    done.map_err(|error| failed(path, operation, error))
 }
 
 /// Moves the store's own row on, if it is still where this writer left it.
-async fn replace_whole(
+fn move_whole(
     path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
+    transaction: &Transaction<'_>,
     before: &Whole,
     after: &Whole,
 ) -> Result<(), StoreError> {
-    let write = |error| failed(path, "store what happened", error);
-    let mut piece = Piece { is_usual: true, ..Piece::default() };
-    move_whole(&mut piece, before, after).map_err(write)?;
-    match piece.execute(transaction).await.map_err(write)?.as_slice() {
-        [1] => Ok(()),
+    let update = "update store set epoch = ?, generation = ?, heads_sum = ?, sum = ?
+                  where generation = ? and epoch = ?";
+    let (epoch, generation) = (after.epoch as i64, after.generation as i64);
+    let (before_epoch, before_generation) = (before.epoch as i64, before.generation as i64);
+    let (heads_sum, sum) = (after.heads_sum, after.sum());
+    let values = params![epoch, generation, heads_sum.bytes(), sum.bytes(), before_generation, before_epoch];
+    match execute(path, transaction, WRITE, update, values)? {
+        1 => Ok(()),
         _ => Err(StoreError::Fenced { holder: None }),
     }
 }
 
-fn move_whole(piece: &mut Piece, before: &Whole, after: &Whole) -> Result<(), Error> {
-    piece.say(
-        "update store set epoch = ?, generation = ?, heads_sum = ?, sum = ? where generation = ? and epoch = ?;",
-    );
-    piece.bind(after.epoch as i64)?;
-    piece.bind(after.generation as i64)?;
-    piece.bind(after.heads_sum.bytes())?;
-    piece.bind(after.sum().bytes())?;
-    piece.bind(before.generation as i64)?;
-    piece.bind(before.epoch as i64)
+fn insert_head(path: &Path, transaction: &Transaction<'_>, head: &Head) -> Result<(), StoreError> {
+    let insert = "insert into heads (run, started_at, run_sum, facts, facts_sum, places_sum, sum)
+                  values (?, ?, ?, ?, ?, ?, ?)";
+    let sum = head.sum();
+    let values = params![
+        head.run,
+        head.started_at,
+        head.run_sum.bytes(),
+        head.facts as i64,
+        head.facts_bytes(),
+        head.places_sum.bytes(),
+        sum.bytes()
+    ];
+    execute(path, transaction, "store a run", insert, values).map(drop)
 }
 
-async fn insert_head(
+fn move_head(path: &Path, transaction: &Transaction<'_>, head: &Head) -> Result<(), StoreError> {
+    let update = "update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ?";
+    let (facts, sum) = (head.facts as i64, head.sum());
+    let values = params![facts, head.facts_bytes(), head.places_sum.bytes(), sum.bytes(), head.run];
+    match execute(path, transaction, WRITE, update, values)? {
+        1 => Ok(()),
+        _ => Err(corrupt(path, format!("the head of run {} is lost", head.run))),
+    }
+}
+
+fn add_facts(
     path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
-    head: &Head,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into heads (run, started_at, run_sum, facts, facts_sum, places_sum, sum)
-         values (?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(head.run.as_str())
-    .bind(head.started_at.as_str())
-    .bind(head.run_sum.bytes())
-    .bind(head.facts as i64)
-    .bind(head.facts_bytes())
-    .bind(head.places_sum.bytes())
-    .bind(head.sum().bytes())
-    .execute(&mut **transaction)
-    .await
-    .map_err(|error| failed(path, "store a run", error))?;
-    Ok(())
-}
-
-/// The write of a batch's facts: moves the store's own row on, if it is still where this writer left
-/// it, then the head, then adds the facts. Each takes effect only if the one before it did: a writer
-/// that was fenced changes nothing, even where all of it is one transaction with its commit.
-fn facts_and_heads(
+    transaction: &Transaction<'_>,
     run: &RunId,
     batch: &Batch,
-    before: &Whole,
-    whole: &mut Whole,
     head: &mut Head,
-) -> Result<Piece, StoreError> {
-    let mut rows = Vec::with_capacity(batch.facts.len());
+) -> Result<(), StoreError> {
     for stamped in &batch.facts {
         let (at, body) = (stamped.at.to_string(), json(WRITE, &stamped.fact)?);
         let sum = Sum::chain(head.facts_sum, &at, &body);
         (head.facts, head.facts_sum) = (head.facts + 1, Some(sum));
-        rows.push((head.facts, at, body, sum));
+        let insert = "insert into facts (run, seq, at, body, sum) values (?, ?, ?, ?, ?)";
+        let values = params![run.as_str(), head.facts as i64, at, body, sum.bytes()];
+        execute(path, transaction, WRITE, insert, values)?;
     }
-    whole.heads_sum.toggle(head.sum());
-    whole.generation += 1;
-    let mut piece = Piece { is_usual: rows.len() <= USUAL_FACTS, ..Piece::default() };
-    let bound = move_whole(&mut piece, before, whole)
-        .and_then(|()| move_head(&mut piece, head))
-        .and_then(|()| add_facts(&mut piece, run, rows));
-    bound.map_err(|error| StoreError::Failed { operation: WRITE, source: Box::new(error) })?;
-    Ok(piece)
-}
-
-/// What became of it.
-fn judge(path: &Path, run: &RunId, counts: &[u64]) -> Result<(), StoreError> {
-    match counts {
-        [1, 1, ..] => Ok(()),
-        [1, ..] => Err(corrupt(path, format!("the head of run {run} is lost"))),
-        _ => Err(StoreError::Fenced { holder: None }),
-    }
-}
-
-fn move_head(piece: &mut Piece, head: &Head) -> Result<(), Error> {
-    piece.say(
-        "update heads set facts = ?, facts_sum = ?, places_sum = ?, sum = ? where run = ? and changes() = 1;",
-    );
-    piece.bind(head.facts as i64)?;
-    piece.bind(head.facts_bytes())?;
-    piece.bind(head.places_sum.bytes())?;
-    piece.bind(head.sum().bytes())?;
-    piece.bind(head.run.as_str())
-}
-
-/// Numbers, times, texts and sums of facts.
-fn add_facts(piece: &mut Piece, run: &RunId, rows: Vec<(u64, String, String, Sum)>) -> Result<(), Error> {
-    const INTO: &str = "insert into facts (run, seq, at, body, sum) select * from (values (?, ?, ?, ?, ?)";
-    const DONE: &str = ") where changes() > 0;";
-    let is_any = !rows.is_empty();
-    for (at, (seq, time, body, sum)) in rows.into_iter().enumerate() {
-        // A statement holds no more, and each has its own count of them.
-        match at % MAX_FACTS_A_STATEMENT {
-            0 => {
-                piece.say(if at > 0 { DONE } else { "" });
-                piece.say(INTO);
-            }
-            _ => piece.say(", (?, ?, ?, ?, ?)"),
-        }
-        piece.bind(run.as_str())?;
-        piece.bind(seq as i64)?;
-        piece.bind(time)?;
-        piece.bind(body)?;
-        piece.bind(sum.bytes())?;
-    }
-    piece.say(if is_any { DONE } else { "" });
     Ok(())
 }
 
-async fn add_places(
+fn add_places(
     path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
+    transaction: &Transaction<'_>,
     run: &RunId,
     batch: &Batch,
     head: &mut Head,
 ) -> Result<(), StoreError> {
-    let write = |error| failed(path, "store a node's place", error);
+    const PLACE: &str = "store a node's place";
     for node in &batch.cleared {
         for kind in ["cursor", "handle"] {
-            take_out(path, transaction, run, node, kind, head).await?;
+            take_out(path, transaction, run, node, kind, head)?;
         }
-        sqlx::query("delete from places where run = ? and node = ?")
-            .bind(run.as_str())
-            .bind(node.as_str())
-            .execute(&mut **transaction)
-            .await
-            .map_err(write)?;
+        let delete = "delete from places where run = ? and node = ?";
+        execute(path, transaction, PLACE, delete, [run.as_str(), node.as_str()])?;
     }
     let cursors = batch.cursors.iter().map(|(node, cursor)| (node, "cursor", cursor.to_string()));
     let handles = batch.handles.iter().map(|(node, handle)| (node, "handle", handle.clone()));
     for (node, kind, value) in cursors.chain(handles) {
-        take_out(path, transaction, run, node, kind, head).await?;
+        take_out(path, transaction, run, node, kind, head)?;
         let sum = sum::of_place(run, node, kind, &value);
         head.places_sum.toggle(sum);
         let put = match kind {
@@ -461,22 +308,15 @@ async fn add_places(
                  do update set handle = excluded.handle, handle_sum = excluded.handle_sum"
             }
         };
-        sqlx::query(put)
-            .bind(run.as_str())
-            .bind(node.as_str())
-            .bind(value)
-            .bind(sum.bytes())
-            .execute(&mut **transaction)
-            .await
-            .map_err(write)?;
+        execute(path, transaction, PLACE, put, params![run.as_str(), node.as_str(), value, sum.bytes()])?;
     }
     Ok(())
 }
 
 /// Takes what is stored out of the sum over a run's places.
-async fn take_out(
+fn take_out(
     path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
+    transaction: &Transaction<'_>,
     run: &RunId,
     node: &NodeId,
     kind: &str,
@@ -486,35 +326,28 @@ async fn take_out(
         "cursor" => "select cursor_sum from places where run = ? and node = ?",
         _ => "select handle_sum from places where run = ? and node = ?",
     };
-    let stored: Option<Option<Vec<u8>>> = sqlx::query_scalar(select)
-        .bind(run.as_str())
-        .bind(node.as_str())
-        .fetch_optional(&mut **transaction)
-        .await
-        .map_err(|error| failed(path, "read a node's place", error))?;
-    if let Some(bytes) = stored.flatten() {
+    let stored = transaction.prepare_cached(select).and_then(|mut statement| {
+        let row = statement.query_row([run.as_str(), node.as_str()], |row| row.get::<_, Option<Vec<u8>>>(0));
+        row.optional()
+    });
+    if let Some(bytes) = stored.map_err(|error| failed(path, "read a node's place", error))?.flatten() {
         let altered = || corrupt(path, format!("the {kind} of `{node}` is altered"));
         head.places_sum.toggle(Sum::read(&bytes).ok_or_else(altered)?);
     }
     Ok(())
 }
 
-async fn add_logs(
+fn add_logs(
     path: &Path,
-    transaction: &mut SqliteTransaction<'_>,
+    transaction: &Transaction<'_>,
     run: &RunId,
     batch: &Batch,
 ) -> Result<(), StoreError> {
     for line in &batch.logs {
-        sqlx::query("insert into logs (run, at, node, level, message) values (?, ?, ?, ?, ?)")
-            .bind(run.as_str())
-            .bind(line.at.to_string())
-            .bind(line.node.as_str())
-            .bind(level_name(line.level))
-            .bind(line.message.as_str())
-            .execute(&mut **transaction)
-            .await
-            .map_err(|error| failed(path, "store a line of a log", error))?;
+        let insert = "insert into logs (run, at, node, level, message) values (?, ?, ?, ?, ?)";
+        let (at, node) = (line.at.to_string(), line.node.as_str());
+        let values = params![run.as_str(), at, node, level_name(line.level), line.message];
+        execute(path, transaction, "store a line of a log", insert, values)?;
     }
     Ok(())
 }
