@@ -1,5 +1,6 @@
 //! Taking up a run again: what `resume` begins with, and the same told without touching anything.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +81,7 @@ impl Engine {
             }
         }
         let mut nodes = outlook(&verified);
-        let mut preview = without(&taken.facts, &taken.changed);
+        let mut preview = without(&taken.facts, &taken.changed).into_owned();
         nodes
             .iter()
             .filter(|node| node.action == Action::Rerun)
@@ -229,12 +230,12 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
 }
 
 /// The facts as they are once what has changed, and what was asked for, runs again.
-pub(crate) fn without(facts: &RunFacts, changed: &Changes) -> RunFacts {
-    let mut facts = facts.clone();
-    let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some());
-    let asked: Vec<NodeId> = asked.map(|(node, _)| node.clone()).collect();
-    changed.nodes.iter().map(|change| &change.node).chain(&asked).for_each(|node| clear(&mut facts, node));
-    facts
+pub(crate) fn without<'a>(facts: &'a RunFacts, changed: &Changes) -> Cow<'a, RunFacts> {
+    let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
+    let again: Vec<&NodeId> = changed.nodes.iter().map(|change| &change.node).chain(asked).collect();
+    let mut left = Cow::Borrowed(facts);
+    again.into_iter().for_each(|node| clear(left.to_mut(), node));
+    left
 }
 
 fn clear(facts: &mut RunFacts, node: &NodeId) {

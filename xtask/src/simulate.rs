@@ -19,7 +19,9 @@ const TEST: &str = "run::simulation::tests::simulate";
 /// `simulate ARGS…`.
 pub fn run(args: &[&str]) -> Outcome {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["test", "--package", "migrate-engine", "--lib", "--", "--ignored", "--nocapture"]);
+    // Of the whole workspace, as everything is built: for a part of it cargo would choose other features
+    // of the dependencies, and build them again.
+    command.args(["test", "--workspace", "--lib", "--", "--ignored", "--nocapture"]);
     command.args(["--exact", TEST]);
     for pair in args.chunks(2) {
         let known = OPTIONS.iter().find(|(option, _)| *option == pair[0]);

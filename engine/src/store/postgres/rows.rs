@@ -59,13 +59,13 @@ impl PostgresStore {
                 .bind(&self.project)
                 .bind(run.as_str())
                 .fetch(&mut *transaction);
-        let mut chain = Chain::default();
+        let mut chain = Chain::new(run);
         while let Some(row) = rows.try_next().await.map_err(read)? {
             let column = |at| row.try_get(at).map_err(read);
             let row = (row.try_get(0).map_err(read)?, column(1)?, column(2)?, row.try_get(3).map_err(read)?);
-            chain.take(run, row).map_err(|reason| self.corrupt(reason))?;
+            chain.take(row).map_err(|reason| self.corrupt(reason))?;
         }
-        let Chain { facts, last } = chain;
+        let (facts, last) = chain.finish().map_err(|reason| self.corrupt(reason))?;
         let (count, end) = head.unwrap_or_default();
         if facts.len() as i64 != count || last.as_ref().map_or(&[][..], Sum::bytes) != end {
             return Err(self.corrupt(format!("run {run} has {} facts, and {count} were stored", facts.len())));

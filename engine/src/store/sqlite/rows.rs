@@ -167,12 +167,12 @@ pub(super) fn facts_of(
 ) -> Result<(Vec<Stamped>, Option<Sum>), StoreError> {
     let reader = Reader { path, operation: "read what happened" };
     let select = "select seq, at, body, sum from facts where run = ? order by seq";
-    let mut chain = Chain::default();
+    let mut chain = Chain::new(run);
     reader.each(connection, select, [run.as_str()], |row| {
         let row = (reader.ok(row.get(0))?, reader.text(row, 1)?, reader.text(row, 2)?, reader.bytes(row, 3)?);
-        chain.take(run, row).map_err(|reason| corrupt(path, reason))
+        chain.take(row).map_err(|reason| corrupt(path, reason))
     })?;
-    Ok((chain.facts, chain.last))
+    chain.finish().map_err(|reason| corrupt(path, reason))
 }
 
 /// The places of a run, and the sum over them.
