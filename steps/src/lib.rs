@@ -1,6 +1,7 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
+mod arm;
 pub mod assess;
 mod aws;
 mod azure;
@@ -18,6 +19,7 @@ pub mod manifests;
 mod rollout;
 pub mod rules;
 pub mod site;
+mod tokens;
 mod velero;
 mod workload;
 
