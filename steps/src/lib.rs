@@ -18,6 +18,7 @@ mod kubernetes;
 pub mod manifests;
 mod rollout;
 pub mod rules;
+mod secrets;
 pub mod site;
 mod tokens;
 mod velero;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         identity::steps(),
         images::steps(),
         manifests::steps(),
+        secrets::steps(),
         velero::steps(),
     ];
     families.into_iter().flatten().collect()
