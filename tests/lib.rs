@@ -147,13 +147,7 @@ impl Sandbox {
     }
 
     fn kubectl_command(&self, context: &str, args: &[&str]) -> Command {
-        let kubectl = std::fs::read_dir(target().join("sandbox/bin"))
-            .expect("the sandbox's programs")
-            .filter_map(Result::ok)
-            .map(|entry| entry.path().join("kubectl"))
-            .find(|path| path.exists())
-            .expect("the sandbox has kubectl");
-        let mut command = Command::new(kubectl);
+        let mut command = Command::new(tool("kubectl"));
         command
             .arg("--kubeconfig")
             .arg(self.project.join("kubeconfig"))
@@ -379,6 +373,19 @@ fn write(line: &str) -> Option<String> {
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+/// A program of the sandbox's, or one that cargo has built.
+///
+/// # Panics
+/// When there is none.
+pub fn tool(program: &str) -> PathBuf {
+    let made = std::fs::read_dir(target().join("sandbox/bin")).into_iter().flatten();
+    let mut paths = made.filter_map(Result::ok).map(|entry| entry.path().join(program));
+    let found = paths.find(|path| path.exists()).unwrap_or_else(|| built(program));
+    assert!(found.exists(), "there is no {program}: run `cargo xtask test`");
+    // Tests of other folders run it too.
+    std::path::absolute(found).expect("a path")
 }
 
 /// A program that cargo has built.

@@ -273,6 +273,10 @@ pub struct AssessArgs {
     #[arg(long, value_name = "CONTEXT")]
     pub target: Option<String>,
 
+    /// Name of the EKS cluster: what only the EKS API knows of it, by `[source.aws]` of migration.toml
+    #[arg(long, value_name = "NAME", requires = "context")]
+    pub eks: Option<String>,
+
     /// Also write it as one HTML file that needs nothing else
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

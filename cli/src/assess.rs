@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use migrate_steps::assess::{Assessment, assess_cluster, assess_files_for, look_at_target};
+use migrate_steps::assess::{Assessment, EksCluster, assess_cluster, assess_files_for, look_at_target};
 use migrate_steps::rules::{Finding, RuleKind};
 
 use crate::args::{AssessArgs, Cli};
@@ -31,11 +31,17 @@ pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
     let (rules, inputs) = (&known.rules, &known.inputs);
     let assessment = match (&args.path, &args.context) {
         (Some(path), _) => assess_files_for(path, rules, inputs, target)?,
-        (None, Some(context)) => assess_cluster(context, &args.namespaces, rules, inputs, target).await?,
+        (None, Some(context)) => {
+            let eks = eks(cli, args, &known)?;
+            assess_cluster(context, &args.namespaces, rules, inputs, target, eks).await?
+        }
         (None, None) => return Err(Failure::Usage("name a folder, or a cluster with --context".to_owned())),
     };
     for path in &assessment.left_out {
         say!("{path} was left out: links are not followed");
+    }
+    for what in &assessment.unreadable {
+        say!("{what} could not be read: what it holds is not in here");
     }
     if let Some(file) = &args.html {
         write(file, &html::page(&assessment, &known.rules))?;
@@ -50,6 +56,17 @@ pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
     }
     let is_open = assessment.findings.iter().any(|finding| !finding.rewritten);
     Ok(if args.check && is_open { Exit::Failed } else { Exit::Done })
+}
+
+/// The EKS cluster to ask about, where one is named.
+fn eks(cli: &Cli, args: &AssessArgs, known: &Knowledge) -> Result<Option<EksCluster>, Failure> {
+    let Some(name) = &args.eks else { return Ok(None) };
+    let Some(aws) = known.aws.clone() else {
+        return Err(Failure::Usage(format!(
+            "--eks {name} needs `[source.aws]` in migration.toml: the region at least"
+        )));
+    };
+    Ok(Some(EksCluster { name: name.clone(), aws, project: cli.project.clone() }))
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Failure> {

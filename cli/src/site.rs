@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use migrate_steps::rules::{Inputs, RuleSet};
+use migrate_steps::site::AwsAccess;
 use serde::Deserialize;
 
 use crate::args::{Cli, RuleFileArgs};
@@ -25,6 +26,7 @@ struct Site {
 #[serde(default)]
 struct Side {
     registry: Option<Registry>,
+    aws: Option<AwsAccess>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +40,8 @@ pub struct Knowledge {
     pub rules: RuleSet,
     /// What the rules need.
     pub inputs: Inputs,
+    /// How AWS is reached.
+    pub aws: Option<AwsAccess>,
 }
 
 /// Reads them.
@@ -54,6 +58,7 @@ pub fn knowledge(cli: &Cli, args: &RuleFileArgs) -> Result<Knowledge, Failure> {
         registries.push((from.host, to.host));
     }
     Ok(Knowledge {
+        aws: site.source.aws,
         rules: RuleSet::with_files(&files)?,
         inputs: site.rewrite.or(&registries, &site.storage_classes),
     })

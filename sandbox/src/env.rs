@@ -7,7 +7,9 @@ use miette::{IntoDiagnostic, Result, WrapErr};
 
 use crate::layout::{Layout, host_url, ports};
 use crate::process::write_atomically;
-use crate::services::{self, ACR_HOST, BUCKET, CONTAINER, ECR_HOST, REGION, RESOURCE_GROUP, SUBSCRIPTION};
+use crate::services::{
+    self, ACR_HOST, BUCKET, CONTAINER, ECR_HOST, REGION, RESOURCE_GROUP, SUBSCRIPTION, VAULT_NAME,
+};
 
 /// Writes the project folder. A SAS that is there stays, so that an unchanged sandbox gives
 /// unchanged files.
@@ -60,6 +62,9 @@ context = "eks"
 region = "{REGION}"
 credentials-file = "aws-credentials"
 ecr-endpoint = "{moto}"
+secrets-manager-endpoint = "{moto}"
+eks-endpoint = "{moto}"
+iam-endpoint = "{moto}"
 
 [source.registry]
 host = "{ECR_HOST}"
@@ -83,6 +88,10 @@ tenant = "{tenant}"
 client-id = "{client_id}"
 client-secret = "file:azure-secret"
 authority = "{azure}"
+
+[target.vault]
+name = "{VAULT_NAME}"
+endpoint = "{azure}"
 
 [target.registry]
 host = "{ACR_HOST}"

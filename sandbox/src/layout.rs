@@ -19,6 +19,8 @@ pub mod versions {
     pub const VELERO_PLUGIN_FOR_AWS: &str = "v1.14.3";
     /// The S3 server, and the S3 face of Azurite.
     pub const VERSITYGW: &str = "v1.8.0";
+    /// Renders charts in the tests.
+    pub const HELM: &str = "v3.19.4";
     /// npm `azurite`.
     pub const AZURITE: &str = "3.37.0";
     /// PyPI `moto[server]`.
@@ -156,11 +158,14 @@ pub enum Tool {
     VeleroPluginForAws,
     /// `versitygw`.
     Versitygw,
+    /// `helm`.
+    Helm,
 }
 
 impl Tool {
     /// All that Go builds.
-    pub const ALL: [Tool; 4] = [Tool::Kubernetes, Tool::Velero, Tool::VeleroPluginForAws, Tool::Versitygw];
+    pub const ALL: [Tool; 5] =
+        [Tool::Kubernetes, Tool::Velero, Tool::VeleroPluginForAws, Tool::Versitygw, Tool::Helm];
 
     /// The folder under `sandbox/tools/` with its `go.mod`.
     pub fn module(self) -> &'static str {
@@ -169,6 +174,7 @@ impl Tool {
             Tool::Velero => "velero",
             Tool::VeleroPluginForAws => "velero-plugin-for-aws",
             Tool::Versitygw => "versitygw",
+            Tool::Helm => "helm",
         }
     }
 
@@ -179,6 +185,7 @@ impl Tool {
             Tool::Velero => versions::VELERO,
             Tool::VeleroPluginForAws => versions::VELERO_PLUGIN_FOR_AWS,
             Tool::Versitygw => versions::VERSITYGW,
+            Tool::Helm => versions::HELM,
         }
     }
 
@@ -196,6 +203,7 @@ impl Tool {
             Tool::Velero => &["velero", "velero-restore-helper"],
             Tool::VeleroPluginForAws => &["velero-plugin-for-aws"],
             Tool::Versitygw => &["versitygw"],
+            Tool::Helm => &["helm"],
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
+mod arm;
 pub mod assess;
 mod aws;
 mod azure;
@@ -17,7 +18,9 @@ mod kubernetes;
 pub mod manifests;
 mod rollout;
 pub mod rules;
+mod secrets;
 pub mod site;
+mod tokens;
 mod velero;
 mod workload;
 
@@ -35,6 +38,7 @@ pub fn all() -> Vec<Arc<dyn Step>> {
         identity::steps(),
         images::steps(),
         manifests::steps(),
+        secrets::steps(),
         velero::steps(),
     ];
     families.into_iter().flatten().collect()

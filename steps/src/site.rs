@@ -35,6 +35,15 @@ pub struct AwsAccess {
     /// Another endpoint for the ECR API, for private endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ecr_endpoint: Option<Url>,
+    /// Another endpoint for Secrets Manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_manager_endpoint: Option<Url>,
+    /// Another endpoint for the EKS API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eks_endpoint: Option<Url>,
+    /// Another endpoint for IAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam_endpoint: Option<Url>,
 }
 
 /// How Azure's control plane is reached: `[target.azure]`. Without a token by Entra: workload
@@ -72,6 +81,17 @@ pub struct ServicePrincipal {
     /// Another Entra, for sovereign clouds; default: `https://login.microsoftonline.com`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<Url>,
+}
+
+/// A Key Vault: `[target.vault]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VaultRef {
+    /// Its name, or its address where that is no public cloud's: `shop`, `https://shop.vault.azure.cn`.
+    pub name: String,
+    /// Where it really answers, if not at its address; for private links. It gets tokens for vaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Url>,
 }
 
 /// A container registry: `[source.registry]`, `[target.registry]`.

@@ -18,19 +18,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::refusal::Refusal;
+use super::vault;
 use crate::services::Credentials;
 
 /// Life of a token, as in the page above.
 const LIFE_SECONDS: i64 = 3599;
 
-/// One tenant with one application, which may use one resource.
+/// One tenant with one application, which may use Resource Manager and Key Vault.
 pub(super) struct Entra {
     tenant: String,
     client_id: String,
     client_secret: String,
     /// Of tokens; signed and checked by the same process, so by HMAC.
     key: hmac::Key,
-    /// The only resource: Resource Manager, by its address.
+    /// Resource Manager, by its address. Key Vault is the other resource.
     resource: String,
 }
 
@@ -146,7 +147,7 @@ impl Entra {
             );
             return Err(bad("invalid_scope", 1_002_012, message));
         };
-        if resource != self.resource {
+        if resource != self.resource && resource != vault::RESOURCE {
             let message = format!("The resource principal named {resource} was not found in the tenant.");
             return Err(bad("invalid_resource", 500_011, message));
         }
@@ -158,7 +159,6 @@ impl Entra {
         (&self.client_id, &self.client_secret)
     }
 
-    #[cfg(test)]
     pub(super) fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -179,12 +179,7 @@ impl Entra {
         let header = header.ok_or_else(|| Refusal::unauthorized("AuthenticationFailed", missing))?;
         let invalid = || Refusal::unauthorized("InvalidAuthenticationToken", "The access token is invalid.");
         let token = header.strip_prefix("Bearer ").ok_or_else(invalid)?;
-        let (signed, signature) = token.rsplit_once('.').ok_or_else(invalid)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| invalid())?;
-        hmac::verify(&self.key, signed.as_bytes(), &signature).map_err(|_| invalid())?;
-        let claims = signed.split_once('.').and_then(|(_, claims)| URL_SAFE_NO_PAD.decode(claims).ok());
-        let claims = claims.and_then(|text| serde_json::from_slice::<Claims>(&text).ok());
-        let claims = claims.ok_or_else(invalid)?;
+        let claims = self.claims(token).ok_or_else(invalid)?;
         if claims.exp <= Timestamp::now().as_second() {
             let message = "The access token expiry UTC time is earlier than current UTC time.";
             return Err(Refusal::unauthorized("ExpiredAuthenticationToken", message));
@@ -199,6 +194,37 @@ impl Entra {
             return Err(Refusal::unauthorized("InvalidAuthenticationTokenAudience", message));
         }
         Ok(())
+    }
+
+    /// Whether it is good for the vault, in the words of
+    /// <https://learn.microsoft.com/en-us/azure/key-vault/general/rest-error-codes>.
+    pub(super) fn check_vault(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let refuse = |message: &str| Refusal::unauthorized("Unauthorized", message);
+        let header = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let token = header.and_then(|header| header.strip_prefix("Bearer "));
+        let token = token.ok_or_else(|| refuse("AKV10000: Request is missing a Bearer or PoP token."))?;
+        let claims = self.claims(token).ok_or_else(|| refuse("AKV10001: The token is invalid."))?;
+        if claims.exp <= Timestamp::now().as_second() {
+            return Err(refuse("AKV10005: The token is expired."));
+        }
+        if claims.tid != self.tenant {
+            return Err(refuse("AKV10032: Invalid issuer."));
+        }
+        if claims.aud != vault::RESOURCE {
+            let message =
+                format!("AKV10022: Invalid audience. Expected {}, found: {}.", vault::RESOURCE, claims.aud);
+            return Err(refuse(&message));
+        }
+        Ok(())
+    }
+
+    /// What a token of ours says.
+    fn claims(&self, token: &str) -> Option<Claims> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        hmac::verify(&self.key, signed.as_bytes(), &signature).ok()?;
+        let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
+        serde_json::from_slice(&claims).ok()
     }
 }
 

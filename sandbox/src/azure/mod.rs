@@ -1,4 +1,4 @@
-//! The sandbox's own strict stand-in for Entra and for Azure Resource Manager (`sandbox azure`).
+//! The sandbox's own strict stand-in for Entra, Azure Resource Manager and a Key Vault (`sandbox azure`).
 //!
 //! Does what a user of `acr.import` meets: a token for an application by its secret, a look at the
 //! registry, and `importImage`, which really fetches the image from the source registry with the
@@ -9,9 +9,13 @@
 mod arm;
 mod entra;
 mod fetch;
+mod identity;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod vault;
+#[cfg(test)]
+mod vault_tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,7 +34,7 @@ use crate::services::{self, ACR_NAME, Credentials, ECR_HOST, RESOURCE_GROUP, SUB
 use entra::Entra;
 use refusal::Refusal;
 
-/// Longest request that is read: an import names one image.
+/// Longest request that is read: an import names one image, and a secret has at most 25 KB.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// What an import has come to.
@@ -41,7 +45,7 @@ enum Operation {
     Failed(Refusal),
 }
 
-/// One tenant with one application, and one subscription with one registry in it.
+/// One tenant with one application, one subscription with one registry in it, and one vault.
 #[derive(Clone)]
 pub struct Azure(Arc<Inner>);
 
@@ -57,6 +61,8 @@ struct Inner {
     /// Where registries outside Azure really answer, by their name.
     sources: HashMap<String, url::Url>,
     operations: Mutex<HashMap<String, Operation>>,
+    vault: Mutex<vault::Vault>,
+    resources: Mutex<identity::Resources>,
 }
 
 impl Azure {
@@ -80,6 +86,8 @@ impl Azure {
             target,
             sources: [(ECR_HOST.to_owned(), ecr)].into(),
             operations: Mutex::default(),
+            vault: Mutex::default(),
+            resources: Mutex::default(),
         }))
     }
 
@@ -120,7 +128,11 @@ async fn handle(State(azure): State<Azure>, request: Request) -> Response {
             [tenant, "oauth2", "v2.0", "token"] => {
                 azure.0.entra.token(&method, tenant, &parts.headers, &body)
             }
-            _ => azure.arm(&parts, &body).await,
+            ["secrets" | "deletedsecrets", ..] => azure.vault(&parts, &body),
+            _ => match azure.identities(&parts, &body) {
+                Some(answer) => answer,
+                None => azure.arm(&parts, &body).await,
+            },
         },
     };
     let response = outcome.unwrap_or_else(|refusal| refusal.into_response());

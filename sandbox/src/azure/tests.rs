@@ -117,9 +117,9 @@ async fn serve(router: Router) -> String {
     format!("http://{address}")
 }
 
-struct Stage {
-    http: Client,
-    url: String,
+pub(super) struct Stage {
+    pub http: Client,
+    pub url: String,
     source: Store,
     target: Store,
     azure: Azure,
@@ -132,7 +132,7 @@ fn secrets() -> Credentials {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(Store::default()).await
     }
 
@@ -194,7 +194,7 @@ impl Stage {
     }
 
     /// A token that says something else than what Entra gives.
-    fn forged(&self, change: impl FnOnce(&mut Claims)) -> String {
+    pub(super) fn forged(&self, change: impl FnOnce(&mut Claims)) -> String {
         let now = jiff::Timestamp::now().as_second();
         let (aud, tid, appid) = (self.url.clone(), self.tenant(), self.application()[0].clone());
         let mut claims = Claims { aud, tid, appid, iat: now, exp: now + 60 };

@@ -40,6 +40,9 @@ pub const RESOURCE_GROUP: &str = "sandbox";
 /// ACR's name as a resource.
 pub const ACR_NAME: &str = "migratesandbox";
 
+/// The vault's name.
+pub const VAULT_NAME: &str = "migratesandbox";
+
 /// moto imports all of Python's AWS world before it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

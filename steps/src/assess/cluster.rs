@@ -16,16 +16,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claims::{Claim, Storage};
+use super::eks::{self, Eks};
 use super::estate::Estate;
 use super::report::Assessment;
 use super::target;
+use crate::identity::Association;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
+use crate::manifests::tree::problem_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
 use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity, Target};
-use crate::site::{ClusterRef, RegistryRef};
+use crate::site::{AwsAccess, ClusterRef, RegistryRef};
 use crate::workload;
 
 /// Kinds that say nothing about what must move: they come and go, or repeat an object's past.
@@ -33,6 +36,9 @@ const PASSING_KINDS: [&str; 4] = ["Event", "Lease", "ControllerRevision", "PodMe
 
 /// How many of what came or went are named.
 const DRIFT_NAMED: usize = 10;
+
+/// What `eks` needs besides.
+const NEEDS_AWS: &str = "give `aws = \"${env.source.aws}\"` too";
 
 /// `assess.cluster`.
 pub(crate) struct AssessCluster;
@@ -56,6 +62,14 @@ pub(crate) struct Config {
     /// The target, so that what it lacks is found too.
     #[serde(default)]
     pub target: Option<ClusterRef>,
+    /// Name of the EKS cluster, so that what only the EKS API knows of it is found too: version and support,
+    /// node groups, Fargate profiles, add-ons, Pod Identity associations, access entries, settings of the VPC
+    /// CNI. Needs `aws`.
+    #[serde(default)]
+    pub eks: Option<String>,
+    /// How AWS is reached, for `eks`.
+    #[serde(default)]
+    pub aws: Option<AwsAccess>,
 }
 
 /// What was found.
@@ -78,12 +92,26 @@ pub(crate) struct Outputs {
     pub version: String,
     /// What is AWS's own, the most severe first.
     pub findings: Vec<Finding>,
+    /// Pod Identity associations, where `eks` is given: what `identity.map` takes.
+    #[serde(default)]
+    pub associations: Vec<Association>,
 }
 
 impl Config {
     fn rule_set(&self, ctx: &StepContext) -> Result<RuleSet, StepError> {
         let files: Vec<PathBuf> = self.rules.iter().map(|file| ctx.path(file)).collect();
         RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
+    }
+
+    /// The EKS cluster to ask about, and how.
+    fn eks(&self) -> Result<Option<(&str, &AwsAccess)>, StepError> {
+        match (&self.eks, &self.aws) {
+            (None, _) => Ok(None),
+            (Some(name), Some(aws)) => Ok(Some((name, aws))),
+            (Some(_), None) => {
+                Err(StepError::permanent("`eks` is given, and not how AWS is reached").with_hint(NEEDS_AWS))
+            }
+        }
     }
 
     async fn look_at_target(&self, ctx: &StepContext) -> Result<Option<Target>, StepError> {
@@ -113,6 +141,12 @@ impl AssessCluster {
             gathered.class(class);
         }
         let mut unreadable: BTreeSet<String> = broken.into_iter().collect();
+        if let Some((name, aws)) = config.eks()? {
+            ctx.progress(Progress::message(format!("EKS cluster {name}")));
+            let mut found = eks::look(ctx, aws, name).await?;
+            found.objects.extend(eks::vpc_cni(client, &mut found.unreadable).await?);
+            gathered.eks(found, &mut unreadable);
+        }
         let kinds: Vec<&Served> =
             kinds.iter().filter(|k| k.namespaced && k.listable && !is_passing(k)).collect();
         let total = (kinds.len() * config.namespaces.len()) as u64;
@@ -163,6 +197,9 @@ struct Gathered {
     classes: BTreeMap<String, Node>,
     /// What people made: what a controller made is described by its owner.
     made: Vec<Node>,
+    /// What the EKS API says.
+    cluster: Vec<Node>,
+    associations: Vec<Association>,
 }
 
 impl Gathered {
@@ -176,7 +213,15 @@ impl Gathered {
             estate: Estate::default(),
             classes: BTreeMap::new(),
             made: Vec::new(),
+            cluster: Vec::new(),
+            associations: Vec::new(),
         }
+    }
+
+    fn eks(&mut self, found: Eks, unreadable: &mut BTreeSet<String>) {
+        self.cluster.extend(found.objects.iter().map(Node::of_value));
+        self.associations.extend(found.associations);
+        unreadable.extend(found.unreadable);
     }
 
     fn class(&mut self, mut class: Value) {
@@ -217,7 +262,7 @@ impl Gathered {
             self.images.into_iter().partition(|image| workload::lives_in(image, &config.registry.host));
         let (claims, used) = self.storage.finish();
         let classes = used.iter().filter_map(|(name, _)| self.classes.get(name));
-        let findings = self.made.iter().chain(classes);
+        let findings = self.made.iter().chain(classes).chain(&self.cluster);
         let findings =
             findings.flat_map(|node| rules.findings(node, None, &self.facts, &config.inputs)).collect();
         let count = self.made.len() as u64;
@@ -231,6 +276,7 @@ impl Gathered {
             unreadable: unreadable.into_iter().collect(),
             version,
             findings: assessment.findings.clone(),
+            associations: self.associations,
         };
         (outputs, assessment)
     }
@@ -276,7 +322,7 @@ fn evidence(outputs: &Outputs) -> Evidence {
         source: String::new(),
         target: String::new(),
         status: CheckStatus::Warning,
-        note: Some("could not be listed: what it holds is not in the inventory".to_owned()),
+        note: Some("could not be read: what it holds is not in the inventory".to_owned()),
     });
     warnings
         .map(|finding| Check {
@@ -337,6 +383,13 @@ impl TypedStep for AssessCluster {
                     plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);
                 }
                 Err(problem) => plan.problems.push(*problem),
+            }
+        }
+        if let Some(config) = config.known() {
+            match config.eks() {
+                Ok(Some((name, aws))) => plan.problems.extend(eks::reach(ctx, aws, name).await),
+                Ok(None) => {}
+                Err(error) => plan.problems.push(problem_of(&error, "eks")),
             }
         }
         if config.known().is_some_and(|c| c.namespaces.is_empty()) {

@@ -7,14 +7,17 @@ use migrate_plugin_api::StepError;
 
 use super::estate::Estate;
 use super::report::Assessment;
+use crate::manifests::chart;
 use crate::manifests::source::{self, Source};
+use crate::rules::document::read;
 use crate::rules::object::objects;
 use crate::rules::{Finding, Inputs, RuleSet, Target};
 
-/// Assesses a folder, or one file.
+/// Assesses a folder, or one file. A chart of Helm is rendered, and its findings are those of its templates; a folder
+/// that is an overlay of Kustomize is built.
 ///
 /// # Errors
-/// `Permanent`, naming the file that can't be read.
+/// `Permanent`, naming the file that can't be read, or the tool that is missing.
 pub fn assess_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<Assessment, StepError> {
     assess_files_for(root, rules, inputs, None)
 }
@@ -29,8 +32,9 @@ pub fn assess_files_for(
     inputs: &Inputs,
     target: Option<Target>,
 ) -> Result<Assessment, StepError> {
-    let Source { manifests, mut facts, skipped, .. } = source::open(root)?;
+    let Source { manifests, charts, base, mut facts, skipped, .. } = source::open(root)?;
     facts.target = target.map(Arc::new);
+    let mut files = manifests.len() as u64;
     let (mut findings, mut estate, mut count) = (Vec::new(), Estate::default(), 0);
     for manifest in &manifests {
         for document in &manifest.documents {
@@ -42,6 +46,36 @@ pub fn assess_files_for(
         let found = rules.findings_of_text(&manifest.text, &manifest.documents, &facts, inputs);
         findings.extend(found.into_iter().map(|f| Finding { file: manifest.entry.path.clone(), ..f }));
     }
-    let assessment = Assessment::new(findings, &estate, rules, count, manifests.len() as u64);
+    if let Some(base) = base {
+        files += 1;
+        for document in &base.documents {
+            for object in objects(&document.root) {
+                estate.take(&object);
+                count += 1;
+            }
+            let found = rules.findings(&document.root, None, &facts, inputs);
+            findings.extend(found.into_iter().map(|f| Finding {
+                file: base.entry.path.clone(),
+                line: 1,
+                ..f
+            }));
+        }
+    }
+    for chart in &charts {
+        let values = chart::values(&chart.absolute, &chart.rendered, rules, &facts, inputs)?;
+        for (before, after) in chart.rendered.iter().zip(&values.rendered) {
+            files += 1;
+            for document in read(&before.text).unwrap_or_default() {
+                for object in objects(&document.root) {
+                    estate.take(&object);
+                    count += 1;
+                }
+            }
+            let file = format!("{}{}", chart.path, before.template);
+            let found = chart::findings(before, after, rules, &facts, inputs)?;
+            findings.extend(found.into_iter().map(|f| Finding { file: file.clone(), ..f }));
+        }
+    }
+    let assessment = Assessment::new(findings, &estate, rules, count, files);
     Ok(Assessment { left_out: skipped, ..assessment })
 }

@@ -15,7 +15,7 @@ use super::target::target;
 use crate::inventory::missing_namespaces;
 use crate::kubernetes::connect;
 use crate::rules::{Inputs, RuleSet, Target};
-use crate::site::{ClusterRef, RegistryRef};
+use crate::site::{AwsAccess, ClusterRef, RegistryRef};
 
 /// Nobody to report to and nothing to store: looking needs neither.
 struct Alone;
@@ -41,9 +41,20 @@ impl StepHost for Alone {
     }
 }
 
-fn context() -> Result<StepContext, InvalidId> {
+/// An EKS cluster that the EKS API is asked about.
+#[derive(Debug, Clone)]
+pub struct EksCluster {
+    /// Its name.
+    pub name: String,
+    /// How AWS is reached.
+    pub aws: AwsAccess,
+    /// The folder that relative paths in `aws` start in.
+    pub project: PathBuf,
+}
+
+fn context(project: PathBuf) -> Result<StepContext, InvalidId> {
     let (run, node, key) = (RunId::new("assess")?, NodeId::new("assess")?, IdempotencyKey::new("assess")?);
-    Ok(StepContext::new(run, node, 1, key, PathBuf::from("."), Arc::new(Alone)))
+    Ok(StepContext::new(run, node, 1, key, project, Arc::new(Alone)))
 }
 
 /// What the cluster that `context_name` of the default kubeconfig names has, as a target.
@@ -51,7 +62,8 @@ fn context() -> Result<StepContext, InvalidId> {
 /// # Errors
 /// When the cluster can't be reached, or does not let its classes, nodes or kinds be listed.
 pub async fn look_at_target(context_name: &str) -> Result<Target, StepError> {
-    let ctx = context().map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
+    let ctx =
+        context(PathBuf::from(".")).map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
     target(&ctx, &ClusterRef { kubeconfig: None, context: context_name.to_owned() }).await
 }
 
@@ -65,8 +77,11 @@ pub async fn assess_cluster(
     rules: &RuleSet,
     inputs: &Inputs,
     target_facts: Option<Target>,
+    eks: Option<EksCluster>,
 ) -> Result<Assessment, StepError> {
-    let ctx = context().map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
+    let project = eks.as_ref().map_or_else(|| PathBuf::from("."), |eks| eks.project.clone());
+    let (eks, aws) = eks.map(|eks| (eks.name, eks.aws)).unzip();
+    let ctx = context(project).map_err(|e| StepError::permanent("failed to begin").with_source(e))?;
     let config = Config {
         cluster: ClusterRef { kubeconfig: None, context: context_name.to_owned() },
         registry: RegistryRef { host: String::new(), endpoint: None, username: None, password: None },
@@ -74,6 +89,8 @@ pub async fn assess_cluster(
         inputs: inputs.clone(),
         rules: Vec::new(),
         target: None,
+        eks,
+        aws,
     };
     let client = connect(&ctx, &config.cluster).await?;
     if let Some(problem) = missing_namespaces(&client, namespaces, "namespaces").await?.into_iter().next() {
@@ -81,5 +98,6 @@ pub async fn assess_cluster(
         error.hint = problem.hint;
         return Err(error);
     }
-    Ok(AssessCluster.gather(&ctx, &config, rules, &client, target_facts).await?.1)
+    let (outputs, assessment) = AssessCluster.gather(&ctx, &config, rules, &client, target_facts).await?;
+    Ok(Assessment { unreadable: outputs.unreadable, ..assessment })
 }

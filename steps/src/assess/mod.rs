@@ -2,6 +2,7 @@
 
 mod claims;
 mod cluster;
+mod eks;
 mod estate;
 mod files;
 mod live;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use migrate_plugin_api::{Step, Typed};
 
 pub use files::{assess_files, assess_files_for};
-pub use live::{assess_cluster, look_at_target};
+pub use live::{EksCluster, assess_cluster, look_at_target};
 pub use report::{Assessment, WorkloadReport};
 
 /// The steps of this family.

@@ -42,6 +42,9 @@ pub struct Assessment {
     /// Links and the like in the folder, which were not looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What could not be read for want of a right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
     /// Of all workloads together.
     pub readiness: u8,
     /// A person's work, roughly.
@@ -150,6 +153,7 @@ impl Assessment {
             objects,
             files,
             left_out: Vec::new(),
+            unreadable: Vec::new(),
             readiness: u8::try_from(readiness).unwrap_or(0),
             hours: workloads.iter().map(|workload| workload.hours).sum(),
             needs,

@@ -12,7 +12,7 @@ use migrate_plugin_api::{StepContext, StepError};
 
 use crate::inventory::Catalog;
 use crate::kubernetes::{connect, kube_error};
-use crate::rules::Target;
+use crate::rules::{NodeSize, Target};
 use crate::site::ClusterRef;
 
 /// Marks the class of claims that name none.
@@ -50,8 +50,16 @@ pub(crate) async fn target(ctx: &StepContext, cluster: &ClusterRef) -> Result<Ta
         ingress_classes: names(&ingress_classes),
         kinds: Catalog::of(&client).await?.ids(),
         nodes: nodes.iter().map(|node| node.labels().clone()).collect::<Vec<BTreeMap<_, _>>>(),
+        sizes: nodes.iter().filter_map(size).collect(),
         policy_engine: daemons.iter().find_map(engine),
     })
+}
+
+/// What a node has for pods.
+fn size(node: &Node) -> Option<NodeSize> {
+    let allocatable = node.status.as_ref()?.allocatable.as_ref()?;
+    let quantity = |name: &str| allocatable.get(name).map(|quantity| quantity.0.clone());
+    Some(NodeSize { cpu: quantity("cpu")?, memory: quantity("memory")? })
 }
 
 fn names<K: ResourceExt>(objects: &[K]) -> BTreeSet<String> {

@@ -48,6 +48,9 @@ impl Rig {
                 profile: Some("default".to_owned()),
                 credentials_file: Some("credentials".into()),
                 ecr_endpoint: None,
+                secrets_manager_endpoint: None,
+                eks_endpoint: None,
+                iam_endpoint: None,
             },
             to: ContainerRef {
                 account_url: azure.uri().parse().unwrap(),

@@ -63,11 +63,20 @@ fn role(service: &str, name: &str) -> Option<&'static str> {
     })
 }
 
-/// Policies of an account, as `aws iam get-account-authorization-details` prints them.
+/// A policy of a role.
+#[derive(Debug, Clone)]
+pub(crate) enum Policy {
+    /// As it is written.
+    Document(Value),
+    /// Why it is not known.
+    Unread(String),
+}
+
+/// Policies of an account: as `aws iam get-account-authorization-details` prints them, or as read from IAM.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
-    /// Documents by the role's ARN.
-    roles: BTreeMap<String, Vec<Value>>,
+    /// By the role's ARN.
+    roles: BTreeMap<String, Vec<Policy>>,
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
@@ -96,33 +105,41 @@ impl Account {
         };
         let managed: BTreeMap<String, Value> = list(details, "Policies").filter_map(default).collect();
         let role = |role: &Value| {
-            let own = list(role, "RolePolicyList").map(|policy| policy["PolicyDocument"].clone());
+            let own =
+                list(role, "RolePolicyList").map(|policy| Policy::Document(policy["PolicyDocument"].clone()));
             let attached = list(role, "AttachedManagedPolicies");
             let attached = attached.map(|policy| {
                 let arn = text(policy, "PolicyArn");
-                // A policy that is not in the document is told like a statement that can't be read.
-                managed.get(arn).cloned().unwrap_or_else(|| Value::from(arn))
+                let missing = || Policy::Unread(format!("policy {arn} is not among the account's details"));
+                managed.get(arn).cloned().map_or_else(missing, Policy::Document)
             });
             (text(role, "Arn").to_owned(), own.chain(attached).collect())
         };
         Self { roles: list(details, "RoleDetailList").map(role).collect() }
     }
 
+    /// Of roles by their ARNs.
+    pub(crate) fn of_roles(roles: BTreeMap<String, Vec<Policy>>) -> Self {
+        Self { roles }
+    }
+
     /// What a role may do; `None` where the account does not have it.
     pub(crate) fn access(&self, role: &str) -> Option<Access> {
-        self.roles.get(role).map(|documents| access(documents))
+        self.roles.get(role).map(|policies| access(policies))
     }
 }
 
-/// Of policy documents.
-fn access(documents: &[Value]) -> Access {
+fn access(policies: &[Policy]) -> Access {
     let mut found: BTreeMap<&'static str, (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
     let mut open = BTreeSet::new();
-    for document in documents {
-        if let Some(arn) = document.as_str() {
-            open.insert(format!("policy {arn} is not among the account's details"));
-            continue;
-        }
+    for policy in policies {
+        let document = match policy {
+            Policy::Document(document) => document,
+            Policy::Unread(reason) => {
+                open.insert(reason.clone());
+                continue;
+            }
+        };
         let statements: Vec<&Value> = match document.get("Statement") {
             Some(Value::Array(items)) => items.iter().collect(),
             Some(one) => vec![one],
@@ -220,7 +237,9 @@ mod tests {
 
     #[test]
     fn a_right_to_everything_proposes_nothing() {
-        let all = access(&[json!({ "Statement": { "Effect": "Allow", "Action": "*", "Resource": "*" } })]);
+        let all = access(&[Policy::Document(
+            json!({ "Statement": { "Effect": "Allow", "Action": "*", "Resource": "*" } }),
+        )]);
         assert_eq!(
             (all.proposals.len(), all.open.as_slice()),
             (0, &["no role of Azure is proposed for *".to_owned()][..])

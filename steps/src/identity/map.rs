@@ -1,8 +1,8 @@
 //! `identity.map`: the managed identities and federated credentials that IAM roles of service accounts
-//! become, as a folder of az commands, Bicep and Terraform. Reads files, writes one folder; natural to
+//! become, as a folder of az commands, Bicep and Terraform, and in Azure itself with `apply`. Natural to
 //! repeat.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use migrate_plugin_api::{
@@ -13,16 +13,22 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::iam::Account;
+use super::live;
+use super::make::{Assignment, Azure, Limits, Made, Site};
 use super::plan::{Association, Identity, plan};
 use super::render::{self, Place};
 use crate::manifests::source;
 use crate::manifests::tree::{self, Draft};
+use crate::site::{AwsAccess, AzureAccess};
 
 /// The longest file of an account's policies that is read: an account has at most some thousand roles.
 const POLICIES_BYTES: u64 = 256 * 1024 * 1024;
 
 /// `identity.map`.
-pub(crate) struct IdentityMap;
+#[derive(Default)]
+pub(crate) struct IdentityMap {
+    pub(super) limits: Limits,
+}
 
 /// `with` of `identity.map`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +53,18 @@ pub(crate) struct Config {
     /// A file that `aws iam get-account-authorization-details` has printed: then roles of Azure are proposed.
     #[serde(default)]
     pub policies: Option<PathBuf>,
+    /// How AWS is reached: then the roles' policies are read from IAM, instead of `policies`.
+    #[serde(default)]
+    pub aws: Option<AwsAccess>,
+    /// Whether they are made in Azure too, through Resource Manager. Needs `azure`.
+    #[serde(default)]
+    pub apply: bool,
+    /// How Azure is reached, for `apply`; `resource-group` above says where in its subscription.
+    #[serde(default)]
+    pub azure: Option<AzureAccess>,
+    /// Roles that identities get, for `apply`: which and on what is yours to choose.
+    #[serde(default)]
+    pub assignments: Vec<Assignment>,
 }
 
 /// What was written.
@@ -59,6 +77,12 @@ pub(crate) struct Outputs {
     pub identities: Vec<Identity>,
     /// Digest over names and contents of all written files.
     pub digest: String,
+    /// What is in Azure, with `apply`.
+    #[serde(default)]
+    pub made: Vec<Made>,
+    /// Client IDs by `NAMESPACE/SERVICEACCOUNT`, with `apply`: what `[rewrite.identities]` takes.
+    #[serde(default)]
+    pub client_ids: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -72,10 +96,48 @@ impl Config {
                 return Some(Problem::error(format!("`{field}` is empty")).in_field(field));
             }
         }
-        None
+        if self.apply && self.azure.is_none() {
+            let problem = Problem::error("`apply` is given, and not how Azure is reached").in_field("azure");
+            return Some(problem.with_hint("give `azure = \"${env.target.azure}\"` too"));
+        }
+        if self.aws.is_some() && self.policies.is_some() {
+            let problem = Problem::error("policies come from a file or from IAM, not from both");
+            return Some(problem.in_field("policies").with_hint("leave out `policies` or `aws`"));
+        }
+        let assignment = self.assignments.iter().find_map(|assignment| {
+            let Assignment { role, scope, .. } = assignment;
+            if role.starts_with("Cosmos DB ") {
+                return Some((
+                    format!("`{role}` is a role of Cosmos DB itself"),
+                    "az cosmosdb sql role assignment create",
+                ));
+            }
+            let is_id = scope.starts_with("/subscriptions/")
+                && !scope.contains(['?', '#', '%'])
+                && !scope.contains("..");
+            (!is_id).then(|| {
+                (
+                    format!("`{scope}` is no ID of a resource"),
+                    "/subscriptions/…, as `az … show --query id` prints it",
+                )
+            })
+        });
+        assignment.map(|(message, hint)| Problem::error(message).in_field("assignments").with_hint(hint))
     }
 
-    fn identities(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
+    /// Everything in Azure that there is to reach, where it is to be made.
+    async fn azure(&self, ctx: &StepContext, limits: Limits) -> Result<Option<Azure>, StepError> {
+        let Some(access) = self.azure.as_ref().filter(|_| self.apply) else { return Ok(None) };
+        let site = Site {
+            access,
+            resource_group: &self.resource_group,
+            location: &self.location,
+            issuer: &self.issuer,
+        };
+        Azure::new(ctx, &site, limits).await.map(Some)
+    }
+
+    fn associations(&self, ctx: &StepContext) -> Result<BTreeSet<Association>, StepError> {
         let facts = source::open(&ctx.path(&self.from))?.facts;
         let mut all: BTreeSet<Association> = self.associations.iter().cloned().collect();
         all.extend(facts.roles.iter().map(|(namespace, name, role)| Association {
@@ -83,12 +145,50 @@ impl Config {
             service_account: name.to_owned(),
             role_arn: role.clone(),
         }));
-        let account = match &self.policies {
-            Some(file) => Some(read_account(&ctx.path(file))?),
-            None => None,
-        };
-        plan(&all, &self.prefix, account.as_ref()).map_err(|wrong| StepError::permanent(wrong.join("; ")))
+        Ok(all)
     }
+
+    /// As planned, without what the roles may do.
+    fn bare(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
+        planned(&self.associations(ctx)?, &self.prefix, None)
+    }
+
+    async fn identities(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
+        let all = self.associations(ctx)?;
+        // What is wrong with the plan is told before anybody is asked.
+        planned(&all, &self.prefix, None)?;
+        let account = match (&self.policies, &self.aws) {
+            (Some(file), _) => Some(read_account(&ctx.path(file))?),
+            (None, Some(aws)) => {
+                let roles = all.iter().map(|association| association.role_arn.as_str()).collect();
+                Some(live::account(ctx, aws, &roles).await?)
+            }
+            (None, None) => None,
+        };
+        planned(&all, &self.prefix, account.as_ref())
+    }
+}
+
+fn planned(
+    all: &BTreeSet<Association>,
+    prefix: &str,
+    account: Option<&Account>,
+) -> Result<Vec<Identity>, StepError> {
+    plan(all, prefix, account).map_err(|wrong| StepError::permanent(wrong.join("; ")))
+}
+
+/// Client IDs by service account.
+fn client_ids(identities: &[Identity], made: &[Made]) -> BTreeMap<String, String> {
+    let of = |identity: &Identity| {
+        made.iter().find(|made| made.name == identity.name).map(|m| m.client_id.clone())
+    };
+    let accounts = |identity| {
+        let id = of(identity);
+        identity.accounts.iter().filter_map(move |account| {
+            Some((format!("{}/{}", account.namespace, account.service_account), id.clone()?))
+        })
+    };
+    identities.iter().flat_map(accounts).collect()
 }
 
 fn read_account(file: &std::path::Path) -> Result<Account, StepError> {
@@ -112,8 +212,9 @@ fn read_account(file: &std::path::Path) -> Result<Account, StepError> {
 impl TypedStep for IdentityMap {
     const NAME: &'static str = "identity.map";
     const SUMMARY: &'static str =
-        "Plans managed identities and federated credentials for IAM roles of service accounts";
+        "Plans or makes managed identities and federated credentials for IAM roles of service accounts";
     const IDEMPOTENCY: Idempotency = Idempotency::Natural;
+    const SUPPORTS_UNDO: bool = true;
 
     type Config = Config;
     type Outputs = Outputs;
@@ -125,10 +226,31 @@ impl TypedStep for IdentityMap {
             tree::plan_replacing(&mut plan, &ctx.path(&to), &to, "to");
         }
         let Some(config) = config.known() else { return Ok(plan) };
-        plan.problems.extend(config.problem());
+        if let Some(problem) = config.problem() {
+            plan.problems.push(problem);
+            return Ok(plan);
+        }
         if ctx.path(&config.from).exists() {
-            match config.identities(ctx) {
-                Ok(identities) => plan.items = Some(identities.len() as u64),
+            match config.identities(ctx).await {
+                Ok(identities) => {
+                    plan.items = Some(identities.len() as u64);
+                    let looked = async {
+                        match config.azure(ctx, self.limits).await? {
+                            Some(azure) => azure.survey(&identities).await.map(Some),
+                            None => Ok(None),
+                        }
+                    };
+                    match looked.await {
+                        Ok(Some(there)) => {
+                            let (count, group) = (identities.len(), &config.resource_group);
+                            plan.summary = format!(
+                                "make {count} managed identities in {group}, of which {there} are there"
+                            );
+                        }
+                        Ok(None) => {}
+                        Err(e) => plan.problems.push(tree::problem_of(&e, "azure")),
+                    }
+                }
                 Err(e) => plan.problems.push(tree::problem_of(&e, "from")),
             }
         }
@@ -143,7 +265,7 @@ impl TypedStep for IdentityMap {
         if let Some(problem) = config.problem() {
             return Err(StepError::permanent(problem.message));
         }
-        let identities = config.identities(ctx)?;
+        let identities = config.identities(ctx).await?;
         let place = Place {
             resource_group: &config.resource_group,
             location: &config.location,
@@ -156,7 +278,16 @@ impl TypedStep for IdentityMap {
         draft.write("identities.tf", render::terraform(&identities, &place).as_bytes(), false)?;
         draft.commit()?;
         ctx.info(format!("{} identities are planned in {}", identities.len(), config.to.display()));
-        Ok(Outputs { directory: config.to.clone(), identities, digest: tree::digest(&to)? })
+        let made = match config.azure(ctx, self.limits).await? {
+            Some(azure) => {
+                let made = azure.make(ctx, &identities, &config.assignments).await?;
+                ctx.info(format!("{} identities are in {}", made.len(), config.resource_group));
+                made
+            }
+            None => Vec::new(),
+        };
+        let client_ids = client_ids(&identities, &made);
+        Ok(Outputs { directory: config.to.clone(), identities, digest: tree::digest(&to)?, made, client_ids })
     }
 
     async fn verify(
@@ -170,13 +301,16 @@ impl TypedStep for IdentityMap {
         let folder = format!("folder {}", config.to.display());
         let digest = if to.is_dir() { tree::digest(&to)? } else { "not there".to_owned() };
         let mut checks = vec![Check::equal(folder, "sha256", &outputs.digest, digest)];
-        let now = config.identities(ctx)?.len().to_string();
+        let now = config.bare(ctx)?.len().to_string();
         checks.push(Check::equal(
             "service accounts",
             "identities",
             outputs.identities.len().to_string(),
             now,
         ));
+        if let Some(azure) = config.azure(ctx, self.limits).await? {
+            checks.extend(azure.compare(&outputs.identities, &outputs.made).await?);
+        }
         for identity in &outputs.identities {
             let open = identity.access.iter().flat_map(|access| &access.open);
             checks.extend(open.map(|open| Check {
@@ -189,6 +323,24 @@ impl TypedStep for IdentityMap {
             }));
         }
         Ok(Evidence { checks })
+    }
+
+    /// What is in Azure goes first, then the folder, unless somebody has changed it.
+    async fn undo(&self, ctx: &StepContext, config: &Config, outputs: &Outputs) -> Result<(), StepError> {
+        if let Some(azure) = config.azure(ctx, self.limits).await? {
+            azure.take_back(&outputs.identities, &outputs.made).await?;
+        }
+        let to = ctx.path(&config.to);
+        if !to.is_dir() {
+            return Ok(());
+        }
+        if tree::digest(&to)? != outputs.digest {
+            ctx.warn(format!("{} was changed, and stays", config.to.display()));
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&to).map_err(|e| {
+            StepError::permanent(format!("failed to remove {}", config.to.display())).with_source(e)
+        })
     }
 }
 
@@ -230,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn roles_of_manifests_and_associations_become_a_plan_in_three_languages() {
         let (dir, ctx) = project();
-        let step = Typed(IdentityMap);
+        let step = Typed(IdentityMap::default());
         assert_eq!(step.plan(&ctx, &config()).await.unwrap().items, Some(2));
         let outputs = step.apply(&ctx, &config()).await.unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join("out").join(name)).unwrap();
@@ -249,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn what_can_not_be_planned_is_told_before_anything_is_written() {
         let (dir, ctx) = project();
-        let step = Typed(IdentityMap);
+        let step = Typed(IdentityMap::default());
         for (field, value, words) in [
             ("issuer", "http://issuer", "https"),
             ("location", " ", "location"),

@@ -1,7 +1,9 @@
 //! Identities of workloads: IAM roles of service accounts become managed identities with federated
-//! credentials. A plan only: nothing is made in Azure, nothing is asked of AWS.
+//! credentials: as a plan, and made in Azure where that is asked for.
 
 mod iam;
+mod live;
+mod make;
 mod map;
 mod plan;
 mod render;
@@ -10,7 +12,9 @@ use std::sync::Arc;
 
 use migrate_plugin_api::{Step, Typed};
 
+pub(crate) use plan::Association;
+
 /// The steps of this family.
 pub(crate) fn steps() -> Vec<Arc<dyn Step>> {
-    vec![Arc::new(Typed(map::IdentityMap))]
+    vec![Arc::new(Typed(map::IdentityMap::default()))]
 }

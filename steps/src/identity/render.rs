@@ -16,7 +16,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// What a token of a service account is for.
-const AUDIENCE: &str = "api://AzureADTokenExchange";
+pub(super) const AUDIENCE: &str = "api://AzureADTokenExchange";
 
 /// A word of a POSIX shell.
 fn shell(text: &str) -> String {

@@ -155,6 +155,9 @@ mod tests {
             profile: None,
             credentials_file: Some("credentials".into()),
             ecr_endpoint: Some(server.uri().parse().unwrap()),
+            secrets_manager_endpoint: None,
+            eks_endpoint: None,
+            iam_endpoint: None,
         };
         let login = EcrLogin::new(&ctx, &access).await;
         for _ in 0..3 {

@@ -15,7 +15,7 @@ mod digest;
 mod docker;
 mod download;
 mod ecr;
-mod errors;
+pub(crate) mod errors;
 mod find;
 mod graph;
 mod import;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::order::{self, Manifest};
-use super::tree;
+use super::{render, tree};
 use crate::duration::Span;
 use crate::inventory::{Catalog, Served};
 use crate::kubernetes::{connect, kube_error, reach};
@@ -102,15 +102,35 @@ impl Outputs {
     }
 }
 
-/// Reads and orders all manifests of a folder.
+/// Reads and orders all manifests of a folder; charts and an overlay are what they make.
 fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
     let mut all = Vec::new();
-    for entry in tree::list(root)?.files.iter().filter(|entry| entry.is_manifest()) {
+    let mut take = |path: &str, text: &str| {
+        let parsed = order::parse(path, text);
+        all.extend(parsed.map_err(|e| StepError::permanent("failed to read the manifests").with_source(e))?);
+        Ok::<(), StepError>(())
+    };
+    let listing = tree::list(root)?;
+    let mut charts = Vec::new();
+    match render::overlay_file(root) {
+        Some(name) => take(name, &render::overlay(root)?)?,
+        None => charts = render::charts(listing.files.iter().map(|entry| entry.path.as_str())),
+    }
+    for chart in &charts {
+        for rendered in render::chart(&root.join(chart), None)? {
+            take(&format!("{}{}", chart.display(), rendered.template), &rendered.text)?;
+        }
+    }
+    let is_plain = |entry: &&tree::Entry| {
+        let inside = charts.iter().find_map(|chart| Path::new(&entry.path).strip_prefix(chart).ok());
+        entry.is_manifest() && inside.is_none_or(|path| path.starts_with("crds"))
+    };
+    let files = listing.files.iter().filter(is_plain).filter(|_| render::overlay_file(root).is_none());
+    for entry in files {
         let bytes = tree::read(entry)?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|e| StepError::permanent(format!("{} is not UTF-8", entry.path)).with_source(e))?;
-        let parsed = order::parse(&entry.path, text);
-        all.extend(parsed.map_err(|e| StepError::permanent("failed to read the manifests").with_source(e))?);
+        take(&entry.path, text)?;
     }
     if all.is_empty() {
         return Err(StepError::permanent(format!("{} holds no manifest", root.display())));

@@ -6,11 +6,15 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use migrate_plugin_api::StepError;
 
+use super::chart;
+use super::overlay::{Overlay, overlay};
 use super::rewrite::FileChange;
-use super::source::{self, Source};
+use super::source::{self, Base, Chart, Source};
+use crate::rules::facts::Facts;
 use crate::rules::{Finding, Inputs, RuleSet};
 
 /// A file before and after.
@@ -26,6 +30,8 @@ pub struct RewrittenFile {
     pub after: String,
     /// Whether every object in it went, so that the file goes.
     pub is_emptied: bool,
+    /// Whether it is not there yet: of an overlay on top of the one that was rewritten.
+    pub is_new: bool,
     /// What was done.
     pub changes: Vec<FileChange>,
 }
@@ -41,6 +47,8 @@ pub struct RewrittenFiles {
     pub left_out: Vec<String>,
     /// The folder, or that of the one file.
     root: PathBuf,
+    /// The overlay that is written beside the one that was rewritten, and where.
+    overlay: Option<(PathBuf, Arc<Overlay>)>,
 }
 
 /// Rewrites a folder, or one file; writes nothing.
@@ -48,7 +56,7 @@ pub struct RewrittenFiles {
 /// # Errors
 /// `Permanent`, naming the file that can't be read or edited.
 pub fn rewrite_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<RewrittenFiles, StepError> {
-    let Source { manifests, facts, skipped, .. } = source::open(root)?;
+    let Source { manifests, charts, base, facts, skipped, .. } = source::open(root)?;
     let mut real = fs::canonicalize(root).map_err(|e| failed("read", &root.display().to_string(), e))?;
     if real.is_file() {
         real.pop();
@@ -69,12 +77,90 @@ pub fn rewrite_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<Re
             before: manifest.text,
             after: done.text,
             is_emptied: done.is_emptied,
+            is_new: false,
         });
+    }
+    for chart in &charts {
+        all.chart(chart, rules, &facts, inputs)?;
+    }
+    if let Some(base) = base {
+        all.beside(&base, rules, &facts, inputs)?;
     }
     Ok(all)
 }
 
 impl RewrittenFiles {
+    /// The values of a chart, and what they don't solve.
+    fn chart(
+        &mut self,
+        chart: &Chart,
+        rules: &RuleSet,
+        facts: &Facts,
+        inputs: &Inputs,
+    ) -> Result<(), StepError> {
+        let values = chart::values(&chart.absolute, &chart.rendered, rules, facts, inputs)?;
+        for (before, after) in chart.rendered.iter().zip(&values.rendered) {
+            let file = format!("{}{}", chart.path, before.template);
+            let found = chart::findings(before, after, rules, facts, inputs)?;
+            let open = found.into_iter().filter(|finding| !finding.rewritten);
+            self.findings.extend(open.map(|finding| Finding { file: file.clone(), ..finding }));
+        }
+        if let Some((before, after)) = values.text {
+            let path = format!("{}{}", chart.path, chart::VALUES);
+            self.files.push(RewrittenFile {
+                changes: chart_changes(&path, &values.changes),
+                absolute: chart.absolute.join(chart::VALUES),
+                path,
+                before,
+                after,
+                is_emptied: false,
+                is_new: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// An overlay on top of the one that the root is: `NAME-aks` beside it.
+    fn beside(
+        &mut self,
+        base: &Base,
+        rules: &RuleSet,
+        facts: &Facts,
+        inputs: &Inputs,
+    ) -> Result<(), StepError> {
+        for document in &base.documents {
+            let found = rules.findings(&document.root, None, facts, inputs);
+            let open = found.into_iter().filter(|finding| !finding.rewritten);
+            self.findings.extend(open.map(|f| Finding { file: base.entry.path.clone(), line: 1, ..f }));
+        }
+        let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = self.root.with_file_name(format!("{name}-aks"));
+        let made = overlay(&base.text, &format!("../{name}"), rules, facts, inputs)?;
+        if made.files.is_empty() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(&folder).is_ok() {
+            return Err(StepError::conflict(format!("{} is there already", folder.display()))
+                .with_hint("move it away, or rewrite it instead: it is an overlay too"));
+        }
+        for (at, (file, text)) in made.files.iter().enumerate() {
+            let path = format!("../{name}-aks/{file}");
+            // Everything is done by the overlay as a whole, which its first file stands for.
+            let changes = if at == 0 { made.changes.clone() } else { Vec::new() };
+            self.files.push(RewrittenFile {
+                changes: changes.into_iter().map(|change| FileChange::of(&path, change)).collect(),
+                path,
+                absolute: folder.join(file),
+                before: String::new(),
+                after: text.clone(),
+                is_emptied: false,
+                is_new: true,
+            });
+        }
+        self.overlay = Some((folder, Arc::new(made)));
+        Ok(())
+    }
+
     /// Files that are another than before.
     pub fn changed(&self) -> impl Iterator<Item = &RewrittenFile> {
         self.files.iter().filter(|file| file.before != file.after)
@@ -94,15 +180,28 @@ impl RewrittenFiles {
             self.check(file)?;
             let written = if file.is_emptied {
                 fs::remove_file(&file.absolute)
+            } else if file.is_new {
+                create(&file.absolute, &file.after)
             } else {
                 replace(&file.absolute, &file.after)
             };
             written.map_err(|e| failed("write", &file.path, e))?;
         }
-        Ok(())
+        match &self.overlay {
+            Some((folder, made)) => made.check(folder),
+            None => Ok(()),
+        }
     }
 
     fn check(&self, file: &RewrittenFile) -> Result<(), StepError> {
+        if file.is_new {
+            return match fs::symlink_metadata(&file.absolute) {
+                Ok(_) => {
+                    Err(StepError::conflict(format!("{} was made by somebody else meanwhile", file.path)))
+                }
+                Err(_) => Ok(()),
+            };
+        }
         let metadata = fs::symlink_metadata(&file.absolute).map_err(|e| failed("read", &file.path, e))?;
         let folder = file.absolute.parent().unwrap_or(&self.root);
         let folder = fs::canonicalize(folder).map_err(|e| failed("read", &file.path, e))?;
@@ -116,6 +215,29 @@ impl RewrittenFiles {
         }
         Ok(())
     }
+}
+
+/// What was done to values of a chart.
+pub(super) fn chart_changes(file: &str, changes: &[(String, String, String)]) -> Vec<FileChange> {
+    let change = |(path, old, new): &(String, String, String)| FileChange {
+        file: file.to_owned(),
+        rule: "values".to_owned(),
+        object: String::new(),
+        path: path.clone(),
+        old: old.clone(),
+        new: new.clone(),
+    };
+    changes.iter().map(change).collect()
+}
+
+/// Writes a file that is not there.
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = fs::File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn failed(what: &str, path: &str, error: io::Error) -> StepError {

@@ -1,10 +1,14 @@
 //! Workloads as files: exported from one cluster, rewritten, applied to another.
 
 mod apply;
+pub(crate) mod chart;
+mod difference;
 pub(crate) mod edit;
 mod export;
 mod in_place;
 mod order;
+mod overlay;
+pub(crate) mod render;
 pub(crate) mod rewrite;
 pub(crate) mod source;
 mod strip;

@@ -12,8 +12,12 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::source::{self, Source};
+use super::chart;
+use super::in_place::chart_changes;
+use super::overlay;
+use super::source::{self, Base, Source};
 use super::tree::{self, Draft, Entry};
+use crate::rules::facts::Facts;
 use crate::rules::{Change, Finding, Inputs, RuleSet, RuleSeverity};
 
 /// Changes and findings that are listed; all are counted. Outputs are stored with the run.
@@ -143,6 +147,10 @@ impl Outputs {
         self.values_changed += changes.len() as u64;
         let room = LISTED.saturating_sub(self.changes.len());
         self.changes.extend(changes.into_iter().take(room).map(|change| FileChange::of(&entry.path, change)));
+        self.find(entry, findings);
+    }
+
+    fn find(&mut self, entry: &Entry, findings: Vec<Finding>) {
         let room = LISTED.saturating_sub(self.findings.len());
         let open = findings.into_iter().filter(|finding| !finding.rewritten).take(room);
         self.findings.extend(open.map(|finding| Finding { file: entry.path.clone(), ..finding }));
@@ -157,7 +165,10 @@ fn rewrite(
     mut write: impl FnMut(&Entry, &[u8], bool) -> Result<(), StepError>,
 ) -> Result<Outputs, StepError> {
     let (rules, inputs) = (config.rule_set(ctx)?, config.inputs());
-    let Source { manifests, others, skipped, facts } = source::open(from)?;
+    let Source { manifests, charts, base, others, skipped, facts } = source::open(from)?;
+    if let Some(base) = base {
+        return rewrite_overlay(ctx, from, config, &base, &facts, write);
+    }
     let total = (manifests.len() + others.len()) as u64;
     let mut outputs = Outputs { left_out: skipped, ..Outputs::default() };
     for manifest in &manifests {
@@ -175,10 +186,65 @@ fn rewrite(
         outputs.count(entry, rewritten.changes, findings);
         ctx.progress(Progress::message("rewriting").items(outputs.files, total));
     }
+    let mut values = BTreeMap::new();
+    for chart in &charts {
+        ctx.check_cancelled()?;
+        let done = chart::values(&chart.absolute, &chart.rendered, &rules, &facts, &inputs)?;
+        for (before, after) in chart.rendered.iter().zip(&done.rendered) {
+            let entry =
+                Entry { path: format!("{}{}", chart.path, before.template), absolute: PathBuf::new() };
+            outputs.find(&entry, chart::findings(before, after, &rules, &facts, &inputs)?);
+        }
+        if let Some((_, text)) = &done.text {
+            values.insert(format!("{}{}", chart.path, chart::VALUES), (text.clone(), done.changes));
+        }
+    }
     for entry in &others {
         ctx.check_cancelled()?;
+        if let Some((text, changes)) = values.remove(&entry.path) {
+            write(entry, text.as_bytes(), is_private(&entry.absolute))?;
+            outputs.files += 1;
+            outputs.files_changed += 1;
+            outputs.values_changed += changes.len() as u64;
+            outputs.changes.extend(chart_changes(&entry.path, &changes));
+            continue;
+        }
         write(entry, &tree::read(entry)?, is_private(&entry.absolute))?;
         outputs.count(entry, Vec::new(), Vec::new());
+    }
+    Ok(outputs)
+}
+
+/// An overlay on top of `from`, as it is seen from `to`.
+fn rewrite_overlay(
+    ctx: &StepContext,
+    from: &Path,
+    config: &Config,
+    base: &Base,
+    facts: &Facts,
+    mut write: impl FnMut(&Entry, &[u8], bool) -> Result<(), StepError>,
+) -> Result<Outputs, StepError> {
+    let (rules, inputs) = (config.rule_set(ctx)?, config.inputs());
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|e| StepError::permanent(format!("failed to find {}", path.display())).with_source(e))
+    };
+    let there = overlay::relative(&absolute(&ctx.path(&config.to))?, &absolute(from)?);
+    let made = overlay::overlay(&base.text, &there.to_string_lossy(), &rules, facts, &inputs)?;
+    let mut outputs = Outputs::default();
+    let found =
+        base.documents.iter().flat_map(|document| rules.findings(&document.root, None, facts, &inputs));
+    outputs.find(&base.entry, found.collect());
+    let mut changes = made.changes;
+    let nothing = format!("resources:\n- {}\n", there.display());
+    let files = match made.files.is_empty() {
+        true => vec![("kustomization.yaml".to_owned(), nothing)],
+        false => made.files,
+    };
+    for (name, text) in files {
+        let entry = Entry { path: name, absolute: PathBuf::new() };
+        write(&entry, text.as_bytes(), false)?;
+        outputs.count(&entry, std::mem::take(&mut changes), Vec::new());
     }
     Ok(outputs)
 }

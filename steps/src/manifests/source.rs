@@ -1,10 +1,11 @@
 //! A folder (or one file) of manifests, read whole before any of it is judged: what one file says
-//! matters in another.
+//! matters in another. Charts of Helm in it, and a folder that is an overlay of Kustomize, are what they make.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::StepError;
 
+use super::render::{self, Rendered};
 use super::tree::{self, Entry};
 use crate::rules::document::{Document, read};
 use crate::rules::facts::Facts;
@@ -23,11 +24,35 @@ pub(crate) struct Manifest {
     pub documents: Vec<Document>,
 }
 
+/// A chart of Helm.
+pub(crate) struct Chart {
+    /// Its folder, relative to the root: empty, or with a `/` at its end.
+    pub path: String,
+    /// Where it is.
+    pub absolute: PathBuf,
+    /// What it makes with its own values.
+    pub rendered: Vec<Rendered>,
+}
+
+/// An overlay of Kustomize, which the root itself is.
+pub(crate) struct Base {
+    /// The file that makes it one.
+    pub entry: Entry,
+    /// What it makes.
+    pub text: String,
+    /// What that says.
+    pub documents: Vec<Document>,
+}
+
 /// Everything that was read.
 pub(crate) struct Source {
-    /// Manifests, sorted by path.
+    /// Manifests, sorted by path; none of an overlay.
     pub manifests: Vec<Manifest>,
-    /// Other files, sorted by path.
+    /// Charts, sorted by path.
+    pub charts: Vec<Chart>,
+    /// The overlay, where the root is one.
+    pub base: Option<Base>,
+    /// Other files, sorted by path; those of charts too.
     pub others: Vec<Entry>,
     /// What is neither file nor folder.
     pub skipped: Vec<String>,
@@ -38,17 +63,28 @@ pub(crate) struct Source {
 /// Reads `root`, a folder or a file.
 ///
 /// # Errors
-/// `Permanent`, naming the file that is no YAML, no UTF-8, too large or a bomb.
+/// `Permanent`, naming the file that is no YAML, no UTF-8, too large or a bomb; or the tool that a chart or an
+/// overlay needs and that is missing or refuses.
 pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     let listing = tree::list_any(root)?;
     let mut source = Source {
         manifests: Vec::new(),
+        charts: Vec::new(),
+        base: None,
         others: Vec::new(),
         skipped: listing.others,
         facts: Facts::default(),
     };
+    if let Some(name) = render::overlay_file(root) {
+        source.base = Some(base(root, name, &mut source.facts)?);
+        source.others = listing.files;
+        return Ok(source);
+    }
+    for folder in render::charts(listing.files.iter().map(|entry| entry.path.as_str())) {
+        source.charts.push(chart(root, &folder, &mut source.facts)?);
+    }
     for entry in listing.files {
-        if !entry.is_manifest() {
+        if !entry.is_manifest() || belongs_to_chart(&entry, &source.charts) {
             source.others.push(entry);
             continue;
         }
@@ -61,6 +97,39 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         source.manifests.push(Manifest { entry, text, documents });
     }
     Ok(source)
+}
+
+/// Definitions of a chart are plain manifests; everything else in it is for Helm.
+fn belongs_to_chart(entry: &Entry, charts: &[Chart]) -> bool {
+    let inside = charts.iter().find_map(|chart| entry.path.strip_prefix(&chart.path));
+    inside.is_some_and(|path| !path.starts_with("crds/"))
+}
+
+fn chart(root: &Path, folder: &Path, facts: &mut Facts) -> Result<Chart, StepError> {
+    let absolute = std::path::absolute(root.join(folder))
+        .map_err(|e| StepError::permanent(format!("failed to find {}", folder.display())).with_source(e))?;
+    let rendered = render::chart(&absolute, None)?;
+    for one in &rendered {
+        let documents = read(&one.text).map_err(|e| {
+            StepError::permanent(format!("what {} makes is no YAML", one.template)).with_source(e)
+        })?;
+        documents
+            .iter()
+            .for_each(|document| objects(&document.root).iter().for_each(|object| facts.take(object)));
+    }
+    Ok(Chart { path: folder.to_string_lossy().into_owned(), absolute, rendered })
+}
+
+fn base(root: &Path, name: &str, facts: &mut Facts) -> Result<Base, StepError> {
+    let absolute = std::path::absolute(root)
+        .map_err(|e| StepError::permanent(format!("failed to find {}", root.display())).with_source(e))?;
+    let text = render::overlay(&absolute)?;
+    let documents = read(&text)
+        .map_err(|e| StepError::permanent(format!("what {name} makes is no YAML")).with_source(e))?;
+    for document in &documents {
+        objects(&document.root).iter().for_each(|object| facts.take(object));
+    }
+    Ok(Base { entry: Entry { path: name.to_owned(), absolute: absolute.join(name) }, text, documents })
 }
 
 /// A file that can't be read or edited, with the way out.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::document::Node;
 use super::facts::Facts;
 use super::inputs::{Inputs, Lookup};
-use super::object::Object;
+use super::object::{EKS_API_GROUP, Object};
 use super::path::{Path, Pattern};
 use super::rule::{Compiled, Effect};
 use crate::manifests::edit::Edit;
@@ -141,7 +141,9 @@ impl Compiled {
             Some(end) => object.group.ends_with(end),
             None => *wanted == object.group,
         };
-        (rule.kinds.is_empty() || rule.kinds.iter().any(kind))
+        let is_for_all = rule.kinds.is_empty() && rule.groups.is_empty();
+        !(is_for_all && object.group == EKS_API_GROUP)
+            && (rule.kinds.is_empty() || rule.kinds.iter().any(kind))
             && (rule.groups.is_empty() || rule.groups.iter().any(group))
             && (rule.namespaces.is_empty() || rule.namespaces.contains(&object.namespace))
             && self.name.as_ref().is_none_or(|name| name.is_match(&object.name))

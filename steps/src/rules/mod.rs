@@ -10,6 +10,7 @@ mod inputs;
 mod lists;
 pub(crate) mod object;
 pub(crate) mod path;
+pub(crate) mod quantity;
 mod rewriting;
 mod rule;
 mod set;
@@ -19,7 +20,7 @@ pub use finding::Finding;
 pub use inputs::{IngressTarget, Inputs, QueueTarget};
 pub use rule::{Condition, Effect, Example, Rule, RuleError, RuleKind, RuleSeverity};
 pub use set::RuleSet;
-pub use target::Target;
+pub use target::{NodeSize, Target};
 
 pub(crate) use rewriting::Change;
 

@@ -6,6 +6,10 @@ use super::document::Node;
 use super::path::{Path, Pattern, with_index};
 use crate::workload::Segment;
 
+/// The group of what the EKS API says, which is no object of Kubernetes: only rules that name a kind or a
+/// group look at it.
+pub(crate) const EKS_API_GROUP: &str = "eks.aws";
+
 /// Lists in lists.
 const LIST_DEPTH: usize = 4;
 

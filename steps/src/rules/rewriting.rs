@@ -9,7 +9,6 @@ use super::inputs::Inputs;
 use super::lists;
 use super::object::{Object, objects};
 use super::path::Path;
-use super::rule::Compiled;
 use super::set::RuleSet;
 use crate::manifests::edit::{Edit, EditError, Sheet};
 use crate::manifests::yaml::to_yaml;
@@ -150,50 +149,53 @@ impl RuleSet {
         if !self.changes(&draft.sheet.root, facts, inputs) {
             return Ok(draft);
         }
-        for rule in &self.rules {
-            let (mut from, mut rounds) = (0, 0);
-            while let Some(next) = draft.next(rule, from, facts, inputs, changes) {
-                rounds += 1;
-                if rounds > EDITS {
-                    return Err(EditError::Unsafe {
-                        path: format!("{} (rule {})", display(&next.found.path), rule.rule.id),
-                    });
-                }
-                from = next.object;
-                if next.prefix.is_empty() && next.found.effects.drop {
-                    draft.added.extend(next.found.effects.add);
-                    draft.is_dropped = true;
-                    return Ok(draft);
-                }
-                draft.carry_out(next.prefix, next.found.effects)?;
+        let (mut at, mut from, mut rounds) = (0, 0, 0);
+        while let Some((found_by, next)) = self.next(&draft, (at, from), facts, inputs, changes) {
+            if found_by != at {
+                rounds = 0;
             }
+            rounds += 1;
+            if rounds > EDITS {
+                let id = &self.rules[found_by].rule.id;
+                return Err(EditError::Unsafe { path: format!("{} (rule {id})", display(&next.found.path)) });
+            }
+            (at, from) = (found_by, next.object);
+            if next.prefix.is_empty() && next.found.effects.drop {
+                draft.added.extend(next.found.effects.add);
+                draft.is_dropped = true;
+                return Ok(draft);
+            }
+            draft.carry_out(next.prefix, next.found.effects)?;
         }
         Ok(draft)
     }
-}
 
-impl Draft {
-    /// What `rule` does next in the objects from the one numbered `from` on: what it did to others
-    /// before is of no matter to them.
+    /// What is done next, from a rule and an object of it on: what a rule did to the objects before is of no
+    /// matter to the others. The objects are gathered once for all rules that do nothing.
     fn next(
         &self,
-        rule: &Compiled,
-        from: usize,
+        draft: &Draft,
+        (first, from): (usize, usize),
         facts: &Facts,
         inputs: &Inputs,
         changes: &mut Vec<Change>,
-    ) -> Option<Next> {
-        let all = objects(&self.sheet.root);
-        for (at, object) in all.iter().enumerate().skip(from) {
-            let mut matches = rule.matches(&Look { object, facts, inputs }).into_iter();
-            if let Some(found) = matches.find(|found| !found.effects.is_empty()) {
-                note(&rule.rule.id, object, &found.path, &found.effects, changes);
-                return Some(Next { object: at, prefix: object.prefix.clone(), found });
+    ) -> Option<(usize, Next)> {
+        let all = objects(&draft.sheet.root);
+        for (at, rule) in self.rules.iter().enumerate().skip(first) {
+            let done = if at == first { from } else { 0 };
+            for (number, object) in all.iter().enumerate().skip(done) {
+                let mut matches = rule.matches(&Look { object, facts, inputs }).into_iter();
+                if let Some(found) = matches.find(|found| !found.effects.is_empty()) {
+                    note(&rule.rule.id, object, &found.path, &found.effects, changes);
+                    return Some((at, Next { object: number, prefix: object.prefix.clone(), found }));
+                }
             }
         }
         None
     }
+}
 
+impl Draft {
     fn carry_out(&mut self, prefix: Path, effects: Effects) -> Result<(), EditError> {
         for edit in effects.edits {
             self.sheet.edit(below(edit, &prefix))?;

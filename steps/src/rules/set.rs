@@ -13,7 +13,7 @@ use super::object::objects;
 use super::rule::{Compiled, Rule, RuleError, RuleKind, read};
 
 /// The shipped files, in the order in which they look and rewrite.
-const SHIPPED: [(&str, &str); 9] = [
+const SHIPPED: [(&str, &str); 10] = [
     ("addons", include_str!("data/addons.toml")),
     ("identity", include_str!("data/identity.toml")),
     ("images", include_str!("data/images.toml")),
@@ -23,6 +23,7 @@ const SHIPPED: [(&str, &str); 9] = [
     ("secrets", include_str!("data/secrets.toml")),
     ("rest", include_str!("data/rest.toml")),
     ("target", include_str!("data/target.toml")),
+    ("cluster", include_str!("data/cluster.toml")),
 ];
 
 /// The longest file of rules that is read.

@@ -20,8 +20,20 @@ pub struct Target {
     pub kinds: BTreeSet<String>,
     /// Labels of each node.
     pub nodes: Vec<BTreeMap<String, String>>,
+    /// What each node has for pods.
+    pub sizes: Vec<NodeSize>,
     /// What carries out NetworkPolicies, by its name.
     pub policy_engine: Option<String>,
+}
+
+/// What a node has for pods, as Kubernetes writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct NodeSize {
+    /// `3860m`.
+    pub cpu: String,
+    /// `12880720Ki`.
+    pub memory: String,
 }
 
 impl Target {

@@ -1,6 +1,7 @@
 //! What rules can't say as data: functions that look at an object and return the same matches.
 
 mod api;
+mod cluster;
 mod identity;
 mod images;
 pub(crate) mod ingress;
@@ -48,6 +49,9 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "idle-timeout" => services::idle_timeout,
         "health-port" => services::health_port,
         "ingress" => ingress::convert,
+        "eks-access-entry" => cluster::access_entry,
+        "eks-node-group" => cluster::node_group,
+        "eks-version" => cluster::version,
         "ingress-v1beta1" => api::ingress,
         "secret-provider-class" => secrets::provider_class,
         "secret-store" => secrets::store,
@@ -58,6 +62,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "target-kind" => target::kind,
         "target-network-policy" => target::network_policy,
         "target-nodes" => target::nodes,
+        "target-sizes" => target::sizes,
         "trigger-authentication" => keda::authentication,
         "arns" => references::arns,
         "hosts" => references::hosts,

@@ -10,33 +10,12 @@ use crate::manifests::yaml::to_yaml;
 use crate::rules::document::{Node, read};
 use crate::rules::engine::{Look, Match};
 use crate::rules::path::{Pattern, key};
+use crate::secrets::{field_name, vault_name};
 
 /// Where an ExternalSecret names what it reads.
 static REMOTE_KEYS: LazyLock<[Pattern; 2]> = LazyLock::new(|| {
     ["**.remoteRef.key", "**.extract.key"].map(|pattern| Pattern::parse(pattern).expect("a constant"))
 });
-
-/// The name in the vault: as the site maps it, or the same with hyphens for what Key Vault does not
-/// allow. Of an ARN, the name in it without the six characters that AWS adds.
-fn vault_name(look: &Look<'_>, name: &str) -> String {
-    if let Ok(mapped) = look.inputs.entry("secrets", name) {
-        return mapped;
-    }
-    let mut short = name;
-    if name.starts_with("arn:") {
-        short = name.rsplit(':').next().unwrap_or(name).trim_start_matches("parameter/");
-        short = match short.rsplit_once('-') {
-            Some((start, end)) if end.len() == 6 && name.contains(":secret:") => start,
-            _ => short,
-        };
-    }
-    hyphenated(short)
-}
-
-fn hyphenated(name: &str) -> String {
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    name.trim_matches('-').to_owned()
-}
 
 /// A SecretProviderClass of AWS. What pods see stays: the file names, by alias.
 pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
@@ -57,7 +36,7 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
     let mut objects = Vec::new();
     for item in documents.iter().flat_map(|document| document.root.items()) {
         let Some(name) = item.text_at(&["objectName"]) else { continue };
-        let vault = vault_name(look, name);
+        let vault = vault_name(&look.inputs.secrets, name);
         let alias = item.text_at(&["objectAlias"]).map_or_else(|| name.replace('/', "_"), str::to_owned);
         let fields = item.get("jmesPath").map_or(&[][..], Node::items);
         if fields.is_empty() {
@@ -66,11 +45,7 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
         for field in fields {
             let path = field.text_at(&["path"]).unwrap_or_default();
             let alias = field.text_at(&["objectAlias"]).unwrap_or(path);
-            let mapped = look.inputs.entry("secrets", &format!("{name}.{path}"));
-            objects.push(vault_object(
-                &mapped.unwrap_or_else(|_| format!("{vault}-{}", hyphenated(path))),
-                alias,
-            ));
+            objects.push(vault_object(&field_name(&look.inputs.secrets, name, path), alias));
         }
     }
     if let (Some(vault), Some(tenant), Some(client)) = (vault, tenant, client) {
@@ -140,7 +115,7 @@ pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
     for pattern in REMOTE_KEYS.iter() {
         for (path, name) in look.object.find(pattern) {
             let Some(name) = name.text() else { continue };
-            let new = vault_name(look, name);
+            let new = vault_name(&look.inputs.secrets, name);
             if new == name {
                 continue;
             }

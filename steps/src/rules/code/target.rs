@@ -2,11 +2,12 @@
 
 use std::sync::LazyLock;
 
-use super::{expressions, storage};
+use super::{expressions, pods, storage};
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::inputs::IngressTarget;
 use crate::rules::path::{Pattern, key, with};
+use crate::rules::quantity::thousandths;
 use crate::rules::target::Target;
 use crate::workload::Segment;
 
@@ -166,6 +167,42 @@ pub(super) fn nodes(look: &Look<'_>) -> Vec<Match> {
         {
             all.push(Match::at(with(&path, "values")).found(found));
         }
+    }
+    all
+}
+
+/// Pods that ask for more than any node of the target has.
+pub(super) fn sizes(look: &Look<'_>) -> Vec<Match> {
+    let Some(target) = target(look) else { return Vec::new() };
+    let sizes: Vec<(u128, u128)> = target
+        .sizes
+        .iter()
+        .filter_map(|size| Some((thousandths(&size.cpu)?, thousandths(&size.memory)?)))
+        .collect();
+    if sizes.is_empty() {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    for (path, spec) in pods(look.object) {
+        let asked = |resource: &str| -> u128 {
+            let containers = spec.get("containers").map_or(&[][..], Node::items);
+            let of = |container: &Node| {
+                let text = |part: &str| container.text_at(&["resources", part, resource]);
+                text("requests").or_else(|| text("limits")).and_then(thousandths).unwrap_or(0)
+            };
+            containers.iter().map(of).sum()
+        };
+        let (cpu, memory) = (asked("cpu"), asked("memory"));
+        if sizes.iter().any(|(has_cpu, has_memory)| cpu <= *has_cpu && memory <= *has_memory) {
+            continue;
+        }
+        let said = format!(
+            "the pod asks for {}.{:03} CPUs and {} MiB, and no node of the target has as much",
+            cpu / 1_000,
+            cpu % 1_000,
+            memory / 1_000 / 1_024 / 1_024
+        );
+        all.push(Match::at(with(&path, "containers")).saying(said));
     }
     all
 }

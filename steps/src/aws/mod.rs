@@ -1,4 +1,7 @@
-//! AWS client configuration from [`AwsAccess`].
+//! How AWS is reached: the configuration of its clients from [`AwsAccess`], and signed requests to the APIs
+//! whose SDK would cost more to build than is used of it.
+
+mod api;
 
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -6,6 +9,8 @@ use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use migrate_plugin_api::StepContext;
 
 use crate::site::AwsAccess;
+
+pub(crate) use api::{Api, Denial};
 
 /// Attempts of one request before the step sees the error; the engine retries the step itself.
 const MAX_ATTEMPTS: u32 = 5;

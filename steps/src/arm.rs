@@ -1,0 +1,124 @@
+//! Requests to Azure Resource Manager: who we are there, what is sent again, and what a refusal is.
+//!
+//! Long operations as in
+//! <https://learn.microsoft.com/en-us/azure/azure-resource-manager/management/async-operations>.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use migrate_plugin_api::{StepContext, StepError};
+use url::Url;
+
+use crate::images::errors;
+use crate::site::AzureAccess;
+use crate::tokens::Tokens;
+
+/// Public Azure.
+const ARM: &str = "https://management.azure.com";
+
+/// Tries of one request.
+const MAX_TRIES: u32 = 5;
+
+/// Why Azure did not do it.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It does not know us: a person has to log in.
+    Login(StepError),
+    /// It can't, it won't, or it hangs.
+    Refused(StepError),
+}
+
+impl From<StepError> for Failure {
+    fn from(error: StepError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for StepError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Login(error) | Failure::Refused(error) => error,
+        }
+    }
+}
+
+/// One Resource Manager, asked as one identity.
+pub(crate) struct Manager {
+    /// To build requests with.
+    pub http: reqwest::Client,
+    /// Where it is.
+    pub endpoint: Url,
+    tokens: Tokens,
+    pause: Duration,
+}
+
+impl Manager {
+    /// Sends nothing yet. `pause` is between two tries, where the service doesn't say.
+    ///
+    /// # Errors
+    /// When the site's access is no access.
+    pub(crate) async fn new(
+        ctx: &StepContext,
+        access: &AzureAccess,
+        pause: Duration,
+    ) -> Result<Self, StepError> {
+        let endpoint = match &access.arm_endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => Url::parse(ARM).map_err(|e| StepError::permanent("no ARM endpoint").with_source(e))?,
+        };
+        let tokens = Tokens::for_resources(ctx, access, format!("{endpoint}.default")).await?;
+        let http = reqwest::Client::builder()
+            // The token goes to Resource Manager and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| StepError::permanent("failed to set up the Azure client").with_source(e))?;
+        Ok(Self { http, endpoint, tokens, pause })
+    }
+
+    /// The address of a resource, in a version of its provider.
+    ///
+    /// # Errors
+    /// `Permanent` when `path` is none.
+    pub(crate) fn url(&self, path: &str, api_version: &str) -> Result<Url, StepError> {
+        let mut url = self
+            .endpoint
+            .join(path)
+            .map_err(|e| StepError::permanent(format!("`{path}` is no Azure resource")).with_source(e))?;
+        url.query_pairs_mut().append_pair("api-version", api_version);
+        Ok(url)
+    }
+
+    /// Sends a request that may be sent again, until there is an answer that is neither "busy" nor "broken".
+    ///
+    /// # Errors
+    /// `what` completes "failed to …".
+    pub(crate) async fn send(
+        &self,
+        what: &str,
+        build: impl Fn() -> reqwest::RequestBuilder + Send + Sync,
+    ) -> Result<reqwest::Response, Failure> {
+        let mut tries = 1;
+        loop {
+            let token = self.tokens.get().await.map_err(Failure::Login)?;
+            let request = build().bearer_auth(token.expose()).timeout(errors::ANSWER_TIMEOUT);
+            let (error, pause) = match request.send().await {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+                    let error = errors::status(format!("failed to {what}"), response).await;
+                    return Err(Failure::Login(error));
+                }
+                Ok(response) if response.status().is_server_error() || response.status() == 429 => {
+                    let pause = errors::retry_after(response.headers()).unwrap_or(self.pause);
+                    (errors::status(format!("failed to {what}"), response).await, pause)
+                }
+                Ok(response) => return Ok(response),
+                Err(e) => (errors::network(format!("failed to {what}"), e), self.pause),
+            };
+            if tries >= MAX_TRIES || !error.class.is_retryable() {
+                return Err(error.into());
+            }
+            tries += 1;
+            tokio::time::sleep(pause).await;
+        }
+    }
+}

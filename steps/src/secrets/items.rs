@@ -1,0 +1,239 @@
+//! Which secrets of the vault there must be, of what was read. Pure.
+
+use std::collections::BTreeMap;
+
+use migrate_plugin_api::{Problem, Secret};
+use serde_json::Value;
+
+use super::names::{field_name, vault_name};
+use super::source::{Content, Held, Version};
+use crate::keyvault::is_name;
+
+/// "25k bytes each": <https://learn.microsoft.com/azure/key-vault/secrets/about-secrets>.
+const MAX_VALUE_BYTES: usize = 25 * 1024;
+
+/// <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#tags>.
+const MAX_TAGS: usize = 15;
+
+/// The longest name and value of a tag, as in the page above.
+const MAX_TAG_CHARS: usize = 512;
+
+/// Tag with the secret's ARN.
+pub(crate) const SOURCE_TAG: &str = "migrate-source";
+/// Tag with the version's ID in Secrets Manager.
+pub(crate) const VERSION_TAG: &str = "migrate-version";
+/// Tag with what AWS has as the description: Key Vault has none.
+const DESCRIPTION_TAG: &str = "description";
+
+/// How values that are no text are written.
+const BINARY: &str = "application/octet-stream;base64";
+
+/// One secret that the vault must have.
+pub(crate) struct Item {
+    /// Its name at the source.
+    pub name: String,
+    pub arn: String,
+    /// The field of it, where it is one.
+    pub field: Option<String>,
+    /// Its name in the vault.
+    pub target: String,
+    pub content_type: &'static str,
+    /// Without the tag of the version.
+    pub tags: BTreeMap<String, String>,
+    pub current: ItemVersion,
+    pub previous: Option<ItemVersion>,
+    /// What the vault has no place for, in words.
+    pub left_out: Vec<String>,
+}
+
+/// A version's ID at the source, and its value.
+pub(crate) struct ItemVersion {
+    pub id: String,
+    pub value: Secret,
+}
+
+/// What the config says about it.
+pub(crate) struct Shape<'a> {
+    pub names: &'a BTreeMap<String, String>,
+    /// Fields by the name or ARN of the secret.
+    pub split: &'a BTreeMap<String, Vec<String>>,
+    pub keep_whole: bool,
+}
+
+/// The vault's secrets, in the order of their names there.
+///
+/// # Errors
+/// Everything that stands in the way, without any value.
+pub(crate) fn items(held: &[Held], shape: &Shape<'_>) -> Result<Vec<Item>, Vec<Problem>> {
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
+    for named in shape.split.keys() {
+        if !held.iter().any(|held| is_named(named, held)) {
+            let message = format!("`split` names {named}, which is not among the secrets to copy");
+            problems.push(Problem::error(message).in_field("split"));
+        }
+    }
+    for held in held {
+        let fields = shape.split.iter().find(|(named, _)| is_named(named, held)).map(|(_, fields)| fields);
+        if fields.is_none() || shape.keep_whole {
+            all.push(item(held, None, vault_name(shape.names, &held.name), &mut problems));
+        }
+        for field in fields.into_iter().flatten() {
+            let target = field_name(shape.names, &held.name, field);
+            all.push(item(held, Some(field), target, &mut problems));
+        }
+    }
+    let mut all: Vec<Item> = all.into_iter().flatten().collect();
+    all.sort_by(|a, b| a.target.cmp(&b.target));
+    problems.extend(collisions(&all));
+    if problems.is_empty() { Ok(all) } else { Err(problems) }
+}
+
+fn is_named(name: &str, held: &Held) -> bool {
+    name == held.name || name == held.arn
+}
+
+fn item(held: &Held, field: Option<&String>, target: String, problems: &mut Vec<Problem>) -> Option<Item> {
+    let subject = field.map_or_else(|| held.name.clone(), |field| format!("{}.{field}", held.name));
+    if !is_name(&target) {
+        let message = format!(
+            "secret {subject} would be called `{target}`, and Key Vault takes 1 to 127 letters, digits and `-`"
+        );
+        let hint = format!("give it a name in `[rewrite.secrets]`: \"{subject}\" = \"…\"");
+        problems.push(Problem::error(message).in_field("names").with_hint(hint));
+        return None;
+    }
+    let mut taken = |version: &Version, stage: &str| match value(&version.content, field) {
+        Ok(value) if value.0.expose().len() > MAX_VALUE_BYTES => {
+            let bytes = value.0.expose().len();
+            let message = format!(
+                "secret {subject} ({stage}) has {bytes} bytes, and Key Vault takes at most {MAX_VALUE_BYTES}"
+            );
+            let hint = "split it into its fields (`split`), or keep it as a file in Blob Storage";
+            problems.push(Problem::error(message).in_field("secrets").with_hint(hint));
+            None
+        }
+        Ok(value) => Some(value),
+        Err(wrong) => {
+            let message = format!("secret {subject} ({stage}) {wrong}");
+            problems.push(Problem::error(message).in_field(if field.is_some() {
+                "split"
+            } else {
+                "secrets"
+            }));
+            None
+        }
+    };
+    let (current, content_type) = taken(&held.current, "AWSCURRENT")?;
+    // A value that is there twice needs no second version.
+    let previous = held.previous.as_ref().filter(|version| version.content != held.current.content);
+    let previous = match previous {
+        Some(version) => {
+            let (value, _) = taken(version, "AWSPREVIOUS")?;
+            (value != current).then(|| ItemVersion { id: version.id.clone(), value })
+        }
+        None => None,
+    };
+    let mut left_out = Vec::new();
+    let tags = tags(held, &mut left_out);
+    if held.is_rotated {
+        left_out.push("its rotation, which Key Vault leaves to a function of yours".to_owned());
+    }
+    Some(Item {
+        name: held.name.clone(),
+        arn: held.arn.clone(),
+        field: field.cloned(),
+        target,
+        content_type,
+        tags,
+        current: ItemVersion { id: held.current.id.clone(), value: current },
+        previous,
+        left_out,
+    })
+}
+
+/// What the vault gets of it, and its content type.
+///
+/// # Errors
+/// Why there is no such field, in words that complete "secret X …".
+pub(crate) fn value(
+    content: &Content,
+    field: Option<&String>,
+) -> Result<(Secret, &'static str), &'static str> {
+    let text = match (content, field) {
+        (Content::Binary(bytes), None) => return Ok((bytes.clone(), BINARY)),
+        (Content::Binary(_), Some(_)) => return Err("is binary, and has no fields"),
+        (Content::Text(text), None) => {
+            let is_object = serde_json::from_str::<Value>(text.expose()).is_ok_and(|value| value.is_object());
+            return Ok((text.clone(), if is_object { "application/json" } else { "text/plain" }));
+        }
+        (Content::Text(text), Some(_)) => text,
+    };
+    let field = field.map_or("", String::as_str);
+    let object: Value = serde_json::from_str(text.expose()).map_err(|_| "is no JSON, and has no fields")?;
+    // A field may have a dot in its name; otherwise the dots are a way, as in `jmesPath`.
+    let found = object.get(field).or_else(|| field.split('.').try_fold(&object, |at, key| at.get(key)));
+    match found {
+        None | Some(Value::Null) => Err("has no such field"),
+        Some(Value::String(text)) => Ok((Secret::new(text.as_str()), "text/plain")),
+        Some(value @ (Value::Object(_) | Value::Array(_))) => {
+            Ok((Secret::new(value.to_string()), "application/json"))
+        }
+        Some(value) => Ok((Secret::new(value.to_string()), "text/plain")),
+    }
+}
+
+/// Of AWS's tags and description those that fit.
+fn tags(held: &Held, left_out: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut tags = BTreeMap::from([(SOURCE_TAG.to_owned(), held.arn.clone())]);
+    let room = MAX_TAGS - 1; // One is for the version.
+    let fits = |key: &str, value: &str| {
+        !key.is_empty() && key.chars().count() <= MAX_TAG_CHARS && value.chars().count() <= MAX_TAG_CHARS
+    };
+    let described = held.description.iter().map(|text| (DESCRIPTION_TAG, text.as_str()));
+    // AWS's own tags name what made the secret there.
+    let own = held.tags.iter().filter(|(key, _)| !key.starts_with("aws:"));
+    let own = own.map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in described.chain(own) {
+        let is_taken =
+            tags.keys().any(|there| there.eq_ignore_ascii_case(key)) || key.eq_ignore_ascii_case(VERSION_TAG);
+        if is_taken || tags.len() >= room || !fits(key, value) {
+            left_out.push(format!("its tag {key}"));
+        } else {
+            tags.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    tags
+}
+
+/// Names in a vault know no case.
+fn collisions(items: &[Item]) -> Vec<Problem> {
+    let mut by_name: BTreeMap<String, Vec<&Item>> = BTreeMap::new();
+    for item in items {
+        by_name.entry(item.target.to_ascii_lowercase()).or_default().push(item);
+    }
+    let clash = |(name, items): (String, Vec<&Item>)| {
+        (items.len() > 1).then(|| {
+            let names: Vec<String> = items.iter().map(|item| item.subject()).collect();
+            let message = format!("secrets {} would all be called `{name}` in the vault", names.join(", "));
+            let hint = format!("give all but one a name in `[rewrite.secrets]`: \"{}\" = \"…\"", names[0]);
+            Problem::error(message).in_field("names").with_hint(hint)
+        })
+    };
+    by_name.into_iter().filter_map(clash).collect()
+}
+
+impl Item {
+    /// `shop/db`, or `shop/db.password` for a field.
+    pub(crate) fn subject(&self) -> String {
+        subject(&self.name, self.field.as_deref())
+    }
+}
+
+/// As [`Item::subject`].
+pub(crate) fn subject(name: &str, field: Option<&str>) -> String {
+    field.map_or_else(|| name.to_owned(), |field| format!("{name}.{field}"))
+}
+
+#[cfg(test)]
+#[path = "items_tests.rs"]
+mod tests;

@@ -1,0 +1,136 @@
+//! A chart and an overlay, rewritten with the real `helm` and the sandbox's `kubectl`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use migrate_tests::{expect_success, tool};
+
+const IMAGE: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com";
+
+/// A project with both tools on its PATH.
+struct Project {
+    folder: PathBuf,
+    path: String,
+}
+
+impl Project {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("migrate-charts-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let parent = |tool: PathBuf| tool.parent().unwrap().to_string_lossy().into_owned();
+        let path = format!("{}:{}:/usr/bin:/bin", parent(tool("helm")), parent(tool("kubectl")));
+        let site = "[rewrite]\n[rewrite.registries]\n\"123456789012.dkr.ecr.us-east-1.amazonaws.com\" = \"shop.azurecr.io\"\n[rewrite.zones]\nus-east-1a = \"eastus-1\"\n";
+        fs::write(folder.join("migration.toml"), site).unwrap();
+        Self { folder, path }
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let file = self.folder.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.folder.join(path)).unwrap()
+    }
+
+    fn command(&self, program: impl AsRef<Path>, args: &[&str]) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.args(args).current_dir(&self.folder).env("PATH", &self.path).env("HOME", &self.folder);
+        command
+    }
+
+    fn migrate(&self, args: &[&str]) -> Output {
+        self.command(tool("migrate"), args).output().unwrap()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn what_a_charts_values_say_is_rewritten_there_and_the_rest_is_told() {
+    let project = Project::new("helm");
+    project.write("shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n");
+    let values = format!(
+        "# of ours\nimage:\n  repository: {IMAGE}/shop/web # from ECR\n  tag: \"1.0\"\nzone: us-east-1a\nlabel: us-east-1a\n"
+    );
+    project.write("shop/values.yaml", &values);
+    project.write(
+        "shop/templates/web.yaml",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: {{ .Release.Name }}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec:\n      nodeSelector:\n        topology.kubernetes.io/zone: {{ .Values.zone }}\n      containers:\n        - name: web\n          image: {{ .Values.image.repository }}:{{ .Values.image.tag }}\n",
+    );
+    project.write(
+        "shop/templates/fixed.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: fixed, labels: {note: {{ .Values.label }}}}\nspec:\n  nodeSelector: {topology.kubernetes.io/zone: us-east-1b}\n  containers: [{name: a, image: nginx}]\n",
+    );
+    let assessed = json(&project.migrate(&["assess", "shop", "--json"]));
+    let files: Vec<&str> = assessed["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["file"].as_str().unwrap())
+        .collect();
+    assert!(files.contains(&"templates/web.yaml") && files.contains(&"templates/fixed.yaml"), "{files:?}");
+
+    expect_success(&mut project.command(tool("migrate"), &["rewrite", "shop", "--write"]));
+    let after = project.read("shop/values.yaml");
+    assert!(after.contains("repository: shop.azurecr.io/shop/web # from ECR\n"), "{after}");
+    assert!(after.starts_with("# of ours\n"), "{after}");
+    let made = project.command(tool("helm"), &["template", "shop", "shop"]).output().unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    assert!(made.contains("image: shop.azurecr.io/shop/web:1.0"), "{made}");
+    // Twice changes nothing, and a template is never touched.
+    expect_success(&mut project.command(tool("migrate"), &["rewrite", "shop", "--write"]));
+    assert_eq!(project.read("shop/values.yaml"), after);
+    assert!(project.read("shop/templates/fixed.yaml").contains("us-east-1b"));
+}
+
+#[test]
+fn what_is_another_in_an_overlay_becomes_an_overlay_on_top() {
+    let project = Project::new("kustomize");
+    project.write("base/kustomization.yaml", "resources: [web.yaml, agent.yaml]\n");
+    project.write(
+        "base/web.yaml",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec:\n      nodeSelector: {topology.kubernetes.io/zone: us-east-1a}\n      containers: [{name: web, image: web}]\n",
+    );
+    project.write(
+        "base/agent.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: agent, namespace: amazon-cloudwatch}\n",
+    );
+    let overlay = format!(
+        "namePrefix: prod-\nresources: [../base]\nimages: [{{name: web, newName: {IMAGE}/shop/web, newTag: \"1.0\"}}]\n"
+    );
+    project.write("production/kustomization.yaml", &overlay);
+    let assessed = json(&project.migrate(&["assess", "production", "--json"]));
+    assert!(assessed["findings"].as_array().unwrap().len() >= 3, "{assessed}");
+    assert_eq!(assessed["findings"][0]["file"], "kustomization.yaml");
+
+    let shown = project.migrate(&["rewrite", "production"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("+++ b/../production-aks/kustomization.yaml"));
+    assert!(!project.folder.join("production-aks").exists());
+    expect_success(&mut project.command(tool("migrate"), &["rewrite", "production", "--write"]));
+    let made = expect_success(&mut project.command(tool("kubectl"), &["kustomize", "production-aks"]));
+    let made = String::from_utf8(made.stdout).unwrap();
+    for part in
+        ["topology.kubernetes.io/zone: eastus-1", "image: shop.azurecr.io/shop/web:1.0", "name: prod-web"]
+    {
+        assert!(made.contains(part), "{part}: {made}");
+    }
+    assert!(!made.contains("amazon-cloudwatch"), "{made}");
+    // What was there stays, and the new one is not written over.
+    assert_eq!(project.read("production/kustomization.yaml"), overlay);
+    assert!(!project.migrate(&["rewrite", "production", "--write"]).status.success());
+    // There is nothing left to do in the new one.
+    let again = json(&project.migrate(&["rewrite", "production-aks", "--json"]));
+    assert_eq!(again["files"].as_array().unwrap().len(), 0, "{again}");
+}
