@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::limits::{
-    CANCEL_GRACE, HANDSHAKE_LIMIT, MAX_LINE_BYTES, MAX_MESSAGE_BYTES, MAX_OUTBOX_BYTES, MAX_OUTPUT_BYTES,
-    STDERR_KEPT_BYTES, TERM_GRACE,
+    CANCEL_GRACE, HANDSHAKE_LIMIT, MAX_LINE_BYTES, MAX_LINES_A_SECOND, MAX_MESSAGE_BYTES, MAX_OUTBOX_BYTES,
+    MAX_OUTPUT_BYTES, STDERR_KEPT_BYTES, TERM_GRACE,
 };
 use crate::lines::{Lines, clean};
 use crate::rate::{Pass, Rate};
@@ -514,7 +514,7 @@ impl Conversation {
     }
 
     fn tell_left_out(&mut self, ctx: Option<&StepContext>) {
-        let left_out = std::mem::take(&mut self.lines.left_out);
+        let left_out = self.lines.take_left_out();
         if let Some(ctx) = ctx.filter(|_| left_out > 0) {
             ctx.warn(left_out_line(left_out));
         }

@@ -37,7 +37,12 @@ impl Rate {
             self.left_out += 1;
             return Pass::No;
         }
-        Pass::Yes { left_out: std::mem::take(&mut self.left_out) }
+        Pass::Yes { left_out: self.take_left_out() }
+    }
+
+    /// How many lines did not pass since this was last told.
+    pub(crate) fn take_left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 }
 
