@@ -18,6 +18,7 @@ pub mod manifests;
 mod rollout;
 pub mod rules;
 pub mod site;
+mod tls;
 mod velero;
 mod workload;
 

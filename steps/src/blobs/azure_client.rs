@@ -18,6 +18,7 @@ use migrate_plugin_api::{StepContext, StepError};
 use super::blob_wire::{Azurite, Wire};
 use super::errors::{Said, blob_error, chain};
 use crate::site::ContainerRef;
+use crate::tls::{self, Speaks};
 
 /// Long enough for a dial across continents.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,12 +117,11 @@ fn entra() -> azure_core::Result<Arc<dyn TokenCredential>> {
 
 /// What requests go over, to either service. Given up after `silence`.
 pub(super) fn http_client(silence: Duration) -> Result<reqwest::Client, StepError> {
-    reqwest::Client::builder()
+    // Neither service speaks HTTP/2, and requests of one connection would wait for each other.
+    tls::client(Speaks::Http1)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(silence)
         .redirect(reqwest::redirect::Policy::none())
-        // Neither service speaks another, and requests of one connection would wait for each other.
-        .http1_only()
         // Bytes must arrive as they are stored.
         .no_gzip()
         .no_deflate()

@@ -23,6 +23,7 @@ use super::errors;
 use super::manifest::{self, Descriptor, Index, MAX_MANIFEST_BYTES, Manifest};
 use super::pace::{self, Pace};
 use super::rate::Rate;
+use crate::tls::{self, Speaks};
 
 /// Long enough for a far registry, short enough to say within a breath that there is none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,7 +117,7 @@ impl Registry {
             None => Url::parse(&format!("https://{host}"))
                 .map_err(|e| StepError::permanent(format!("`{host}` is no registry host")).with_source(e))?,
         };
-        let http = reqwest::Client::builder()
+        let http = tls::client(Speaks::Http2)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
             .build()
