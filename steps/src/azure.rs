@@ -1,6 +1,6 @@
 //! Who we are to Azure: the identities that a person or a machine usually has.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +26,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Sends nothing yet; what can't be set up here is left out.
 pub(crate) fn credential() -> Arc<dyn TokenCredential> {
+    // Set up when a token is wanted: an open registry wants none.
+    Arc::new(Chain { sources: LazyLock::new(sources), chosen: OnceCell::new() })
+}
+
+fn sources() -> Vec<Arc<dyn TokenCredential>> {
     let mut sources: Vec<Arc<dyn TokenCredential>> = Vec::new();
     if let Ok(workload) = WorkloadIdentityCredential::new(None) {
         sources.push(workload);
@@ -36,7 +41,7 @@ pub(crate) fn credential() -> Arc<dyn TokenCredential> {
     if let Ok(managed) = ManagedIdentityCredential::new(None) {
         sources.push(managed);
     }
-    Arc::new(Chain { sources, chosen: OnceCell::new() })
+    sources
 }
 
 /// The identity of an application, by its secret. Sends nothing yet.
@@ -144,7 +149,7 @@ pub(crate) fn no_token(message: impl Into<String>, error: azure_core::Error) -> 
 /// The first identity that gives a token serves all later requests.
 #[derive(Debug)]
 struct Chain {
-    sources: Vec<Arc<dyn TokenCredential>>,
+    sources: LazyLock<Vec<Arc<dyn TokenCredential>>>,
     chosen: OnceCell<usize>,
 }
 

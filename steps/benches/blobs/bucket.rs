@@ -40,6 +40,8 @@ pub struct Bucket {
     objects: Mutex<BTreeMap<String, Object>>,
     counts: Mutex<BTreeMap<String, u64>>,
     faults: Mutex<Option<Faults>>,
+    /// The key whose next read breaks off in the middle.
+    breaks: Mutex<Option<String>>,
     listed: Option<usize>,
 }
 
@@ -59,6 +61,11 @@ impl Bucket {
     /// From now on.
     pub fn set_faults(&self, faults: Option<Faults>) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+    }
+
+    /// The next read of `key` breaks off in the middle.
+    pub fn break_off(&self, key: &str) {
+        *self.breaks.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.to_owned());
     }
 
     /// Requests by kind.
@@ -230,7 +237,16 @@ impl Bucket {
             answer = answer.header("x-amz-checksum-crc64nvme", BASE64.encode(crc64.to_be_bytes()));
         }
         answer = answer.header("content-length", bytes.len());
-        let body = if kind == "head" { Body::empty() } else { Body::from(bytes) };
+        let breaks = kind == "get"
+            && self.breaks.lock().unwrap_or_else(PoisonError::into_inner).take_if(|at| at == key).is_some();
+        let body = match kind {
+            "head" => Body::empty(),
+            _ if breaks => {
+                let half = bytes.slice(..bytes.len() / 2);
+                Body::from_stream(futures::stream::iter([Ok(half), Err(std::io::Error::other("broken"))]))
+            }
+            _ => Body::from(bytes),
+        };
         answer.body(body).unwrap_or_default()
     }
 }

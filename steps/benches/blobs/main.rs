@@ -158,6 +158,9 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
         movers.push(("rclone", room.target(target)?));
     }
     for set in Set::ALL {
+        for (_, service) in &movers {
+            room.empty(service)?;
+        }
         for pass in ["cold", "no-op", "changed"] {
             if pass == "changed" {
                 if set != Set::Small {

@@ -325,6 +325,14 @@ impl Room {
         Ok((cost, requests))
     }
 
+    /// Empties a sink, which knows no containers: what one set has left there, a mover that makes both
+    /// sides equal would delete with the next.
+    pub fn empty(&self, target: &Running) -> Result<()> {
+        let Running::Sink(_, address) = target else { return Ok(()) };
+        self.runtime.block_on(async { reqwest::get(format!("http://{address}/_reset")).await })?;
+        Ok(())
+    }
+
     /// What the sink was asked so far.
     pub fn sink_counts(&self, target: &Running) -> Result<BTreeMap<String, u64>> {
         let Running::Sink(_, address) = target else { return Ok(BTreeMap::new()) };

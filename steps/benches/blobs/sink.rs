@@ -76,6 +76,8 @@ pub struct Sink {
     faults: Mutex<Option<Faults>>,
     /// As services before version 2026-02-06, and Azurite.
     ignores_start: AtomicBool,
+    /// As the real one, which computes the MD5 of every blob put whole, says it and lists it.
+    keeps_md5: AtomicBool,
     /// Instead of blobs: a listing of this many that nobody wrote.
     listed: Option<usize>,
     http: reqwest::Client,
@@ -100,6 +102,7 @@ impl Sink {
             inner: Mutex::default(),
             faults: Mutex::default(),
             ignores_start: AtomicBool::new(false),
+            keeps_md5: AtomicBool::new(false),
             listed,
             http: reqwest::Client::new(),
         });
@@ -116,6 +119,12 @@ impl Sink {
     /// Whether a listing can't begin in the middle.
     pub fn ignore_start(&self, ignores: bool) {
         self.ignores_start.store(ignores, Ordering::Relaxed);
+    }
+
+    /// Whether it computes and keeps the MD5 of every blob; otherwise only where one is sent along, since
+    /// it is to be fast.
+    pub fn keep_md5(&self, keeps: bool) {
+        self.keeps_md5.store(keeps, Ordering::Relaxed);
     }
 
     /// Takes a blob away, without a request.
@@ -194,7 +203,7 @@ impl Sink {
             "put-block-list" => self.commit(&call, body).await,
             "put-blob" | "put-blob-from-url" => self.put_blob(&call, body).await,
             "set-metadata" => self.mark(&call),
-            "create-container" => created(None),
+            "create-container" => created(None, 1),
             "head-container" | "get-container" => Ok(Response::new(Body::empty())),
             "head" => self.head(&call),
             "delete" => self.delete(&call),
@@ -221,7 +230,8 @@ impl Sink {
         let Some(source) = call.header("x-ms-copy-source") else {
             let length = call.header("content-length").and_then(|l| l.parse::<u64>().ok());
             let length = length.ok_or_else(|| refuse(411, "MissingContentLengthHeader"))?;
-            let sum = Sum::of(body.into_data_stream(), call.header("content-md5").is_some()).await;
+            let with_md5 = self.keeps_md5.load(Ordering::Relaxed) || call.header("content-md5").is_some();
+            let sum = Sum::of(body.into_data_stream(), with_md5).await;
             return sum.filter(|sum| sum.size == length).ok_or_else(|| refuse(400, "InvalidInput"));
         };
         if source.len() > MAX_SOURCE_BYTES || call.header("content-length") != Some("0") {
@@ -255,7 +265,7 @@ impl Sink {
             return Err(refuse(400, "InvalidBlobOrBlock"));
         }
         staged.insert(id, Block { size: sum.size, crc64: sum.crc64 });
-        created(Some(&sum))
+        created(Some(&sum), 1)
     }
 
     async fn put_blob(&self, call: &Call, body: Body) -> Answer {
@@ -269,8 +279,8 @@ impl Sink {
         stored.md5 = stored.md5.or(sum.md5.clone());
         let mut inner = self.inner();
         *inner.arrivals.entry((call.name.clone(), String::new())).or_default() += 1;
-        inner.store(call, stored)?;
-        created(Some(&sum))
+        let etag = inner.store(call, stored)?;
+        created(Some(&sum), etag)
     }
 
     async fn commit(&self, call: &Call, body: Body) -> Answer {
@@ -293,8 +303,8 @@ impl Sink {
             stored.size += block.size;
             stored.crc64 = crc_fast::checksum_combine(Crc64Nvme, stored.crc64, block.crc64, block.size);
         }
-        inner.store(call, stored)?;
-        created(None)
+        let etag = inner.store(call, stored)?;
+        created(None, etag)
     }
 
     fn block_list(&self, call: &Call) -> Answer {
@@ -432,7 +442,8 @@ impl Inner {
         }
     }
 
-    fn store(&mut self, call: &Call, mut stored: Stored) -> Result<(), Refusal> {
+    /// The ETag that the blob gets.
+    fn store(&mut self, call: &Call, mut stored: Stored) -> Result<u64, Refusal> {
         if call.header("if-none-match") == Some("*") && self.blobs.contains_key(&call.name) {
             return Err(refuse(409, "BlobAlreadyExists"));
         }
@@ -444,7 +455,7 @@ impl Inner {
         // A commit and a whole blob both end what was staged.
         self.staged.remove(&call.name);
         self.blobs.insert(call.name.clone(), stored);
-        Ok(())
+        Ok(self.etags)
     }
 }
 
@@ -541,14 +552,17 @@ async fn handle(State(sink): State<Arc<Sink>>, request: Request) -> Response {
     response.header("content-type", "application/xml").body(Body::from(text)).unwrap_or_default()
 }
 
-fn created(sum: Option<&Sum>) -> Answer {
+fn created(sum: Option<&Sum>, etag: u64) -> Answer {
     let mut response = Response::builder()
         .status(StatusCode::CREATED)
-        .header("etag", "\"0x1\"")
+        .header("etag", format!("\"0x{etag:X}\""))
         .header("last-modified", "Wed, 25 Nov 2026 00:00:00 GMT")
         .header("x-ms-version", "2022-11-02");
     if let Some(sum) = sum {
         response = response.header("x-ms-content-crc64", BASE64.encode(sum.crc64.to_le_bytes()));
+        if let Some(md5) = &sum.md5 {
+            response = response.header("content-md5", md5);
+        }
     }
     response.body(Body::empty()).map_err(|_| refuse(500, "InternalError"))
 }

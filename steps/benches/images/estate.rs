@@ -61,6 +61,13 @@ impl Estate {
         Self { images: sharing.chain([large]).collect(), scale, blobs: Vec::new() }
     }
 
+    /// The repository of the largest image and the bytes of its layer.
+    pub fn large(&self) -> Option<(String, u64)> {
+        let image = self.images.last()?;
+        let layer = image.layers.first()?;
+        Some((image.repository.clone(), (layer.mib * self.scale) as u64))
+    }
+
     pub fn to_json(&self) -> Value {
         let bytes: usize = self.blobs.iter().map(|(_, _, size)| size).sum();
         json!({ "images": self.images.len(), "blobs": self.blobs.len(), "unique-bytes": bytes })

@@ -34,18 +34,21 @@ const HELP: &str = "\
 What moving images costs, beside what others cost for the same. Prints JSON.
 
 Usage: cargo xtask bench images [--rounds N] [--only NAME,…] [--small] [--without-link] [--link-only]
+                                [--killed]
 
 --only          floor, ours, crane, regsync, skopeo
 --small         a hundredth of the bytes, to try the bench itself
 --without-link  leaves the slow link out
 --link-only     measures over the slow link only
+--killed        measures only what goes twice when ours is killed in the middle of the large layer
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["copy", project] => ours::copy(project.as_ref()),
+        ["copy", project] => ours::copy(project.as_ref(), false),
+        ["resume", project] => ours::copy(project.as_ref(), true),
         [options @ .., "--bench"] => match Options::parse(options) {
             Some(options) => all(&options),
             None => {
@@ -72,12 +75,14 @@ pub struct Options {
     small: bool,
     direct: bool,
     link: bool,
+    killed: bool,
 }
 
 impl Options {
     fn parse(mut words: &[&str]) -> Option<Self> {
         let only = rig::CONTESTANTS.map(str::to_owned).to_vec();
-        let mut options = Self { rounds: ROUNDS, only, small: false, direct: true, link: true };
+        let mut options =
+            Self { rounds: ROUNDS, only, small: false, direct: true, link: true, killed: false };
         loop {
             match words {
                 [] => return Some(options),
@@ -95,6 +100,11 @@ impl Options {
                 ["--small", rest @ ..] => (options.small, words) = (true, rest),
                 ["--without-link", rest @ ..] => (options.link, words) = (false, rest),
                 ["--link-only", rest @ ..] => (options.direct, words) = (false, rest),
+                ["--killed", rest @ ..] => {
+                    options.killed = true;
+                    options.only = vec!["ours".to_owned()];
+                    words = rest;
+                }
                 _ => return None,
             }
         }
@@ -109,6 +119,10 @@ fn all(options: &Options) -> Result<()> {
     let mut table = Table::default();
     for round in 0..options.rounds {
         eprintln!("bench: round {} of {}", round + 1, options.rounds);
+        if options.killed {
+            runtime.block_on(rig.killed(&mut table))?;
+            continue;
+        }
         for name in &options.only {
             if options.direct {
                 runtime.block_on(rig.direct(name, &mut table))?;

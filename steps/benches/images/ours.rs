@@ -32,9 +32,11 @@ impl StepHost for Host {
     async fn checkpoint(&self, cursor: Value) -> std::result::Result<(), StepError> {
         let _one = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || {
-            let mut file = File::create(self.folder.join("cursor.json"))?;
+            let (new, kept) = (self.folder.join("cursor.new"), self.folder.join("cursor.json"));
+            let mut file = File::create(&new)?;
             file.write_all(cursor.to_string().as_bytes())?;
-            file.sync_data()
+            file.sync_data()?;
+            std::fs::rename(new, kept)
         };
         write().map_err(|e: std::io::Error| StepError::permanent("failed to keep the cursor").with_source(e))
     }
@@ -48,8 +50,9 @@ impl StepHost for Host {
     }
 }
 
-/// Carries out the config in `project`.
-pub fn copy(project: &Path) -> Result<()> {
+/// Carries out the config in `project`; from the cursor that a killed process has left there, if it is to
+/// `resume`.
+pub fn copy(project: &Path, resume: bool) -> Result<()> {
     let config: Value = serde_json::from_slice(&std::fs::read(project.join("config.json"))?)?;
     let steps = migrate_steps::all();
     let step = steps.iter().find(|step| step.describe().name == "image.copy").ok_or("no image.copy")?;
@@ -62,6 +65,10 @@ pub fn copy(project: &Path) -> Result<()> {
         project.to_owned(),
         host,
     );
+    let cursor = std::fs::read(project.join("cursor.json")).ok().filter(|_| resume);
+    // Cut by the kill, it is none.
+    let cursor = cursor.and_then(|cursor| serde_json::from_slice(&cursor).ok());
+    let ctx = ctx.with_state(None, cursor);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(step.apply(&ctx, &config)).map_err(|error| {
         let causes = error.to_record().causes.join(": ");

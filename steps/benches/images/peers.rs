@@ -34,6 +34,16 @@ pub fn install(name: &str, bench: &Path) -> Result<PathBuf> {
     }
 }
 
+/// The config of `image.copy` for `images`, all of one registry.
+pub fn ours(images: &[String], target: &str) -> Value {
+    let source = images.first().and_then(|image| image.split('/').next()).unwrap_or_default();
+    json!({
+        "from": { "host": source, "endpoint": format!("http://{source}") },
+        "to": { "host": target, "endpoint": format!("http://{target}") },
+        "images": images, "overwrite": true,
+    })
+}
+
 /// Writes what `name` needs into `folder`, and gives the words of the command that copies the whole
 /// estate from `source` to `target` (each `HOST:PORT`).
 pub fn command(
@@ -49,12 +59,7 @@ pub fn command(
     Ok(match name {
         "ours" => {
             let images: Vec<_> = repositories().map(|r| format!("{source}/{r}:{TAG}")).collect();
-            let config = json!({
-                "from": { "host": source, "endpoint": format!("http://{source}") },
-                "to": { "host": target, "endpoint": format!("http://{target}") },
-                "images": images, "overwrite": true,
-            });
-            std::fs::write(folder.join("config.json"), config.to_string())?;
+            std::fs::write(folder.join("config.json"), ours(&images, target).to_string())?;
             vec![program, "copy".to_owned(), folder.display().to_string()]
         }
         "crane" => {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::estate::{Estate, TAG};
 use crate::link::Link;
@@ -71,6 +72,53 @@ impl Rig {
         measured.count(&target, table).await?;
         table.add(&label, "sent-mib", to.bytes_up() as f64 / 1_048_576.0);
         self.check(name, &target).await
+    }
+
+    /// Ours, killed in the middle of the large layer, and begun again from its cursor: what goes up then,
+    /// beyond the layer, went twice.
+    pub async fn killed(&mut self, table: &mut Table) -> Result<()> {
+        let target = self.fresh_target().await?;
+        let link = Link::start(&target.address).await?;
+        let folder = self.work.join("killed");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        let (large, bytes) = self.estate.large().ok_or("no large image")?;
+        let config = peers::ours(&[format!("{}/{large}:{TAG}", self.source.address)], &link.address);
+        std::fs::write(folder.join("config.json"), config.to_string())?;
+        let ours = |verb: &str| {
+            let mut command = Command::new(self.programs.get("ours").map_or(Path::new(""), PathBuf::as_path));
+            command.arg(verb).arg(&folder).stdin(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let mut first = ours("copy").spawn()?;
+        while link.bytes_up() < bytes / 2 {
+            if let Some(status) = first.try_wait()? {
+                return Err(format!("it ended by itself with {status}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        first.kill()?;
+        first.wait()?;
+        let before = link.bytes_up();
+        let second = tokio::task::block_in_place(|| ours("resume").status())?;
+        if !second.success() {
+            return Err(format!("the second attempt ended with {second}").into());
+        }
+        let wanted = self.source.digest(&large, TAG).await?;
+        if wanted.is_none() || target.digest(&large, TAG).await? != wanted {
+            return Err("the large image did not arrive".into());
+        }
+        let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+        table.add("ours-killed", "layer-mib", mib(bytes));
+        table.add("ours-killed", "sent-before-mib", mib(before));
+        table.add("ours-killed", "sent-mib", mib(link.bytes_up()));
+        table.add("ours-killed", "twice-mib", mib(link.bytes_up().saturating_sub(bytes)));
+        for (kind, count) in target.requests().await? {
+            table.add("ours-killed", &format!("requests {kind}"), count as f64);
+        }
+        Ok(())
     }
 
     async fn fresh_target(&self) -> Result<Server> {

@@ -15,7 +15,7 @@ pub struct Table {
 impl Table {
     /// One figure of one round.
     pub fn add(&mut self, name: &str, figure: &str, value: f64) {
-        if matches!(figure, "wall-s" | "cpu-s" | "peak-mib" | "requests" | "sent-mib") {
+        if matches!(figure, "wall-s" | "cpu-s" | "peak-mib" | "requests" | "sent-mib" | "twice-mib") {
             eprintln!("bench:   {name}: {figure} {value:.2}");
         }
         self.rows.entry(name.to_owned()).or_default().entry(figure.to_owned()).or_default().push(value);

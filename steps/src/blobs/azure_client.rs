@@ -1,10 +1,9 @@
-//! The Blob client: how it authenticates, its time-outs, and what it adds to requests.
+//! How a container is reached: authentication, time-outs, and what is learnt from answers.
 //!
 //! The SAS is part of the client's URL; errors that may show it pass through
 //! [`blob_error`](super::errors::blob_error), which cuts it off.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
@@ -14,14 +13,12 @@ use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{ClientOptions, Context, Request, RetryOptions, Transport, Url};
 use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, WorkloadIdentityCredential};
 use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use migrate_plugin_api::{StepContext, StepError};
 
-use super::checksum::{Crc64, md5};
+use super::blob_wire::{Azurite, Wire};
 use super::errors::{Said, blob_error, chain};
 use crate::site::ContainerRef;
+use crate::tls::{self, Speaks};
 
 /// Long enough for a dial across continents.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,42 +26,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// block of 64 MiB from another cloud.
 const READ_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What a request carries, for the check on arrival.
-#[derive(Debug, Clone)]
-pub(super) struct Arriving {
-    pub(super) bytes: Bytes,
-    pub(super) crc64: Crc64,
-    /// Where it is known already.
-    pub(super) md5: Option<Vec<u8>>,
-}
-
-/// Says what must arrive, in the one checksum that the service takes: the CRC, or, to Azurite, the MD5.
-/// Azurite computes CRCs in JavaScript, at some 35 MiB a second, unless it is given an MD5.
-#[derive(Debug, Default)]
-struct ArrivalCheck {
-    azurite: AtomicBool,
-}
+/// Notes what the target is, by its answers.
+#[derive(Debug)]
+struct Learns(Azurite);
 
 #[async_trait::async_trait]
-impl Policy for ArrivalCheck {
+impl Policy for Learns {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        if let Some(Arriving { bytes, crc64, md5: known }) = ctx.value() {
-            if self.azurite.load(Ordering::Relaxed) {
-                let md5 = known.clone().unwrap_or_else(|| md5(bytes));
-                request.insert_header("content-md5", BASE64.encode(md5));
-            } else {
-                request.insert_header("x-ms-content-crc64", BASE64.encode(crc64.to_azure()));
-            }
-        }
         // The transport comes last and is never absent.
         let Some((first, rest)) = next.split_first() else {
             return Err(azure_core::Error::with_message(ErrorKind::Other, "no transport"));
         };
         let response = first.send(ctx, request, rest).await?;
-        let server = response.headers().get_optional_str(&HeaderName::from_static("server"));
-        if server.is_some_and(|server| server.starts_with("Azurite")) {
-            self.azurite.store(true, Ordering::Relaxed);
-        }
+        self.0.learn(response.headers().get_optional_str(&HeaderName::from_static("server")));
         Ok(response)
     }
 }
@@ -74,11 +48,15 @@ pub(super) fn place(to: &ContainerRef) -> String {
     format!("container `{}` at {}", to.container, to.account_url.as_str().trim_end_matches('/'))
 }
 
-/// A client with the SAS as it is now, or with Entra.
-pub(super) async fn client(
-    ctx: &StepContext,
-    to: &ContainerRef,
-) -> Result<Arc<BlobContainerClient>, StepError> {
+/// How a container is reached with one SAS or identity.
+pub(super) struct Access {
+    pub(super) container: BlobContainerClient,
+    /// For what comes by the thousand.
+    pub(super) wire: Wire,
+}
+
+/// With the SAS as it is now, or with Entra.
+pub(super) async fn access(ctx: &StepContext, to: &ContainerRef) -> Result<Arc<Access>, StepError> {
     let mut url = to.account_url.clone();
     url.path_segments_mut()
         .map_err(|()| StepError::permanent(format!("account-url `{}` is no base URL", to.account_url)))?
@@ -95,10 +73,13 @@ pub(super) async fn client(
             Some(entra().map_err(failed)?)
         }
     };
-    let options = BlobContainerClientOptions { client_options: client_options()?, ..Default::default() };
-    BlobContainerClient::new(url, credential, Some(options))
-        .map(Arc::new)
-        .map_err(|e| blob_error(format!("failed to set up the client of {}", place(to)), e))
+    let (http, azurite) = (http_client(READ_TIMEOUT)?, Azurite::default());
+    let wire = Wire::new(&url, credential.clone(), http.clone(), azurite.clone());
+    let client_options = client_options(http, azurite);
+    let options = BlobContainerClientOptions { client_options, ..Default::default() };
+    let container = BlobContainerClient::new(url, credential, Some(options))
+        .map_err(|e| blob_error(format!("failed to set up the client of {}", place(to)), e))?;
+    Ok(Arc::new(Access { container, wire }))
 }
 
 /// Asks one identity after the other: what the environment gives (workload identity), the
@@ -134,25 +115,30 @@ fn entra() -> azure_core::Result<Arc<dyn TokenCredential>> {
     Ok(Arc::new(Chain(credentials)))
 }
 
-fn client_options() -> Result<ClientOptions, StepError> {
-    let http = reqwest::Client::builder()
+/// What requests go over, to either service. Given up after `silence`.
+pub(super) fn http_client(silence: Duration) -> Result<reqwest::Client, StepError> {
+    // Neither service speaks HTTP/2, and requests of one connection would wait for each other.
+    tls::client(Speaks::Http1)
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .read_timeout(silence)
         .redirect(reqwest::redirect::Policy::none())
-        // Blobs must arrive as they are stored.
+        // Bytes must arrive as they are stored.
         .no_gzip()
         .no_deflate()
         .no_brotli()
         .no_zstd()
         .build()
-        .map_err(|e| StepError::permanent("failed to set up HTTP").with_source(Said(chain(&e))))?;
-    Ok(ClientOptions {
+        .map_err(|e| StepError::permanent("failed to set up HTTP").with_source(Said(chain(&e))))
+}
+
+fn client_options(http: reqwest::Client, azurite: Azurite) -> ClientOptions {
+    ClientOptions {
         transport: Some(Transport::new(Arc::new(http))),
-        per_call_policies: vec![Arc::new(ArrivalCheck::default())],
+        per_call_policies: vec![Arc::new(Learns(azurite))],
         // `Pace` sends again what can be, and knows what the others met.
         retry: RetryOptions::none(),
         ..Default::default()
-    })
+    }
 }
 
 /// What can be told of a SAS without asking: what it may not do, and when it ends.

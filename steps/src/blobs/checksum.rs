@@ -11,6 +11,7 @@ use std::fmt;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
@@ -69,7 +70,7 @@ impl Crc64Sum {
         self.0.update(bytes);
     }
 
-    pub(super) fn end(self) -> Crc64 {
+    pub(super) fn end(&self) -> Crc64 {
         Crc64(self.0.finalize())
     }
 }
@@ -100,9 +101,17 @@ impl TryFrom<String> for Crc64 {
     }
 }
 
-/// The MD5 of `bytes`, for the blob's Content-MD5, which Azure checks on arrival.
+/// The MD5 of `bytes`.
+#[cfg(test)]
 pub(super) fn md5(bytes: &[u8]) -> Vec<u8> {
     Md5::digest(bytes).to_vec()
+}
+
+/// The MD5 of bytes that came in pieces.
+pub(super) fn md5_of(pieces: &[Bytes]) -> Vec<u8> {
+    let mut md5 = Md5::new();
+    pieces.iter().for_each(|piece| md5.update(piece));
+    md5.finalize().to_vec()
 }
 
 /// The MD5 that an S3 ETag is, if it has the form of one. ETags of multipart uploads and of

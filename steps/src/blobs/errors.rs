@@ -90,6 +90,42 @@ fn retry_after(seconds: Option<&str>) -> Option<Duration> {
     seconds.and_then(|s| s.trim().parse().ok()).map(Duration::from_secs)
 }
 
+/// A request that got no answer.
+pub(super) fn line_error(message: impl Into<String>, error: &reqwest::Error) -> StepError {
+    StepError::transient(message).with_source(Said(chain(error)))
+}
+
+/// Of a refusal's body no more is read: it is a few lines.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
+
+/// The body of a refusal, as far as it came.
+async fn refusal(mut response: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_REFUSAL_BYTES {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+/// The text of the first element of this name.
+fn element<'a>(xml: &'a str, name: &str) -> &'a str {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let text = xml.split_once(&open).and_then(|(_, rest)| rest.split_once(&close));
+    text.map_or("", |(text, _)| text)
+}
+
+/// What S3 refused.
+pub(super) async fn s3_refusal(message: impl Into<String>, response: reqwest::Response) -> StepError {
+    let status = response.status().as_u16();
+    let wait = response.headers().get("retry-after").and_then(|wait| wait.to_str().ok());
+    let wait = retry_after(wait);
+    let body = refusal(response).await;
+    s3_answer(message.into(), status, wait, element(&body, "Code"), element(&body, "Message"))
+}
+
 /// A failed S3 call.
 pub(super) fn s3_error<E>(message: impl Into<String>, error: SdkError<E, HttpResponse>) -> StepError
 where
@@ -110,7 +146,10 @@ where
     };
     let status = response.status().as_u16();
     let wait = retry_after(response.headers().get("retry-after"));
-    let code = error.code().unwrap_or_default();
+    s3_answer(message, status, wait, error.code().unwrap_or_default(), error.message().unwrap_or_default())
+}
+
+fn s3_answer(message: String, status: u16, wait: Option<Duration>, code: &str, said: &str) -> StepError {
     let class = match code {
         "ExpiredToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "TokenRefreshRequired" => {
             ErrorClass::Auth
@@ -120,7 +159,7 @@ where
         _ => class(status, wait),
     };
     let mut text = format!("S3 answered {status}");
-    for part in [code, error.message().unwrap_or_default()] {
+    for part in [code, said] {
         if !part.is_empty() {
             text = format!("{text}: {}", redact(part));
         }
@@ -174,6 +213,23 @@ pub(super) fn blob_answer(error: azure_core::Error) -> Result<BlobAnswer, azure_
 }
 
 impl BlobAnswer {
+    /// Of a request that was sent without the client.
+    pub(super) async fn of(response: reqwest::Response) -> Self {
+        let status = response.status().as_u16();
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(header("retry-after"));
+        let code = header("x-ms-error-code").unwrap_or_default().to_owned();
+        let body = refusal(response).await;
+        let code = if code.is_empty() { element(&body, "Code").to_owned() } else { code };
+        let mut text = format!("Blob Storage answered {status}");
+        for part in [code.as_str(), element(&body, "Message").lines().next().unwrap_or_default()] {
+            if !part.is_empty() {
+                text = format!("{text}: {}", redact(part));
+            }
+        }
+        Self { status, code, text, retry_after }
+    }
+
     /// As an error.
     pub(super) fn into_error(self, message: impl Into<String>) -> StepError {
         let damaged = matches!(self.code.as_str(), "Md5Mismatch" | "Crc64Mismatch");

@@ -10,6 +10,7 @@
 mod azcopy;
 mod azcopy_job;
 mod azure_client;
+mod blob_wire;
 mod checksum;
 mod config;
 mod cursor;
@@ -22,6 +23,7 @@ mod pace;
 mod pass;
 mod plan;
 mod range;
+mod s3_wire;
 mod source;
 #[cfg(test)]
 mod stand_in_tests;

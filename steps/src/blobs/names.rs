@@ -144,6 +144,23 @@ pub(super) fn invalid_name(name: &str) -> Option<&'static str> {
     None
 }
 
+/// A name as the path of a URL has it: all but slashes and what never needs it is encoded, as S3 wants
+/// it for signing.
+pub(super) fn encoded(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                path.push(byte.into())
+            }
+            // Writing into a string can't fail.
+            byte => drop(write!(path, "%{byte:02X}")),
+        }
+    }
+    path
+}
+
 /// The metadata of the blob and the names that had to change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Metadata {
@@ -248,6 +265,12 @@ mod tests {
         assert_eq!(scopes(Some(&prefixes)), ["a/", "b/"]);
         assert_eq!(scopes(None), [""]);
         assert_eq!(scopes(Some(&[])), [] as [String; 0]);
+    }
+
+    #[test]
+    fn a_path_holds_nothing_that_a_url_would_read_otherwise() {
+        assert_eq!(encoded("a//b-._~1/Z"), "a//b-._~1/Z");
+        assert_eq!(encoded("ü ?#&+%=:"), "%C3%BC%20%3F%23%26%2B%25%3D%3A");
     }
 
     #[test]

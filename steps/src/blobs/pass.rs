@@ -100,6 +100,8 @@ struct Pass<'a> {
     /// Bytes behind the place when this attempt began, and of skipped objects since.
     still: u64,
     ended: u64,
+    /// Objects and bytes that this attempt has listed, if it lists all.
+    listed: Option<(u64, u64)>,
     totals: Arc<Totals>,
     beat: Interval,
     store: Interval,
@@ -113,7 +115,7 @@ pub(super) fn concurrency(config: &CopyConfig) -> usize {
 /// Runs or continues the pass.
 pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOutputs, StepError> {
     let concurrency = concurrency(config);
-    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency).await);
+    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency).await?);
     let target = Arc::new(Target::new(ctx, &config.to, concurrency).await?);
     let phases = phases(config);
     // After a finished pass somebody asks again because what it left is no longer so.
@@ -122,11 +124,13 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     let mut cursor = ctx.cursor::<Cursor>()?.filter(usable).unwrap_or_default();
     if cursor.key.is_empty() {
         ctx.key.as_str().clone_into(&mut cursor.key);
-        cursor.counts.as_of_seconds = source.now().await?;
     } else {
         ctx.info(format!("going on behind {} objects", cursor.counts.objects));
     }
     if config.engine == Engine::Azcopy {
+        if cursor.counts.as_of_seconds == 0 {
+            cursor.counts.as_of_seconds = source.asked().await?;
+        }
         return azcopy::run(ctx, config, &source, &target, cursor).await;
     }
     let partial = std::mem::take(&mut cursor.partial);
@@ -137,6 +141,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     );
     let still = cursor.counts.bytes;
     let ended = cursor.counts.objects;
+    let listed = (cursor.phase == 0 && cursor.scope == 0 && cursor.ranges.is_none()).then_some((0, 0));
     let mut pass = Pass {
         ctx,
         config,
@@ -153,6 +158,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
         since_checkpoint: 0,
         still,
         ended,
+        listed,
         totals,
         beat: ticking(PROGRESS_EVERY),
         store: ticking(CHECKPOINT_EVERY),
@@ -181,22 +187,37 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Counts what the pass will take. A failure leaves the totals unknown; the pass will meet it too.
+/// Counts what the pass will take, unless its own listing is over by then. A failure leaves the totals
+/// unknown; the pass will meet it too.
 async fn count(source: Arc<Source>, phases: Vec<Phase>, totals: Arc<Totals>) {
     tokio::time::sleep(COUNT_AFTER).await;
+    let (mut objects, mut bytes) = (0, 0);
     for phase in &phases {
         for scope in &phase.scopes {
             let mut pages = source.list(scope, None);
-            while let Some(page) = pages.recv().await {
+            while !totals.known.load(Ordering::Relaxed)
+                && let Some(page) = pages.recv().await
+            {
                 let Ok(page) = page else { return };
                 for object in page.iter().filter(|o| phase.takes(&o.key) && !o.is_folder_marker()) {
-                    totals.objects.fetch_add(1, Ordering::Relaxed);
-                    totals.bytes.fetch_add(object.size, Ordering::Relaxed);
+                    objects += 1;
+                    bytes += object.size;
                 }
             }
         }
     }
-    totals.known.store(true, Ordering::Relaxed);
+    totals.tell(objects, bytes);
+}
+
+impl Totals {
+    /// Only the first counts.
+    fn tell(&self, objects: u64, bytes: u64) {
+        if !self.known.load(Ordering::Relaxed) {
+            self.objects.store(objects, Ordering::Relaxed);
+            self.bytes.store(bytes, Ordering::Relaxed);
+            self.known.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Pass<'_> {
@@ -221,6 +242,8 @@ impl Pass<'_> {
         if self.config.delete_extra {
             self.delete_extras().await?;
         }
+        // There may have been nothing to list.
+        self.begun();
         Ok(())
     }
 
@@ -273,7 +296,10 @@ impl Pass<'_> {
             };
             match event {
                 None => break,
-                Some(Ok(Event::Pairs { range, pairs })) => self.pairs(phase, range, pairs).await?,
+                Some(Ok(Event::Pairs { range, pairs })) => {
+                    self.begun();
+                    self.pairs(phase, range, pairs).await?;
+                }
                 Some(Ok(Event::Cut { of, at, new })) => {
                     let Some(stretches) = &mut self.stretches else { continue };
                     let Some(stretch) = stretches.get_mut(&of) else { continue };
@@ -281,6 +307,7 @@ impl Pass<'_> {
                     stretches.insert(new, Stretch::new(Range { after: Some(at), until }));
                 }
                 Some(Ok(Event::Ended { range })) => {
+                    self.begun();
                     if let Some(stretch) = self.stretch(range) {
                         stretch.listed = true;
                     }
@@ -298,7 +325,18 @@ impl Pass<'_> {
                 }
             }
         }
+        let last = self.cursor.phase + 1 == self.phases.len() && self.cursor.scope + 1 == phase.scopes.len();
+        if let Some((objects, bytes)) = self.listed.filter(|_| last) {
+            self.totals.tell(objects, bytes);
+        }
         self.drain().await
+    }
+
+    /// The bucket has answered and nothing is copied yet: what is younger is no part of this pass.
+    fn begun(&mut self) {
+        if self.cursor.counts.as_of_seconds == 0 {
+            self.cursor.counts.as_of_seconds = self.source.first_answer();
+        }
     }
 
     /// A range that is listed and done is no longer part of the place.
@@ -322,6 +360,12 @@ impl Pass<'_> {
             }
             let Some(stretch) = self.stretch(range) else { continue };
             let ticket = Some((range, stretch.water.begin(&object.key)));
+            if let Some((objects, bytes)) = &mut self.listed
+                && !object.is_folder_marker()
+            {
+                *objects += 1;
+                *bytes += object.size;
+            }
             if object.is_folder_marker() {
                 let counts = CopyOutputs { folder_markers: 1, ..CopyOutputs::default() };
                 self.end(Ended { key: object.key, ticket, result: Ok(counts) })?;

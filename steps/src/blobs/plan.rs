@@ -83,7 +83,7 @@ pub(super) async fn plan(ctx: &StepContext, config: &PlanConfig<CopyConfig>) -> 
     });
     let source = match (&from, &aws) {
         (Some(from), Some(aws)) => {
-            let source = Arc::new(Source::new(ctx, aws, from, DEFAULT_CONCURRENCY).await);
+            let source = Arc::new(Source::new(ctx, aws, from, DEFAULT_CONCURRENCY).await?);
             reachable(source.list("", None), "from", &mut plan).await.then_some(source)
         }
         _ => None,

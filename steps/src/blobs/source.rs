@@ -12,22 +12,29 @@ use aws_sdk_s3::config::{
     ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
 };
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ObjectStorageClass, ServerSideEncryption, StorageClass};
 use bytes::Bytes;
+use http::HeaderMap;
 use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use tokio::sync::{RwLock, mpsc};
 
-use super::checksum::{Crc64, md5_of_etag};
-use super::errors::{Said, s3_error};
+use super::azure_client::http_client;
+use super::blob_wire::Pieces;
+use super::checksum::{Crc64, Crc64Sum, md5_of_etag};
+use super::errors::{Said, chain, s3_error};
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
+use super::s3_wire::{Wanted, Wire};
 use crate::site::{AwsAccess, BucketRef};
 
 /// How long a presigned URL lives: long enough for one block, and signed anew for the next.
 const PRESIGNED_FOR: Duration = Duration::from_secs(900);
+/// Silence after which a read is given up: S3 sends at once what it has.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pages that a listing may run ahead of its reader.
 pub(super) const PAGES_AHEAD: usize = 1;
 
@@ -81,7 +88,7 @@ pub(super) struct Properties {
 /// second (fasthttp, under versitygw, renews it once a second).
 const CLOCK_LAG_SECONDS: i64 = 2;
 
-/// The newest `Date` of the service's answers, in seconds since 1970; 0 before the first.
+/// The `Date` of the service's first answer, in seconds since 1970; 0 before it.
 #[derive(Debug, Clone, Default)]
 struct Clock(Arc<AtomicI64>);
 
@@ -98,7 +105,8 @@ impl Intercept for Clock {
     ) -> Result<(), BoxError> {
         let date = context.response().headers().get("date");
         if let Some(date) = date.and_then(|d| DateTime::from_str(d, DateTimeFormat::HttpDate).ok()) {
-            self.0.fetch_max(date.secs(), Ordering::Relaxed);
+            // It stays as it was, if this is not the first.
+            let _ = self.0.compare_exchange(0, date.secs(), Ordering::Relaxed, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -106,9 +114,9 @@ impl Intercept for Clock {
 
 /// A bucket, or a folder in it.
 pub(super) struct Source {
-    client: RwLock<Client>,
+    access: RwLock<Arc<Access>>,
     clock: Clock,
-    /// What a new client is made of, when the credentials have changed.
+    /// What a new one is made of, when the credentials have changed.
     made_of: (StepContext, AwsAccess, BucketRef),
     pace: Pace,
     bucket: String,
@@ -117,14 +125,13 @@ pub(super) struct Source {
     pub(super) place: String,
 }
 
-/// Takes the fields that HeadObject and GetObject share.
-macro_rules! properties {
-    ($output:expr, $etag:expr) => {{
-        let output = &$output;
+impl Properties {
+    /// Of an object that was looked at.
+    fn of(output: &HeadObjectOutput, etag: &str) -> Self {
         // With SSE-C or KMS the ETag looks like an MD5 and is none.
         let plain = output.sse_customer_algorithm().is_none()
             && matches!(output.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
-        Properties {
+        Self {
             content_type: output.content_type().map(str::to_owned),
             content_encoding: output.content_encoding().map(str::to_owned),
             content_language: output.content_language().map(str::to_owned),
@@ -132,7 +139,7 @@ macro_rules! properties {
             cache_control: output.cache_control().map(str::to_owned),
             metadata: output.metadata().cloned().unwrap_or_default(),
             crc64: output.checksum_crc64_nvme().and_then(Crc64::from_s3),
-            md5: if plain { md5_of_etag($etag) } else { None },
+            md5: if plain { md5_of_etag(etag) } else { None },
             tags: output.tag_count().unwrap_or(0),
             lost: lost(
                 output.storage_class().map(StorageClass::as_str),
@@ -141,7 +148,44 @@ macro_rules! properties {
             ),
             restored: output.restore().is_some_and(|restore| restore.contains("ongoing-request=\"false\"")),
         }
-    }};
+    }
+
+    /// The same of the headers of an object that is read.
+    ///
+    /// # Errors
+    /// The name of a header that is no text.
+    fn of_headers(headers: &HeaderMap, etag: &str) -> Result<Self, String> {
+        let mut texts: HashMap<&str, &str> = HashMap::with_capacity(headers.len());
+        for (name, value) in headers {
+            let value = std::str::from_utf8(value.as_bytes()).map_err(|_| name.as_str().to_owned())?;
+            texts.insert(name.as_str(), value);
+        }
+        let get = |name: &str| texts.get(name).copied();
+        let owned = |name: &str| get(name).map(str::to_owned);
+        let metadata = texts.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix("x-amz-meta-")?.to_owned(), (*value).to_owned()))
+        });
+        let plain = get("x-amz-server-side-encryption-customer-algorithm").is_none()
+            && matches!(get("x-amz-server-side-encryption"), None | Some("AES256"));
+        Ok(Self {
+            content_type: owned("content-type"),
+            content_encoding: owned("content-encoding"),
+            content_language: owned("content-language"),
+            content_disposition: owned("content-disposition"),
+            cache_control: owned("cache-control"),
+            metadata: metadata.collect(),
+            crc64: get("x-amz-checksum-crc64nvme").and_then(Crc64::from_s3),
+            md5: if plain { md5_of_etag(etag) } else { None },
+            tags: get("x-amz-tagging-count").and_then(|count| count.parse().ok()).unwrap_or(0),
+            lost: lost(
+                get("x-amz-storage-class"),
+                get("x-amz-website-redirect-location").is_some(),
+                get("expires").is_some(),
+            ),
+            restored: get("x-amz-restore")
+                .is_some_and(|restore| restore.contains("ongoing-request=\"false\"")),
+        })
+    }
 }
 
 /// What of an object no blob has a place for.
@@ -154,45 +198,56 @@ fn lost(class: Option<&str>, redirects: bool, expires: bool) -> Vec<String> {
 
 impl Source {
     /// Sends nothing yet. At most `most` requests at once.
-    pub(super) async fn new(ctx: &StepContext, aws: &AwsAccess, from: &BucketRef, most: usize) -> Self {
+    pub(super) async fn new(
+        ctx: &StepContext,
+        aws: &AwsAccess,
+        from: &BucketRef,
+        most: usize,
+    ) -> Result<Self, StepError> {
         let clock = Clock::default();
         let host = from.endpoint.as_ref().map_or_else(|| format!("s3.{}", aws.region), ToString::to_string);
-        Self {
-            client: RwLock::new(client(ctx, aws, from, &clock).await),
+        Ok(Self {
+            access: RwLock::new(access(ctx, aws, from, &clock).await?),
             clock,
             made_of: (ctx.clone(), aws.clone(), from.clone()),
             pace: Pace::new(most),
             bucket: from.bucket.clone(),
             prefix: folder(from.prefix.as_deref()),
             place: format!("bucket `{}` at {}", from.bucket, host.trim_end_matches('/')),
-        }
+        })
     }
 
     /// Sends a request when S3 may be asked; once more with what the credentials are now, if S3 no
     /// longer takes those that we have.
-    async fn request<T, F>(&self, send: impl Fn(Client) -> F) -> Result<T, StepError>
+    async fn request<T, F>(&self, send: impl Fn(Arc<Access>) -> F) -> Result<T, StepError>
     where
         F: Future<Output = Result<T, StepError>>,
     {
-        let client = self.client.read().await.clone();
-        let answer = self.pace.request(|| send(client.clone())).await;
+        let access = self.access.read().await.clone();
+        let answer = self.pace.request(|| send(Arc::clone(&access))).await;
         match &answer {
             Err(error) if error.class == ErrorClass::Auth => {}
             _ => return answer,
         }
         let (ctx, aws, from) = &self.made_of;
-        let renewed = self::client(ctx, aws, from, &self.clock).await;
-        *self.client.write().await = renewed.clone();
-        self.pace.request(|| send(renewed.clone())).await
+        let renewed = self::access(ctx, aws, from, &self.clock).await?;
+        *self.access.write().await = Arc::clone(&renewed);
+        self.pace.request(|| send(Arc::clone(&renewed))).await
     }
 
-    /// Now by the clock that dates the objects, in seconds since 1970; by ours where it tells none.
-    /// Never too early, or an object that was copied would count as a later one and its loss as none.
-    pub(super) async fn now(&self) -> Result<i64, StepError> {
+    /// When the bucket first answered, by the clock that dates the objects, in seconds since 1970; now by
+    /// ours where it tells none. Never too early, or an object that was copied would count as a later one
+    /// and its loss as none.
+    pub(super) fn first_answer(&self) -> i64 {
+        let told = self.clock.0.load(Ordering::Relaxed);
+        let told = if told > 0 { told } else { jiff::Timestamp::now().as_second() };
+        told + CLOCK_LAG_SECONDS
+    }
+
+    /// The same, after a question for nothing else.
+    pub(super) async fn asked(&self) -> Result<i64, StepError> {
         self.page("", None, None, Some(1)).await?;
-        let now = self.clock.0.load(Ordering::Relaxed);
-        let now = if now > 0 { now } else { jiff::Timestamp::now().as_second() };
-        Ok(now + CLOCK_LAG_SECONDS)
+        Ok(self.first_answer())
     }
 
     /// One page of keys that start with `scope`, in S3's order: those after `after`, or at `token`.
@@ -204,9 +259,12 @@ impl Source {
         most: Option<i32>,
     ) -> Result<(Vec<Object>, Option<String>), StepError> {
         let token = &token;
-        let send = |client: Client| async move {
-            let list =
-                client.list_objects_v2().bucket(&self.bucket).prefix(format!("{}{scope}", self.prefix));
+        let send = |access: Arc<Access>| async move {
+            let list = access
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(format!("{}{scope}", self.prefix));
             let list = list.set_start_after(after.map(|key| format!("{}{key}", self.prefix)));
             let list = list.set_continuation_token(token.clone()).set_max_keys(most);
             list.send().await.map_err(|e| {
@@ -269,8 +327,8 @@ impl Source {
 
     /// The object as it is now and what it carries; `None` if it is gone.
     pub(super) async fn head(&self, key: &str) -> Result<Option<(Object, Properties)>, StepError> {
-        let send = |client: Client| async move {
-            let head = client.head_object().bucket(&self.bucket).key(format!("{}{key}", self.prefix));
+        let send = |access: Arc<Access>| async move {
+            let head = access.client.head_object().bucket(&self.bucket).key(format!("{}{key}", self.prefix));
             match head.checksum_mode(ChecksumMode::Enabled).send().await {
                 Ok(output) => Ok(Some(output)),
                 Err(e) if e.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
@@ -279,7 +337,7 @@ impl Source {
         };
         let Some(output) = self.request(send).await? else { return Ok(None) };
         let etag = unquoted(output.e_tag());
-        let properties = properties!(output, &etag);
+        let properties = Properties::of(&output, &etag);
         let size = output.content_length().and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
         let modified = output.last_modified().map_or(0, aws_sdk_s3::primitives::DateTime::secs);
         let archived =
@@ -288,53 +346,40 @@ impl Source {
         Ok(Some((Object { key: key.to_owned(), etag, size, modified, archived }, properties)))
     }
 
-    /// All bytes of this version of the object, with their CRC, and what it carries.
-    pub(super) async fn whole(&self, object: &Object) -> Result<(Properties, Bytes, Crc64), StepError> {
-        let send = |client: Client| async move {
-            let get = client.get_object().bucket(&self.bucket).key(format!("{}{}", self.prefix, object.key));
-            let sent = get.if_match(quoted(&object.etag)).customize();
-            // Asked for as a mere header, so that the client doesn't check and hide behind "broken
-            // body" what the caller checks and names.
-            let sent = sent.mutate_request(|request| {
-                request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
-            });
-            let sent = sent.send().await;
-            let mut output =
-                sent.map_err(|e| s3_error(format!("failed to read object `{}`", object.key), e))?;
-            let body = std::mem::take(&mut output.body);
-            let (bytes, crc64) = collect(&object.key, body, object.size).await?;
-            Ok((properties!(output, &object.etag), bytes, crc64))
+    /// Begins to read all bytes of this version of the object; says what it carries.
+    pub(super) async fn open(&self, object: &Object) -> Result<(Properties, Reading), StepError> {
+        let key = format!("{}{}", self.prefix, object.key);
+        let etag = quoted(&object.etag);
+        let send = |access: Arc<Access>| {
+            let wanted = Wanted { key: &key, etag: &etag, range: None };
+            async move { access.wire.get(&wanted).await }
         };
-        self.request(send).await
+        let response = self.request(send).await?;
+        let properties = Properties::of_headers(response.headers(), &object.etag).map_err(|header| {
+            StepError::permanent(format!("object `{}` has a header `{header}` that is no text", object.key))
+        })?;
+        Ok((properties, Reading::new(&object.key, response, object.size)?))
     }
 
     /// A range of this version of the object, with its CRC.
-    pub(super) async fn range(
-        &self,
-        object: &Object,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<(Bytes, Crc64), StepError> {
+    pub(super) async fn range(&self, object: &Object, offset: u64, bytes: u64) -> Result<Pieces, StepError> {
         if bytes == 0 {
-            return Ok((Bytes::new(), Crc64::of(b"")));
+            return Ok(Pieces { pieces: Vec::new(), bytes, crc64: Crc64::of(b"") });
         }
-        let send = |client: Client| async move {
-            let get = client.get_object().bucket(&self.bucket).key(format!("{}{}", self.prefix, object.key));
-            let get =
-                get.if_match(quoted(&object.etag)).range(format!("bytes={offset}-{}", offset + bytes - 1));
-            let output = get
-                .send()
-                .await
-                .map_err(|e| s3_error(format!("failed to read object `{}`", object.key), e))?;
-            collect(&object.key, output.body, bytes).await
+        let (key, etag) = (format!("{}{}", self.prefix, object.key), quoted(&object.etag));
+        let range = format!("bytes={offset}-{}", offset + bytes - 1);
+        let send = |access: Arc<Access>| {
+            let wanted = Wanted { key: &key, etag: &etag, range: Some(range.clone()) };
+            async move { Reading::new(&object.key, access.wire.get(&wanted).await?, bytes)?.all().await }
         };
         self.request(send).await
     }
 
     /// The object's tags.
     pub(super) async fn tags(&self, key: &str) -> Result<Vec<(String, String)>, StepError> {
-        let send = |client: Client| async move {
-            let get = client.get_object_tagging().bucket(&self.bucket).key(format!("{}{key}", self.prefix));
+        let send = |access: Arc<Access>| async move {
+            let get =
+                access.client.get_object_tagging().bucket(&self.bucket).key(format!("{}{key}", self.prefix));
             get.send().await.map_err(|e| s3_error(format!("failed to read the tags of object `{key}`"), e))
         };
         let output = self.request(send).await?;
@@ -348,8 +393,9 @@ impl Source {
             StepError::auth(format!("failed to sign a URL for object `{name}`")).with_source(Said(cause))
         };
         let config = PresigningConfig::expires_in(PRESIGNED_FOR).map_err(|e| failed(e.to_string()))?;
-        let client = self.client.read().await.clone();
-        let request = client
+        let access = self.access.read().await.clone();
+        let request = access
+            .client
             .get_object()
             .bucket(&self.bucket)
             .key(format!("{}{name}", self.prefix))
@@ -360,11 +406,22 @@ impl Source {
     }
 }
 
-/// A client with the credentials as they are now.
-async fn client(ctx: &StepContext, aws: &AwsAccess, from: &BucketRef, clock: &Clock) -> Client {
+/// How a bucket is reached with one set of credentials.
+struct Access {
+    client: Client,
+    /// For what comes by the thousand.
+    wire: Wire,
+}
+
+/// With the credentials as they are now.
+async fn access(
+    ctx: &StepContext,
+    aws: &AwsAccess,
+    from: &BucketRef,
+    clock: &Clock,
+) -> Result<Arc<Access>, StepError> {
     let shared = crate::aws::config(ctx, aws).await;
-    // Checksums are asked for where whole objects are read and are checked here; clients that
-    // ask on every range get answers from S3-compatible stores that they then refuse.
+    // The bytes are read without the client, and checked here.
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
         .interceptor(clock.clone())
         // `Pace` sends again what can be, and knows what the others met.
@@ -374,28 +431,72 @@ async fn client(ctx: &StepContext, aws: &AwsAccess, from: &BucketRef, clock: &Cl
     if let Some(endpoint) = &from.endpoint {
         config = config.endpoint_url(endpoint.as_str()).force_path_style(true);
     }
-    Client::from_conf(config.build())
+    let client = Client::from_conf(config.build());
+    let wire =
+        Wire::new(client.clone(), shared.credentials_provider(), &from.bucket, http_client(READ_TIMEOUT)?);
+    Ok(Arc::new(Access { client, wire }))
 }
 
-/// The whole body, which must be of `size` bytes, and its CRC, taken while each piece is at hand.
-async fn collect(key: &str, mut body: ByteStream, size: u64) -> Result<(Bytes, Crc64), StepError> {
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    let mut crc64 = Crc64::begin();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|e| {
-            StepError::transient(format!("object `{key}` broke off"))
-                .with_source(Said(super::errors::chain(&e)))
+/// The bytes of an object as they come, with the CRC of those that came.
+pub(super) struct Reading {
+    key: String,
+    response: reqwest::Response,
+    size: u64,
+    came: u64,
+    crc64: Crc64Sum,
+}
+
+impl Reading {
+    /// Of a body that must be of `size` bytes.
+    fn new(key: &str, response: reqwest::Response, size: u64) -> Result<Self, StepError> {
+        if let Some(length) = response.content_length().filter(|length| *length != size) {
+            let message = format!("object `{key}` came with {length} of {size} bytes");
+            return Err(StepError::transient(message));
+        }
+        Ok(Self { key: key.to_owned(), response, size, came: 0, crc64: Crc64::begin() })
+    }
+
+    /// The next piece; `None` behind the last.
+    ///
+    /// # Errors
+    /// When the body breaks off or is of another size.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, StepError> {
+        let (key, size) = (&self.key, self.size);
+        let piece = self.response.chunk().await.map_err(|e| {
+            StepError::transient(format!("object `{key}` broke off")).with_source(Said(chain(&e)))
         })?;
-        if (bytes.len() + chunk.len()) as u64 > size {
+        let Some(piece) = piece else {
+            if self.came == size {
+                return Ok(None);
+            }
+            let message = format!("object `{key}` came with {} of {size} bytes", self.came);
+            return Err(StepError::transient(message));
+        };
+        self.came += piece.len() as u64;
+        if self.came > size {
             return Err(StepError::transient(format!("object `{key}` came with more than {size} bytes")));
         }
-        crc64.update(&chunk);
-        bytes.extend_from_slice(&chunk);
+        self.crc64.update(&piece);
+        Ok(Some(piece))
     }
-    if bytes.len() as u64 == size {
-        Ok((bytes.into(), crc64.end()))
-    } else {
-        Err(StepError::transient(format!("object `{key}` came with {} of {size} bytes", bytes.len())))
+
+    /// Whether all has come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.came == self.size
+    }
+
+    /// The CRC of what came.
+    pub(super) fn crc64(&self) -> Crc64 {
+        self.crc64.end()
+    }
+
+    /// All that is to come.
+    pub(super) async fn all(mut self) -> Result<Pieces, StepError> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = self.next().await? {
+            pieces.push(piece);
+        }
+        Ok(Pieces { pieces, bytes: self.size, crc64: self.crc64() })
     }
 }
 
@@ -405,4 +506,48 @@ fn unquoted(etag: Option<&str>) -> String {
 
 fn quoted(etag: &str) -> String {
     format!("\"{etag}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MD5: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
+    fn of(headers: &[(&'static str, &'static str)]) -> Properties {
+        let headers = headers.iter().map(|(name, value)| {
+            let name = http::header::HeaderName::from_static(name);
+            (name, http::header::HeaderValue::from_static(value))
+        });
+        Properties::of_headers(&headers.collect(), MD5).unwrap()
+    }
+
+    #[test]
+    fn an_objects_headers_say_what_it_carries() {
+        let found = of(&[
+            ("content-type", "text/plain"),
+            ("cache-control", "no-cache"),
+            ("x-amz-meta-a-b", "1"),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+            ("x-amz-server-side-encryption", "AES256"),
+            ("x-amz-tagging-count", "2"),
+            ("x-amz-storage-class", "STANDARD_IA"),
+            ("expires", "Thu, 01 Jan 2026 00:00:00 GMT"),
+            ("x-amz-restore", "ongoing-request=\"false\", expiry-date=\"x\""),
+        ]);
+        assert_eq!(found.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(found.cache_control.as_deref(), Some("no-cache"));
+        assert_eq!(found.metadata, HashMap::from([("a-b".to_owned(), "1".to_owned())]));
+        assert_eq!(found.crc64, Some(Crc64::of(b"123456789")));
+        assert_eq!(found.md5, md5_of_etag(MD5));
+        assert_eq!(found.lost, ["storage class STANDARD_IA", "Expires header"]);
+        assert_eq!((found.tags, found.restored), (2, true));
+    }
+
+    #[test]
+    fn an_etag_of_an_encrypted_object_is_no_md5() {
+        assert_eq!(of(&[("x-amz-server-side-encryption", "aws:kms")]).md5, None);
+        assert_eq!(of(&[("x-amz-server-side-encryption-customer-algorithm", "AES256")]).md5, None);
+        assert!(of(&[]).md5.is_some());
+    }
 }

@@ -169,7 +169,7 @@ async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
 }
 
 /// Keys of a listing that is long enough to be cut more than once.
-const LONG: usize = 12_000;
+const LONG: usize = 20_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_listing_is_cut_and_every_key_comes_once() {
@@ -177,7 +177,7 @@ async fn a_long_listing_is_cut_and_every_key_comes_once() {
         let world = World::new(Some(LONG)).await;
         world.sink.ignore_start(ignores);
         let plan = world.plan().await;
-        assert!(plan.summary.starts_with("copy 0 of 12000 objects"), "{plan:?}");
+        assert!(plan.summary.starts_with("copy 0 of 20000 objects"), "{plan:?}");
         let outputs = world.apply().await.unwrap();
         assert_eq!((outputs.objects, outputs.skipped), (LONG as u64, LONG as u64), "{outputs:?}");
         let cut = world.sink.counts().get("list from").is_some();
@@ -334,18 +334,66 @@ async fn a_sas_that_expires_in_the_middle_of_an_object_is_read_again_and_no_bloc
     assert!(world.sink.arrivals().values().all(|times| *times == 1), "a block was sent twice");
 }
 
+/// An object of a store whose ETags look like MD5s and are none.
+fn lying(bytes: Vec<u8>) -> Object {
+    Object { bytes: bytes.into(), etag: "0".repeat(32), with_crc64: true, ..Object::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_whose_objects_etag_is_no_md5_is_not_called_rewritten() {
+    use md5::Digest as _;
+    let world = World::new(None).await;
+    world.sink.keep_md5(true);
+    let bytes = noise(3 * MIB, 1);
+    world.bucket.put_object("lying", lying(bytes.clone()));
+    world.bucket.put("honest", bytes.clone());
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.checksums, [("crc64nvme".to_owned(), 2)].into());
+    world.assert_equal();
+    let md5 = hex::encode(md5::Md5::digest(&bytes));
+    for (name, blob) in world.sink.blobs() {
+        assert_eq!(blob.metadata["migrate_md5"], md5, "{name}");
+    }
+    assert_eq!(world.sink.counts().get("set-metadata"), Some(&1), "only the one that was wrong");
+    let again = world.apply().await.unwrap();
+    assert_eq!((again.copied, again.skipped), (0, 2), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_breaks_off_while_it_is_passed_on_leaves_no_blob_and_is_read_again() {
+    let world = World::new(None).await;
+    world.bucket.put("middle", noise(5 * MIB, 1));
+    world.bucket.break_off("middle");
+    assert_eq!(world.apply().await.unwrap().copied, 1);
+    world.assert_equal();
+    assert_eq!((world.sink.counts()["put-blob"], world.bucket.counts()["get"]), (2, 2));
+    assert_eq!(world.sink.arrivals().values().sum::<u32>(), 1, "half an object counted as one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_without_anything_to_do_asks_for_the_pages_of_both_listings_and_nothing_else() {
+    let world = World::new(Some(5_000)).await;
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.skipped, 5_000);
+    assert_eq!(world.bucket.counts(), [("list".to_owned(), 5)].into());
+    assert_eq!(world.sink.counts(), [("list".to_owned(), 1)].into());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_503_ends_and_everything_arrives() {
     let world = World::new(None).await;
     for number in 0..100 {
         world.bucket.put(&format!("{number:03}"), noise(4096, number));
     }
+    for number in 0..10 {
+        world.bucket.put(&format!("middle/{number}"), noise(MIB, 100 + number));
+    }
     world.bucket.put_object("large", multipart(noise(40 * MIB, 7), 7));
     world.refuse(503, "ServerBusy", |kind, _, before| kind.starts_with("put") && before % 4 == 1);
     let fault = Fault { status: 503, code: "SlowDown", retry_after: None };
     world.bucket.set_faults(Some(Box::new(move |_, _, before| (before % 5 == 2).then(|| fault.clone()))));
     let outputs = world.apply().await.unwrap();
-    assert_eq!(outputs.copied, 101);
+    assert_eq!(outputs.copied, 111);
     world.assert_equal();
 }
 

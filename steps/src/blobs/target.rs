@@ -5,32 +5,34 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use azure_core::http::{Body, ClientMethodOptions, Context, Etag};
+use azure_core::http::Etag;
 use azure_storage_blob::models::{
     AccessTier, BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders,
     BlobClientSetMetadataOptions, BlobContainerClientListBlobsOptions, BlockBlobClientCommitBlockListOptions,
     BlockBlobClientStageBlockFromUrlOptions, BlockBlobClientStageBlockFromUrlResultHeaders,
-    BlockBlobClientStageBlockOptions, BlockBlobClientUploadBlobFromUrlOptions, BlockBlobClientUploadOptions,
-    BlockListType, BlockLookupList, HttpRange, ListBlobsIncludeItem,
+    BlockBlobClientUploadBlobFromUrlOptions, BlockListType, BlockLookupList, HttpRange, ListBlobsIncludeItem,
 };
-use azure_storage_blob::{BlobClient, BlobContainerClient, BlockBlobClient};
+use azure_storage_blob::{BlobClient, BlockBlobClient};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
 use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use tokio::sync::{RwLock, mpsc};
 
-use super::azure_client::{Arriving, client, place};
+use super::azure_client::{Access, access, place};
+use super::blob_wire::{Pieces, Taken, Wire};
 use super::checksum::Crc64;
-use super::config::Tier;
+use super::config::{CopyOutputs, Tier};
 use super::errors::{blob_answer, blob_error};
 use super::list_xml;
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
-use super::source::{PAGES_AHEAD, Properties};
+use super::source::{PAGES_AHEAD, Properties, Reading};
 use crate::site::ContainerRef;
 
 /// Says which version of the object the blob is: the ETag at the source.
@@ -98,7 +100,63 @@ pub(super) struct Dress {
     pub(super) only_if_absent: bool,
 }
 
+/// A blob whose bytes are passed on as they come.
+pub(super) struct Passing {
+    pub(super) body: reqwest::Body,
+    pub(super) bytes: u64,
+    /// What the source says that the bytes are.
+    pub(super) crc64: Crc64,
+    pub(super) md5: Vec<u8>,
+    pub(super) dress: Dress,
+    pub(super) counts: CopyOutputs,
+    /// Why the body ended early, if it did.
+    pub(super) broken: Arc<Mutex<Option<StepError>>>,
+}
+
+/// Why a blob's bytes were not passed on, for a reason that is not the target's.
+pub(super) enum NotPassed {
+    /// The source says too little of them.
+    Unknown(Box<(Properties, Reading)>),
+    Failed(StepError),
+}
+
+impl From<StepError> for NotPassed {
+    fn from(error: StepError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Dress {
+    /// As Put Blob has them.
+    ///
+    /// # Errors
+    /// What can't be written into a header.
+    pub(super) fn headers(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::with_capacity(self.metadata.len() + 16);
+        let properties = &self.properties;
+        let tier = self.tier();
+        for (name, value) in [
+            ("x-ms-blob-cache-control", properties.cache_control.as_deref()),
+            ("x-ms-blob-content-disposition", properties.content_disposition.as_deref()),
+            ("x-ms-blob-content-encoding", properties.content_encoding.as_deref()),
+            ("x-ms-blob-content-language", properties.content_language.as_deref()),
+            ("x-ms-blob-content-type", properties.content_type.as_deref()),
+            ("x-ms-tags", self.tags.as_deref()),
+            ("x-ms-access-tier", tier.as_ref().map(AsRef::as_ref)),
+            ("if-none-match", self.only_if_absent.then_some("*")),
+        ] {
+            let Some(value) = value else { continue };
+            let value = HeaderValue::from_str(value).map_err(|_| name.to_owned())?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        for (name, value) in &self.metadata {
+            let failed = |_| format!("metadata `{name}`");
+            let header = HeaderName::try_from(format!("x-ms-meta-{name}")).map_err(|_| failed(()))?;
+            headers.insert(header, HeaderValue::from_str(value).map_err(|_| failed(()))?);
+        }
+        Ok(headers)
+    }
+
     fn condition(&self) -> Option<Etag> {
         self.only_if_absent.then(|| Etag::from("*"))
     }
@@ -122,8 +180,8 @@ pub(super) enum Start {
 
 /// A container, or a folder in it.
 pub(super) struct Target {
-    client: RwLock<Arc<BlobContainerClient>>,
-    /// What a new client is made of, when the SAS has changed.
+    access: RwLock<Arc<Access>>,
+    /// What a new one is made of, when the SAS has changed.
     made_of: (StepContext, ContainerRef),
     pace: Pace,
     start: AtomicU8,
@@ -136,7 +194,7 @@ impl Target {
     /// Resolves the SAS or sets up Entra. Sends nothing yet. At most `most` requests at once.
     pub(super) async fn new(ctx: &StepContext, to: &ContainerRef, most: usize) -> Result<Self, StepError> {
         Ok(Self {
-            client: RwLock::new(client(ctx, to).await?),
+            access: RwLock::new(access(ctx, to).await?),
             made_of: (ctx.clone(), to.clone()),
             pace: Pace::new(most),
             start: AtomicU8::new(Start::Unknown as u8),
@@ -147,19 +205,19 @@ impl Target {
 
     /// Sends a request when Azure may be asked; once more with the SAS as it is now, if Azure no
     /// longer takes the one that we have.
-    async fn request<T, F>(&self, send: impl Fn(Arc<BlobContainerClient>) -> F) -> Result<T, StepError>
+    async fn request<T, F>(&self, send: impl Fn(Arc<Access>) -> F) -> Result<T, StepError>
     where
         F: Future<Output = Result<T, StepError>>,
     {
-        let client = self.client.read().await.clone();
-        let answer = self.pace.request(|| send(Arc::clone(&client))).await;
+        let access = self.access.read().await.clone();
+        let answer = self.pace.request(|| send(Arc::clone(&access))).await;
         match &answer {
             Err(error) if error.class == ErrorClass::Auth => {}
             _ => return answer,
         }
         let (ctx, to) = &self.made_of;
-        let renewed = super::azure_client::client(ctx, to).await?;
-        *self.client.write().await = Arc::clone(&renewed);
+        let renewed = super::azure_client::access(ctx, to).await?;
+        *self.access.write().await = Arc::clone(&renewed);
         self.pace.request(|| send(Arc::clone(&renewed))).await
     }
 
@@ -177,12 +235,12 @@ impl Target {
         format!("{}{key}", self.prefix)
     }
 
-    fn blob(&self, client: &BlobContainerClient, key: &str) -> BlobClient {
-        client.blob_client(&self.name(key))
+    fn blob(&self, access: &Access, key: &str) -> BlobClient {
+        access.container.blob_client(&self.name(key))
     }
 
-    fn block_blob(&self, client: &BlobContainerClient, key: &str) -> BlockBlobClient {
-        self.blob(client, key).block_blob_client()
+    fn block_blob(&self, access: &Access, key: &str) -> BlockBlobClient {
+        self.blob(access, key).block_blob_client()
     }
 
     /// One page of `scope`: from `from` on, or at `marker`.
@@ -201,11 +259,11 @@ impl Target {
             start_from: from.map(|key| self.name(key)),
             ..Default::default()
         };
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let options = options.clone();
             async move {
                 let failed = |e| blob_error(format!("failed to list {}", self.place), e);
-                let mut pages = client.list_blobs(Some(options)).map_err(failed)?.into_pages();
+                let mut pages = access.container.list_blobs(Some(options)).map_err(failed)?.into_pages();
                 let Some(page) = pages.try_next().await.map_err(failed)? else {
                     return Ok(list_xml::Page::default());
                 };
@@ -264,9 +322,9 @@ impl Target {
 
     /// The blob as it is now; `None` if there is none.
     pub(super) async fn head(&self, key: &str) -> Result<Option<Blob>, StepError> {
-        let send = |client: Arc<BlobContainerClient>| async move {
+        let send = |access: Arc<Access>| async move {
             let failed = |e| blob_error(format!("failed to look at blob `{key}`"), e);
-            let response = match self.blob(&client, key).get_properties(None).await {
+            let response = match self.blob(&access, key).get_properties(None).await {
                 Ok(response) => response,
                 Err(e) if e.http_status().map(u16::from) == Some(404) => return Ok(None),
                 Err(e) => return Err(failed(e)),
@@ -286,12 +344,12 @@ impl Target {
     /// Gives this version of the blob new metadata.
     pub(super) async fn mark(&self, blob: &Blob, metadata: HashMap<String, String>) -> Result<(), StepError> {
         let quoted = format!("\"{}\"", blob.etag.trim_matches('"'));
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let if_match = Some(Etag::from(quoted.clone()));
             let metadata = metadata.clone();
             async move {
                 let options = BlobClientSetMetadataOptions { if_match, ..Default::default() };
-                let set = self.blob(&client, &blob.key).set_metadata(&metadata, Some(options)).await;
+                let set = self.blob(&access, &blob.key).set_metadata(&metadata, Some(options)).await;
                 set.map(drop).map_err(|e| blob_error(format!("failed to mark blob `{}`", blob.key), e))
             }
         };
@@ -301,11 +359,11 @@ impl Target {
     /// Deletes this version of the blob. `false` if it is gone or another one.
     pub(super) async fn delete(&self, blob: &Blob) -> Result<bool, StepError> {
         let quoted = format!("\"{}\"", blob.etag.trim_matches('"'));
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let if_match = Some(Etag::from(quoted.clone()));
             async move {
                 let options = BlobClientDeleteOptions { if_match, ..Default::default() };
-                match self.blob(&client, &blob.key).delete(Some(options)).await {
+                match self.blob(&access, &blob.key).delete(Some(options)).await {
                     Ok(_) => Ok(true),
                     Err(e) if matches!(e.http_status().map(u16::from), Some(404 | 412)) => Ok(false),
                     Err(e) => Err(blob_error(format!("failed to delete blob `{}`", blob.key), e)),
@@ -320,7 +378,7 @@ impl Target {
         if bytes == 0 {
             return Ok(Bytes::new());
         }
-        let send = |client: Arc<BlobContainerClient>| async move {
+        let send = |access: Arc<Access>| async move {
             let failed = |e| blob_error(format!("failed to read blob `{}`", blob.key), e);
             let options = BlobClientDownloadOptions {
                 range: Some(HttpRange::new(offset, bytes)),
@@ -330,7 +388,7 @@ impl Target {
                 partition_size: usize::try_from(bytes).ok().and_then(NonZero::new),
                 ..Default::default()
             };
-            let read = self.blob(&client, &blob.key).download(Some(options)).await.map_err(failed)?;
+            let read = self.blob(&access, &blob.key).download(Some(options)).await.map_err(failed)?;
             read.body.collect().await.map_err(failed)
         };
         let read = self.request(send).await?;
@@ -346,31 +404,50 @@ impl Target {
     }
 
     /// Writes a whole blob in one request. Azure checks it on arrival, and computes and keeps the MD5 itself.
-    pub(super) async fn put(&self, key: &str, arriving: Arriving, dress: Dress) -> Result<(), StepError> {
-        let (condition, tier) = (dress.condition(), dress.tier());
-        let bytes = arriving.bytes.clone();
-        let whole = NonZero::new(bytes.len() as u64 + 1);
-        let context = Context::new().with_value(arriving);
-        let options = BlockBlobClientUploadOptions {
-            blob_cache_control: dress.properties.cache_control,
-            blob_content_disposition: dress.properties.content_disposition,
-            blob_content_encoding: dress.properties.content_encoding,
-            blob_content_language: dress.properties.content_language,
-            blob_content_type: dress.properties.content_type,
-            blob_tags_string: dress.tags,
-            metadata: Some(dress.metadata),
-            if_none_match: condition,
-            partition_size: whole,
-            tier,
-            method_options: ClientMethodOptions { context },
-            ..Default::default()
-        };
-        let send = |client: Arc<BlobContainerClient>| {
-            let (bytes, options) = (bytes.clone(), options.clone());
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        blob: &Pieces,
+        md5: &[u8],
+        dress: &Dress,
+    ) -> Result<(), StepError> {
+        let name = self.name(key);
+        let send = |access: Arc<Access>| {
+            let name = &name;
             async move {
-                let blob = self.block_blob(&client, key);
-                let put = blob.upload(Body::Bytes(bytes).into(), Some(options)).await;
-                put.map(drop).map_err(|e| blob_error(format!("failed to write blob `{key}`"), e))
+                let check = access.wire.check(blob.crc64, || md5.to_vec());
+                access.wire.put_blob(name, Wire::body(blob), blob.bytes, &check, dress).await.map(drop)
+            }
+        };
+        self.request(send).await
+    }
+
+    /// Writes a whole blob with a body that comes while it is sent, made anew for every request by
+    /// `read`; Azure checks that it is what `read` said beforehand. What `read` fails with is no fault of
+    /// the target's and is given back inside. Beside what the service took: what it was told, and its MD5.
+    pub(super) async fn put_passing<F>(
+        &self,
+        key: &str,
+        read: impl Fn() -> F,
+    ) -> Result<Result<(Taken, Dress, CopyOutputs, Vec<u8>), NotPassed>, StepError>
+    where
+        F: Future<Output = Result<Passing, NotPassed>>,
+    {
+        let (name, read) = (self.name(key), &read);
+        let send = |access: Arc<Access>| {
+            let name = &name;
+            async move {
+                let passing = match read().await {
+                    Ok(passing) => passing,
+                    Err(why) => return Ok(Err(why)),
+                };
+                let Passing { body, bytes, crc64, md5, dress, counts, broken } = passing;
+                let check = access.wire.check(crc64, || md5.clone());
+                let put = access.wire.put_blob(name, body, bytes, &check, &dress).await;
+                match broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    Some(error) => Ok(Err(NotPassed::Failed(error))),
+                    None => put.map(|taken| Ok((taken, dress, counts, md5))),
+                }
             }
         };
         self.request(send).await
@@ -378,9 +455,9 @@ impl Target {
 
     /// Blocks that are staged and not committed: IDs and sizes.
     pub(super) async fn staged(&self, key: &str) -> Result<Vec<(Vec<u8>, u64)>, StepError> {
-        let send = |client: Arc<BlobContainerClient>| async move {
+        let send = |access: Arc<Access>| async move {
             let failed = |e| blob_error(format!("failed to list the blocks of blob `{key}`"), e);
-            let blob = self.block_blob(&client, key);
+            let blob = self.block_blob(&access, key);
             match blob.get_block_list(BlockListType::Uncommitted, None).await {
                 Ok(response) => response.into_model().map(Some).map_err(failed),
                 // Nothing was ever staged.
@@ -393,28 +470,11 @@ impl Target {
     }
 
     /// Stages a block. Azure checks it on arrival.
-    pub(super) async fn stage(
-        &self,
-        key: &str,
-        id: &[u8],
-        bytes: Bytes,
-        crc64: Crc64,
-    ) -> Result<(), StepError> {
-        let context = Context::new().with_value(Arriving { bytes: bytes.clone(), crc64, md5: None });
-        let options = BlockBlobClientStageBlockOptions {
-            method_options: ClientMethodOptions { context },
-            ..Default::default()
-        };
-        let length = bytes.len() as u64;
-        let send = |client: Arc<BlobContainerClient>| {
-            let (bytes, options) = (bytes.clone(), options.clone());
-            async move {
-                let blob = self.block_blob(&client, key);
-                let staged = blob.stage_block(id, length, Body::Bytes(bytes).into(), Some(options)).await;
-                staged
-                    .map(drop)
-                    .map_err(|e| blob_error(format!("failed to write a block of blob `{key}`"), e))
-            }
+    pub(super) async fn stage(&self, key: &str, id: &[u8], block: &Pieces) -> Result<(), StepError> {
+        let name = self.name(key);
+        let send = |access: Arc<Access>| {
+            let name = &name;
+            async move { access.wire.put_block(name, id, block).await }
         };
         self.request(send).await
     }
@@ -435,13 +495,13 @@ impl Target {
             tier,
             ..Default::default()
         };
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let (options, ids) = (options.clone(), ids.clone());
             async move {
                 let failed = |e| blob_error(format!("failed to commit blob `{key}`"), e);
                 let list = BlockLookupList { uncommitted: Some(ids), ..Default::default() };
                 let list = list.try_into().map_err(failed)?;
-                let blob = self.block_blob(&client, key);
+                let blob = self.block_blob(&access, key);
                 blob.commit_block_list(list, Some(options)).await.map(drop).map_err(failed)
             }
         };
@@ -471,10 +531,10 @@ impl Target {
             tier,
             ..Default::default()
         };
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let (url, options) = (url.clone(), options.clone());
             async move {
-                let fetched = self.block_blob(&client, key).upload_blob_from_url(url, Some(options)).await;
+                let fetched = self.block_blob(&access, key).upload_blob_from_url(url, Some(options)).await;
                 answered(fetched.map(drop), || format!("failed to have blob `{key}` fetched"))
             }
         };
@@ -494,10 +554,10 @@ impl Target {
             source_range: Some(HttpRange::new(offset, bytes)),
             ..Default::default()
         };
-        let send = |client: Arc<BlobContainerClient>| {
+        let send = |access: Arc<Access>| {
             let (url, options) = (url.clone(), options.clone());
             async move {
-                let blob = self.block_blob(&client, key);
+                let blob = self.block_blob(&access, key);
                 let fetched = match blob.stage_block_from_url(id, 0, url, Some(options)).await {
                     Ok(response) => response.content_crc64(),
                     Err(error) => Err(error),

@@ -17,6 +17,11 @@ use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
 const BODY: &[u8] = b"some bytes";
 
+/// Too many bytes to be at hand with the first piece: they are passed on as they come.
+fn long_body() -> Vec<u8> {
+    BODY.repeat(50_000)
+}
+
 struct Rig {
     s3: MockServer,
     azure: MockServer,
@@ -28,6 +33,11 @@ struct Rig {
 impl Rig {
     /// A bucket of `objects` objects, all of [`BODY`], and an empty container that takes blobs.
     async fn new(objects: usize) -> Self {
+        Self::of(objects, BODY).await
+    }
+
+    /// The same of other objects.
+    async fn of(objects: usize, body: &[u8]) -> Self {
         let (s3, azure) = (MockServer::start().await, MockServer::start().await);
         let project = tempfile::tempdir().unwrap();
         std::fs::write(
@@ -71,10 +81,10 @@ impl Rig {
             concurrency: NonZero::new(1),
             overwrite: Overwrite::default(),
         };
-        let etag = hex::encode(md5(BODY));
+        let etag = hex::encode(md5(body));
         let listed: String = (0..objects)
             .map(|n| {
-                let size = BODY.len();
+                let size = body.len();
                 format!(
                     "<Contents><Key>k{n}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
                      <ETag>&quot;{etag}&quot;</ETag><Size>{size}</Size></Contents>"
@@ -98,16 +108,20 @@ impl Rig {
     }
 
     async fn object(&self, crc64: &str) {
+        self.object_of(BODY, crc64).await;
+    }
+
+    async fn object_of(&self, body: &[u8], crc64: &str) {
         let answer = ResponseTemplate::new(200)
-            .insert_header("etag", format!("\"{}\"", hex::encode(md5(BODY))))
+            .insert_header("etag", format!("\"{}\"", hex::encode(md5(body))))
             .insert_header("x-amz-checksum-crc64nvme", crc64);
         Mock::given(method("HEAD"))
-            .respond_with(answer.clone().insert_header("content-length", BODY.len().to_string()))
+            .respond_with(answer.clone().insert_header("content-length", body.len().to_string()))
             .mount(&self.s3)
             .await;
         Mock::given(method("GET"))
             .and(path_regex("^/b/k"))
-            .respond_with(answer.set_body_bytes(BODY))
+            .respond_with(answer.set_body_bytes(body))
             .mount(&self.s3)
             .await;
     }
@@ -171,27 +185,30 @@ async fn a_fetched_object_is_proven_by_the_md5_that_azure_checks() {
 
 #[tokio::test]
 async fn a_read_that_differs_from_the_sources_checksum_writes_nothing() {
-    let mut rig = Rig::new(1).await;
-    rig.config.engine = Engine::Stream;
-    rig.object(&Crc64::of(b"other bytes").to_string()).await;
-    rig.azure_takes_blobs().await;
-    let error = rig.apply().await.unwrap_err();
-    assert_eq!(error.class, ErrorClass::Corrupt, "{error:?}");
-    let (read, source) = (Crc64::of(BODY), Crc64::of(b"other bytes"));
-    let said = format!("object `k0` was read with CRC64 {read}, but the source has {source}");
-    assert_eq!(error.message, format!("1 of the objects could not be copied: {said}"));
-    assert_eq!(rig.puts().await, (0, 0));
+    for body in [BODY.to_vec(), long_body()] {
+        let mut rig = Rig::of(1, &body).await;
+        rig.config.engine = Engine::Stream;
+        rig.object_of(&body, &Crc64::of(b"other bytes").to_string()).await;
+        rig.azure_takes_blobs().await;
+        let error = rig.apply().await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Corrupt, "{error:?}");
+        let (read, source) = (Crc64::of(&body), Crc64::of(b"other bytes"));
+        let said = format!("object `k0` was read with CRC64 {read}, but the source has {source}");
+        assert_eq!(error.message, format!("1 of the objects could not be copied: {said}"));
+        // What was begun to be written never came to its end.
+        assert_eq!(rig.puts().await, (0, 0));
+    }
 }
 
 /// Exactly one checksum goes along: both would be refused.
 #[tokio::test]
 async fn what_arrives_is_checked_by_crc_and_at_azurite_by_md5() {
-    for (server, checksum) in
-        [("Windows-Azure-Blob/1.0", "x-ms-content-crc64"), ("Azurite-Blob/3.37.0", "content-md5")]
-    {
-        let mut rig = Rig::new(1).await;
+    let servers = [("Windows-Azure-Blob/1.0", "x-ms-content-crc64"), ("Azurite-Blob/3.37.0", "content-md5")];
+    let cases = servers.into_iter().flat_map(|case| [BODY.to_vec(), long_body()].map(|body| (case, body)));
+    for ((server, checksum), body) in cases {
+        let mut rig = Rig::of(1, &body).await;
         rig.config.engine = Engine::Stream;
-        rig.object(&Crc64::of(BODY).to_string()).await;
+        rig.object_of(&body, &Crc64::of(&body).to_string()).await;
         Mock::given(method("GET"))
             .and(query_param("comp", "list"))
             .respond_with(ResponseTemplate::new(200).insert_header("server", server).set_body_raw(
@@ -208,8 +225,13 @@ async fn what_arrives_is_checked_by_crc_and_at_azurite_by_md5() {
         let sent =
             ["x-ms-content-crc64", "content-md5"].into_iter().filter(|name| put.headers.contains_key(*name));
         assert_eq!(sent.collect::<Vec<_>>(), [checksum], "{server}");
-        let md5 = BASE64.encode(md5(BODY));
-        let crc64 = BASE64.encode(Crc64::of(BODY).to_azure());
+        assert_eq!(
+            (&put.body, put.headers["content-length"].to_str().unwrap()),
+            (&body, &*body.len().to_string())
+        );
+        assert_eq!(put.headers["x-ms-meta-migrate_md5"].to_str().unwrap(), hex::encode(md5(&body)));
+        let md5 = BASE64.encode(md5(&body));
+        let crc64 = BASE64.encode(Crc64::of(&body).to_azure());
         let wanted = if checksum == "content-md5" { md5 } else { crc64 };
         assert_eq!(put.headers[checksum].to_str().unwrap(), wanted);
     }

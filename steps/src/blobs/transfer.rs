@@ -10,23 +10,29 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use migrate_plugin_api::{ErrorClass, StepError};
 use tokio::sync::Semaphore;
 
-use super::azure_client::Arriving;
-use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans, md5};
+use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans};
 use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
 use super::errors::damaged;
 use super::names::{invalid_name, metadata, tags};
 use super::pace::Cap;
-use super::source::{Object, Properties, Source};
-use super::target::{Dress, FetchError, META_CRC64, META_ETAG, META_MD5, Refusal, Target};
+use super::source::{Object, Properties, Reading, Source};
+use super::target::{
+    Blob, Dress, FetchError, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing, Refusal, Target,
+};
 
 /// Bytes held at once, over all objects: what four blocks in flight need and no more. On their way they
 /// take about twice that.
 const MEMORY_BYTES: u64 = 32 << 20;
+/// Objects up to this are at hand with their first piece, and their MD5 costs nothing.
+const AT_HAND_BYTES: u64 = 64 << 10;
+/// Objects that are passed on at the same time: each holds a few pieces of some 400 KiB.
+const PASSED_AT_ONCE: usize = 16;
 /// Times an object is begun, for a source that changes or a line that breaks. The clients have
 /// their own repeats for single requests below this.
 const OBJECT_ATTEMPTS: u32 = 3;
@@ -51,6 +57,7 @@ pub(super) struct Mover {
     tier: Option<Tier>,
     cap: Option<Cap>,
     memory: Semaphore,
+    passing: Semaphore,
     refusals: AtomicU32,
     /// Bytes at the target, for the progress line; counts a block when it is there.
     pub(super) moved: AtomicU64,
@@ -73,6 +80,7 @@ impl Mover {
             tier: config.tier,
             cap: config.bandwidth_mib.map(|mib| Cap::new(mib.get().saturating_mul(1 << 20))),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES >> 10).unwrap_or(usize::MAX)),
+            passing: Semaphore::new(PASSED_AT_ONCE),
             refusals: AtomicU32::new(0),
             moved: AtomicU64::new(0),
             partial: Mutex::new(partial),
@@ -189,16 +197,37 @@ impl Mover {
         Ok(counts)
     }
 
-    /// A small object: one GET, one Put Blob.
+    /// An object that goes in one request: one GET, one Put Blob.
     async fn stream_whole(&self, object: &Object) -> Result<CopyOutputs, StepError> {
-        let _memory = self.room(object.size).await?;
         self.line(object.size).await;
-        let (properties, bytes, crc64) = self.source.whole(object).await?;
+        if object.size > AT_HAND_BYTES {
+            let _one = acquire(&self.passing, 1).await?;
+            match self.pass_on(object).await {
+                Ok(Ok(counts)) => return Ok(counts),
+                Ok(Err((properties, reading))) => return self.collect(object, properties, reading).await,
+                // Azurite compares with the MD5 that the ETag claims to be, and says that it is none.
+                Err(error) if damaged(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (properties, reading) = self.source.open(object).await?;
+        self.collect(object, properties, reading).await
+    }
+
+    /// Reads the whole object, compares it, and writes it.
+    async fn collect(
+        &self,
+        object: &Object,
+        properties: Properties,
+        reading: Reading,
+    ) -> Result<CopyOutputs, StepError> {
+        let _memory = self.room(object.size).await?;
+        let blob = reading.all().await?;
         // Blob Storage keeps the MD5 of what it got, so ours is of the bytes and not what an ETag claims.
-        let ours = md5(&bytes);
+        let ours = blob.md5();
         let kind = match (properties.crc64, properties.md5.as_ref()) {
             (Some(known), _) => {
-                same(object, known, crc64)?;
+                same(object, known, blob.crc64)?;
                 "crc64nvme"
             }
             (None, Some(known)) if *known != ours => {
@@ -207,12 +236,49 @@ impl Mover {
             (None, Some(_)) => "md5",
             (None, None) => "crc64-computed",
         };
-        let (mut dress, mut counts) = self.dress(object, properties, Some(crc64)).await?;
+        let (mut dress, mut counts) = self.dress(object, properties, Some(blob.crc64)).await?;
         dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
-        self.target.put(&object.key, Arriving { bytes, crc64, md5: Some(ours) }, dress).await?;
+        self.target.put(&object.key, &blob, &ours, &dress).await?;
         self.moved.fetch_add(object.size, Ordering::Relaxed);
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)
+    }
+
+    /// Passes the bytes on as they come, where S3 has said beforehand what they are: Azure compares what
+    /// arrives with S3's own CRC64, and so do we, before the last piece goes. What S3 says too little of
+    /// is given back.
+    async fn pass_on(
+        &self,
+        object: &Object,
+    ) -> Result<Result<CopyOutputs, (Properties, Reading)>, StepError> {
+        let put = self.target.put_passing(&object.key, || self.passing(object)).await?;
+        let (taken, mut dress, mut counts, md5) = match put {
+            Ok(taken) => taken,
+            Err(NotPassed::Unknown(unknown)) => return Ok(Err(*unknown)),
+            Err(NotPassed::Failed(error)) => return Err(error),
+        };
+        if let Some(told) = taken.md5.filter(|told| *told != md5) {
+            // The ETag looks like an MD5 and is none, or the blob would be called rewritten for ever.
+            dress.metadata.insert(META_MD5.to_owned(), hex::encode(told));
+            let blob = Blob { key: object.key.clone(), etag: taken.etag, ..Blob::default() };
+            self.target.mark(&blob, dress.metadata).await?;
+        }
+        self.moved.fetch_add(object.size, Ordering::Relaxed);
+        counts.checksums.insert("crc64nvme".to_owned(), 1);
+        Ok(Ok(counts))
+    }
+
+    /// Begins to read an object that is passed on.
+    async fn passing(&self, object: &Object) -> Result<Passing, NotPassed> {
+        let (properties, reading) = self.source.open(object).await?;
+        let (Some(crc64), Some(md5)) = (properties.crc64, properties.md5.clone()) else {
+            return Err(NotPassed::Unknown(Box::new((properties, reading))));
+        };
+        let (mut dress, counts) = self.dress(object, properties, Some(crc64)).await?;
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
+        let broken = Arc::new(Mutex::new(None));
+        let body = passed(object.clone(), reading, crc64, Arc::clone(&broken));
+        Ok(Passing { body, bytes: object.size, crc64, md5, dress, counts, broken })
     }
 
     /// A large object: ranges to blocks, several at once, then the commit.
@@ -291,13 +357,13 @@ impl Mover {
         let (offset, length) = layout.range(index);
         let _memory = self.room(length).await?;
         self.line(length).await;
-        let (bytes, crc64) = self.source.range(object, offset, length).await?;
-        if !there.contains(&Some(crc64)) {
-            let id = layout.block_id(&object.etag, index, Some(crc64));
-            self.target.stage(&object.key, &id, bytes, crc64).await?;
+        let block = self.source.range(object, offset, length).await?;
+        if !there.contains(&Some(block.crc64)) {
+            let id = layout.block_id(&object.etag, index, Some(block.crc64));
+            self.target.stage(&object.key, &id, &block).await?;
         }
         self.moved.fetch_add(length, Ordering::Relaxed);
-        Ok(crc64)
+        Ok(block.crc64)
     }
 
     /// Has Azure fetch the object: whole where its MD5 is known for Azure to check, in blocks
@@ -489,4 +555,39 @@ fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {
         "object `{}` was read with {what} {read}, but the source has {source}",
         object.key
     ))
+}
+
+/// The bytes of `reading`, of which the last piece comes only when all of them are those that `known` is
+/// of. Why they ended early is left in `broken`.
+fn passed(
+    object: Object,
+    reading: Reading,
+    known: Crc64,
+    broken: Arc<Mutex<Option<StepError>>>,
+) -> reqwest::Body {
+    let begun = Some((reading, None::<Bytes>));
+    let pieces = stream::try_unfold((begun, object, broken), move |(state, object, broken)| async move {
+        let Some((mut reading, mut held)) = state else { return Ok(None) };
+        let next = loop {
+            if reading.is_whole() {
+                break same(&object, known, reading.crc64()).map(|()| (held, None));
+            }
+            match reading.next().await {
+                Ok(piece) => {
+                    if let Some(before) = std::mem::replace(&mut held, piece) {
+                        break Ok((Some(before), Some((reading, held))));
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        match next {
+            Ok((piece, state)) => Ok(piece.map(|piece| (piece, (state, object, broken)))),
+            Err(error) => {
+                *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Err(std::io::Error::other("the source broke off"))
+            }
+        }
+    });
+    reqwest::Body::wrap_stream(pieces)
 }

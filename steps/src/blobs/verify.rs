@@ -80,7 +80,7 @@ pub(super) async fn verify(
     outputs: &CopyOutputs,
     depth: VerifyDepth,
 ) -> Result<Evidence, StepError> {
-    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency(config)).await);
+    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency(config)).await?);
     let target = Arc::new(Target::new(ctx, &config.to, concurrency(config)).await?);
     let mut looking = Looking {
         config,
@@ -347,7 +347,7 @@ async fn one(
         let (offset, bytes) = layout.range(index);
         found = found.then(Crc64::of(&target.range(blob, offset, bytes).await?), bytes);
         if known.is_none() {
-            expected = expected.then(source.range(object, offset, bytes).await?.1, bytes);
+            expected = expected.then(source.range(object, offset, bytes).await?.crc64, bytes);
         }
     }
     Ok((known.unwrap_or(expected), found))

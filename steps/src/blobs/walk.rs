@@ -22,8 +22,9 @@ use super::target::{Start, Target};
 const MAX_RANGES: usize = 5;
 /// Cuts of a scope in all. Each is a range in the cursor; a few more than at once even out a bad cut.
 const MAX_CUTS: usize = 60;
-/// Pairs of a range before it may be cut: what is shorter is soon over.
-const CUT_FROM: usize = 2_000;
+/// Pairs of a range before it may be cut, some pages of S3: what is shorter is over before a place to cut
+/// at is found, which takes some questions.
+const CUT_FROM: usize = 6_000;
 /// Pairs that travel together.
 const BATCH: usize = 256;
 /// Batches on their way to a reader that is busy.

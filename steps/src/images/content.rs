@@ -41,6 +41,10 @@ pub(crate) trait Content: Send + Sync {
     /// What goes with the manifests `digests` of `image`.
     async fn attached(&self, image: &ImageRef, digests: &[Digest]) -> Result<Vec<Attached>, StepError>;
 
+    /// Asks ahead for what [`attached`](Self::attached) needs and that no digest is needed for. What fails
+    /// is asked again there.
+    async fn expect_attached(&self, _image: &ImageRef) {}
+
     /// A blob from `offset` on, to its end.
     fn read_blob(
         &self,
@@ -94,6 +98,10 @@ impl Content for RegistryContent {
             }
         }
         Ok(found)
+    }
+
+    async fn expect_attached(&self, image: &ImageRef) {
+        let _ = self.0.tags(&image.repository).await;
     }
 
     fn read_blob(

@@ -1,5 +1,6 @@
 //! `image.copy`: images from registry to registry, streamed, without a disk between.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -81,7 +82,16 @@ impl TypedStep for Copy {
         let meter = Meter::default();
         let cursor = Cursor::load(ctx);
         let work = async {
-            let mut images = graph::read_all(&*source, &references, Depth::WithAttached).await?;
+            // Neither side waits for the other's answers.
+            let ahead = references.iter().filter_map(|reference| {
+                Some((config.names.name(&reference.repository).ok()?, reference.tag.clone()?))
+            });
+            let ahead: BTreeSet<(String, String)> = ahead.collect();
+            let (images, ()) = futures::join!(
+                graph::read_all(&*source, &references, Depth::WithAttached),
+                target.look_ahead(ahead.into_iter().collect()),
+            );
+            let mut images = images?;
             config.names.apply(&mut images)?;
             let delivery = Delivery {
                 source: Arc::clone(&source),

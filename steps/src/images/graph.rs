@@ -12,7 +12,7 @@ use super::manifest::{Descriptor, Manifest};
 use super::reference::ImageRef;
 
 /// Images that are looked at side by side. Registries serve many small reads at once.
-const IMAGES_AT_ONCE: usize = 8;
+const IMAGES_AT_ONCE: usize = 16;
 
 /// Manifests of one index that are read side by side.
 const MANIFESTS_AT_ONCE: usize = 8;
@@ -98,15 +98,24 @@ pub(crate) async fn read(
         StepError::permanent(format!("image {reference} is not in {}", content.place()))
             .with_hint("push it there, or leave it out of `images`")
     };
-    let (root, tag) = match &reference.digest {
-        // A digest says what is meant whatever the tag has become since.
-        Some(digest) => {
-            let (root, tagged) =
-                futures::try_join!(content.manifest(reference, digest), content.resolve(reference))?;
-            (root, reference.tag.clone().filter(|_| tagged.as_ref() == Some(digest)))
-        }
-        None => (content.tagged(reference).await?, reference.tag.clone()),
+    let top = async {
+        Ok::<_, StepError>(match &reference.digest {
+            // A digest says what is meant whatever the tag has become since.
+            Some(digest) => {
+                let (root, tagged) =
+                    futures::try_join!(content.manifest(reference, digest), content.resolve(reference))?;
+                (root, reference.tag.clone().filter(|_| tagged.as_ref() == Some(digest)))
+            }
+            None => (content.tagged(reference).await?, reference.tag.clone()),
+        })
     };
+    let expect = async {
+        if depth == Depth::WithAttached {
+            content.expect_attached(reference).await;
+        }
+        Ok(())
+    };
+    let ((root, tag), ()) = futures::try_join!(top, expect)?;
     let root = root.ok_or_else(missing)?;
     let digest = root.digest.clone();
     let mut walk = Walk { content, reference, seen: HashSet::new(), manifests: Vec::new() };

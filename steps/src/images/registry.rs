@@ -14,7 +14,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK};
 use http::{Method, StatusCode};
 use migrate_plugin_api::{ErrorClass, StepError};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
 use super::auth::{Authenticator, Credentials, Scope, authorize};
@@ -23,6 +23,7 @@ use super::errors;
 use super::manifest::{self, Descriptor, Index, MAX_MANIFEST_BYTES, Manifest};
 use super::pace::{self, Pace};
 use super::rate::Rate;
+use crate::tls::{self, Speaks};
 
 /// Long enough for a far registry, short enough to say within a breath that there is none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,7 +89,9 @@ pub(crate) struct Registry {
     pub(super) rate: Option<Arc<Rate>>,
     reads: Pace,
     writes: Pace,
-    tags: Mutex<HashMap<String, Arc<Vec<String>>>>,
+    tags: Mutex<HashMap<String, Arc<OnceCell<Arc<Vec<String>>>>>>,
+    /// Answers to what was asked ahead: repository and tag.
+    ahead: Mutex<HashMap<(String, String), Option<Descriptor>>>,
     /// The registry said that it has no referrers API.
     no_referrers: AtomicBool,
 }
@@ -114,7 +117,7 @@ impl Registry {
             None => Url::parse(&format!("https://{host}"))
                 .map_err(|e| StepError::permanent(format!("`{host}` is no registry host")).with_source(e))?,
         };
-        let http = reqwest::Client::builder()
+        let http = tls::client(Speaks::Http2)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -130,6 +133,7 @@ impl Registry {
             writes: Pace::new(pace::WRITES),
             limits,
             tags: Mutex::default(),
+            ahead: Mutex::default(),
             no_referrers: AtomicBool::new(false),
         }))
     }
@@ -151,6 +155,10 @@ impl Registry {
         repository: &str,
         reference: &str,
     ) -> Result<Option<Descriptor>, StepError> {
+        let place = (repository.to_owned(), reference.to_owned());
+        if let Some(found) = self.ahead.lock().await.remove(&place) {
+            return Ok(found);
+        }
         let what = format!("look for {}", label(repository, reference));
         let url = self.url(&format!("{repository}/manifests/{reference}"))?;
         let request = || self.http.head(url.clone()).header(ACCEPT, manifest::ACCEPT);
@@ -171,6 +179,18 @@ impl Registry {
             // HEAD without them is allowed: then the manifest itself has to say.
             _ => Ok(self.get_manifest(repository, reference).await?.map(|m| m.descriptor())),
         }
+    }
+
+    /// Asks for tags (of repositories) that are soon asked for, while something else is waited for: the
+    /// next question for each is answered from here, once. What fails is asked again then.
+    pub(crate) async fn look_ahead(&self, tags: Vec<(String, String)>) {
+        let asks = tags.into_iter().map(|place| async move {
+            if let Ok(found) = self.head_manifest(&place.0, &place.1).await {
+                self.ahead.lock().await.insert(place, found);
+            }
+        });
+        let asks: Vec<_> = asks.collect();
+        futures::future::join_all(asks).await;
     }
 
     /// The manifest of `reference`, its digest checked; `None` where there is none.
@@ -250,9 +270,11 @@ impl Registry {
 
     /// Every tag of a repository. Asked once.
     pub(crate) async fn tags(&self, repository: &str) -> Result<Arc<Vec<String>>, StepError> {
-        if let Some(tags) = self.tags.lock().await.get(repository) {
-            return Ok(Arc::clone(tags));
-        }
+        let known = Arc::clone(self.tags.lock().await.entry(repository.to_owned()).or_default());
+        known.get_or_try_init(|| self.list_tags(repository)).await.map(Arc::clone)
+    }
+
+    async fn list_tags(&self, repository: &str) -> Result<Arc<Vec<String>>, StepError> {
         let what = format!("list the tags of {repository}");
         let mut next = Some(self.url(&format!("{repository}/tags/list?n={TAGS_A_PAGE}"))?);
         let mut tags = Vec::new();
@@ -267,9 +289,7 @@ impl Registry {
             tags.extend(page.tags.unwrap_or_default());
             next = next_page(&headers, &url);
         }
-        let tags = Arc::new(tags);
-        self.tags.lock().await.insert(repository.to_owned(), Arc::clone(&tags));
-        Ok(tags)
+        Ok(Arc::new(tags))
     }
 
     /// What names `digest` as its subject, by the referrers API; empty where the registry has none.
