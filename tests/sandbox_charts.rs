@@ -37,7 +37,8 @@ impl Project {
 
     fn command(&self, program: impl AsRef<Path>, args: &[&str]) -> Command {
         let mut command = Command::new(program.as_ref());
-        command.args(args).current_dir(&self.folder).env("PATH", &self.path).env("HOME", &self.folder);
+        command.args(args).current_dir(&self.folder).env_remove("MIGRATE_PROJECT");
+        command.env("PATH", &self.path).env("HOME", &self.folder);
         command
     }
 

@@ -180,3 +180,33 @@ fn what_is_written_removed_and_left_out_is_told() {
     assert_eq!(again["files"], serde_json::json!([]));
     assert_eq!(again["left-out"], serde_json::json!(["link.yaml"]));
 }
+
+#[test]
+fn a_tool_that_is_missing_is_told_with_the_way_out_and_nothing_is_skipped() {
+    for (file, text, tool) in [
+        ("shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n", "helm"),
+        ("kustomization.yaml", "resources: [web.yaml]\n", "kubectl"),
+    ] {
+        let project = tempfile::tempdir().unwrap();
+        let path = project.path().join("in").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::write(project.path().join("in/web.yaml"), WEB).unwrap();
+        for command in [&["assess", "in"][..], &["rewrite", "in", "--write"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_migrate"))
+                .args(command)
+                .current_dir(project.path())
+                .env_remove("MIGRATE_PROJECT")
+                .env("PATH", project.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+            assert!(
+                said.contains(&format!("`{tool}` is not on PATH")) && said.contains("install it"),
+                "{said}"
+            );
+        }
+        assert_eq!(fs::read_to_string(project.path().join("in/web.yaml")).unwrap(), WEB);
+    }
+}

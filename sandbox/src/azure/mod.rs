@@ -10,6 +10,8 @@ mod arm;
 mod entra;
 mod fetch;
 mod identity;
+#[cfg(test)]
+mod identity_tests;
 mod refusal;
 #[cfg(test)]
 mod tests;

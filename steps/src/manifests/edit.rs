@@ -346,13 +346,15 @@ fn line_break(text: &str) -> &'static str {
 /// `value` as block YAML whose lines after the first begin at `indent`.
 fn block(value: &Value, indent: usize, text: &str) -> String {
     let yaml = to_yaml(value);
+    // Once: the text may be a List of thousands, and so may the value.
+    let line_break = line_break(text);
     let mut out = String::new();
     for (at, line) in yaml.lines().enumerate() {
         if at > 0 && !line.is_empty() {
             out.push_str(&" ".repeat(indent));
         }
         out.push_str(line);
-        out.push_str(line_break(text));
+        out.push_str(line_break);
     }
     out
 }
@@ -471,12 +473,12 @@ fn insert(text: &str, map: &Node, key: &str, value: &Value) -> Option<(Range<usi
 
 fn append(text: &str, list: &Node, values: &[Value]) -> Option<(Range<usize>, String)> {
     let Kind::List { items, flow: is_flow } = &list.kind else { return None };
-    let flowing: Vec<String> = values.iter().map(|value| flow(value, text)).collect();
+    let flowing = || values.iter().map(|value| flow(value, text)).collect::<Vec<_>>().join(", ");
     let Some(last) = items.last() else {
-        return Some((list.span.clone(), format!("[{}]", flowing.join(", "))));
+        return Some((list.span.clone(), format!("[{}]", flowing())));
     };
     if *is_flow {
-        return Some((last.span.end..last.span.end, format!(", {}", flowing.join(", "))));
+        return Some((last.span.end..last.span.end, format!(", {}", flowing())));
     }
     let indent = column(text, dash_before(text, last.span.start)?);
     let yaml = block(&Value::Array(values.to_vec()), indent, text);
