@@ -1,10 +1,11 @@
-//! A chart and an overlay, rewritten with the real `helm` and the sandbox's `kubectl`.
+//! A chart and an overlay, rewritten with the real `helm` and the sandbox's `kubectl`, by the command and by steps,
+//! and applied.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use migrate_tests::{expect_success, tool};
+use migrate_tests::{Sandbox, expect_success, tool};
 
 const IMAGE: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com";
 
@@ -134,4 +135,74 @@ fn what_is_another_in_an_overlay_becomes_an_overlay_on_top() {
     // There is nothing left to do in the new one.
     let again = json(&project.migrate(&["rewrite", "production-aks", "--json"]));
     assert_eq!(again["files"].as_array().unwrap().len(), 0, "{again}");
+}
+
+/// Without pods, so that no image is needed.
+const WORKFLOW: &str = r#"
+schema = 1
+name = "charts"
+[nodes.chart]
+step = "manifest.rewrite"
+with = { from = "charts/shop", to = "charts/out/shop", inputs = "${env.rewrite}" }
+[nodes.apply-chart]
+step = "manifest.apply"
+with = { cluster = "${env.target.cluster}", directory = "${nodes.chart.directory}" }
+[nodes.overlay]
+step = "manifest.rewrite"
+with = { from = "charts/production", to = "charts/out/production", inputs = "${env.rewrite}" }
+[nodes.apply-overlay]
+step = "manifest.apply"
+needs = ["apply-chart"]
+with = { cluster = "${env.target.cluster}", directory = "${nodes.overlay.directory}" }
+"#;
+
+#[test]
+fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
+    let sandbox = Sandbox::reset();
+    let charts = sandbox.project().join("charts");
+    let write = |path: &str, text: &str| {
+        let file = charts.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    let deployment = |name: &str, zone: &str, image: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: charts}}\nspec:\n  replicas: 0\n  \
+             selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
+             nodeSelector: {{topology.kubernetes.io/zone: {zone}}}\n      containers: [{{name: web, image: {image}}}]\n"
+        )
+    };
+    write("charts.toml", WORKFLOW);
+    write("shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n");
+    write("shop/values.yaml", &format!("image: {IMAGE}/shop/web\nzone: us-east-1a\n"));
+    write("shop/templates/namespace.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: charts}\n");
+    let template = deployment("chart", "'{{ .Values.zone }}'", "'{{ .Values.image }}:1.0'");
+    write("shop/templates/web.yaml", &template);
+    write("production/kustomization.yaml", "resources: [web.yaml]\n");
+    write("production/web.yaml", &deployment("overlay", "us-east-1a", &format!("{IMAGE}/shop/web:1.0")));
+    let site = |site: String| {
+        format!(
+            "{site}\n[rewrite.registries]\n\"{IMAGE}\" = \"shop.azurecr.io\"\n[rewrite.zones]\nus-east-1a = \"eastus-1\"\n"
+        )
+    };
+    sandbox.with_site(site, || {
+        let mut run = sandbox.migrate(&["run", "charts/charts.toml"]);
+        let tools = tool("helm").parent().unwrap().display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let kubectl = tool("kubectl").parent().unwrap().display().to_string();
+        expect_success(run.env("PATH", format!("{tools}:{kubectl}:{path}")));
+    });
+    for name in ["chart", "overlay"] {
+        let spec = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec.nodeSelector.*}";
+        let found = sandbox.kubectl("aks", &["-n", "charts", "get", "deployment", name, "-o", spec]);
+        assert_eq!(found.trim(), "shop.azurecr.io/shop/web:1.0 eastus-1", "{name}");
+    }
+    // What was there stays as it was.
+    assert_eq!(
+        fs::read_to_string(charts.join("production/kustomization.yaml")).unwrap(),
+        "resources: [web.yaml]\n"
+    );
+    assert!(fs::read_to_string(charts.join("shop/values.yaml")).unwrap().contains("us-east-1a"));
+    fs::remove_dir_all(&charts).unwrap();
+    sandbox.kubectl("aks", &["delete", "namespace", "charts", "--wait=false"]);
 }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{LimitRange, Node, ResourceQuota};
 use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use migrate_plugin_api::{StepContext, StepError};
 
 use crate::inventory::Catalog;
 use crate::kubernetes::{connect, kube_error};
-use crate::rules::{NodeSize, Target};
+use crate::rules::{NodeSize, Quota, Target};
 use crate::site::ClusterRef;
 
 /// Marks the class of claims that name none.
@@ -37,6 +38,8 @@ pub(crate) async fn target(ctx: &StepContext, cluster: &ClusterRef) -> Result<Ta
     let ingress_classes: Vec<IngressClass> = list(&client, "ingress classes").await?;
     let nodes: Vec<Node> = list(&client, "nodes").await?;
     let daemons: Vec<DaemonSet> = list(&client, "daemon sets").await?;
+    let quotas: Vec<ResourceQuota> = list(&client, "resource quotas").await?;
+    let limits: Vec<LimitRange> = list(&client, "limit ranges").await?;
     let is_default =
         |class: &&StorageClass| class.annotations().get(DEFAULT_CLASS).is_some_and(|v| v == "true");
     let engine = |daemon: &DaemonSet| {
@@ -52,6 +55,8 @@ pub(crate) async fn target(ctx: &StepContext, cluster: &ClusterRef) -> Result<Ta
         nodes: nodes.iter().map(|node| node.labels().clone()).collect::<Vec<BTreeMap<_, _>>>(),
         sizes: nodes.iter().filter_map(size).collect(),
         policy_engine: daemons.iter().find_map(engine),
+        quotas: quotas.iter().filter_map(quota).collect(),
+        limit_ranges: limits.iter().filter_map(ResourceExt::namespace).collect(),
     })
 }
 
@@ -60,6 +65,23 @@ fn size(node: &Node) -> Option<NodeSize> {
     let allocatable = node.status.as_ref()?.allocatable.as_ref()?;
     let quantity = |name: &str| allocatable.get(name).map(|quantity| quantity.0.clone());
     Some(NodeSize { cpu: quantity("cpu")?, memory: quantity("memory")? })
+}
+
+/// `None` for one that counts some pods only.
+fn quota(quota: &ResourceQuota) -> Option<Quota> {
+    let spec = quota.spec.as_ref()?;
+    if spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty()) || spec.scope_selector.is_some() {
+        return None;
+    }
+    let amounts = |amounts: Option<&BTreeMap<String, Quantity>>| {
+        amounts.into_iter().flatten().map(|(name, quantity)| (name.clone(), quantity.0.clone())).collect()
+    };
+    Some(Quota {
+        namespace: quota.namespace()?,
+        name: quota.name_any(),
+        hard: amounts(spec.hard.as_ref()),
+        used: amounts(quota.status.as_ref().and_then(|status| status.used.as_ref())),
+    })
 }
 
 fn names<K: ResourceExt>(objects: &[K]) -> BTreeSet<String> {

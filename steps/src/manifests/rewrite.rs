@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chart;
 use super::in_place::chart_changes;
-use super::overlay;
+use super::overlay::{self, Overlay};
 use super::source::{self, Base, Source};
 use super::tree::{self, Draft, Entry};
 use crate::rules::facts::Facts;
@@ -157,17 +157,19 @@ impl Outputs {
     }
 }
 
-/// Rewrites every file of `from` and hands it to `write`. All files are read before any is handed on.
+/// Rewrites every file of `from` and hands it to `write`. All files are read before any is handed on. Of an
+/// overlay, also what is to be checked once it is written.
 fn rewrite(
     ctx: &StepContext,
     from: &Path,
     config: &Config,
     mut write: impl FnMut(&Entry, &[u8], bool) -> Result<(), StepError>,
-) -> Result<Outputs, StepError> {
+) -> Result<(Outputs, Option<Overlay>), StepError> {
     let (rules, inputs) = (config.rule_set(ctx)?, config.inputs());
     let Source { manifests, charts, base, others, skipped, facts } = source::open(from)?;
     if let Some(base) = base {
-        return rewrite_overlay(ctx, from, config, &base, &facts, write);
+        let (outputs, made) = rewrite_overlay(ctx, from, config, &base, &facts, write)?;
+        return Ok((outputs, Some(made)));
     }
     let total = (manifests.len() + others.len()) as u64;
     let mut outputs = Outputs { left_out: skipped, ..Outputs::default() };
@@ -212,7 +214,7 @@ fn rewrite(
         write(entry, &tree::read(entry)?, is_private(&entry.absolute))?;
         outputs.count(entry, Vec::new(), Vec::new());
     }
-    Ok(outputs)
+    Ok((outputs, None))
 }
 
 /// An overlay on top of `from`, as it is seen from `to`.
@@ -223,30 +225,30 @@ fn rewrite_overlay(
     base: &Base,
     facts: &Facts,
     mut write: impl FnMut(&Entry, &[u8], bool) -> Result<(), StepError>,
-) -> Result<Outputs, StepError> {
+) -> Result<(Outputs, Overlay), StepError> {
     let (rules, inputs) = (config.rule_set(ctx)?, config.inputs());
     let absolute = |path: &Path| {
         std::path::absolute(path)
             .map_err(|e| StepError::permanent(format!("failed to find {}", path.display())).with_source(e))
     };
     let there = overlay::relative(&absolute(&ctx.path(&config.to))?, &absolute(from)?);
-    let made = overlay::overlay(&base.text, &there.to_string_lossy(), &rules, facts, &inputs)?;
+    let mut made = overlay::overlay(&base.text, &there.to_string_lossy(), &rules, facts, &inputs)?;
     let mut outputs = Outputs::default();
     let found =
         base.documents.iter().flat_map(|document| rules.findings(&document.root, None, facts, &inputs));
     outputs.find(&base.entry, found.collect());
-    let mut changes = made.changes;
+    let mut changes = std::mem::take(&mut made.changes);
     let nothing = format!("resources:\n- {}\n", there.display());
     let files = match made.files.is_empty() {
         true => vec![("kustomization.yaml".to_owned(), nothing)],
-        false => made.files,
+        false => std::mem::take(&mut made.files),
     };
     for (name, text) in files {
         let entry = Entry { path: name, absolute: PathBuf::new() };
         write(&entry, text.as_bytes(), false)?;
         outputs.count(&entry, std::mem::take(&mut changes), Vec::new());
     }
-    Ok(outputs)
+    Ok((outputs, made))
 }
 
 fn is_private(path: &Path) -> bool {
@@ -274,7 +276,7 @@ impl TypedStep for ManifestRewrite {
         let from = ctx.path(&config.from);
         if plan.problems.is_empty() && from.is_dir() {
             match rewrite(ctx, &from, config, |_, _, _| Ok(())) {
-                Ok(outputs) => {
+                Ok((outputs, _)) => {
                     plan.items = Some(outputs.files);
                     plan.summary = format!(
                         "make {} edits in {} of {} files into {}",
@@ -300,9 +302,13 @@ impl TypedStep for ManifestRewrite {
         }
         let to = ctx.path(&config.to);
         let draft = Draft::new(&to, &ctx.key)?;
-        let mut outputs = rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, is_private| {
-            draft.write(&entry.path, bytes, is_private)
-        })?;
+        let (mut outputs, overlay) =
+            rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, is_private| {
+                draft.write(&entry.path, bytes, is_private)
+            })?;
+        if let Some(overlay) = overlay {
+            overlay.check(draft.folder())?;
+        }
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
         outputs.digest = tree::digest(&to)?;

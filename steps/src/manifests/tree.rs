@@ -250,6 +250,11 @@ impl Draft {
         handle.sync_all().map_err(failed)
     }
 
+    /// Where it is made: beside its place, so that what it names relative to that is found from here too.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.draft
+    }
+
     /// Puts the folder in its place. Durable when it returns.
     ///
     /// # Errors

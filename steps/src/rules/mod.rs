@@ -20,7 +20,7 @@ pub use finding::Finding;
 pub use inputs::{IngressTarget, Inputs, QueueTarget};
 pub use rule::{Condition, Effect, Example, Rule, RuleError, RuleKind, RuleSeverity};
 pub use set::RuleSet;
-pub use target::{NodeSize, Target};
+pub use target::{NodeSize, Quota, Target};
 
 pub(crate) use rewriting::Change;
 

@@ -24,6 +24,24 @@ pub struct Target {
     pub sizes: Vec<NodeSize>,
     /// What carries out NetworkPolicies, by its name.
     pub policy_engine: Option<String>,
+    /// Quotas of namespaces. Those for some pods only (with scopes) are none of them.
+    pub quotas: Vec<Quota>,
+    /// Namespaces that give containers defaults for what they don't state.
+    pub limit_ranges: BTreeSet<String>,
+}
+
+/// A ResourceQuota, with quantities as Kubernetes writes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Quota {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What there may be, by resource: `requests.cpu`.
+    pub hard: BTreeMap<String, String>,
+    /// What there is of it.
+    pub used: BTreeMap<String, String>,
 }
 
 /// What a node has for pods, as Kubernetes writes it.

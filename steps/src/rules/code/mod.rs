@@ -8,6 +8,7 @@ pub(crate) mod ingress;
 mod ingress_nginx;
 mod keda;
 mod nodes;
+mod quota;
 mod references;
 mod routes;
 mod secrets;
@@ -63,6 +64,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "target-network-policy" => target::network_policy,
         "target-nodes" => target::nodes,
         "target-sizes" => target::sizes,
+        "target-quotas" => quota::exceeded,
         "trigger-authentication" => keda::authentication,
         "arns" => references::arns,
         "hosts" => references::hosts,

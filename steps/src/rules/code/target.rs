@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::quota::of_pod;
 use super::{expressions, pods, storage};
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
@@ -184,15 +185,7 @@ pub(super) fn sizes(look: &Look<'_>) -> Vec<Match> {
     }
     let mut all = Vec::new();
     for (path, spec) in pods(look.object) {
-        let asked = |resource: &str| -> u128 {
-            let containers = spec.get("containers").map_or(&[][..], Node::items);
-            let of = |container: &Node| {
-                let text = |part: &str| container.text_at(&["resources", part, resource]);
-                text("requests").or_else(|| text("limits")).and_then(thousandths).unwrap_or(0)
-            };
-            containers.iter().map(of).sum()
-        };
-        let (cpu, memory) = (asked("cpu"), asked("memory"));
+        let (cpu, memory) = (of_pod(spec, "requests", "cpu"), of_pod(spec, "requests", "memory"));
         if sizes.iter().any(|(has_cpu, has_memory)| cpu <= *has_cpu && memory <= *has_memory) {
             continue;
         }
