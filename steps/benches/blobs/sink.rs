@@ -76,7 +76,7 @@ pub struct Sink {
     faults: Mutex<Option<Faults>>,
     /// As services before version 2026-02-06, and Azurite.
     ignores_start: AtomicBool,
-    /// As the real one, which computes the MD5 of every blob put whole, says it and lists it.
+    /// As the real one does.
     keeps_md5: AtomicBool,
     /// Instead of blobs: a listing of this many that nobody wrote.
     listed: Option<usize>,
@@ -121,8 +121,7 @@ impl Sink {
         self.ignores_start.store(ignores, Ordering::Relaxed);
     }
 
-    /// Whether it computes and keeps the MD5 of every blob; otherwise only where one is sent along, since
-    /// it is to be fast.
+    /// Whether it computes the MD5 of every blob, or, to be fast, only where one is sent along.
     pub fn keep_md5(&self, keeps: bool) {
         self.keeps_md5.store(keeps, Ordering::Relaxed);
     }

@@ -21,6 +21,9 @@ pub const BYTES_PER_SECOND: f64 = 50.0 * 1024.0 * 1024.0;
 
 const BUFFER_BYTES: usize = 32 * 1024;
 
+/// How far what is taken in may be ahead of the wire.
+const AHEAD: Duration = Duration::from_millis(20);
+
 /// Pieces on their way in one connection: more than rate and delay need, so that neither waits.
 const IN_FLIGHT: usize = 128;
 
@@ -33,7 +36,7 @@ struct Lane {
 }
 
 impl Lane {
-    /// Waits until `bytes` have passed the wire; says when that was.
+    /// Waits until `bytes` are about to pass the wire; says when they have.
     async fn pass(&self, bytes: usize) -> Instant {
         let at = {
             let mut free_at = self.free_at.lock().await;
@@ -43,7 +46,10 @@ impl Lane {
             at
         };
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        tokio::time::sleep_until(at).await;
+        // A timer's millisecond is longer than a piece: one connection alone must be able to fill the wire.
+        if at > Instant::now() + AHEAD {
+            tokio::time::sleep_until(at - AHEAD).await;
+        }
         at
     }
 }

@@ -20,9 +20,9 @@ use tokio::sync::RwLock;
 use url::Url;
 
 use super::checksum::{Crc64, md5_of};
+use super::dress::Dress;
 use super::errors::{BlobAnswer, blob_error, line_error};
 use super::names::encoded;
-use super::target::Dress;
 
 /// The version of the service that the client speaks too.
 const VERSION: &str = "2026-04-06";

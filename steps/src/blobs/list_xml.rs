@@ -7,7 +7,8 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::checksum::Crc64;
-use super::target::{Blob, META_CRC64, META_ETAG, META_MD5};
+use super::dress::{META_CRC64, META_ETAG, META_MD5};
+use super::target::Blob;
 
 /// Of a page: the blobs, with their whole names, and where the next page begins.
 #[derive(Debug, Default, PartialEq, Eq)]

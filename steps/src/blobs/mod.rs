@@ -14,6 +14,7 @@ mod blob_wire;
 mod checksum;
 mod config;
 mod cursor;
+mod dress;
 mod errors;
 mod filter;
 mod list_xml;
@@ -30,6 +31,7 @@ mod stand_in_tests;
 mod target;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod transfer;
 mod verify;
 mod walk;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -23,6 +23,7 @@ use super::names::{Phase, phases};
 use super::range::Range;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
+use super::totals::{Totals, count};
 use super::transfer::Mover;
 use super::walk::{DISORDER, Event, Scope, walk};
 
@@ -35,8 +36,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_OBJECTS: u64 = 1000;
 /// Smooth enough to look at.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// Totals are worth a listing of their own only in a pass that takes longer than this.
-const COUNT_AFTER: Duration = Duration::from_secs(3);
 /// The list of the failed is stored with the place. Of what has no room in it, the place stays before
 /// the first, and the next attempt lists it again.
 const MAX_FAILED: usize = 500;
@@ -48,14 +47,6 @@ const MAX_HOPELESS_IN_A_ROW: usize = 1_000;
 const NAMED: usize = 5;
 /// Blobs that are deleted at once, each after a question to the bucket.
 const DELETES_AT_ONCE: usize = 16;
-
-/// The totals, counted by a listing of its own that runs ahead.
-#[derive(Default)]
-struct Totals {
-    objects: AtomicU64,
-    bytes: AtomicU64,
-    known: AtomicBool,
-}
 
 /// What became of one object.
 struct Ended {
@@ -184,39 +175,6 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Counts what the pass will take, unless its own listing is over by then. A failure leaves the totals
-/// unknown; the pass will meet it too.
-async fn count(source: Arc<Source>, phases: Vec<Phase>, totals: Arc<Totals>) {
-    tokio::time::sleep(COUNT_AFTER).await;
-    let (mut objects, mut bytes) = (0, 0);
-    for phase in &phases {
-        for scope in &phase.scopes {
-            let mut pages = source.list(scope, None);
-            while !totals.known.load(Ordering::Relaxed)
-                && let Some(page) = pages.recv().await
-            {
-                let Ok(page) = page else { return };
-                for object in page.iter().filter(|o| phase.takes(&o.key) && !o.is_folder_marker()) {
-                    objects += 1;
-                    bytes += object.size;
-                }
-            }
-        }
-    }
-    totals.tell(objects, bytes);
-}
-
-impl Totals {
-    /// Only the first counts.
-    fn tell(&self, objects: u64, bytes: u64) {
-        if !self.known.load(Ordering::Relaxed) {
-            self.objects.store(objects, Ordering::Relaxed);
-            self.bytes.store(bytes, Ordering::Relaxed);
-            self.known.store(true, Ordering::Relaxed);
-        }
     }
 }
 

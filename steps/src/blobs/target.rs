@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use azure_core::http::Etag;
 use azure_storage_blob::models::{
-    AccessTier, BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders,
+    BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders,
     BlobClientSetMetadataOptions, BlobContainerClientListBlobsOptions, BlockBlobClientCommitBlockListOptions,
     BlockBlobClientStageBlockFromUrlOptions, BlockBlobClientStageBlockFromUrlResultHeaders,
     BlockBlobClientUploadBlobFromUrlOptions, BlockListType, BlockLookupList, HttpRange, ListBlobsIncludeItem,
@@ -18,30 +18,21 @@ use azure_storage_blob::models::{
 use azure_storage_blob::{BlobClient, BlockBlobClient};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
 use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use tokio::sync::{RwLock, mpsc};
 
 use super::azure_client::{Access, access, place};
 use super::blob_wire::{Pieces, Taken, Wire};
 use super::checksum::Crc64;
-use super::config::{CopyOutputs, Tier};
+use super::config::CopyOutputs;
+use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing};
 use super::errors::{blob_answer, blob_error};
 use super::list_xml;
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
-use super::source::{PAGES_AHEAD, Properties, Reading};
+use super::source::PAGES_AHEAD;
 use crate::site::ContainerRef;
-
-/// Says which version of the object the blob is: the ETag at the source.
-pub(super) const META_ETAG: &str = "migrate_source_etag";
-/// CRC64NVME of the bytes written, as S3 writes it.
-pub(super) const META_CRC64: &str = "migrate_crc64";
-/// MD5 of the bytes written in one piece, in hex. The service keeps its own in Content-MD5, which
-/// a rewrite changes and this doesn't.
-pub(super) const META_MD5: &str = "migrate_md5";
 
 /// Blobs in a page of a listing that began in the middle: then several are listed at once, and a page
 /// of the usual 5,000 with their metadata is some 5 MB.
@@ -83,91 +74,6 @@ pub(super) enum Refusal {
     Passing,
     /// The target never fetches.
     Always,
-}
-
-/// What a new blob carries besides its bytes.
-#[derive(Debug, Clone)]
-pub(super) struct Dress {
-    pub(super) properties: Properties,
-    /// Names already valid; ours among them.
-    pub(super) metadata: HashMap<String, String>,
-    /// Content-MD5, where Azure fetches the whole.
-    pub(super) md5: Option<Vec<u8>>,
-    /// As a header has them.
-    pub(super) tags: Option<String>,
-    pub(super) tier: Option<Tier>,
-    /// Fail if there is a blob already.
-    pub(super) only_if_absent: bool,
-}
-
-/// A blob whose bytes are passed on as they come.
-pub(super) struct Passing {
-    pub(super) body: reqwest::Body,
-    pub(super) bytes: u64,
-    /// What the source says that the bytes are.
-    pub(super) crc64: Crc64,
-    pub(super) md5: Vec<u8>,
-    pub(super) dress: Dress,
-    pub(super) counts: CopyOutputs,
-    /// Why the body ended early, if it did.
-    pub(super) broken: Arc<Mutex<Option<StepError>>>,
-}
-
-/// Why a blob's bytes were not passed on, for a reason that is not the target's.
-pub(super) enum NotPassed {
-    /// The source says too little of them.
-    Unknown(Box<(Properties, Reading)>),
-    Failed(StepError),
-}
-
-impl From<StepError> for NotPassed {
-    fn from(error: StepError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Dress {
-    /// As Put Blob has them.
-    ///
-    /// # Errors
-    /// What can't be written into a header.
-    pub(super) fn headers(&self) -> Result<HeaderMap, String> {
-        let mut headers = HeaderMap::with_capacity(self.metadata.len() + 16);
-        let properties = &self.properties;
-        let tier = self.tier();
-        for (name, value) in [
-            ("x-ms-blob-cache-control", properties.cache_control.as_deref()),
-            ("x-ms-blob-content-disposition", properties.content_disposition.as_deref()),
-            ("x-ms-blob-content-encoding", properties.content_encoding.as_deref()),
-            ("x-ms-blob-content-language", properties.content_language.as_deref()),
-            ("x-ms-blob-content-type", properties.content_type.as_deref()),
-            ("x-ms-tags", self.tags.as_deref()),
-            ("x-ms-access-tier", tier.as_ref().map(AsRef::as_ref)),
-            ("if-none-match", self.only_if_absent.then_some("*")),
-        ] {
-            let Some(value) = value else { continue };
-            let value = HeaderValue::from_str(value).map_err(|_| name.to_owned())?;
-            headers.insert(HeaderName::from_static(name), value);
-        }
-        for (name, value) in &self.metadata {
-            let failed = |_| format!("metadata `{name}`");
-            let header = HeaderName::try_from(format!("x-ms-meta-{name}")).map_err(|_| failed(()))?;
-            headers.insert(header, HeaderValue::from_str(value).map_err(|_| failed(()))?);
-        }
-        Ok(headers)
-    }
-
-    fn condition(&self) -> Option<Etag> {
-        self.only_if_absent.then(|| Etag::from("*"))
-    }
-
-    fn tier(&self) -> Option<AccessTier> {
-        self.tier.map(|tier| match tier {
-            Tier::Hot => AccessTier::Hot,
-            Tier::Cool => AccessTier::Cool,
-            Tier::Cold => AccessTier::Cold,
-        })
-    }
 }
 
 /// Whether a listing can begin in the middle (`startFrom`, from version 2026-02-06).

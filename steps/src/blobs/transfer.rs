@@ -18,13 +18,12 @@ use tokio::sync::Semaphore;
 use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans};
 use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
+use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing};
 use super::errors::damaged;
 use super::names::{invalid_name, metadata, tags};
 use super::pace::Cap;
 use super::source::{Object, Properties, Reading, Source};
-use super::target::{
-    Blob, Dress, FetchError, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing, Refusal, Target,
-};
+use super::target::{Blob, FetchError, Refusal, Target};
 
 /// Bytes held at once, over all objects: what four blocks in flight need and no more. On their way they
 /// take about twice that.
@@ -161,7 +160,7 @@ impl Mover {
         }
         .to_owned();
         if ask_azure {
-            match self.fetch(object).await {
+            match Box::pin(self.fetch(object)).await {
                 Ok(counts) => {
                     self.refusals.store(0, Ordering::Relaxed);
                     return Ok(counts);
@@ -184,10 +183,11 @@ impl Mover {
                 }
             }
         }
+        // In boxes, or each of many small objects moves the room that a large one needs about.
         let mut counts = if object.size <= STREAM_BLOCK_BYTES {
             self.stream_whole(object).await
         } else {
-            self.stream_blocks(object).await
+            Box::pin(self.stream_blocks(object)).await
         }?;
         counts.streamed = 1;
         if ask_azure {
@@ -202,7 +202,7 @@ impl Mover {
         self.line(object.size).await;
         if object.size > AT_HAND_BYTES {
             let _one = acquire(&self.passing, 1).await?;
-            match self.pass_on(object).await {
+            match Box::pin(self.pass_on(object)).await {
                 Ok(Ok(counts)) => return Ok(counts),
                 Ok(Err((properties, reading))) => return self.collect(object, properties, reading).await,
                 // Azurite compares with the MD5 that the ETag claims to be, and says that it is none.

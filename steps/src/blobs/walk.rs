@@ -19,7 +19,7 @@ use super::source::Source;
 use super::target::{Start, Target};
 
 /// Ranges that are listed at the same time: each costs two pages of memory on both sides.
-const MAX_RANGES: usize = 5;
+const MAX_RANGES: usize = 4;
 /// Cuts of a scope in all. Each is a range in the cursor; a few more than at once even out a bad cut.
 const MAX_CUTS: usize = 60;
 /// Pairs of a range before it may be cut, some pages of S3: what is shorter is over before a place to cut

@@ -43,6 +43,33 @@ async fn a_read_survives_cuts_and_stalls() {
     assert_eq!(proxy.left(), 0, "every fault happened");
 }
 
+#[tokio::test]
+async fn what_was_asked_ahead_is_asked_once_and_a_later_question_anew() {
+    let server = MockServer::start().await;
+    let digest = Digest::of(b"image").to_string();
+    let there = ResponseTemplate::new(200)
+        .insert_header("docker-content-digest", digest.as_str())
+        .set_body_raw("", manifest::OCI_MANIFEST);
+    Mock::given(method("HEAD"))
+        .and(path("/v2/a/manifests/1"))
+        .respond_with(there.insert_header("content-length", "7"))
+        .mount(&server)
+        .await;
+    Mock::given(method("HEAD")).respond_with(ResponseTemplate::new(404)).mount(&server).await;
+    let registry = anonymous(&server);
+    let place = |repository: &str| (repository.to_owned(), "1".to_owned());
+    registry.look_ahead(vec![place("a"), place("b")]).await;
+    let asked = async || server.received_requests().await.unwrap().len();
+    assert_eq!(asked().await, 2);
+    let found = registry.head_manifest("a", "1").await.unwrap().unwrap();
+    assert_eq!(found.digest.to_string(), digest);
+    assert!(registry.head_manifest("b", "1").await.unwrap().is_none());
+    assert_eq!(asked().await, 2, "an answer that was there was asked for again");
+    // Whoever asks once more wants to know what is there now.
+    registry.head_manifest("a", "1").await.unwrap();
+    assert_eq!(asked().await, 3);
+}
+
 fn source(from: &Stand, bytes: &Bytes) -> BlobSource {
     BlobSource {
         content: Arc::new(RegistryContent(from.client())),
