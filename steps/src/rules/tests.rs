@@ -222,3 +222,44 @@ fn findings_about_the_target_are_of_what_objects_become() {
         "{own:?}"
     );
 }
+
+#[test]
+fn a_quota_lets_in_what_it_has_room_for() {
+    let deployment = |replicas: u32, resources: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: a, namespace: shop}}\nspec:\n  replicas: {replicas}\n  \
+             template:\n    spec:\n      initContainers: [{{name: i, resources: {{requests: {{cpu: 700m, memory: 1Mi}}}}}}]\n      \
+             containers: [{{name: a, resources: {{{resources}}}}}]\n"
+        )
+    };
+    let found = |hard: &str, limit_ranges: &str, text: &str| -> Vec<String> {
+        let quota = format!(
+            "limit-ranges = [{limit_ranges}]\n[[quotas]]\nnamespace = \"shop\"\nname = \"team\"\nhard = {{ {hard} }}\n\
+             used = {{ \"requests.cpu\" = \"1\", cpu = \"1\" }}"
+        );
+        let target: Target = toml::from_str(&quota).unwrap();
+        let all = found_for(text, &Inputs::default(), Some(&target));
+        all.into_iter().filter(|f| f.rule == "EKS-TGT-007").map(|f| f.message).collect()
+    };
+    let half = deployment(3, "requests: {cpu: 500m, memory: 64Mi}");
+    // What comes first needs more, and then alone: three times 0.7 beside the one that is used.
+    assert_eq!(found("\"requests.cpu\" = \"3100m\"", "", &half), [] as [String; 0]);
+    let message = "it asks for 2.100 CPUs (requests.cpu), and quota `team` of namespace shop has 3.099 CPUs, of which \
+                   1.000 CPUs used";
+    assert_eq!(found("\"requests.cpu\" = \"3099m\"", "", &half), [message]);
+    assert_eq!(found("cpu = \"3\"", "", &half).len(), 1, "by its older name");
+    assert_eq!(found("pods = \"2\"", "", &half).len(), 1);
+    assert_eq!(found("\"requests.cpu\" = \"1\"", "", &deployment(0, "")).len(), 1, "not stated");
+    assert_eq!(
+        found("\"requests.cpu\" = \"1\"", "\"shop\"", &deployment(0, "")),
+        [] as [String; 0],
+        "a default"
+    );
+    let elsewhere = half.replace("namespace: shop", "namespace: other");
+    assert_eq!(found("pods = \"0\"", "", &elsewhere), [] as [String; 0]);
+    let stateful = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a, namespace: shop}\nspec:\n  replicas: 3\n  \
+                    volumeClaimTemplates:\n    - {metadata: {name: d}, spec: {resources: {requests: {storage: 10Gi}}}}\n";
+    assert_eq!(found("\"requests.storage\" = \"30Gi\"", "", stateful), [] as [String; 0]);
+    assert_eq!(found("\"requests.storage\" = \"29Gi\"", "", stateful).len(), 1);
+    assert_eq!(found("persistentvolumeclaims = \"2\"", "", stateful).len(), 1);
+}
