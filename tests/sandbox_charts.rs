@@ -146,14 +146,15 @@ step = "manifest.rewrite"
 with = { from = "charts/shop", to = "charts/out/shop", inputs = "${env.rewrite}" }
 [nodes.apply-chart]
 step = "manifest.apply"
-with = { cluster = "${env.target.cluster}", directory = "${nodes.chart.directory}" }
+needs = ["chart"]
+with = { cluster = "${env.target.cluster}", directory = "charts/out/shop", force-conflicts = true }
 [nodes.overlay]
 step = "manifest.rewrite"
 with = { from = "charts/production", to = "charts/out/production", inputs = "${env.rewrite}" }
 [nodes.apply-overlay]
 step = "manifest.apply"
-needs = ["apply-chart"]
-with = { cluster = "${env.target.cluster}", directory = "${nodes.overlay.directory}" }
+needs = ["apply-chart", "overlay"]
+with = { cluster = "${env.target.cluster}", directory = "charts/out/production" }
 "#;
 
 #[test]
@@ -185,18 +186,31 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
             "{site}\n[rewrite.registries]\n\"{IMAGE}\" = \"shop.azurecr.io\"\n[rewrite.zones]\nus-east-1a = \"eastus-1\"\n"
         )
     };
-    sandbox.with_site(site, || {
-        let mut run = sandbox.migrate(&["run", "charts/charts.toml"]);
-        let tools = tool("helm").parent().unwrap().display().to_string();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let kubectl = tool("kubectl").parent().unwrap().display().to_string();
-        expect_success(run.env("PATH", format!("{tools}:{kubectl}:{path}")));
+    let folders = ["helm", "kubectl"].map(|name| tool(name).parent().unwrap().display().to_string());
+    let path = [folders.join(":"), std::env::var("PATH").unwrap_or_default()].join(":");
+    let spec = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec.nodeSelector.*}";
+    let plan = sandbox.with_site(site, || {
+        expect_success(sandbox.migrate(&["run", "charts/charts.toml"]).env("PATH", &path));
+        for name in ["chart", "overlay"] {
+            let found = sandbox.kubectl("aks", &["-n", "charts", "get", "deployment", name, "-o", spec]);
+            assert_eq!(found.trim(), "shop.azurecr.io/shop/web:1.0 eastus-1", "{name}");
+        }
+        // Somebody changes one of them by hand: the next plan says so.
+        let zone =
+            r#"{"spec":{"template":{"spec":{"nodeSelector":{"topology.kubernetes.io/zone":"eastus-2"}}}}}"#;
+        sandbox.kubectl("aks", &["-n", "charts", "patch", "deployment", "chart", "-p", zone]);
+        json(&expect_success(sandbox.migrate(&["plan", "charts/charts.toml", "--json"]).env("PATH", &path)))
     });
-    for name in ["chart", "overlay"] {
-        let spec = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec.nodeSelector.*}";
-        let found = sandbox.kubectl("aks", &["-n", "charts", "get", "deployment", name, "-o", spec]);
-        assert_eq!(found.trim(), "shop.azurecr.io/shop/web:1.0 eastus-1", "{name}");
-    }
+    let plan_of = |name: &str| {
+        let all = plan["nodes"].as_array().unwrap();
+        all.iter().find(|node| node["node"] == name).unwrap()["plan"].clone()
+    };
+    let (chart, overlay) = (plan_of("apply-chart"), plan_of("apply-overlay"));
+    let ends = |plan: &serde_json::Value, end: &str| plan["summary"].as_str().unwrap().ends_with(end);
+    assert!(ends(&chart, ": 0 new, 1 to change, 1 as they are"), "{chart}");
+    assert!(ends(&overlay, ": 0 new, 0 to change, 1 as they are"), "{overlay}");
+    let field = "/spec/template/spec/nodeSelector/topology.kubernetes.io~1zone";
+    assert_eq!(chart["destroys"], serde_json::json!([format!("fields of Deployment charts/chart: {field}")]));
     // What was there stays as it was.
     assert_eq!(
         fs::read_to_string(charts.join("production/kustomization.yaml")).unwrap(),

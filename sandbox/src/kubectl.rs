@@ -35,7 +35,7 @@ impl Kubectl {
     ///
     /// # Errors
     /// With kubectl's own words.
-    pub fn feed(&self, args: &[&str], input: impl Iterator<Item = Vec<u8>>) -> Result<String> {
+    pub fn feed(&self, args: &[&str], mut input: impl Iterator<Item = Vec<u8>>) -> Result<String> {
         let shown = || format!("kubectl --context {} {}", self.context, args.join(" "));
         let mut child = Command::new(&self.program)
             .arg("--kubeconfig")
@@ -50,7 +50,7 @@ impl Kubectl {
             .wrap_err_with(|| format!("can't start {}", self.program.display()))?;
         let mut stdin = child.stdin.take().ok_or_else(|| miette!("kubectl has no stdin"))?;
         // No command here says much before it has read its input, so the pipes can't fill up.
-        let fed = input.map(|piece| stdin.write_all(&piece)).collect::<std::io::Result<()>>();
+        let fed = input.try_for_each(|piece| stdin.write_all(&piece));
         drop(stdin);
         let output = child.wait_with_output().into_diagnostic()?;
         if !output.status.success() {

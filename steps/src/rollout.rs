@@ -189,8 +189,7 @@ pub(crate) async fn list_pods(
     selector: Option<&str>,
 ) -> Result<Vec<Pod>, StepError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let mut params = ListParams::default();
-    params.label_selector = selector.map(str::to_owned);
+    let params = ListParams { label_selector: selector.map(str::to_owned), ..ListParams::default() };
     let list = api.list(&params).await;
     Ok(list.map_err(|e| kube_error(format!("failed to list the pods of {namespace}"), e))?.items)
 }

@@ -346,7 +346,7 @@ impl Embed<'_> {
             .iter()
             .any(|kind| choice["anyOf"][0]["type"] == *kind)
         {
-            choice["anyOf"].as_array_mut().map(|all| all.truncate(2));
+            choice["anyOf"].as_array_mut().into_iter().for_each(|all| all.truncate(2));
         }
         if let Some(description) = description {
             choice["description"] = description;

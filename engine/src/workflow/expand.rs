@@ -30,6 +30,9 @@ const MAX_PASSED: usize = 64;
 /// Between a sub-workflow and the name of its parameter, in names that only this file sees.
 const OF: char = '\n';
 
+/// Values of parameters, with their names and where those are.
+type Given = Vec<(String, Span, Template)>;
+
 /// Where sub-workflows come from, beside the folder of the workflow.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Library {
@@ -156,7 +159,7 @@ impl Expander<'_> {
     }
 
     /// `with` of a sub-workflow: its file and the values of its parameters.
-    fn fields(&mut self, node: &Node) -> Option<((String, Span), Vec<(String, Span, Template)>)> {
+    fn fields(&mut self, node: &Node) -> Option<((String, Span), Given)> {
         let TemplateKind::Map(entries) = &node.with.kind else { return None };
         let (mut file, mut given, mut whole) = (None, Vec::new(), true);
         for (key, key_span, value) in entries {

@@ -145,7 +145,7 @@ impl Call {
 
 impl Front {
     /// Does `call` with an ordinary put to Azurite.
-    pub(super) async fn from_url(&self, call: Call, request: Request) -> Result<Response, Refusal> {
+    pub(super) async fn fetch_and_put(&self, call: Call, request: Request) -> Result<Response, Refusal> {
         let (parts, _) = request.into_parts();
         let range = call.check(&parts)?;
         let source = source::url(text(&parts.headers, COPY_SOURCE))?;

@@ -75,7 +75,7 @@ async fn handle(State(front): State<Front>, request: Request) -> Response {
     let comp = request.uri().query().and_then(comp).unwrap_or_default().to_owned();
     let outcome = match from_url::Call::of(&request) {
         None => front.pass(request).await,
-        Some(call) => front.from_url(call, request).await,
+        Some(call) => front.fetch_and_put(call, request).await,
     };
     let response = outcome.unwrap_or_else(|refusal| refusal.into_response());
     // The access log is what tests count writes by. The query holds the SAS: only `comp` of it is shown.

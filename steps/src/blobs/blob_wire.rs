@@ -53,7 +53,7 @@ impl Pieces {
             [] => Body::from(Bytes::new()),
             [one] => Body::from(one.clone()),
             many => {
-                let many = many.to_vec().into_iter().map(Ok::<_, std::convert::Infallible>);
+                let many: Vec<_> = many.iter().cloned().map(Ok::<_, std::convert::Infallible>).collect();
                 Body::wrap_stream(futures::stream::iter(many))
             }
         }

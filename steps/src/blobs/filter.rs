@@ -24,7 +24,8 @@ impl Filter {
 fn matches(pattern: &[u8], key: &[u8]) -> bool {
     let (mut p, mut k) = (0, 0);
     // Behind the last star of its kind, and the key's place that it has eaten up to.
-    let (mut star, mut stars): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut star: Option<(usize, usize)> = None;
+    let mut stars: Option<(usize, usize)> = None;
     loop {
         match pattern.get(p) {
             Some(b'*') if pattern.get(p + 1) == Some(&b'*') => {

@@ -79,6 +79,9 @@ impl Default for Limits {
     }
 }
 
+/// Tags of a repository, asked for once.
+type Tags = Arc<OnceCell<Arc<Vec<String>>>>;
+
 /// One registry.
 pub(crate) struct Registry {
     pub(super) host: String,
@@ -89,7 +92,7 @@ pub(crate) struct Registry {
     pub(super) rate: Option<Arc<Rate>>,
     reads: Pace,
     writes: Pace,
-    tags: Mutex<HashMap<String, Arc<OnceCell<Arc<Vec<String>>>>>>,
+    tags: Mutex<HashMap<String, Tags>>,
     /// Answers to what was asked ahead: repository and tag.
     ahead: Mutex<HashMap<(String, String), Option<Descriptor>>>,
     /// The registry said that it has no referrers API.

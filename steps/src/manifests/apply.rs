@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::{Client, ResourceExt};
 use migrate_plugin_api::{
     Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
     StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::order::{self, Manifest};
+use super::outlook::{Outlook, differing};
 use super::{render, tree};
 use crate::duration::Span;
 use crate::inventory::{Catalog, Served};
@@ -159,6 +160,11 @@ impl Target<'_> {
         }
     }
 
+    async fn live(&self, kind: &Served, manifest: &Manifest) -> Result<Option<DynamicObject>, StepError> {
+        let live = self.api(kind, manifest)?.get_opt(&manifest.name).await;
+        live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))
+    }
+
     async fn apply(
         &self,
         kind: &Served,
@@ -192,12 +198,12 @@ fn refused(manifest: &Manifest, error: kube::Error) -> StepError {
     StepError::new(class, words)
 }
 
-/// What of the folder the target can't take, found without changing anything.
+/// What applying the folder would do, found without changing anything.
 async fn preflight(
     ctx: &StepContext,
     target: &Target<'_>,
     manifests: &[Manifest],
-) -> Result<Vec<Problem>, StepError> {
+) -> Result<Outlook, StepError> {
     let catalog = Catalog::of(target.client).await?;
     let defined: BTreeSet<(&str, &str)> = manifests
         .iter()
@@ -209,18 +215,20 @@ async fn preflight(
         .collect();
     let created: BTreeSet<&str> =
         manifests.iter().filter(|m| m.kind == "Namespace").map(|m| m.name.as_str()).collect();
-    let mut problems = Vec::new();
+    let mut outlook = Outlook::default();
     let mut namespaces: BTreeMap<&str, bool> = BTreeMap::new();
     for manifest in manifests {
         ctx.check_cancelled()?;
-        if problems.len() >= PROBLEMS_SHOWN {
+        if outlook.problems.len() >= PROBLEMS_SHOWN {
             break;
         }
         let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else {
             let group = manifest.api_version.split_once('/').map_or("", |(group, _)| group);
-            if !defined.contains(&(group, manifest.kind.as_str())) {
-                problems
-                    .push(Problem::warning(format!("{manifest} will be skipped: {}", unserved(manifest))));
+            if defined.contains(&(group, manifest.kind.as_str())) {
+                outlook.new += 1;
+            } else {
+                let message = format!("{manifest} will be skipped: {}", unserved(manifest));
+                outlook.problems.push(Problem::warning(message));
             }
             continue;
         };
@@ -232,20 +240,25 @@ async fn preflight(
             };
             namespaces.insert(namespace, exists);
             if !exists {
-                if !created.contains(namespace) {
+                if created.contains(namespace) {
+                    outlook.new += 1;
+                } else {
                     let message = format!("{manifest}: the target has no namespace `{namespace}`");
-                    problems.push(Problem::error(message).in_field("directory"));
+                    outlook.problems.push(Problem::error(message).in_field("directory"));
                 }
                 continue;
             }
         }
-        if let Err(e) = target.apply(kind, manifest, true).await {
-            let mut problem = Problem::error(e.message).in_field("directory");
-            problem.hint = e.hint;
-            problems.push(problem);
+        match target.apply(kind, manifest, true).await {
+            Ok(would_be) => outlook.take(manifest, target.live(kind, manifest).await?, would_be),
+            Err(e) => {
+                let mut problem = Problem::error(e.message).in_field("directory");
+                problem.hint = e.hint;
+                outlook.problems.push(problem);
+            }
         }
     }
-    Ok(problems)
+    Ok(outlook)
 }
 
 async fn namespace_exists(client: &Client, name: &str) -> Result<bool, StepError> {
@@ -368,23 +381,18 @@ async fn drifted(ctx: &StepContext, target: &Target<'_>, root: &Path) -> Result<
     for manifest in manifests(root)? {
         ctx.check_cancelled()?;
         let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else { continue };
-        let live = target.api(kind, &manifest)?.get_opt(&manifest.name).await;
-        let live = live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))?;
         let would_be = target.apply(kind, &manifest, true).await?;
-        if live.is_none_or(|live| comparable(live) != comparable(would_be)) {
-            drifted.push(manifest.to_string());
+        match target.live(kind, &manifest).await? {
+            None => drifted.push(format!("{manifest}: gone")),
+            Some(live) => {
+                let fields = differing(live, would_be);
+                if !fields.is_empty() {
+                    drifted.push(format!("{manifest}: {}", tree::listed(&fields)));
+                }
+            }
         }
     }
     Ok(drifted)
-}
-
-/// Without what changes by itself.
-fn comparable(mut object: DynamicObject) -> (Value, BTreeMap<String, String>, BTreeMap<String, String>) {
-    if let Some(fields) = object.data.as_object_mut() {
-        fields.remove("status");
-    }
-    let (labels, annotations) = (object.labels().clone(), object.annotations().clone());
-    (object.data, labels, annotations)
 }
 
 #[async_trait]
@@ -415,9 +423,16 @@ impl TypedStep for ManifestApply {
         match manifests(&root) {
             Ok(manifests) => {
                 plan.items = Some(manifests.len() as u64);
-                plan.summary = format!("apply {} objects to cluster `{}`", manifests.len(), cluster.context);
                 let target = Target { client: &client, force: config.force_conflicts };
-                plan.problems.extend(preflight(ctx, &target, &manifests).await?);
+                let Outlook { problems, new, same, changed } = preflight(ctx, &target, &manifests).await?;
+                plan.summary = format!(
+                    "apply {} objects to cluster `{}`: {new} new, {} to change, {same} as they are",
+                    manifests.len(),
+                    cluster.context,
+                    changed.len()
+                );
+                plan.destroys.extend(changed.into_iter().map(|what| format!("fields of {what}")));
+                plan.problems.extend(problems);
             }
             Err(e) => {
                 let record = e.to_record();

@@ -167,11 +167,11 @@ fn candidates(before: &Value, after: &Value) -> Vec<Pair> {
     all
 }
 
+/// Where a value was replaced, and by what: its path, before, after.
+type Replaced = (String, String, String);
+
 /// The values with every text of `pairs` replaced that is a whole value, and what was replaced.
-fn edit(
-    text: &str,
-    pairs: &BTreeSet<Pair>,
-) -> Result<(String, Vec<(String, String, String)>), Box<dyn std::error::Error>> {
+fn edit(text: &str, pairs: &BTreeSet<Pair>) -> Result<(String, Vec<Replaced>), Box<dyn std::error::Error>> {
     let unchanged = || (text.to_owned(), Vec::new());
     let Some(mut sheet) = Sheet::read(text.to_owned())? else { return Ok(unchanged()) };
     let mut places: Vec<(Place, Pair)> = Vec::new();

@@ -7,6 +7,7 @@ pub(crate) mod edit;
 mod export;
 mod in_place;
 mod order;
+mod outlook;
 mod overlay;
 pub(crate) mod render;
 pub(crate) mod rewrite;

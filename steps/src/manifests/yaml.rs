@@ -134,7 +134,7 @@ fn is_literal(string: &str) -> bool {
         && !string.starts_with([' ', '\n', '\t'])
         && string.chars().all(|c| c == '\n' || c == '\t' || (!c.is_control() && !is_break(c)))
         && string.lines().all(|line| !line.ends_with([' ', '\t']) && !line.starts_with('\t'))
-        && string.trim_end_matches('\n') != ""
+        && !string.trim_end_matches('\n').is_empty()
 }
 
 fn is_break(c: char) -> bool {

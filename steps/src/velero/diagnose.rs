@@ -106,8 +106,8 @@ fn pod_state(pod: &Pod) -> Option<String> {
         return None;
     }
     let conditions = status.conditions.iter().flatten();
-    let unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled.last() {
+    let mut unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(condition) = unscheduled.next_back() {
         return Some(condition.message.clone().unwrap_or_else(|| "it isn't scheduled".to_owned()));
     }
     let containers =

@@ -107,7 +107,7 @@ fn location_problems(
     let names: Vec<String> = locations.iter().map(ResourceExt::name_any).collect();
     let found = match wanted {
         Some(name) => locations.iter().find(|l| l.name_any() == name),
-        None => locations.iter().find(|l| l.spec.default).or_else(|| match locations {
+        None => locations.iter().find(|l| l.spec.default).or(match locations {
             [only] => Some(only),
             _ => None,
         }),

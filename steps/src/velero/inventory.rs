@@ -58,10 +58,10 @@ pub(super) async fn wait_for_kinds(
     let started = server_start(velero).await?;
     let mut new = BTreeMap::new();
     for crd in crds.items {
-        if let Some(created) = crd.metadata.creation_timestamp.clone() {
-            if let Some(known_at) = known_at(&created, started.as_ref(), Timestamp::now()) {
-                new.insert(crd.name_any(), known_at);
-            }
+        if let Some(created) = crd.metadata.creation_timestamp.clone()
+            && let Some(known_at) = known_at(&created, started.as_ref(), Timestamp::now())
+        {
+            new.insert(crd.name_any(), known_at);
         }
     }
     if new.is_empty() {

@@ -409,17 +409,17 @@ async fn plan_source(
     };
     let mut problems = Vec::new();
     let source_version = super::install::version_in(&format!("{}.{}", version.major, version.minor));
-    if let (Some(source), Some(target)) = (source_version, target.kubernetes) {
-        if target < source {
-            problems.push(
-                Problem::error(format!(
-                    "the target's Kubernetes {}.{} is older than the source's {}.{}",
-                    target.0, target.1, source.0, source.1
-                ))
-                .in_field("cluster")
-                .with_hint("Velero restores to the same version or a later one: upgrade the target first"),
-            );
-        }
+    if let (Some(source), Some(target)) = (source_version, target.kubernetes)
+        && target < source
+    {
+        problems.push(
+            Problem::error(format!(
+                "the target's Kubernetes {}.{} is older than the source's {}.{}",
+                target.0, target.1, source.0, source.1
+            ))
+            .in_field("cluster")
+            .with_hint("Velero restores to the same version or a later one: upgrade the target first"),
+        );
     }
     if let Some(target) = &target.velero {
         let one = one_cluster((source, &client), (cluster, &target.client), "cluster").await;

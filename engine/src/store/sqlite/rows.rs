@@ -14,6 +14,9 @@ use crate::store::fact::{LogLine, Place, RunRecord, Stamped, level_named};
 use crate::store::sum::{self, Head, Sum, Whole};
 use crate::store::{StoreError, time};
 
+/// The heads of all runs.
+pub(super) type Heads = BTreeMap<String, Head>;
+
 /// A connection, and what is needed to read from it.
 pub(super) struct Rows<'a> {
     pub path: &'a Path,
@@ -29,7 +32,7 @@ impl Rows<'_> {
     }
 
     /// The same, and the heads.
-    pub(super) fn whole_and_heads(&mut self) -> Result<Option<(Whole, BTreeMap<String, Head>)>, StoreError> {
+    pub(super) fn whole_and_heads(&mut self) -> Result<Option<(Whole, Heads)>, StoreError> {
         let path = self.path;
         let reader = Reader { path, operation: "read the state's own row" };
         // One snapshot for both.

@@ -1,14 +1,13 @@
 //! Writing: each write is one transaction that also moves the heads on, refused when another holder
 //! has taken over. After a write that failed nothing more is written: its end is not known.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use migrate_plugin_api::{NodeId, RunId};
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, TransactionBehavior, params};
 
 use super::open::{FIRST_GENERATION, fold_wal};
-use super::rows::{Rows, facts_of, places_of};
+use super::rows::{Heads, Rows, facts_of, places_of};
 use super::{corrupt, failed};
 use crate::ambient;
 use crate::store::fact::{Batch, RunRecord, level_name};
@@ -22,7 +21,7 @@ const WRITE: &str = "store what happened";
 /// What the one writer knows: as long as its epoch is the current one, nobody else changes it.
 struct Held {
     whole: Whole,
-    heads: BTreeMap<String, Head>,
+    heads: Heads,
 }
 
 /// The right to write.
