@@ -34,10 +34,13 @@ fn same(text: String) -> String {
     text
 }
 
+/// What is wrong, how `migrate` ended and what it said, and what it must have said.
+type Case<'a> = (&'a str, (Option<i32>, String), &'a [&'a str]);
+
 #[test]
 fn each_is_a_clear_error_and_nothing_is_touched() {
     let sandbox = Sandbox::reset();
-    let cases: Vec<(&str, (Option<i32>, String), &[&str])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (
             "an unknown step",
             run_with(&sandbox, replaced("velero.backup", "velero.backpu"), same),

@@ -61,7 +61,7 @@ fn workflow(shape: Shape) -> String {
     };
     let before = |n: u32| match shape {
         Shape::Wide => n.checked_sub(3).map(|before| format!("k{before}")),
-        Shape::Row if n % 3 == 0 => n.checked_sub(3).map(|before| format!("n{}", before / 3)),
+        Shape::Row if n.is_multiple_of(3) => n.checked_sub(3).map(|before| format!("n{}", before / 3)),
         Shape::Row => Some(format!("k{}", n - 1)),
     };
     (0..18).for_each(|n| node(format!("k{n}"), "keyed", before(n)));
@@ -384,7 +384,7 @@ fn killed_at_every_write_nothing_is_lost_and_nothing_doubled() {
 fn kill_points(shape: Shape, next: &AtomicU32, counts: &[AtomicUsize; 3]) {
     loop {
         let turn = next.fetch_add(1, Ordering::SeqCst);
-        let (before, kill_at) = (turn % 2 == 0, turn / 2 + 1);
+        let (before, kill_at) = (turn.is_multiple_of(2), turn / 2 + 1);
         assert!(kill_at < MAX_WRITES, "the workflow never ends");
         let End::Recovered { asked, resumes } = kill_and_recover(shape, before, kill_at) else { return };
         for (count, more) in counts.iter().zip([1, resumes, asked]) {

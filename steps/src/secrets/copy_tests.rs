@@ -81,7 +81,7 @@ async fn secrets_arrive_once_and_nothing_of_their_values_is_told() {
 
     let outputs = stage.apply(&stage.config).await.unwrap();
     assert_eq!(stage.vault.state().sets, 3);
-    assert_eq!(stage.vault.values("shop-db"), [json.clone()]);
+    assert_eq!(stage.vault.values("shop-db"), std::slice::from_ref(&json));
     assert_eq!(stage.vault.values("shop-key"), [BASE64.encode(bytes)]);
     let db = stage.vault.state().secrets["shop-db"][0].body.clone();
     assert_eq!(db["contentType"], "application/json");
@@ -105,7 +105,7 @@ async fn secrets_arrive_once_and_nothing_of_their_values_is_told() {
     let told = format!("{outputs} {plan:?} {evidence:?} {:?}", stage.host.recorded());
     for value in [json, format!("{CANARY}-token"), BASE64.encode(bytes), "shop\",\"password".to_owned()] {
         let hash = digest(&SHA256, value.as_bytes());
-        for trace in [value, hex::encode(&hash), BASE64.encode(&hash)] {
+        for trace in [value, hex::encode(hash), BASE64.encode(hash)] {
             assert!(!told.contains(&trace), "{trace}");
         }
     }

@@ -192,7 +192,7 @@ fn node(at: u64, before: &[Node], dice: &mut Dice) -> Node {
     }
     let listed = dice.chance(200);
     if listed {
-        let from = before.iter().filter(|other| needs.contains(&other.name) && !other.listed).next_back();
+        let from = before.iter().rfind(|other| needs.contains(&other.name) && !other.listed);
         let list = match from {
             Some(other) if dice.chance(700) => format!("\"${{nodes.{}.list}}\"", other.name),
             _ => "[\"a\", \"b\", \"c\"]".to_owned(),

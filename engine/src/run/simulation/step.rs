@@ -40,7 +40,7 @@ impl Simulated {
     fn outputs(config: &Value) -> Value {
         let value = value(config);
         let list: Vec<String> = (0..value % 4).map(|item| format!("i{item}")).collect();
-        json!({ "value": value, "even": value % 2 == 0, "list": list })
+        json!({ "value": value, "even": value.is_multiple_of(2), "list": list })
     }
 
     async fn wait(&self, most_ms: u64) {
