@@ -84,3 +84,29 @@ impl Tokens {
         Ok(token)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+    use azure_core::time::{Duration as Span, OffsetDateTime};
+    use migrate_plugin_api::async_trait;
+
+    /// The token that [`Us`] gets.
+    pub(crate) const TOKEN: &str = "token-of-ours";
+
+    /// An identity that asks for tokens for vaults only; they last so long.
+    #[derive(Debug)]
+    pub(crate) struct Us(pub Span);
+
+    #[async_trait]
+    impl TokenCredential for Us {
+        async fn get_token(
+            &self,
+            scopes: &[&str],
+            _: Option<TokenRequestOptions<'_>>,
+        ) -> azure_core::Result<AccessToken> {
+            assert_eq!(scopes, ["https://vault.azure.net/.default"]);
+            Ok(AccessToken::new(TOKEN, OffsetDateTime::now_utc() + self.0))
+        }
+    }
+}

@@ -21,15 +21,7 @@ impl Desk {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String, Value) {
-        let request =
-            self.stage.http.request(method, format!("{}{path}", self.stage.url)).bearer_auth(&self.token);
-        let request = match body {
-            Some(body) => request.json(&body),
-            None => request,
-        };
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default();
+        let (status, _, body) = self.stage.exchange(method, path, &self.token, body.as_ref()).await;
         (status, body["error"]["code"].as_str().unwrap_or_default().to_owned(), body)
     }
 

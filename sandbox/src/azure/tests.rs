@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
 use http::{Method, StatusCode};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -157,6 +157,28 @@ impl Stage {
         &self.azure.0
     }
 
+    /// The answer's status, headers and body, which is `null` where it is no JSON; asked with no token where
+    /// `token` is empty.
+    pub(super) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<&Value>,
+    ) -> (u16, HeaderMap, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if !token.is_empty() {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default();
+        (status, headers, body)
+    }
+
     /// The form that Entra grants, with one field changed (or, with `None`, left out).
     async fn ask(&self, field: &str, value: Option<&str>) -> (u16, Value) {
         let [client_id, secret] = self.application();
@@ -203,14 +225,8 @@ impl Stage {
     }
 
     async fn send(&self, method: Method, path: &str, token: &str, body: &Value) -> Answer {
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
-        if !token.is_empty() {
-            request = request.bearer_auth(token);
-        }
-        let answer = request.json(body).send().await.unwrap();
-        let place = answer.headers().get(LOCATION).map(|v| v.to_str().unwrap().to_owned());
-        let status = answer.status().as_u16();
-        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default();
+        let (status, headers, body) = self.exchange(method, path, token, Some(body)).await;
+        let place = headers.get(LOCATION).map(|v| v.to_str().unwrap().to_owned());
         let text = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
         Answer { status, code: text("code"), message: text("message"), place }
     }

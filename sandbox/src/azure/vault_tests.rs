@@ -19,16 +19,8 @@ impl Desk {
     }
 
     async fn ask(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> (u16, Value) {
-        let mut request = self.stage.http.request(method, format!("{}{path}", self.stage.url));
-        if !token.is_empty() {
-            request = request.bearer_auth(token);
-        }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
+        let (status, _, body) = self.stage.exchange(method, path, token, body.as_ref()).await;
+        (status, body)
     }
 
     async fn set(&self, name: &str, body: Value) -> (u16, Value) {

@@ -56,8 +56,7 @@ impl SecretProvider for KeyVault {
 
 #[cfg(test)]
 mod tests {
-    use azure_core::credentials::{AccessToken, TokenRequestOptions};
-    use azure_core::time::{Duration as Span, OffsetDateTime};
+    use azure_core::time::Duration as Span;
     use migrate_plugin_api::ErrorClass;
     use serde_json::json;
     use wiremock::matchers::{header, method, path, query_param};
@@ -65,28 +64,12 @@ mod tests {
 
     use super::super::client::{API_VERSION, MAX_ANSWER_BYTES};
     use super::*;
+    use crate::tokens::testing::{TOKEN, Us};
 
     const CANARY: &str = "canary-2b7e";
-    const TOKEN: &str = "token-of-ours";
-
-    /// Says for whom its token is.
-    #[derive(Debug)]
-    struct Us;
-
-    #[async_trait]
-    impl TokenCredential for Us {
-        async fn get_token(
-            &self,
-            scopes: &[&str],
-            _: Option<TokenRequestOptions<'_>>,
-        ) -> azure_core::Result<AccessToken> {
-            assert_eq!(scopes, ["https://vault.azure.net/.default"]);
-            Ok(AccessToken::new(TOKEN, OffsetDateTime::now_utc() + Span::seconds(60)))
-        }
-    }
 
     fn vaults(server: &MockServer) -> KeyVault {
-        let credential = OnceLock::from(Arc::new(Us) as Arc<dyn TokenCredential>);
+        let credential = OnceLock::from(Arc::new(Us(Span::seconds(60))) as Arc<dyn TokenCredential>);
         KeyVault { credential, at: Some(Url::parse(&server.uri()).unwrap()) }
     }
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use azure_core::time::Duration as Span;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{ErrorClass, Step, Typed};
 use serde_json::{Value, json};
 
-use super::super::stand::{ManagerStand, TOKEN, Us, VaultStand, arn};
+use super::super::stand::{ManagerStand, VaultStand, arn};
 use super::*;
+use crate::tokens::testing::{TOKEN, Us};
 
 const CANARY: &str = "canary-5f1e";
 
@@ -37,7 +39,7 @@ impl Stage {
             "vault": { "name": "shop", "endpoint": vault.start().await },
             "secrets": ["shop/*"],
         });
-        let step = Typed(SecretsCopy { identity: Some(Arc::new(Us)) });
+        let step = Typed(SecretsCopy { identity: Some(Arc::new(Us(Span::hours(1)))) });
         Self { manager, vault, host, ctx, step, config, _folder: folder }
     }
 

@@ -7,29 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::{Duration as Span, OffsetDateTime};
 use http::{Method, StatusCode};
-use migrate_plugin_api::async_trait;
 use serde_json::{Value, json};
 
-pub(super) const TOKEN: &str = "token-of-ours";
-
-/// Says for whom its token is.
-#[derive(Debug)]
-pub(super) struct Us;
-
-#[async_trait]
-impl TokenCredential for Us {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        assert_eq!(scopes, ["https://vault.azure.net/.default"]);
-        Ok(AccessToken::new(TOKEN, OffsetDateTime::now_utc() + Span::hours(1)))
-    }
-}
+use crate::tokens::testing::TOKEN;
 
 async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
