@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::images::errors;
 use crate::site::AzureAccess;
+use crate::tls::{self, Speaks};
 use crate::tokens::Tokens;
 
 /// Public Azure.
@@ -67,7 +68,7 @@ impl Manager {
             None => Url::parse(ARM).map_err(|e| StepError::permanent("no ARM endpoint").with_source(e))?,
         };
         let tokens = Tokens::for_resources(ctx, access, format!("{endpoint}.default")).await?;
-        let http = reqwest::Client::builder()
+        let http = tls::client(Speaks::Http2)
             // The token goes to Resource Manager and nowhere else.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))

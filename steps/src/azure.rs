@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::site::ServicePrincipal;
+use crate::tls::{self, Speaks};
 
 /// Entra of public Azure.
 const AUTHORITY: &str = "https://login.microsoftonline.com";
@@ -59,7 +60,7 @@ pub(crate) async fn application(
         .map_err(|()| StepError::permanent("the `authority` of the service principal is no web address"))?
         .pop_if_empty()
         .extend([principal.tenant.as_str(), "oauth2", "v2.0", "token"]);
-    let http = reqwest::Client::builder()
+    let http = tls::client(Speaks::Http2)
         // The secret goes to Entra and nowhere else.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))

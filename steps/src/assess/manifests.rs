@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError, StepPlan,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, StepContext, StepError, StepPlan,
     TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::assess_files;
 use super::report::Assessment;
+use crate::manifests::tree::problem_of;
 use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity};
 
 /// Findings that are kept; all are counted. Outputs are stored with the run.
@@ -81,13 +82,7 @@ impl TypedStep for AssessManifests {
         if ctx.path(&config.from).exists() {
             match assess(ctx, config) {
                 Ok(outputs) => plan.items = Some(outputs.assessment.objects),
-                Err(e) => {
-                    let record = e.to_record();
-                    let text = [vec![record.message], record.causes].concat().join(": ");
-                    let mut problem = Problem::error(text).in_field("from");
-                    problem.hint = record.hint;
-                    plan.problems.push(problem);
-                }
+                Err(e) => plan.problems.push(problem_of(&e, "from")),
             }
         }
         Ok(plan)

@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::site::AwsAccess;
+use crate::tls::{self, Speaks};
 
 /// An API that has not answered a small request after this long won't.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -128,7 +129,7 @@ impl Api {
             StepError::auth("there are no AWS credentials")
                 .with_hint("check `[source.aws]` in migration.toml")
         })?;
-        let http = reqwest::Client::builder()
+        let http = tls::client(Speaks::Http2)
             // A signature is for one host.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))

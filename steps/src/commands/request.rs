@@ -14,6 +14,7 @@ use url::Url;
 use super::KEPT_BYTES;
 use super::answer::{Answer, retry_after};
 use super::mask::{Mask, cut};
+use crate::tls::{self, Speaks};
 
 /// Redirects that are followed; more are a circle.
 const MAX_REDIRECTS: usize = 5;
@@ -59,7 +60,7 @@ impl Request<'_> {
 
     /// Sends it and reads the answer.
     pub(super) async fn send(mut self) -> Result<Answer, Failure> {
-        let client = Client::builder()
+        let client = tls::client(Speaks::Http2)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::place::Address;
+use crate::tls::{self, Speaks};
 use crate::tokens::Tokens;
 
 pub(super) const API_VERSION: &str = "7.4";
@@ -129,7 +130,7 @@ impl Vault {
     /// # Errors
     /// When the client can't be set up.
     pub(crate) fn new(address: &Address, endpoint: Option<&Url>, tokens: Tokens) -> Result<Self, StepError> {
-        let http = reqwest::Client::builder()
+        let http = tls::client(Speaks::Http2)
             // The token goes to the vault and nowhere else.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))

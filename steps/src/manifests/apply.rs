@@ -111,23 +111,23 @@ fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
         all.extend(parsed.map_err(|e| StepError::permanent("failed to read the manifests").with_source(e))?);
         Ok::<(), StepError>(())
     };
-    let listing = tree::list(root)?;
+    let mut files = tree::list(root)?.files;
     let mut charts = Vec::new();
     match render::overlay_file(root) {
-        Some(name) => take(name, &render::overlay(root)?)?,
-        None => charts = render::charts(listing.files.iter().map(|entry| entry.path.as_str())),
+        Some(name) => {
+            take(name, &render::overlay(root)?)?;
+            files.clear();
+        }
+        None => charts = render::charts(files.iter().map(|entry| entry.path.as_str())),
     }
     for chart in &charts {
         for rendered in render::chart(&root.join(chart), None)? {
             take(&format!("{}{}", chart.display(), rendered.template), &rendered.text)?;
         }
     }
-    let is_plain = |entry: &&tree::Entry| {
-        let inside = charts.iter().find_map(|chart| Path::new(&entry.path).strip_prefix(chart).ok());
-        entry.is_manifest() && inside.is_none_or(|path| path.starts_with("crds"))
-    };
-    let files = listing.files.iter().filter(is_plain).filter(|_| render::overlay_file(root).is_none());
-    for entry in files {
+    let folders = || charts.iter().map(PathBuf::as_path);
+    files.retain(|entry| entry.is_manifest() && !render::belongs_to_chart(&entry.path, folders()));
+    for entry in &files {
         let bytes = tree::read(entry)?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|e| StepError::permanent(format!("{} is not UTF-8", entry.path)).with_source(e))?;
@@ -434,11 +434,7 @@ impl TypedStep for ManifestApply {
                 plan.destroys.extend(changed.into_iter().map(|what| format!("fields of {what}")));
                 plan.problems.extend(problems);
             }
-            Err(e) => {
-                let record = e.to_record();
-                let text = [vec![record.message], record.causes].concat().join(": ");
-                plan.problems.push(Problem::error(text).in_field("directory"));
-            }
+            Err(e) => plan.problems.push(tree::problem_of(&e, "directory")),
         }
         Ok(plan)
     }

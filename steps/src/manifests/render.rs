@@ -204,6 +204,12 @@ pub(crate) fn charts<'a>(files: impl Iterator<Item = &'a str>) -> Vec<PathBuf> {
     outermost
 }
 
+/// Whether Helm makes something of a file of these charts. Definitions (`crds/`) are plain manifests.
+pub(crate) fn belongs_to_chart<'a>(path: &str, charts: impl IntoIterator<Item = &'a Path>) -> bool {
+    let inside = charts.into_iter().find_map(|chart| Path::new(path).strip_prefix(chart).ok());
+    inside.is_some_and(|path| !path.starts_with("crds"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,7 +84,8 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         source.charts.push(chart(root, &folder, &mut source.facts)?);
     }
     for entry in listing.files {
-        if !entry.is_manifest() || belongs_to_chart(&entry, &source.charts) {
+        let charts = source.charts.iter().map(|chart| Path::new(&chart.path));
+        if !entry.is_manifest() || render::belongs_to_chart(&entry.path, charts) {
             source.others.push(entry);
             continue;
         }
@@ -97,12 +98,6 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         source.manifests.push(Manifest { entry, text, documents });
     }
     Ok(source)
-}
-
-/// Definitions of a chart are plain manifests; everything else in it is for Helm.
-fn belongs_to_chart(entry: &Entry, charts: &[Chart]) -> bool {
-    let inside = charts.iter().find_map(|chart| entry.path.strip_prefix(&chart.path));
-    inside.is_some_and(|path| !path.starts_with("crds/"))
 }
 
 fn chart(root: &Path, folder: &Path, facts: &mut Facts) -> Result<Chart, StepError> {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::api::{DownloadTarget, Velero};
 use super::follow::Pace;
 use crate::kubernetes::kube_error;
+use crate::tls::{self, Speaks};
 
 /// The largest file we unpack. A resource list has about 100 bytes an object, so this is millions
 /// of objects; more is not what we asked for.
@@ -66,7 +67,7 @@ pub(super) async fn fetch<T: DeserializeOwned>(
     let failed = |e: reqwest::Error| {
         StepError::transient(format!("failed to download the {what}")).with_source(e.without_url())
     };
-    let http = reqwest::Client::builder()
+    let http = tls::client(Speaks::Http2)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(FETCH_TIMEOUT)
         .build()
