@@ -5,10 +5,11 @@
 //! same seed always gives the same run. Without one, all of it is the system's.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// The time on the wall.
 pub(crate) fn now() -> Timestamp {
@@ -62,6 +63,25 @@ pub(crate) async fn sleep(time: Duration) {
         return world.nap(time).await;
     }
     tokio::time::sleep(time).await;
+}
+
+/// Waits that are begun again and again, and mostly given up before their end. They share one entry among
+/// the runtime's timers, which is only moved: a new one for each would wake the thread that keeps them.
+#[derive(Default)]
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Waits for `at`; for ever without.
+    pub(crate) async fn ring(&mut self, at: Option<Instant>) {
+        let Some(at) = at else { return std::future::pending().await };
+        #[cfg(test)]
+        if let Some(world) = simulated::here() {
+            return world.nap_until(at).await;
+        }
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        sleep.as_mut().reset(at);
+        sleep.await;
+    }
 }
 
 /// `work` was not done in time.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, LogLevel, NodeId, Progress, RunId, StepPlan};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use crate::ambient::{self, Alarm};
 use crate::report::RunState;
 
 /// Version of the JSON form of [`Event`]. Raised when a field changes its meaning or goes away.
@@ -20,6 +22,10 @@ pub const EVENT_VERSION: u32 = 1;
 
 /// Unread log lines kept. A reader that is slower than this loses lines, not memory.
 const MAX_UNREAD_LOGS: usize = 4_096;
+
+/// How long a reader that waited lets more arrive: to be woken for each event would cost a run of short
+/// nodes more than the events, and nobody sees so short a time.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Something that happened. As JSON one flat object: `{"version":1,"at":…,"run":…,"type":…,…}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -262,6 +268,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     arrived: Notify,
+    /// Nothing more will arrive.
+    over: Notify,
 }
 
 impl Shared {
@@ -274,7 +282,10 @@ impl Shared {
 pub fn event_channel() -> (EventSink, EventStream) {
     let shared = Arc::new(Shared::default());
     let closer = Arc::new(Closer(Arc::clone(&shared)));
-    (EventSink { shared: Arc::clone(&shared), _closer: closer }, EventStream { shared })
+    (
+        EventSink { shared: Arc::clone(&shared), _closer: closer },
+        EventStream { shared, gather: Alarm::default() },
+    )
 }
 
 struct Closer(Arc<Shared>);
@@ -282,6 +293,7 @@ struct Closer(Arc<Shared>);
 impl Drop for Closer {
     fn drop(&mut self) {
         self.0.lock().closed = true;
+        self.0.over.notify_one();
         self.0.arrived.notify_one();
     }
 }
@@ -328,6 +340,7 @@ impl EventSink {
 /// Where events come out. One reader.
 pub struct EventStream {
     shared: Arc<Shared>,
+    gather: Alarm,
 }
 
 impl EventStream {
@@ -343,6 +356,11 @@ impl EventStream {
                 return self.try_next();
             }
             arrived.await;
+            let more = ambient::instant() + GATHER;
+            tokio::select! {
+                () = shared.over.notified() => {}
+                () = self.gather.ring(Some(more)) => {}
+            }
         }
     }
 
@@ -407,6 +425,40 @@ mod tests {
         assert_eq!(events.len(), MAX_UNREAD_LOGS + 2);
         assert_eq!(stream.dropped_logs(), 5);
         assert_eq!(events.last(), Some(&progress(MAX_UNREAD_LOGS as u64 + 4)));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_takes_what_arrives_together_at_once_and_ends_without_waiting() {
+        async fn settle() {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let world = ambient::simulated::Simulated::new(1);
+        ambient::simulated::enter(Some(Arc::clone(&world)));
+        let (sink, mut stream) = event_channel();
+        let seen = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&seen);
+        let reader = tokio::spawn(async move {
+            while stream.next().await.is_some() {
+                *count.lock().unwrap() += 1;
+            }
+        });
+        settle().await;
+        for _ in 0..2 {
+            sink.send(event(EventKind::NodeVerifying { node: node() }));
+            settle().await;
+        }
+        assert_eq!(*seen.lock().unwrap(), 0);
+        assert!(world.jump(), "the reader waits for more");
+        settle().await;
+        assert_eq!((*seen.lock().unwrap(), world.elapsed()), (2, GATHER));
+        sink.send(event(EventKind::NodeInterrupted { node: node() }));
+        settle().await;
+        drop(sink);
+        reader.await.unwrap();
+        assert_eq!((*seen.lock().unwrap(), world.elapsed()), (3, GATHER));
+        ambient::simulated::enter(None);
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use super::secrets::Secrets;
 use super::simulation::{Flaw, flawed};
 use super::state::RunFacts;
 use super::undo::Undo;
-use crate::ambient;
+use crate::ambient::{self, Alarm};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::RunState;
 use crate::shutdown::ShutdownLevel;
@@ -124,6 +124,7 @@ pub(crate) struct Dispatcher {
     next_look: Instant,
     /// When what is held must be stored.
     store_at: Option<Instant>,
+    store_alarm: Alarm,
 }
 
 /// What one turn must store and then do.
@@ -176,6 +177,7 @@ impl Dispatcher {
             abort_at: None,
             next_look: ambient::instant(),
             store_at: None,
+            store_alarm: Alarm::default(),
         }
     }
 
@@ -257,7 +259,7 @@ impl Dispatcher {
         tokio::select! {
             biased;
             () = patience => return Next::Abort,
-            () = until(self.store_at) => {}
+            () = self.store_alarm.ring(self.store_at) => {}
             () = changed(&mut shutdown) => {}
             () = until(look) => self.look_for_decisions(asked, turn).await,
             // The dispatcher keeps a sender, so the channel never ends.
