@@ -35,6 +35,13 @@ pub fn judge(table: &Table) -> Vec<Value> {
         ),
         goal("a node of ours, as a multiple of make's", table.times(OURS, MAKE), Limit::Below(1.0)),
     ];
+    // With its start, which is what a person waits for.
+    for (what, peer) in [("as it is", SNAKEMAKE), ("at its fastest", FAST_SNAKEMAKE)] {
+        for (nodes, at) in [("40", 0), ("1,000", 1)] {
+            let whole = format!("a whole run of {nodes} nodes of Snakemake {what}, as a multiple of ours");
+            goals.push(goal(&whole, table.ratio(peer[at], OURS[at], "wall-s"), Limit::AtLeast(50.0)));
+        }
+    }
     for (what, name, figure, limit) in [
         ("a plan of 10,000 nodes, in seconds", "plan-10000", "wall-s", 1.0),
         ("the same with a condition on every node", "plan-conditions-10000", "wall-s", 1.0),

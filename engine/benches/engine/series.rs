@@ -45,19 +45,14 @@ impl Table {
     /// How many times as long a node of `slow` takes, round by round, in the median; of what had fewer
     /// rounds, median by median.
     pub fn times(&self, slow: [&str; 2], fast: [&str; 2]) -> Option<f64> {
-        let slow = self.slopes(slow[0], slow[1])?;
-        let fast = self.slopes(fast[0], fast[1])?;
-        if slow.len() != fast.len() {
-            return Some(median(&slow)? / median(&fast)?);
-        }
-        median(&slow.iter().zip(&fast).map(|(slow, fast)| slow / fast).collect::<Vec<_>>())
+        multiple(&self.slopes(slow[0], slow[1])?, &self.slopes(fast[0], fast[1])?)
     }
 
-    /// `figure` of one thing as a multiple of another's, round by round, in the median.
+    /// `figure` of one thing as a multiple of another's, in the manner of [`Table::times`].
     pub fn ratio(&self, of: &str, to: &str, figure: &str) -> Option<f64> {
         let of = self.rows.get(of)?.figures.get(figure)?;
         let to = self.rows.get(to)?.figures.get(figure)?;
-        median(&of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<_>>())
+        multiple(of, to)
     }
 
     fn slopes(&self, short: &str, long: &str) -> Option<Vec<f64>> {
@@ -76,4 +71,11 @@ impl Table {
         };
         self.rows.iter().map(|(name, found)| (name.clone(), row(found))).collect::<Map<_, _>>().into()
     }
+}
+
+fn multiple(of: &[f64], to: &[f64]) -> Option<f64> {
+    if of.len() != to.len() {
+        return Some(median(of)? / median(to)?);
+    }
+    median(&of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<_>>())
 }
