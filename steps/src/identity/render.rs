@@ -23,15 +23,29 @@ fn shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A string of Bicep.
-fn bicep_text(text: &str) -> String {
-    format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${"))
+/// What a string of one line can't hold as it is, as `code` writes it.
+fn one_line(text: &str, code: impl Fn(u32) -> String) -> String {
+    let written = |c: char| match c {
+        '\n' => r"\n".to_owned(),
+        '\r' => r"\r".to_owned(),
+        '\t' => r"\t".to_owned(),
+        c if c.is_control() => code(u32::from(c)),
+        c => c.to_string(),
+    };
+    text.chars().map(written).collect()
 }
 
-/// A string of Terraform.
+/// A string of Bicep.
+/// <https://learn.microsoft.com/azure/azure-resource-manager/bicep/data-types#strings>
+fn bicep_text(text: &str) -> String {
+    let text = text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${");
+    format!("'{}'", one_line(&text, |code| format!("\\u{{{code:x}}}")))
+}
+
+/// A string of Terraform. <https://developer.hashicorp.com/terraform/language/expressions/strings>
 fn terraform_text(text: &str) -> String {
     let text = text.replace('\\', r"\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
-    format!("\"{text}\"")
+    format!("\"{}\"", one_line(&text, |code| format!("\\u{code:04x}")))
 }
 
 /// An identity's name, which has letters, digits and hyphens, as one in Bicep and Terraform.
@@ -203,6 +217,8 @@ mod tests {
         assert_eq!(shell("a'b$(id)"), r"'a'\''b$(id)'");
         assert_eq!(bicep_text("a'b${x}\\"), r"'a\'b\${x}\\'");
         assert_eq!(terraform_text("a\"${x}%{y}\\"), "\"a\\\"$${x}%%{y}\\\\\"");
+        assert_eq!(bicep_text("a\n\t\u{1}"), r"'a\n\t\u{1}'");
+        assert_eq!(terraform_text("a\n\t\u{1}"), r#""a\n\t\u0001""#);
         assert!(!comment(NASTY).contains('\n'));
     }
 
