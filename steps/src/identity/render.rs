@@ -206,6 +206,9 @@ pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hcl_edit::expr::Expression;
+    use hcl_edit::template::Element;
+
     use super::super::plan::Association;
     use super::*;
 
@@ -220,6 +223,48 @@ mod tests {
         assert_eq!(bicep_text("a\n\t\u{1}"), r"'a\n\t\u{1}'");
         assert_eq!(terraform_text("a\n\t\u{1}"), r#""a\n\t\u0001""#);
         assert!(!comment(NASTY).contains('\n'));
+    }
+
+    /// What an expression says, as a parser of HCL reads it: text only, nothing that Terraform would evaluate.
+    fn said(expression: &Expression) -> String {
+        if let Some(text) = expression.as_str() {
+            return text.to_owned();
+        }
+        let template = expression.as_string_template().expect("a string");
+        let literal = |element: &Element| match element {
+            Element::Literal(text) => text.replace("$${", "${").replace("%%{", "%{"),
+            other => panic!("{other:?} is evaluated"),
+        };
+        template.iter().map(literal).collect()
+    }
+
+    /// The grammar alone, by `hcl-edit`: Terraform and its provider can't be had where this is built.
+    #[test]
+    fn terraform_is_hcl_and_says_what_is_meant() {
+        let account = Association {
+            namespace: "shop".to_owned(),
+            service_account: "web.1".to_owned(),
+            role_arn: format!("arn:aws:iam::1:role/{NASTY}"),
+        };
+        let identity = Identity {
+            name: "1-web".to_owned(),
+            role_arn: account.role_arn.clone(),
+            accounts: vec![account],
+            access: None,
+        };
+        let place = Place { resource_group: NASTY, location: "eastus", issuer: NASTY };
+        let text = terraform(&[identity], &place);
+        let body = hcl_edit::parser::parse_body(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let blocks: Vec<_> = body.blocks().map(|block| (block.ident.to_string(), block)).collect();
+        let kinds: Vec<&str> = blocks.iter().map(|(kind, _)| kind.trim()).collect();
+        assert_eq!(kinds, ["resource", "resource", "output"]);
+        let value = |at: usize, name: &str| said(&blocks[at].1.body.get_attribute(name).expect(name).value);
+        assert_eq!(
+            (value(0, "name"), value(0, "resource_group_name")),
+            ("1-web".to_owned(), NASTY.to_owned())
+        );
+        assert_eq!((value(1, "name"), value(1, "issuer")), ("shop_web__1".to_owned(), NASTY.to_owned()));
+        assert_eq!(value(1, "subject"), "system:serviceaccount:shop:web.1");
     }
 
     #[test]
