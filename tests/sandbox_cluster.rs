@@ -146,7 +146,8 @@ fn assess(sandbox: &Sandbox, inventory: &Value) {
         !refused.status.success() && said.contains("there is no EKS cluster `e2e-missing` in us-east-1"),
         "{said}"
     );
-    assert!(refused.stdout.is_empty());
+    let refusal: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refusal["type"], "error", "{refusal}");
 }
 
 #[tokio::test]

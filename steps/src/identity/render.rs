@@ -170,9 +170,12 @@ pub(crate) fn bicep(identities: &[Identity], place: &Place<'_>) -> String {
     out
 }
 
-/// A Terraform file.
+/// A Terraform file, for version 5 of the provider, which names a credential's parent otherwise than version 4 did:
+/// <https://registry.terraform.io/providers/hashicorp/azurerm/5.12.0/docs/resources/federated_identity_credential>.
 pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
-    let mut out = "# Managed identities for what had IAM roles. Written by migrate.\n".to_owned();
+    let mut out =
+        "# Managed identities for what had IAM roles. Written by migrate.\n# For azurerm 5.0 or newer.\n"
+            .to_owned();
     for identity in identities {
         let symbol = symbol(&identity.name);
         let _ = writeln!(out, "\n# {}", comment(&identity.role_arn));
@@ -187,10 +190,9 @@ pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
             let name = account.credential();
             let _ = writeln!(
                 out,
-                "\nresource \"azurerm_federated_identity_credential\" \"{symbol}_{}\" {{\n  name                = {}\n  resource_group_name = {}\n  parent_id           = azurerm_user_assigned_identity.{symbol}.id\n  issuer              = {}\n  subject             = {}\n  audience            = [\"{AUDIENCE}\"]\n}}",
+                "\nresource \"azurerm_federated_identity_credential\" \"{symbol}_{}\" {{\n  name                      = {}\n  user_assigned_identity_id = azurerm_user_assigned_identity.{symbol}.id\n  issuer                    = {}\n  subject                   = {}\n  audience                  = [\"{AUDIENCE}\"]\n}}",
                 name,
                 terraform_text(&name),
-                terraform_text(place.resource_group),
                 terraform_text(place.issuer),
                 terraform_text(&account.subject())
             );
@@ -264,6 +266,12 @@ mod tests {
             ("1-web".to_owned(), NASTY.to_owned())
         );
         assert_eq!((value(1, "name"), value(1, "issuer")), ("shop_web__1".to_owned(), NASTY.to_owned()));
+        let fields = |at: usize| -> Vec<String> {
+            blocks[at].1.body.attributes().map(|attribute| attribute.key.trim().to_owned()).collect()
+        };
+        // All that version 5 takes of these, and what it asks for.
+        assert_eq!(fields(0), ["name", "resource_group_name", "location"]);
+        assert_eq!(fields(1), ["name", "user_assigned_identity_id", "issuer", "subject", "audience"]);
         assert_eq!(value(1, "subject"), "system:serviceaccount:shop:web.1");
     }
 
