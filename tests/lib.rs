@@ -27,16 +27,23 @@ impl Sandbox {
     /// # Panics
     /// When there is none: these tests never skip.
     pub fn reset() -> Self {
-        let project = std::env::var_os(PROJECT)
-            .unwrap_or_else(|| panic!("{PROJECT} is not set: run `cargo xtask test`"))
-            .into();
         expect_success(Command::new(built("sandbox")).args(["seed", "--reset"]));
-        let logs = LOGS.into_iter().map(|name| (name, log(name).len())).collect();
-        let sandbox = Self { project, logs };
+        let sandbox = Self::as_it_is();
         match std::fs::remove_dir_all(sandbox.project.join(".migrate")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("failed to forget runs: {e}"),
             _ => sandbox,
         }
+    }
+
+    /// The running sandbox as it is, for tests that leave the estate and the target's namespace alone.
+    ///
+    /// # Panics
+    /// When there is none: these tests never skip.
+    pub fn as_it_is() -> Self {
+        let project = std::env::var_os(PROJECT)
+            .unwrap_or_else(|| panic!("{PROJECT} is not set: run `cargo xtask test`"))
+            .into();
+        Self { project, logs: LOGS.into_iter().map(|name| (name, log(name).len())).collect() }
     }
 
     /// What was written to the target more than once since the reset, by the access logs of the
@@ -119,14 +126,7 @@ impl Sandbox {
     /// # Panics
     /// When it can't be started.
     pub fn start(&self) -> Running {
-        let mut child = self
-            .migrate(&["run", "stateful", "--param", "namespaces=shop", "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("migrate starts");
-        let events = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        Running { child, events }
+        Running::of(&mut self.migrate(&["run", "stateful", "--param", "namespaces=shop", "--json"]))
     }
 
     /// `kubectl --context CONTEXT ARGS…`: its stdout.
@@ -236,6 +236,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts `migrate … --json`.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("migrate starts");
+        let events = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Self { child, events }
+    }
+
     /// Reads events until `wanted` says yes; `None` when the run ended before.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let mut line = String::new();

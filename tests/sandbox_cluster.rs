@@ -115,6 +115,41 @@ fn node<'a>(report: &'a Value, name: &str) -> &'a Value {
     report["nodes"].as_array().unwrap().iter().find(|node| node["node"] == name).unwrap()
 }
 
+/// `migrate assess --eks` says of the same cluster what the step says, and of one that is not there that it isn't.
+fn assess(sandbox: &Sandbox, inventory: &Value) {
+    let command = |eks: &str| {
+        let mut command =
+            sandbox.migrate(&["assess", "--context", "eks", "-n", "shop", "--eks", eks, "--json"]);
+        command.env("KUBECONFIG", sandbox.project().join("kubeconfig"));
+        command
+    };
+    let output = expect_success(&mut command("e2e"));
+    let assessed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of_the_cluster = |findings: &Value| -> Vec<[String; 3]> {
+        let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+        let all = findings.as_array().unwrap().iter();
+        let all = all.map(|f| [text(f, "rule"), text(f, "name"), text(f, "message")]);
+        let mut all: Vec<_> = all.filter(|[rule, ..]| rule.starts_with("EKS-CLU")).collect();
+        all.sort();
+        all
+    };
+    let found = of_the_cluster(&assessed["findings"]);
+    assert!(found.len() >= 4, "{found:?}");
+    assert_eq!(found, of_the_cluster(&inventory["findings"]));
+    assert_eq!(assessed["unreadable"], inventory["unreadable"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("eks: addons") && said.contains("could not be read"), "{said}");
+
+    let refused = command("e2e-missing").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("there is no EKS cluster `e2e-missing` in us-east-1"),
+        "{said}"
+    );
+    let refusal: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refusal["type"], "error", "{refusal}");
+}
+
 #[tokio::test]
 async fn the_cluster_is_asked_and_identities_are_made_and_taken_back() {
     let sandbox = Sandbox::reset();
@@ -144,6 +179,8 @@ async fn the_cluster_is_asked_and_identities_are_made_and_taken_back() {
     assert!(group["message"].as_str().unwrap().contains("2 nodes (1 to 4) of m5.large"), "{group}");
     let unreadable = inventory["unreadable"].to_string();
     assert!(unreadable.contains("eks: addons"), "what moto lacks is told: {unreadable}");
+
+    assess(&sandbox, inventory);
 
     let outputs = &node(&report, "identities")["outputs"];
     let proposed: Vec<&str> = outputs["identities"][0]["access"]["proposals"]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, TypeMeta};
-use kube::core::GroupVersionKind;
+use kube::core::{GroupVersionKind, Version};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Client, ResourceExt, discovery};
 use migrate_plugin_api::{Problem, StepContext, StepError};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::kubernetes::kube_error;
 
 /// Objects a page: what kubectl asks for, small enough that no page weighs on the API server.
-const PAGE_OBJECTS: u32 = 500;
+pub(crate) const PAGE_OBJECTS: u32 = 500;
 
 /// How alike a name must be to be suggested (Jaro-Winkler).
 const SUGGEST_SIMILARITY: f64 = 0.8;
@@ -75,7 +75,7 @@ async fn aggregated(client: &Client) -> Option<Discovery> {
 
 /// Versions of API groups that other servers provide and that don't answer: `metrics.k8s.io/v1beta1`.
 /// Listing their kinds would fail, though nothing of them could be migrated.
-async fn unavailable(client: &Client) -> Result<Vec<String>, StepError> {
+pub(crate) async fn unavailable(client: &Client) -> Result<Vec<String>, StepError> {
     let gvk = GroupVersionKind::gvk("apiregistration.k8s.io", "v1", "APIService");
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk));
     let services = match api.list(&ListParams::default()).await {
@@ -217,6 +217,12 @@ impl Catalog {
     /// Every kind at every version: `apps/v1/Deployment`.
     pub(crate) fn ids(&self) -> std::collections::BTreeSet<String> {
         self.kinds.values().map(Served::id).collect()
+    }
+
+    /// The kind at its most stable version.
+    pub(crate) fn of_group(&self, group: &str, kind: &str) -> Option<&Served> {
+        let same = self.kinds.values().filter(|k| k.resource.group == group && k.resource.kind == kind);
+        same.max_by_key(|k| Version::parse(&k.resource.version).priority())
     }
 
     /// The kind, where the cluster serves it at that version.

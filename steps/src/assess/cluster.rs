@@ -19,7 +19,7 @@ use super::claims::{Claim, Storage};
 use super::eks::{self, Eks};
 use super::estate::Estate;
 use super::report::Assessment;
-use super::target;
+use super::{subscription, target};
 use crate::identity::Association;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
@@ -28,7 +28,7 @@ use crate::rules::document::Node;
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
 use crate::rules::{Finding, Inputs, RuleSet, RuleSeverity, Target};
-use crate::site::{AwsAccess, ClusterRef, RegistryRef};
+use crate::site::{AwsAccess, AzureAccess, ClusterRef, RegistryRef};
 use crate::workload;
 
 /// Kinds that say nothing about what must move: they come and go, or repeat an object's past.
@@ -70,6 +70,10 @@ pub(crate) struct Config {
     /// How AWS is reached, for `eks`.
     #[serde(default)]
     pub aws: Option<AwsAccess>,
+    /// The Azure subscription, so that what the node groups become (`inputs.vm-sizes`) is held to its quotas of
+    /// vCPUs where the target's nodes are, or else its resource group. Needs `eks`.
+    #[serde(default)]
+    pub azure: Option<AzureAccess>,
 }
 
 /// What was found.
@@ -114,6 +118,17 @@ impl Config {
         }
     }
 
+    /// The subscription whose quotas are looked at.
+    fn azure(&self) -> Result<Option<&AzureAccess>, StepError> {
+        match (&self.azure, &self.eks) {
+            (Some(_), None) => Err(StepError::permanent(
+                "`azure` is given, and not the EKS cluster whose node groups need room",
+            )
+            .with_hint("give `eks = \"NAME\"` too")),
+            (azure, _) => Ok(azure.as_ref()),
+        }
+    }
+
     async fn look_at_target(&self, ctx: &StepContext) -> Result<Option<Target>, StepError> {
         match &self.target {
             Some(cluster) => Ok(Some(target::target(ctx, cluster).await?)),
@@ -141,6 +156,15 @@ impl AssessCluster {
             gathered.class(class);
         }
         let mut unreadable: BTreeSet<String> = broken.into_iter().collect();
+        if let Some(access) = config.azure()? {
+            ctx.progress(Progress::message("quotas of the subscription"));
+            match subscription::look(ctx, access, gathered.facts.target.as_deref()).await? {
+                Ok(found) => gathered.facts.subscription = Some(Arc::new(found)),
+                Err(said) => {
+                    unreadable.insert(said);
+                }
+            }
+        }
         if let Some((name, aws)) = config.eks()? {
             ctx.progress(Progress::message(format!("EKS cluster {name}")));
             let mut found = eks::look(ctx, aws, name).await?;
@@ -219,7 +243,10 @@ impl Gathered {
     }
 
     fn eks(&mut self, found: Eks, unreadable: &mut BTreeSet<String>) {
-        self.cluster.extend(found.objects.iter().map(Node::of_value));
+        for node in found.objects.iter().map(Node::of_value) {
+            objects(&node).iter().for_each(|object| self.facts.take(object));
+            self.cluster.push(node);
+        }
         self.associations.extend(found.associations);
         unreadable.extend(found.unreadable);
     }
@@ -390,6 +417,11 @@ impl TypedStep for AssessCluster {
                 Ok(Some((name, aws))) => plan.problems.extend(eks::reach(ctx, aws, name).await),
                 Ok(None) => {}
                 Err(error) => plan.problems.push(problem_of(&error, "eks")),
+            }
+            match config.azure() {
+                Ok(Some(access)) => plan.problems.extend(subscription::reach(ctx, access).await),
+                Ok(None) => {}
+                Err(error) => plan.problems.push(problem_of(&error, "azure")),
             }
         }
         if config.known().is_some_and(|c| c.namespaces.is_empty()) {

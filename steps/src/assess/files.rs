@@ -62,19 +62,16 @@ pub fn assess_files_for(
         }
     }
     for chart in &charts {
-        let values = chart::values(&chart.absolute, &chart.rendered, rules, &facts, inputs)?;
-        for (before, after) in chart.rendered.iter().zip(&values.rendered) {
+        for made in &chart.rendered {
             files += 1;
-            for document in read(&before.text).unwrap_or_default() {
+            for document in read(&made.text).unwrap_or_default() {
                 for object in objects(&document.root) {
                     estate.take(&object);
                     count += 1;
                 }
             }
-            let file = format!("{}{}", chart.path, before.template);
-            let found = chart::findings(before, after, rules, &facts, inputs)?;
-            findings.extend(found.into_iter().map(|f| Finding { file: file.clone(), ..f }));
         }
+        findings.extend(chart::solve(chart, rules, &facts, inputs)?.findings);
     }
     let assessment = Assessment::new(findings, &estate, rules, count, files);
     Ok(Assessment { left_out: skipped, ..assessment })

@@ -91,6 +91,7 @@ pub async fn assess_cluster(
         target: None,
         eks,
         aws,
+        azure: None,
     };
     let client = connect(&ctx, &config.cluster).await?;
     if let Some(problem) = missing_namespaces(&client, namespaces, "namespaces").await?.into_iter().next() {

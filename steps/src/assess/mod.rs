@@ -8,6 +8,7 @@ mod files;
 mod live;
 mod manifests;
 mod report;
+mod subscription;
 mod target;
 
 use std::sync::Arc;

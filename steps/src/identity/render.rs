@@ -23,15 +23,29 @@ fn shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A string of Bicep.
-fn bicep_text(text: &str) -> String {
-    format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${"))
+/// What a string of one line can't hold as it is, as `code` writes it.
+fn one_line(text: &str, code: impl Fn(u32) -> String) -> String {
+    let written = |c: char| match c {
+        '\n' => r"\n".to_owned(),
+        '\r' => r"\r".to_owned(),
+        '\t' => r"\t".to_owned(),
+        c if c.is_control() => code(u32::from(c)),
+        c => c.to_string(),
+    };
+    text.chars().map(written).collect()
 }
 
-/// A string of Terraform.
+/// A string of Bicep.
+/// <https://learn.microsoft.com/azure/azure-resource-manager/bicep/data-types#strings>
+fn bicep_text(text: &str) -> String {
+    let text = text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${");
+    format!("'{}'", one_line(&text, |code| format!("\\u{{{code:x}}}")))
+}
+
+/// A string of Terraform. <https://developer.hashicorp.com/terraform/language/expressions/strings>
 fn terraform_text(text: &str) -> String {
     let text = text.replace('\\', r"\\").replace('"', "\\\"").replace("${", "$${").replace("%{", "%%{");
-    format!("\"{text}\"")
+    format!("\"{}\"", one_line(&text, |code| format!("\\u{code:04x}")))
 }
 
 /// An identity's name, which has letters, digits and hyphens, as one in Bicep and Terraform.
@@ -156,9 +170,12 @@ pub(crate) fn bicep(identities: &[Identity], place: &Place<'_>) -> String {
     out
 }
 
-/// A Terraform file.
+/// A Terraform file, for version 5 of the provider, which names a credential's parent otherwise than version 4 did:
+/// <https://registry.terraform.io/providers/hashicorp/azurerm/5.12.0/docs/resources/federated_identity_credential>.
 pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
-    let mut out = "# Managed identities for what had IAM roles. Written by migrate.\n".to_owned();
+    let mut out =
+        "# Managed identities for what had IAM roles. Written by migrate.\n# For azurerm 5.0 or newer.\n"
+            .to_owned();
     for identity in identities {
         let symbol = symbol(&identity.name);
         let _ = writeln!(out, "\n# {}", comment(&identity.role_arn));
@@ -173,10 +190,9 @@ pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
             let name = account.credential();
             let _ = writeln!(
                 out,
-                "\nresource \"azurerm_federated_identity_credential\" \"{symbol}_{}\" {{\n  name                = {}\n  resource_group_name = {}\n  parent_id           = azurerm_user_assigned_identity.{symbol}.id\n  issuer              = {}\n  subject             = {}\n  audience            = [\"{AUDIENCE}\"]\n}}",
+                "\nresource \"azurerm_federated_identity_credential\" \"{symbol}_{}\" {{\n  name                      = {}\n  user_assigned_identity_id = azurerm_user_assigned_identity.{symbol}.id\n  issuer                    = {}\n  subject                   = {}\n  audience                  = [\"{AUDIENCE}\"]\n}}",
                 name,
                 terraform_text(&name),
-                terraform_text(place.resource_group),
                 terraform_text(place.issuer),
                 terraform_text(&account.subject())
             );
@@ -192,6 +208,9 @@ pub(crate) fn terraform(identities: &[Identity], place: &Place<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hcl_edit::expr::Expression;
+    use hcl_edit::template::Element;
+
     use super::super::plan::Association;
     use super::*;
 
@@ -203,7 +222,57 @@ mod tests {
         assert_eq!(shell("a'b$(id)"), r"'a'\''b$(id)'");
         assert_eq!(bicep_text("a'b${x}\\"), r"'a\'b\${x}\\'");
         assert_eq!(terraform_text("a\"${x}%{y}\\"), "\"a\\\"$${x}%%{y}\\\\\"");
+        assert_eq!(bicep_text("a\n\t\u{1}"), r"'a\n\t\u{1}'");
+        assert_eq!(terraform_text("a\n\t\u{1}"), r#""a\n\t\u0001""#);
         assert!(!comment(NASTY).contains('\n'));
+    }
+
+    /// What an expression says, as a parser of HCL reads it: text only, nothing that Terraform would evaluate.
+    fn said(expression: &Expression) -> String {
+        if let Some(text) = expression.as_str() {
+            return text.to_owned();
+        }
+        let template = expression.as_string_template().expect("a string");
+        let literal = |element: &Element| match element {
+            Element::Literal(text) => text.replace("$${", "${").replace("%%{", "%{"),
+            other => panic!("{other:?} is evaluated"),
+        };
+        template.iter().map(literal).collect()
+    }
+
+    /// The grammar alone, by `hcl-edit`: Terraform and its provider can't be had where this is built.
+    #[test]
+    fn terraform_is_hcl_and_says_what_is_meant() {
+        let account = Association {
+            namespace: "shop".to_owned(),
+            service_account: "web.1".to_owned(),
+            role_arn: format!("arn:aws:iam::1:role/{NASTY}"),
+        };
+        let identity = Identity {
+            name: "1-web".to_owned(),
+            role_arn: account.role_arn.clone(),
+            accounts: vec![account],
+            access: None,
+        };
+        let place = Place { resource_group: NASTY, location: "eastus", issuer: NASTY };
+        let text = terraform(&[identity], &place);
+        let body = hcl_edit::parser::parse_body(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let blocks: Vec<_> = body.blocks().map(|block| (block.ident.to_string(), block)).collect();
+        let kinds: Vec<&str> = blocks.iter().map(|(kind, _)| kind.trim()).collect();
+        assert_eq!(kinds, ["resource", "resource", "output"]);
+        let value = |at: usize, name: &str| said(&blocks[at].1.body.get_attribute(name).expect(name).value);
+        assert_eq!(
+            (value(0, "name"), value(0, "resource_group_name")),
+            ("1-web".to_owned(), NASTY.to_owned())
+        );
+        assert_eq!((value(1, "name"), value(1, "issuer")), ("shop_web__1".to_owned(), NASTY.to_owned()));
+        let fields = |at: usize| -> Vec<String> {
+            blocks[at].1.body.attributes().map(|attribute| attribute.key.trim().to_owned()).collect()
+        };
+        // All that version 5 takes of these, and what it asks for.
+        assert_eq!(fields(0), ["name", "resource_group_name", "location"]);
+        assert_eq!(fields(1), ["name", "user_assigned_identity_id", "issuer", "subject", "audience"]);
+        assert_eq!(value(1, "subject"), "system:serviceaccount:shop:web.1");
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! `manifest.apply`: applies a folder of manifests, server side, and waits until workloads run.
-//! Natural to repeat: the API server merges fields by manager.
+//! `manifest.apply`: applies a folder of manifests, server side, and waits until workloads run; then deletes what is
+//! no longer in the folder, where that is asked for ([`prune`](super::prune)).
+//! Natural to repeat: the API server merges fields by manager, and what is deleted is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject};
 use migrate_plugin_api::{
     Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
     StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
@@ -16,20 +16,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::order::{self, Manifest};
+use super::apply_set::{Prune, Record};
+use super::order::Manifest;
 use super::outlook::{Outlook, differing};
-use super::{render, tree};
+use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
+use super::target::{Target, established, namespace_exists};
+use super::{folder, tree};
 use crate::duration::Span;
-use crate::inventory::{Catalog, Served};
+use crate::inventory::Catalog;
 use crate::kubernetes::{connect, kube_error, reach};
-use crate::rollout::{POLL_INTERVAL, Workload, is_workload, pause, readiness};
+use crate::rollout::{Workload, is_workload, readiness};
 use crate::site::ClusterRef;
-
-/// Under this name the API server keeps who set which field.
-const FIELD_MANAGER: &str = "migrate";
-
-/// Definitions are established within a second or two; a cluster that takes longer has another fault.
-const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Large images on new nodes take minutes to arrive.
 const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -54,6 +51,22 @@ pub(crate) struct Config {
     /// How long to wait for workloads to be ready: `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout_timeout: Option<Span>,
+    /// Deletes what earlier runs applied under the same name and is no longer in the folder, when everything in it
+    /// runs: `{ set = "web", namespace = "shop" }`. Never PersistentVolumes and their claims, Namespaces and
+    /// CustomResourceDefinitions. What was applied without `prune` is in no set, and stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Prune>,
+}
+
+impl Config {
+    /// The objects of the folder, as they are applied.
+    fn manifests(&self, root: &Path) -> Result<Vec<Manifest>, StepError> {
+        let Some(prune) = &self.prune else { return folder::manifests(root) };
+        prune.check()?;
+        let mut manifests = folder::whole(root)?;
+        prune.mark(&mut manifests)?;
+        Ok(manifests)
+    }
 }
 
 /// An object that the target takes no part in.
@@ -92,6 +105,12 @@ pub(crate) struct Outputs {
     pub applied: Vec<Applied>,
     /// Objects of kinds that the target doesn't serve.
     pub skipped: Vec<Skipped>,
+    /// Objects that were deleted: `prune`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pruned: Vec<Pruned>,
+    /// Objects that are no longer in the folder, and were not deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_in_place: Vec<LeftInPlace>,
 }
 
 impl Outputs {
@@ -101,101 +120,6 @@ impl Outputs {
             .map(|a| Workload { kind: a.kind.clone(), namespace: a.namespace.clone(), name: a.name.clone() })
             .collect()
     }
-}
-
-/// Reads and orders all manifests of a folder; charts and an overlay are what they make.
-fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
-    let mut all = Vec::new();
-    let mut take = |path: &str, text: &str| {
-        let parsed = order::parse(path, text);
-        all.extend(parsed.map_err(|e| StepError::permanent("failed to read the manifests").with_source(e))?);
-        Ok::<(), StepError>(())
-    };
-    let mut files = tree::list(root)?.files;
-    let mut charts = Vec::new();
-    match render::overlay_file(root) {
-        Some(name) => {
-            take(name, &render::overlay(root)?)?;
-            files.clear();
-        }
-        None => charts = render::charts(files.iter().map(|entry| entry.path.as_str())),
-    }
-    for chart in &charts {
-        for rendered in render::chart(&root.join(chart), None)? {
-            take(&format!("{}{}", chart.display(), rendered.template), &rendered.text)?;
-        }
-    }
-    let folders = || charts.iter().map(PathBuf::as_path);
-    files.retain(|entry| entry.is_manifest() && !render::belongs_to_chart(&entry.path, folders()));
-    for entry in &files {
-        let bytes = tree::read(entry)?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|e| StepError::permanent(format!("{} is not UTF-8", entry.path)).with_source(e))?;
-        take(&entry.path, text)?;
-    }
-    if all.is_empty() {
-        return Err(StepError::permanent(format!("{} holds no manifest", root.display())));
-    }
-    if let Some((first, second)) = order::duplicate(&all) {
-        return Err(StepError::permanent(format!("{first} is in {} and in {}", first.file, second.file)));
-    }
-    order::sort(&mut all);
-    Ok(all)
-}
-
-struct Target<'a> {
-    client: &'a Client,
-    force: bool,
-}
-
-impl Target<'_> {
-    fn api(&self, kind: &Served, manifest: &Manifest) -> Result<Api<DynamicObject>, StepError> {
-        match (kind.namespaced, manifest.namespace.as_str()) {
-            (true, "") => {
-                Err(StepError::permanent(format!("{manifest} in {} names no namespace", manifest.file))
-                    .with_hint("add metadata.namespace: what is applied must not depend on a default"))
-            }
-            (true, namespace) => Ok(Api::namespaced_with(self.client.clone(), namespace, &kind.resource)),
-            (false, _) => Ok(Api::all_with(self.client.clone(), &kind.resource)),
-        }
-    }
-
-    async fn live(&self, kind: &Served, manifest: &Manifest) -> Result<Option<DynamicObject>, StepError> {
-        let live = self.api(kind, manifest)?.get_opt(&manifest.name).await;
-        live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))
-    }
-
-    async fn apply(
-        &self,
-        kind: &Served,
-        manifest: &Manifest,
-        dry_run: bool,
-    ) -> Result<DynamicObject, StepError> {
-        let api = self.api(kind, manifest)?;
-        let mut params = PatchParams::apply(FIELD_MANAGER);
-        params.force = self.force;
-        params.dry_run = dry_run;
-        let sent = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
-        sent.map_err(|e| refused(manifest, e))
-    }
-}
-
-/// What the API server has against an object, in its words.
-fn refused(manifest: &Manifest, error: kube::Error) -> StepError {
-    let message = format!("failed to apply {manifest} of {}", manifest.file);
-    let kube::Error::Api(status) = &error else { return kube_error(message, error) };
-    let causes = status.details.iter().flat_map(|d| &d.causes);
-    let fields: Vec<String> = causes
-        .filter(|cause| cause.reason == "FieldManagerConflict")
-        .map(|cause| format!("{} ({})", cause.field, cause.message))
-        .collect();
-    if !fields.is_empty() {
-        return StepError::conflict(format!("{message}: others manage its fields {}", fields.join(", ")))
-            .with_hint("set `force-conflicts = true` to take them over, or leave them out of the file");
-    }
-    let words = format!("{message}: {}", status.message);
-    let class = kube_error(message, error).class;
-    StepError::new(class, words)
 }
 
 /// What applying the folder would do, found without changing anything.
@@ -261,49 +185,16 @@ async fn preflight(
     Ok(outlook)
 }
 
-async fn namespace_exists(client: &Client, name: &str) -> Result<bool, StepError> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    let found = api.get_metadata_opt(name).await;
-    Ok(found.map_err(|e| kube_error(format!("failed to read namespace {name}"), e))?.is_some())
-}
-
 fn unserved(manifest: &Manifest) -> String {
     format!("the target serves no {} {}", manifest.api_version, manifest.kind)
 }
 
-/// Waits until every applied definition is served.
-async fn established(ctx: &StepContext, target: &Target<'_>, names: &[String]) -> Result<(), StepError> {
-    let gvk = kube::core::GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
-    let api: Api<DynamicObject> =
-        Api::all_with(target.client.clone(), &kube::api::ApiResource::from_gvk(&gvk));
-    let deadline = Instant::now() + ESTABLISH_TIMEOUT;
-    for name in names {
-        loop {
-            let crd = api
-                .get(name)
-                .await
-                .map_err(|e| kube_error(format!("failed to read definition {name}"), e))?;
-            if is_established(&crd.data) {
-                break;
-            }
-            if Instant::now() >= deadline {
-                return Err(StepError::transient(format!("definition {name} is not established")));
-            }
-            pause(ctx, POLL_INTERVAL).await?;
-        }
-    }
-    Ok(())
-}
-
-fn is_established(crd: &Value) -> bool {
-    let conditions = crd.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
-}
-
+/// Applies everything, in order; `uids` takes what the API server calls it.
 async fn apply_all(
     ctx: &StepContext,
     target: &Target<'_>,
     manifests: &[Manifest],
+    uids: &mut BTreeSet<String>,
 ) -> Result<Outputs, StepError> {
     let mut outputs = Outputs::default();
     let total = manifests.len() as u64;
@@ -321,7 +212,7 @@ async fn apply_all(
                 ctx.warn(format!("{manifest} is skipped: {}", unserved(manifest)));
                 continue;
             };
-            target.apply(kind, manifest, false).await?;
+            uids.extend(target.apply(kind, manifest, false).await?.metadata.uid);
             if manifest.kind == "CustomResourceDefinition" {
                 names.push(manifest.name.clone());
             }
@@ -352,6 +243,64 @@ impl Outputs {
     }
 }
 
+/// Makes the record of a set say where its members will be, before any of them is applied.
+async fn widen(
+    ctx: &StepContext,
+    target: &Target<'_>,
+    prune: &Prune,
+    manifests: &[Manifest],
+    wanted: &Wanted,
+) -> Result<Record, StepError> {
+    if !namespace_exists(target.client, &prune.namespace).await? {
+        let catalog = Catalog::of(target.client).await?;
+        let own = manifests.iter().find(|m| m.kind == "Namespace" && m.name == prune.namespace);
+        let own = own.and_then(|m| Some((m, catalog.get(&m.api_version, &m.kind)?)));
+        let Some((manifest, kind)) = own else { return Err(homeless(prune)) };
+        target.apply(kind, manifest, false).await?;
+    }
+    let mut record = Record::read(target.client, prune).await?.joined(wanted.record());
+    record.claim(ctx, prune)?;
+    record.namespaces.insert(prune.namespace.clone());
+    record.write(target.client, prune, false).await?;
+    Ok(record)
+}
+
+fn homeless(prune: &Prune) -> StepError {
+    StepError::permanent(format!(
+        "the target has no namespace `{}` for the record of {prune}",
+        prune.namespace
+    ))
+    .with_hint("name one that is there, or put it among the manifests")
+}
+
+/// What pruning would do, in the plan.
+async fn foresee(
+    ctx: &StepContext,
+    target: &Target<'_>,
+    prune: &Prune,
+    manifests: &[Manifest],
+    uids: BTreeSet<String>,
+    plan: &mut StepPlan,
+) -> Result<(), StepError> {
+    let is_made = manifests.iter().any(|m| m.kind == "Namespace" && m.name == prune.namespace);
+    let is_there = namespace_exists(target.client, &prune.namespace).await?;
+    if !is_made && !is_there {
+        plan.problems.push(tree::problem_of(&homeless(prune), "prune"));
+        return Ok(());
+    }
+    let mut wanted = Wanted::of(manifests);
+    wanted.uids = uids;
+    match (Set { client: target.client, prune }).foresee(ctx, &wanted, is_there).await {
+        Ok((lines, problems)) => {
+            plan.summary.push_str(&format!(", {} to delete", lines.len()));
+            plan.destroys.extend(lines);
+            plan.problems.extend(problems);
+        }
+        Err(e) => plan.problems.push(tree::problem_of(&e, "prune")),
+    }
+    Ok(())
+}
+
 /// Which applied objects are gone.
 async fn absent(client: &Client, outputs: &Outputs) -> Result<Vec<String>, StepError> {
     let catalog = Catalog::of(client).await?;
@@ -375,10 +324,14 @@ async fn absent(client: &Client, outputs: &Outputs) -> Result<Vec<String>, StepE
 }
 
 /// Objects whose fields are no longer what the files say: applying them again would change them.
-async fn drifted(ctx: &StepContext, target: &Target<'_>, root: &Path) -> Result<Vec<String>, StepError> {
+async fn drifted(
+    ctx: &StepContext,
+    target: &Target<'_>,
+    manifests: Vec<Manifest>,
+) -> Result<Vec<String>, StepError> {
     let catalog = Catalog::of(target.client).await?;
     let mut drifted = Vec::new();
-    for manifest in manifests(root)? {
+    for manifest in manifests {
         ctx.check_cancelled()?;
         let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else { continue };
         let would_be = target.apply(kind, &manifest, true).await?;
@@ -406,8 +359,16 @@ impl TypedStep for ManifestApply {
 
     async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
         let mut plan = StepPlan::new("apply manifests");
+        let prune = config.field::<Prune>("prune")?;
+        if let Some(Err(e)) = prune.as_ref().map(Prune::check) {
+            plan.problems.push(tree::problem_of(&e, "prune"));
+            return Ok(plan);
+        }
         let Some(cluster) = config.field::<ClusterRef>("cluster")? else { return Ok(plan) };
         plan.summary = format!("apply manifests to cluster `{}`", cluster.context);
+        if prune.is_some() {
+            plan.summary.push_str(", and delete what is no longer among them");
+        }
         let client = match reach(ctx, &cluster, "cluster").await {
             Ok((client, _)) => client,
             Err(problem) => {
@@ -420,11 +381,12 @@ impl TypedStep for ManifestApply {
         if !root.is_dir() {
             return Ok(plan);
         }
-        match manifests(&root) {
+        match config.manifests(&root) {
             Ok(manifests) => {
                 plan.items = Some(manifests.len() as u64);
-                let target = Target { client: &client, force: config.force_conflicts };
-                let Outlook { problems, new, same, changed } = preflight(ctx, &target, &manifests).await?;
+                let target = Target::of(&client, config);
+                let Outlook { problems, new, same, changed, uids } =
+                    preflight(ctx, &target, &manifests).await?;
                 plan.summary = format!(
                     "apply {} objects to cluster `{}`: {new} new, {} to change, {same} as they are",
                     manifests.len(),
@@ -433,6 +395,9 @@ impl TypedStep for ManifestApply {
                 );
                 plan.destroys.extend(changed.into_iter().map(|what| format!("fields of {what}")));
                 plan.problems.extend(problems);
+                if let Some(prune) = &config.prune {
+                    foresee(ctx, &target, prune, &manifests, uids, &mut plan).await?;
+                }
             }
             Err(e) => plan.problems.push(tree::problem_of(&e, "directory")),
         }
@@ -444,13 +409,28 @@ impl TypedStep for ManifestApply {
     }
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
-        let manifests = manifests(&ctx.path(&config.directory))?;
+        let manifests = config.manifests(&ctx.path(&config.directory))?;
         let client = connect(ctx, &config.cluster).await?;
-        let target = Target { client: &client, force: config.force_conflicts };
-        let outputs = apply_all(ctx, &target, &manifests).await?;
+        let target = Target::of(&client, config);
+        let mut wanted = Wanted::of(&manifests);
+        let mut record = match &config.prune {
+            Some(prune) => Some((prune, widen(ctx, &target, prune, &manifests, &wanted).await?)),
+            None => None,
+        };
+        let mut outputs = apply_all(ctx, &target, &manifests, &mut wanted.uids).await?;
         let deadline = Instant::now() + config.rollout_timeout.map_or(ROLLOUT_TIMEOUT, |span| span.0);
         for workload in outputs.workloads() {
             workload.wait(ctx, &client, deadline).await?;
+        }
+        // Last: nothing is taken away before what takes its place runs.
+        if let Some((prune, record)) = &mut record {
+            let set = Set { client: &client, prune };
+            (outputs.pruned, outputs.left_in_place) = set.prune(ctx, record, &wanted).await?;
+            ctx.info(format!(
+                "{} objects deleted, {} left in place",
+                outputs.pruned.len(),
+                outputs.left_in_place.len()
+            ));
         }
         ctx.info(format!("{} objects applied, {} skipped", outputs.applied.len(), outputs.skipped.len()));
         Ok(outputs)
@@ -478,8 +458,9 @@ impl TypedStep for ManifestApply {
         }
         let mut checks = vec![present];
         if depth == VerifyDepth::Deep {
-            let target = Target { client: &client, force: true };
-            let drifted = drifted(ctx, &target, &ctx.path(&config.directory)).await?;
+            let target = Target { force: true, ..Target::of(&client, config) };
+            let manifests = config.manifests(&ctx.path(&config.directory))?;
+            let drifted = drifted(ctx, &target, manifests).await?;
             let what = "objects that are no longer as applied";
             checks.push(Check::equal(cluster, what, "none", tree::listed(&drifted)));
         }
@@ -504,58 +485,21 @@ impl TypedStep for ManifestApply {
             status: CheckStatus::Warning,
             note: Some(skipped.reason.clone()),
         }));
+        if !outputs.pruned.is_empty() {
+            let catalog = Catalog::of(&client).await?;
+            for pruned in &outputs.pruned {
+                let now = if is_there(&client, &catalog, pruned).await? { "there" } else { "gone" };
+                checks.push(Check::equal(pruned.to_string(), "deleted", "gone", now));
+            }
+        }
+        checks.extend(outputs.left_in_place.iter().map(|left| Check {
+            subject: left.object.clone(),
+            what: "deleted".to_owned(),
+            source: "gone".to_owned(),
+            target: "left in place".to_owned(),
+            status: CheckStatus::Warning,
+            note: Some(left.reason.clone()),
+        }));
         Ok(Evidence { checks })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use migrate_plugin_api::ErrorClass;
-
-    fn manifest() -> Manifest {
-        let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n";
-        order::parse("shop/Deployment-web.yaml", text).unwrap().remove(0)
-    }
-
-    #[test]
-    fn a_conflict_names_fields_and_managers() {
-        let status = serde_json::from_value(serde_json::json!({ "status": "Failure", "code": 409, "reason": "Conflict",
-            "message": "Apply failed with 1 conflict: …", "details": { "causes": [{ "reason": "FieldManagerConflict",
-            "field": ".spec.replicas", "message": "conflict with \"kubectl\" using apps/v1" }] } }))
-        .unwrap();
-        let error = refused(&manifest(), kube::Error::Api(Box::new(status)));
-        assert_eq!(error.class, ErrorClass::Conflict);
-        insta::assert_snapshot!(error.message);
-    }
-
-    #[test]
-    fn what_the_api_server_says_is_said() {
-        let status = serde_json::from_value(
-            serde_json::json!({ "status": "Failure", "code": 422, "reason": "Invalid",
-            "message": "Deployment.apps \"web\" is invalid: spec.selector: Required value" }),
-        )
-        .unwrap();
-        let error = refused(&manifest(), kube::Error::Api(Box::new(status)));
-        assert_eq!(error.class, ErrorClass::Permanent);
-        assert!(error.message.ends_with("spec.selector: Required value"), "{}", error.message);
-    }
-
-    #[test]
-    fn a_folder_is_read_in_order_and_without_doubles() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(manifests(dir.path()).is_err());
-        let write = |name: &str, kind: &str| {
-            let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\n");
-            std::fs::write(dir.path().join(name), text).unwrap();
-        };
-        write("a.yaml", "Pod");
-        write("b.yml", "Secret");
-        std::fs::write(dir.path().join("notes.txt"), "not a manifest").unwrap();
-        let kinds: Vec<_> = manifests(dir.path()).unwrap().into_iter().map(|m| m.kind).collect();
-        assert_eq!(kinds, ["Secret", "Pod"]);
-        write("c.yaml", "Pod");
-        let error = manifests(dir.path()).unwrap_err();
-        assert_eq!(error.message, "Pod shop/a is in a.yaml and in c.yaml");
     }
 }

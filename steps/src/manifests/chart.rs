@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::difference::texts;
 use super::edit::{Edit, Sheet};
 use super::render::{self, Rendered};
+use super::rewrite::FileChange;
+use super::source::Chart;
 use crate::rules::document::{Node, read};
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
@@ -19,7 +21,7 @@ use crate::rules::{Finding, Inputs, RuleSet};
 use crate::workload::Segment;
 
 /// Values of a chart.
-pub(crate) const VALUES: &str = "values.yaml";
+pub(super) const VALUES: &str = "values.yaml";
 
 /// Times that the chart is rendered to find which values mean something else too.
 const MAX_ROUNDS: usize = 8;
@@ -29,13 +31,66 @@ const MIN_CHARS: usize = 4;
 
 /// What became of a chart.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Values {
+struct Values {
     /// `values.yaml` before and after; none where it stays.
-    pub text: Option<(String, String)>,
+    text: Option<(String, String)>,
     /// What was changed in it: where, from and to.
-    pub changes: Vec<(String, String, String)>,
+    changes: Vec<(String, String, String)>,
     /// What the chart makes with it.
-    pub rendered: Vec<Rendered>,
+    rendered: Vec<Rendered>,
+}
+
+/// What is to be done about a chart, with its files named from the root of what was read.
+pub(crate) struct Solved {
+    /// What the rules find in its templates.
+    pub findings: Vec<Finding>,
+    /// Its values, where they change.
+    pub values: Option<NewValues>,
+}
+
+/// A chart's values as they become.
+pub(crate) struct NewValues {
+    /// The file.
+    pub path: String,
+    /// Its text.
+    pub before: String,
+    /// Its text with everything done.
+    pub after: String,
+    /// What was done.
+    pub changes: Vec<FileChange>,
+}
+
+/// Solves in its values what can be solved there.
+///
+/// # Errors
+/// As [`values`]; `Permanent` where what it makes is no YAML.
+pub(crate) fn solve(
+    chart: &Chart,
+    rules: &RuleSet,
+    facts: &Facts,
+    inputs: &Inputs,
+) -> Result<Solved, StepError> {
+    let done = values(&chart.absolute, &chart.rendered, rules, facts, inputs)?;
+    let mut all = Vec::new();
+    for (before, after) in chart.rendered.iter().zip(&done.rendered) {
+        let file = format!("{}{}", chart.path, before.template);
+        let found = findings(before, after, rules, facts, inputs)?;
+        all.extend(found.into_iter().map(|finding| Finding { file: file.clone(), ..finding }));
+    }
+    let path = format!("{}{VALUES}", chart.path);
+    let values = done.text.map(|(before, after)| {
+        let change = |(place, old, new)| FileChange {
+            file: path.clone(),
+            rule: "values".to_owned(),
+            object: String::new(),
+            path: place,
+            old,
+            new,
+        };
+        let changes = done.changes.into_iter().map(change).collect();
+        NewValues { path: path.clone(), before, after, changes }
+    });
+    Ok(Solved { findings: all, values })
 }
 
 /// A text of the values and what it becomes.
@@ -45,7 +100,7 @@ type Pair = (String, String);
 ///
 /// # Errors
 /// `Permanent` where the values are no YAML, or the chart can't be rendered with the new ones.
-pub(crate) fn values(
+fn values(
     folder: &Path,
     rendered: &[Rendered],
     rules: &RuleSet,
@@ -96,7 +151,7 @@ pub(crate) fn values(
 }
 
 /// What the rules find in a document of a chart; what its values solve is not in `after` any more.
-pub(crate) fn findings(
+fn findings(
     before: &Rendered,
     after: &Rendered,
     rules: &RuleSet,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use migrate_plugin_api::StepError;
 
-use super::chart;
+use super::chart::{self, Solved};
 use super::overlay::{Overlay, overlay};
 use super::rewrite::FileChange;
 use super::source::{self, Base, Chart, Source};
@@ -71,7 +71,7 @@ pub fn rewrite_files(root: &Path, rules: &RuleSet, inputs: &Inputs) -> Result<Re
             .rewrite(&manifest.text, &manifest.documents, &facts, inputs)
             .map_err(|e| StepError::permanent(format!("failed to rewrite {path}")).with_source(e))?;
         all.files.push(RewrittenFile {
-            changes: done.changes.into_iter().map(|change| FileChange::of(&path, change)).collect(),
+            changes: FileChange::all(&path, done.changes),
             path,
             absolute: manifest.entry.absolute,
             before: manifest.text,
@@ -98,25 +98,17 @@ impl RewrittenFiles {
         facts: &Facts,
         inputs: &Inputs,
     ) -> Result<(), StepError> {
-        let values = chart::values(&chart.absolute, &chart.rendered, rules, facts, inputs)?;
-        for (before, after) in chart.rendered.iter().zip(&values.rendered) {
-            let file = format!("{}{}", chart.path, before.template);
-            let found = chart::findings(before, after, rules, facts, inputs)?;
-            let open = found.into_iter().filter(|finding| !finding.rewritten);
-            self.findings.extend(open.map(|finding| Finding { file: file.clone(), ..finding }));
-        }
-        if let Some((before, after)) = values.text {
-            let path = format!("{}{}", chart.path, chart::VALUES);
-            self.files.push(RewrittenFile {
-                changes: chart_changes(&path, &values.changes),
-                absolute: chart.absolute.join(chart::VALUES),
-                path,
-                before,
-                after,
-                is_emptied: false,
-                is_new: false,
-            });
-        }
+        let Solved { findings, values } = chart::solve(chart, rules, facts, inputs)?;
+        self.findings.extend(findings.into_iter().filter(|finding| !finding.rewritten));
+        self.files.extend(values.map(|values| RewrittenFile {
+            absolute: chart.absolute.join(chart::VALUES),
+            path: values.path,
+            before: values.before,
+            after: values.after,
+            is_emptied: false,
+            is_new: false,
+            changes: values.changes,
+        }));
         Ok(())
     }
 
@@ -135,7 +127,7 @@ impl RewrittenFiles {
         }
         let name = self.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folder = self.root.with_file_name(format!("{name}-aks"));
-        let made = overlay(&base.text, &format!("../{name}"), rules, facts, inputs)?;
+        let made = overlay((&base.text, &base.documents), &format!("../{name}"), rules, facts, inputs)?;
         if made.files.is_empty() {
             return Ok(());
         }
@@ -148,7 +140,7 @@ impl RewrittenFiles {
             // Everything is done by the overlay as a whole, which its first file stands for.
             let changes = if at == 0 { made.changes.clone() } else { Vec::new() };
             self.files.push(RewrittenFile {
-                changes: changes.into_iter().map(|change| FileChange::of(&path, change)).collect(),
+                changes: FileChange::all(&path, changes),
                 path,
                 absolute: folder.join(file),
                 before: String::new(),
@@ -215,19 +207,6 @@ impl RewrittenFiles {
         }
         Ok(())
     }
-}
-
-/// What was done to values of a chart.
-pub(super) fn chart_changes(file: &str, changes: &[(String, String, String)]) -> Vec<FileChange> {
-    let change = |(path, old, new): &(String, String, String)| FileChange {
-        file: file.to_owned(),
-        rule: "values".to_owned(),
-        object: String::new(),
-        path: path.clone(),
-        old: old.clone(),
-        new: new.clone(),
-    };
-    changes.iter().map(change).collect()
 }
 
 /// Writes a file that is not there.

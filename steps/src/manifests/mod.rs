@@ -1,18 +1,26 @@
 //! Workloads as files: exported from one cluster, rewritten, applied to another.
 
 mod apply;
+mod apply_set;
+#[cfg(test)]
+mod apply_tests;
 pub(crate) mod chart;
 mod difference;
 pub(crate) mod edit;
 mod export;
+mod folder;
 mod in_place;
 mod order;
 mod outlook;
 mod overlay;
+mod prune;
 pub(crate) mod render;
 pub(crate) mod rewrite;
 pub(crate) mod source;
+#[cfg(test)]
+mod stand_in;
 mod strip;
+mod target;
 pub(crate) mod tree;
 pub(crate) mod yaml;
 

@@ -70,13 +70,11 @@ impl std::fmt::Display for Manifest {
     }
 }
 
-impl Manifest {
-    /// Where it comes in the order.
-    pub(crate) fn rank(&self) -> usize {
-        let at = ORDER.iter().position(|kind| *kind == self.kind);
-        let last = || LAST.iter().position(|kind| *kind == self.kind).map(|at| ORDER.len() + 1 + at);
-        at.or_else(last).unwrap_or(ORDER.len())
-    }
+/// Where objects of a kind come in the order.
+pub(crate) fn rank(kind: &str) -> usize {
+    let at = ORDER.iter().position(|known| *known == kind);
+    let last = || LAST.iter().position(|known| *known == kind).map(|at| ORDER.len() + 1 + at);
+    at.or_else(last).unwrap_or(ORDER.len())
 }
 
 /// A file that is no manifest.
@@ -162,7 +160,7 @@ fn take(
 
 /// Sorts by rank, then by file; the order inside a file is kept.
 pub(crate) fn sort(manifests: &mut [Manifest]) {
-    manifests.sort_by(|a, b| (a.rank(), &a.file).cmp(&(b.rank(), &b.file)));
+    manifests.sort_by(|a, b| (rank(&a.kind), &a.file).cmp(&(rank(&b.kind), &b.file)));
 }
 
 /// Two files that describe the same object: which one wins would be chance.

@@ -1,5 +1,7 @@
 //! What applying objects would change of those that are there: by their fields, never by their values. Pure.
 
+use std::collections::BTreeSet;
+
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use migrate_plugin_api::Problem;
@@ -20,11 +22,14 @@ pub(super) struct Outlook {
     pub same: usize,
     /// Objects that would be changed, with their fields.
     pub changed: Vec<String>,
+    /// UIDs of those that are there.
+    pub uids: BTreeSet<String>,
 }
 
 impl Outlook {
     /// Takes in one object as it is and as it would be.
     pub(super) fn take(&mut self, manifest: &Manifest, live: Option<DynamicObject>, would_be: DynamicObject) {
+        self.uids.extend(live.as_ref().and_then(ResourceExt::uid));
         match live.map(|live| differing(live, would_be)) {
             None => self.new += 1,
             Some(fields) if fields.is_empty() => self.same += 1,

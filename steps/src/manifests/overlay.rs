@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::difference::operations;
 use super::render;
 use super::yaml::to_yaml;
-use crate::rules::document::{Node, read};
+use crate::rules::document::{Document, Node, read};
 use crate::rules::facts::Facts;
 use crate::rules::object::{Object, objects};
 use crate::rules::{Change, Inputs, RuleSet};
@@ -26,12 +26,12 @@ pub(crate) struct Overlay {
     expected: Vec<Value>,
 }
 
-/// Of what the overlay underneath makes (`text`), which is at `base` as seen from the new one.
+/// Of what the overlay underneath makes (`text`, and its documents), which is at `base` as seen from the new one.
 ///
 /// # Errors
 /// `Permanent` where something can't be rewritten.
 pub(crate) fn overlay(
-    text: &str,
+    (text, documents): (&str, &[Document]),
     base: &str,
     rules: &RuleSet,
     facts: &Facts,
@@ -42,12 +42,11 @@ pub(crate) fn overlay(
     let mut made = Overlay::default();
     let (mut resources, mut patches, mut files) = (vec![Value::from(base)], Vec::new(), Vec::new());
     let mut taken = BTreeSet::new();
-    for document in read(text).map_err(|e| failed(&e))? {
+    for document in documents {
         let before = &document.root;
         let Some(object) = objects(before).into_iter().next() else { continue };
-        let part = &text[document.range.clone()];
-        let documents = read(part).map_err(|e| failed(&e))?;
-        let done = rules.rewrite(part, &documents, facts, inputs).map_err(|e| failed(&e))?;
+        let alone = std::slice::from_ref(document);
+        let done = rules.rewrite(text, alone, facts, inputs).map_err(|e| failed(&e))?;
         if done.changes.is_empty() {
             made.expected.push(before.to_value());
             continue;
@@ -170,12 +169,13 @@ mod tests {
             apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web.a, namespace: shop}\nspec:\n  template:\n    spec:\n      \
             nodeSelector: {topology.kubernetes.io/zone: us-east-1a}\n      containers: [{name: web, image: nginx}]\n";
         let mut facts = Facts::default();
-        for document in read(text).unwrap() {
+        let documents = read(text).unwrap();
+        for document in &documents {
             objects(&document.root).iter().for_each(|object| facts.take(object));
         }
         let inputs =
             Inputs { zones: [("us-east-1a".to_owned(), "eastus-1".to_owned())].into(), ..Inputs::default() };
-        let made = overlay(text, "../shop", &RuleSet::shipped(), &facts, &inputs).unwrap();
+        let made = overlay((text, &documents), "../shop", &RuleSet::shipped(), &facts, &inputs).unwrap();
         let names: Vec<&str> = made.files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["kustomization.yaml", "patches/deployment-shop-web-a.yaml"]);
         insta::assert_snapshot!(made.files.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("---\n"), @r#"
@@ -208,13 +208,8 @@ mod tests {
           path: "/spec/template/spec/nodeSelector/topology.kubernetes.io~1zone"
           value: eastus-1
         "#);
-        let none = overlay(
-            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
-            "../a",
-            &RuleSet::shipped(),
-            &facts,
-            &inputs,
-        );
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
+        let none = overlay((text, &read(text).unwrap()), "../a", &RuleSet::shipped(), &facts, &inputs);
         assert!(none.unwrap().files.is_empty());
     }
 

@@ -13,7 +13,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chart;
-use super::in_place::chart_changes;
 use super::overlay::{self, Overlay};
 use super::source::{self, Base, Source};
 use super::tree::{self, Draft, Entry};
@@ -77,9 +76,16 @@ pub struct FileChange {
 }
 
 impl FileChange {
-    pub(super) fn of(file: &str, change: Change) -> Self {
-        let Change { rule, object, path, old, new } = change;
-        Self { file: file.to_owned(), rule, object, path, old, new }
+    pub(super) fn all(file: &str, changes: Vec<Change>) -> Vec<Self> {
+        let of = |Change { rule, object, path, old, new }| Self {
+            file: file.to_owned(),
+            rule,
+            object,
+            path,
+            old,
+            new,
+        };
+        changes.into_iter().map(of).collect()
     }
 }
 
@@ -141,19 +147,19 @@ impl Config {
 }
 
 impl Outputs {
-    fn count(&mut self, entry: &Entry, changes: Vec<Change>, findings: Vec<Finding>) {
+    /// Counts a file that was written, with what was done in it.
+    fn count(&mut self, changes: Vec<FileChange>) {
         self.files += 1;
         self.files_changed += u64::from(!changes.is_empty());
         self.values_changed += changes.len() as u64;
         let room = LISTED.saturating_sub(self.changes.len());
-        self.changes.extend(changes.into_iter().take(room).map(|change| FileChange::of(&entry.path, change)));
-        self.find(entry, findings);
+        self.changes.extend(changes.into_iter().take(room));
     }
 
-    fn find(&mut self, entry: &Entry, findings: Vec<Finding>) {
+    /// Lists what is left.
+    fn find(&mut self, findings: impl IntoIterator<Item = Finding>) {
         let room = LISTED.saturating_sub(self.findings.len());
-        let open = findings.into_iter().filter(|finding| !finding.rewritten).take(room);
-        self.findings.extend(open.map(|finding| Finding { file: entry.path.clone(), ..finding }));
+        self.findings.extend(findings.into_iter().filter(|finding| !finding.rewritten).take(room));
     }
 }
 
@@ -185,34 +191,25 @@ fn rewrite(
         } else {
             write(entry, rewritten.text.as_bytes(), is_private(&entry.absolute))?;
         }
-        outputs.count(entry, rewritten.changes, findings);
+        outputs.count(FileChange::all(&entry.path, rewritten.changes));
+        outputs.find(findings.into_iter().map(|finding| Finding { file: entry.path.clone(), ..finding }));
         ctx.progress(Progress::message("rewriting").items(outputs.files, total));
     }
     let mut values = BTreeMap::new();
     for chart in &charts {
         ctx.check_cancelled()?;
-        let done = chart::values(&chart.absolute, &chart.rendered, &rules, &facts, &inputs)?;
-        for (before, after) in chart.rendered.iter().zip(&done.rendered) {
-            let entry =
-                Entry { path: format!("{}{}", chart.path, before.template), absolute: PathBuf::new() };
-            outputs.find(&entry, chart::findings(before, after, &rules, &facts, &inputs)?);
-        }
-        if let Some((_, text)) = &done.text {
-            values.insert(format!("{}{}", chart.path, chart::VALUES), (text.clone(), done.changes));
-        }
+        let done = chart::solve(chart, &rules, &facts, &inputs)?;
+        outputs.find(done.findings);
+        values.extend(done.values.map(|values| (values.path.clone(), values)));
     }
     for entry in &others {
         ctx.check_cancelled()?;
-        if let Some((text, changes)) = values.remove(&entry.path) {
-            write(entry, text.as_bytes(), is_private(&entry.absolute))?;
-            outputs.files += 1;
-            outputs.files_changed += 1;
-            outputs.values_changed += changes.len() as u64;
-            outputs.changes.extend(chart_changes(&entry.path, &changes));
-            continue;
-        }
-        write(entry, &tree::read(entry)?, is_private(&entry.absolute))?;
-        outputs.count(entry, Vec::new(), Vec::new());
+        let (bytes, changes) = match values.remove(&entry.path) {
+            Some(values) => (values.after.into_bytes(), values.changes),
+            None => (tree::read(entry)?, Vec::new()),
+        };
+        write(entry, &bytes, is_private(&entry.absolute))?;
+        outputs.count(changes);
     }
     Ok((outputs, None))
 }
@@ -232,11 +229,12 @@ fn rewrite_overlay(
             .map_err(|e| StepError::permanent(format!("failed to find {}", path.display())).with_source(e))
     };
     let there = overlay::relative(&absolute(&ctx.path(&config.to))?, &absolute(from)?);
-    let mut made = overlay::overlay(&base.text, &there.to_string_lossy(), &rules, facts, &inputs)?;
+    let mut made =
+        overlay::overlay((&base.text, &base.documents), &there.to_string_lossy(), &rules, facts, &inputs)?;
     let mut outputs = Outputs::default();
     let found =
         base.documents.iter().flat_map(|document| rules.findings(&document.root, None, facts, &inputs));
-    outputs.find(&base.entry, found.collect());
+    outputs.find(found.map(|finding| Finding { file: base.entry.path.clone(), ..finding }));
     let mut changes = std::mem::take(&mut made.changes);
     let nothing = format!("resources:\n- {}\n", there.display());
     let files = match made.files.is_empty() {
@@ -246,7 +244,7 @@ fn rewrite_overlay(
     for (name, text) in files {
         let entry = Entry { path: name, absolute: PathBuf::new() };
         write(&entry, text.as_bytes(), false)?;
-        outputs.count(&entry, std::mem::take(&mut changes), Vec::new());
+        outputs.count(FileChange::all(&entry.path, std::mem::take(&mut changes)));
     }
     Ok((outputs, made))
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
-use super::object::Object;
+use super::object::{EKS_API_GROUP, Object};
 use super::path::Pattern;
+use super::subscription::Subscription;
 use super::target::Target;
 
 static POD: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse("{pod}").expect("a constant"));
@@ -53,6 +54,21 @@ pub(crate) struct Port {
     pub number: u16,
 }
 
+/// A node group of EKS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeGroup {
+    /// Its name.
+    pub name: String,
+    /// Instance types, of which it takes any.
+    pub types: Vec<String>,
+    /// Nodes that there are.
+    pub desired: u64,
+    /// Nodes that there may be.
+    pub most: u64,
+    /// Whether they are spot nodes.
+    pub is_spot: bool,
+}
+
 /// What is known of all objects.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -83,6 +99,10 @@ pub(crate) struct Facts {
     pub made: BTreeSet<(&'static str, String)>,
     /// Where the objects go, where that is known.
     pub target: Option<Arc<Target>>,
+    /// What the subscription has room for, where that is known.
+    pub subscription: Option<Arc<Subscription>>,
+    /// Node groups, in the order in which they came.
+    pub node_groups: Vec<NodeGroup>,
 }
 
 /// Provisioners of AWS.
@@ -140,6 +160,7 @@ impl Facts {
                 self.stores.insert((object.kind.clone(), object.name.clone()));
             }
             "ConfigMap" if object.name == "aws-auth" => self.aws_auth(object),
+            "NodeGroup" if object.group == EKS_API_GROUP => self.node_group(object),
             "Ingress" => super::code::ingress::gather(object, self),
             _ => {}
         }
@@ -158,6 +179,20 @@ impl Facts {
                 }
             }
         }
+    }
+
+    fn node_group(&mut self, object: &Object<'_>) {
+        let node = object.node;
+        let types = node.at(&["spec", "instanceTypes"]).map_or(&[][..], |types| types.items());
+        let count =
+            |field: &str| node.text_at(&["spec", "scalingConfig", field]).and_then(|n| n.parse().ok());
+        self.node_groups.push(NodeGroup {
+            name: object.name.clone(),
+            types: types.iter().filter_map(|name| name.text()).map(str::to_owned).collect(),
+            desired: count("desiredSize").unwrap_or(0),
+            most: count("maxSize").unwrap_or(0),
+            is_spot: node.text_at(&["spec", "capacityType"]) == Some("SPOT"),
+        });
     }
 
     fn class(&mut self, object: &Object<'_>) {

@@ -14,12 +14,14 @@ pub(crate) mod quantity;
 mod rewriting;
 mod rule;
 mod set;
+pub(crate) mod subscription;
 mod target;
 
 pub use finding::Finding;
 pub use inputs::{IngressTarget, Inputs, QueueTarget};
 pub use rule::{Condition, Effect, Example, Rule, RuleError, RuleKind, RuleSeverity};
 pub use set::RuleSet;
+pub use subscription::{CoreQuota, Subscription, VmSize};
 pub use target::{NodeSize, Quota, Target};
 
 pub(crate) use rewriting::Change;

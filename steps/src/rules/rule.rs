@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::code::{self, Code};
 use super::inputs::Inputs;
 use super::path::Pattern;
+use super::subscription::Subscription;
 use super::target::Target;
 
 /// Who can do it.
@@ -93,7 +94,7 @@ pub enum Effect {
 }
 
 /// A rule's test, and its illustration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     /// What is found.
@@ -107,6 +108,9 @@ pub struct Example {
     /// On the way to this target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// With what this subscription has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Subscription>,
 }
 
 /// A rule as it is written.

@@ -22,8 +22,13 @@ fn found(text: &str, inputs: &Inputs) -> Vec<Finding> {
 }
 
 fn found_for(text: &str, inputs: &Inputs, target: Option<&Target>) -> Vec<Finding> {
+    found_with(text, inputs, &Example { target: target.cloned(), ..Example::default() })
+}
+
+fn found_with(text: &str, inputs: &Inputs, example: &Example) -> Vec<Finding> {
     let (set, mut facts) = (RuleSet::shipped(), facts(text));
-    facts.target = target.cloned().map(Arc::new);
+    facts.target = example.target.clone().map(Arc::new);
+    facts.subscription = example.subscription.clone().map(Arc::new);
     let documents = read(text).unwrap();
     set.findings_of_text(text, &documents, &facts, inputs)
 }
@@ -43,7 +48,7 @@ fn every_rule_finds_and_rewrites_its_examples() {
         for example in &rule.examples {
             let before = example.before.trim_start_matches('\n');
             let after = example.after.as_deref().map_or(before, |after| after.trim_start_matches('\n'));
-            let all = found_for(before, &example.inputs, example.target.as_ref());
+            let all = found_with(before, &example.inputs, example);
             let finding = all.into_iter().find(|f| f.rule == rule.id);
             match finding {
                 None => wrong.push(format!("{}: does not find its example", rule.id)),

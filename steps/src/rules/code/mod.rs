@@ -14,6 +14,7 @@ mod routes;
 mod secrets;
 mod services;
 mod storage;
+mod subscription;
 mod target;
 
 use std::ops::ControlFlow;
@@ -65,6 +66,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "target-nodes" => target::nodes,
         "target-sizes" => target::sizes,
         "target-quotas" => quota::exceeded,
+        "subscription-vcpus" => subscription::vcpus,
         "trigger-authentication" => keda::authentication,
         "arns" => references::arns,
         "hosts" => references::hosts,
