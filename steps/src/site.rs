@@ -139,4 +139,7 @@ pub struct ContainerRef {
     /// A SAS query string; default: Entra (Azure CLI, managed or workload identity).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sas: Option<SecretRef>,
+    /// An application to log in as, instead of an identity of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_principal: Option<ServicePrincipal>,
 }

@@ -1,5 +1,6 @@
 //! A bearer token for one service of Azure, kept until shortly before its end.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,29 @@ pub(crate) struct Tokens {
     scope: String,
     /// What the token is for, in words.
     service: String,
-    held: Mutex<Option<(Secret, Instant)>>,
+    held: Mutex<Option<Held>>,
+}
+
+struct Held {
+    token: Secret,
+    ends_at: Instant,
+}
+
+impl Held {
+    /// Whether it serves without another being asked for.
+    fn serves(&self, now: Instant) -> bool {
+        self.lasts(now + MARGIN)
+    }
+
+    fn lasts(&self, until: Instant) -> bool {
+        self.ends_at > until
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("scope", &self.scope).finish_non_exhaustive()
+    }
 }
 
 impl Tokens {
@@ -59,28 +82,36 @@ impl Tokens {
         }
     }
 
-    /// One that is good for some minutes more.
+    /// One that is good for some minutes more; for less, while Entra doesn't answer.
     ///
     /// # Errors
-    /// `Auth` when Entra gives none, transient when it doesn't answer.
+    /// `Auth` when Entra gives none, transient when it doesn't answer and the last one has ended.
     pub(crate) async fn get(&self) -> Result<Secret, StepError> {
         let identity = match &self.login {
             Login::Given(token) => return Ok(token.clone()),
             Login::Identity(identity) => identity,
         };
         let mut held = self.held.lock().await;
-        if let Some((token, renew_at)) = &*held
-            && *renew_at > Instant::now()
-        {
-            return Ok(token.clone());
+        if let Some(held) = held.as_ref().filter(|held| held.serves(Instant::now())) {
+            return Ok(held.token.clone());
         }
         let fresh = identity.get_token(&[&self.scope], None).await;
-        let fresh = fresh
-            .map_err(|e| azure::no_token(format!("failed to get an Entra token for {}", self.service), e))?;
+        let fresh = match fresh
+            .map_err(|e| azure::no_token(format!("failed to get an Entra token for {}", self.service), e))
+        {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                let held = held.as_ref().filter(|held| held.lasts(Instant::now()));
+                return match held.filter(|_| error.class.is_retryable()) {
+                    Some(held) => Ok(held.token.clone()),
+                    None => Err(error),
+                };
+            }
+        };
         let left = fresh.expires_on - azure_core::time::OffsetDateTime::now_utc();
-        let left = Duration::try_from(left).unwrap_or_default().saturating_sub(MARGIN);
+        let ends_at = Instant::now() + Duration::try_from(left).unwrap_or_default();
         let token = Secret::new(fresh.token.secret());
-        *held = Some((token.clone(), Instant::now() + left));
+        *held = Some(Held { token: token.clone(), ends_at });
         Ok(token)
     }
 }
@@ -108,5 +139,86 @@ pub(crate) mod testing {
             assert_eq!(scopes, ["https://vault.azure.net/.default"]);
             Ok(AccessToken::new(TOKEN, OffsetDateTime::now_utc() + self.0))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+    use azure_core::credentials::{AccessToken, TokenRequestOptions};
+    use azure_core::error::ErrorKind;
+    use azure_core::time::{Duration as Span, OffsetDateTime};
+    use migrate_plugin_api::{ErrorClass, async_trait};
+
+    use super::*;
+
+    /// Numbers its tokens, which last so many seconds; or can't be reached.
+    #[derive(Debug, Default)]
+    struct Numbers {
+        given: AtomicI64,
+        lasts: AtomicI64,
+        away: AtomicBool,
+    }
+
+    #[async_trait]
+    impl TokenCredential for Numbers {
+        async fn get_token(
+            &self,
+            _: &[&str],
+            _: Option<TokenRequestOptions<'_>>,
+        ) -> azure_core::Result<AccessToken> {
+            if self.away.load(Ordering::Relaxed) {
+                return Err(azure_core::Error::with_message(ErrorKind::Io, "no answer"));
+            }
+            let number = self.given.fetch_add(1, Ordering::Relaxed) + 1;
+            let ends = OffsetDateTime::now_utc() + Span::seconds(self.lasts.load(Ordering::Relaxed));
+            Ok(AccessToken::new(format!("token-{number}"), ends))
+        }
+    }
+
+    fn tokens(lasts: i64) -> (Arc<Numbers>, Tokens) {
+        let numbers = Arc::new(Numbers { lasts: lasts.into(), ..Numbers::default() });
+        let tokens = Tokens::of(numbers.clone(), "s/.default".to_owned(), "a service");
+        (numbers, tokens)
+    }
+
+    async fn token(tokens: &Tokens) -> Result<String, StepError> {
+        Ok(tokens.get().await?.expose().to_owned())
+    }
+
+    #[test]
+    fn a_token_serves_until_five_minutes_before_its_end() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let held = Held { token: Secret::new("t"), ends_at: now + 3_600 * second };
+        assert!(held.serves(now + 3_299 * second) && !held.serves(now + 3_300 * second));
+        assert!(held.lasts(now + 3_599 * second) && !held.lasts(now + 3_600 * second));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for_once_and_again_near_its_end() {
+        let (_, kept) = tokens(3_600);
+        assert_eq!(token(&kept).await.unwrap(), "token-1");
+        assert_eq!(token(&kept).await.unwrap(), "token-1");
+        assert!(!format!("{kept:?}").contains("token-"));
+        let (_, renewed) = tokens(300);
+        assert_eq!(token(&renewed).await.unwrap(), "token-1");
+        assert_eq!(token(&renewed).await.unwrap(), "token-2");
+    }
+
+    #[tokio::test]
+    async fn while_entra_is_away_a_token_serves_to_its_very_end() {
+        let (numbers, tokens) = tokens(300);
+        assert_eq!(token(&tokens).await.unwrap(), "token-1");
+        numbers.away.store(true, Ordering::Relaxed);
+        assert_eq!(token(&tokens).await.unwrap(), "token-1");
+
+        numbers.away.store(false, Ordering::Relaxed);
+        numbers.lasts.store(0, Ordering::Relaxed);
+        assert_eq!(token(&tokens).await.unwrap(), "token-2");
+        numbers.away.store(true, Ordering::Relaxed);
+        let error = token(&tokens).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });
+        assert_eq!(error.message, "failed to get an Entra token for a service");
     }
 }

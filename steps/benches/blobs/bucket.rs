@@ -16,7 +16,9 @@ use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 use http::{Method, StatusCode};
 
-use super::sink::{Fault, Faults, first_key, nobodys_etag, nobodys_key};
+use super::gate::Gate;
+use super::nobody::{first_key, nobodys_etag, nobodys_key};
+use super::sink::{Fault, Faults};
 
 /// S3's page of a listing.
 const MAX_PAGE: usize = 1_000;
@@ -43,6 +45,8 @@ pub struct Bucket {
     /// The key whose next read breaks off in the middle.
     breaks: Mutex<Option<String>>,
     listed: Option<usize>,
+    /// By the tokens of sessions, as directory buckets have them.
+    pub gate: Gate,
 }
 
 impl Bucket {
@@ -113,6 +117,7 @@ impl Bucket {
         let kind = match (request.method(), query.contains_key("list-type")) {
             (&Method::GET, true) => "list",
             (&Method::GET, _) if query.contains_key("tagging") => "get-tags",
+            (&Method::GET, _) if query.contains_key("session") => "create-session",
             (&Method::GET, _) => "get",
             (&Method::HEAD, _) if key.is_empty() => "head-bucket",
             (&Method::HEAD, _) => "head",
@@ -128,12 +133,36 @@ impl Bucket {
         if let Some(fault) = fault.as_ref().and_then(|faults| faults(kind, &key, before)) {
             return error(&fault);
         }
+        if kind == "create-session" {
+            return self.create_session(before + 1);
+        }
+        let session = request.headers().get("x-amz-s3session-token").and_then(|token| token.to_str().ok());
+        let session = session.or_else(|| query.get("X-Amz-S3session-Token").map(String::as_str));
+        if !self.gate.passes(kind, session) {
+            return error(&Fault { status: 403, code: "AccessDenied", retry_after: None });
+        }
         match kind {
             "list" => self.list(&query),
             "get" | "head" | "get-tags" => self.read(kind, &key, request),
             "head-bucket" => Response::new(Body::empty()),
             _ => error(&Fault { status: 501, code: "NotImplemented", retry_after: None }),
         }
+    }
+
+    /// Of five minutes, as S3 gives them.
+    fn create_session(&self, number: u64) -> Response {
+        let token = format!("SESS10N-{number}");
+        self.gate.open_to(&token);
+        let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(5);
+        let text = format!(
+            "<CreateSessionResult><Credentials><AccessKeyId>K{number}</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+             <SessionToken>{token}</SessionToken><Expiration>{}</Expiration></Credentials></CreateSessionResult>",
+            ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+        );
+        Response::builder()
+            .header("content-type", "application/xml")
+            .body(Body::from(text))
+            .unwrap_or_default()
     }
 
     fn list(&self, query: &BTreeMap<String, String>) -> Response {

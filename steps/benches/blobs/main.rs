@@ -8,7 +8,11 @@ mod azcopy;
 mod bucket;
 #[path = "../../../tests/bench/figures.rs"]
 mod figures;
+mod floor;
+#[allow(dead_code, reason = "tests use more of it")]
+mod gate;
 mod goals;
+mod nobody;
 mod ours;
 mod process;
 mod room;
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["measure", "floor", job] => floor::measure(job.as_ref()),
         ["measure", what, config] => ours::measure(what, config.as_ref()),
         ["serve", "sink"] => serve(None),
         ["serve", "listing", count] => count.parse().map_err(Into::into).and_then(|n| serve(Some(n))),
@@ -157,6 +162,9 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
     if room.has_peers() {
         movers.push(("rclone", room.target(target)?));
     }
+    if target == Target::Sink {
+        movers.push(("floor", room.target(target)?));
+    }
     for set in Set::ALL {
         for (_, service) in &movers {
             room.empty(service)?;
@@ -169,6 +177,10 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
                 room.change(round)?;
             }
             for (mover, service) in &mut movers {
+                // It knows nothing of blocks, and does everything again.
+                if *mover == "floor" && (set == Set::Large || pass != "cold") {
+                    continue;
+                }
                 let name = format!("{mover} {} {} {pass}", target.name(), set.name());
                 let (cost, requests) = room.stream(mover, set, service)?;
                 table.add(&name, cost, &requests);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use aws_lc_rs::hmac;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::floor::Job;
 use crate::process::{Cost, Service, measured};
 use crate::series::Table;
 use crate::tools::Tools;
@@ -304,10 +306,12 @@ impl Room {
         let container = format!("{mover}-{}", set.name());
         let before = self.sink_counts(target)?;
         self.log.requests("s3");
-        let mut command = if mover == "rclone" {
-            self.rclone(set, &format!("http://{address}/{ACCOUNT}"), &container)
-        } else {
-            self.ours("copy", &self.config(&self.endpoint, set.name(), &address, &container, "stream"))?
+        let mut command = match mover {
+            "rclone" => self.rclone(set, &format!("http://{address}/{ACCOUNT}"), &container),
+            "floor" => self.floor(set, &address, &container)?,
+            _ => {
+                self.ours("copy", &self.config(&self.endpoint, set.name(), &address, &container, "stream"))?
+            }
         };
         let cost = measured(&mut command, &self.folder.join(format!("{mover}.log")))?;
         let mut requests = self.log.requests("s3");
@@ -362,6 +366,28 @@ impl Room {
         std::fs::write(&file, config.to_string())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["measure", what]).arg(file).env(ours::SAS, sas());
+        Ok(command)
+    }
+
+    /// The bytes of a set and nothing else, by URLs that are signed before the clock runs.
+    fn floor(&self, set: Set, address: &str, container: &str) -> Result<Command> {
+        let (count, _) = set.shape(self.tenth);
+        let path = |url: &str| url.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default();
+        let objects = self.runtime.block_on(async {
+            let mut objects = Vec::with_capacity(count);
+            for number in 0..count {
+                let signed = PresigningConfig::expires_in(std::time::Duration::from_secs(900))?;
+                let get = self.s3.get_object().bucket(set.name()).key(key(number)).presigned(signed).await?;
+                let put = format!("/{ACCOUNT}/{container}/{}?{}", key(number), sas());
+                objects.push((path(get.uri()), put));
+            }
+            Ok::<_, Box<dyn std::error::Error>>(objects)
+        })?;
+        let from = self.endpoint.trim_start_matches("http://").to_owned();
+        let file = self.folder.join("floor.json");
+        std::fs::write(&file, serde_json::to_string(&Job { from, to: address.to_owned(), objects })?)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["measure", "floor"]).arg(file);
         Ok(command)
     }
 

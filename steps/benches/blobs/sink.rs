@@ -22,6 +22,8 @@ use http::{HeaderMap, Method, StatusCode};
 use md5::{Digest as _, Md5};
 
 use super::bucket::{escape, percent_decoded};
+use super::gate::Gate;
+use super::nobody::{first_key, nobodys_etag, nobodys_key};
 
 /// Azure's limits: a block ID before base64, blocks of a blob, a page of a listing.
 const MAX_ID_BYTES: usize = 64;
@@ -81,6 +83,8 @@ pub struct Sink {
     /// Instead of blobs: a listing of this many that nobody wrote.
     listed: Option<usize>,
     http: reqwest::Client,
+    /// By Entra tokens.
+    pub gate: Gate,
 }
 
 type Answer = Result<Response, Refusal>;
@@ -105,6 +109,7 @@ impl Sink {
             keeps_md5: AtomicBool::new(false),
             listed,
             http: reqwest::Client::new(),
+            gate: Gate::default(),
         });
         let router = Router::new().fallback(handle).with_state(Arc::clone(&sink));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -195,6 +200,9 @@ impl Sink {
         };
         self.count(kind, &name)?;
         let call = Call { name, query, headers: parts.headers };
+        if !self.gate.passes(kind, call.token()) {
+            return Err(refuse(401, "InvalidAuthenticationInfo"));
+        }
         match kind {
             "list" | "list from" => Ok(self.list(&call)),
             "get-block-list" => self.block_list(&call),
@@ -405,29 +413,9 @@ impl Sink {
     }
 }
 
-/// A key of a listing that nobody wrote. In order.
-pub fn nobodys_key(number: usize) -> String {
-    format!("kopia/shop/p{:02x}/{number:08}", number / 8_000)
-}
-
-/// The ETag that its object has.
-pub fn nobodys_etag(number: usize) -> String {
-    format!("{number:032x}")
-}
-
 fn nobodys(number: usize) -> (String, Stored) {
     let metadata = BTreeMap::from([("migrate_source_etag".to_owned(), nobodys_etag(number))]);
     (nobodys_key(number), Stored { size: 4096, metadata, ..Stored::default() })
-}
-
-/// The number of the first key that is not before `from`.
-pub fn first_key(count: usize, from: &str) -> usize {
-    let (mut low, mut high) = (0, count);
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        if nobodys_key(middle).as_str() < from { low = middle + 1 } else { high = middle }
-    }
-    low
 }
 
 impl Inner {
@@ -467,6 +455,13 @@ struct Call {
 impl Call {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Of Entra. The service takes one only from version 2017-11-09 on, and only one credential.
+    fn token(&self) -> Option<&str> {
+        let knows = self.header("x-ms-version").is_some_and(|version| version >= "2017-11-09");
+        let token = self.header("authorization")?.strip_prefix("Bearer ")?;
+        (knows && !self.query.contains_key("sig")).then_some(token)
     }
 
     /// Every checksum that was sent, against what arrived.

@@ -15,6 +15,7 @@ mod peers;
 mod registry;
 mod rig;
 mod series;
+mod zot;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -34,13 +35,14 @@ const HELP: &str = "\
 What moving images costs, beside what others cost for the same. Prints JSON.
 
 Usage: cargo xtask bench images [--rounds N] [--only NAME,…] [--small] [--without-link] [--link-only]
-                                [--killed]
+                                [--killed] [--zot]
 
 --only          floor, ours, crane, regsync, skopeo
 --small         a hundredth of the bytes, to try the bench itself
 --without-link  leaves the slow link out
 --link-only     measures over the slow link only
 --killed        measures only what goes twice when ours is killed in the middle of the large layer
+--zot           only shows that all images get into zot and back, digest for digest
 ";
 
 fn main() -> ExitCode {
@@ -76,13 +78,14 @@ pub struct Options {
     direct: bool,
     link: bool,
     killed: bool,
+    zot: bool,
 }
 
 impl Options {
     fn parse(mut words: &[&str]) -> Option<Self> {
         let only = rig::CONTESTANTS.map(str::to_owned).to_vec();
         let mut options =
-            Self { rounds: ROUNDS, only, small: false, direct: true, link: true, killed: false };
+            Self { rounds: ROUNDS, only, small: false, direct: true, link: true, killed: false, zot: false };
         loop {
             match words {
                 [] => return Some(options),
@@ -105,6 +108,11 @@ impl Options {
                     options.only = vec!["ours".to_owned()];
                     words = rest;
                 }
+                ["--zot", rest @ ..] => {
+                    options.zot = true;
+                    options.only = vec!["ours".to_owned()];
+                    words = rest;
+                }
                 _ => return None,
             }
         }
@@ -121,6 +129,10 @@ fn all(options: &Options) -> Result<()> {
         eprintln!("bench: round {} of {}", round + 1, options.rounds);
         if options.killed {
             runtime.block_on(rig.killed(&mut table))?;
+            continue;
+        }
+        if options.zot {
+            runtime.block_on(rig.zot(&mut table))?;
             continue;
         }
         for name in &options.only {

@@ -136,7 +136,7 @@ fn debian(package: &str, program: &str) -> Result<PathBuf> {
 }
 
 /// stdout is for figures: what installers say goes to stderr.
-fn succeed(command: &mut Command) -> Result<()> {
+pub fn succeed(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
     let status = status.map_err(|e| format!("{program}: {e}"))?;

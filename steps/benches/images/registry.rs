@@ -16,7 +16,7 @@ use crate::estate::MANIFEST;
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
 /// How long it may take to answer on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running registry.
 pub struct Server {
@@ -118,11 +118,16 @@ impl Server {
 
     /// The digest under a tag.
     pub async fn digest(&self, repository: &str, tag: &str) -> Result<Option<String>> {
-        let get = self.http.get(self.url(&format!("{repository}/manifests/{tag}")));
-        let get = get.header("accept", MANIFEST).send().await?;
-        if !get.status().is_success() {
-            return Ok(None);
-        }
-        Ok(Some(crate::estate::digest_of(&get.bytes().await?)))
+        digest_at(&self.address, repository, tag).await
     }
+}
+
+/// The digest under a tag in the registry at `address`.
+pub async fn digest_at(address: &str, repository: &str, tag: &str) -> Result<Option<String>> {
+    let get = reqwest::Client::new().get(format!("http://{address}/v2/{repository}/manifests/{tag}"));
+    let get = get.header("accept", MANIFEST).send().await?;
+    if !get.status().is_success() {
+        return Ok(None);
+    }
+    Ok(Some(crate::estate::digest_of(&get.bytes().await?)))
 }

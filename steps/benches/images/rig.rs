@@ -10,6 +10,7 @@ use crate::estate::{Estate, TAG};
 use crate::link::Link;
 use crate::registry::Server;
 use crate::series::Table;
+use crate::zot::Zot;
 use crate::{Options, Result, peers};
 
 /// Who can be measured. `floor` is no copier: only the bytes.
@@ -19,6 +20,7 @@ pub const CONTESTANTS: [&str; 5] = ["floor", "ours", "crane", "regsync", "skopeo
 pub struct Rig {
     pub estate: Estate,
     source: Server,
+    bench: PathBuf,
     work: PathBuf,
     programs: BTreeMap<String, PathBuf>,
 }
@@ -36,7 +38,7 @@ impl Rig {
         let mut estate = Estate::new(options.small);
         eprintln!("bench: filling the source registry");
         estate.store(&source).await?;
-        Ok(Self { estate, source, work: bench.join("images-work"), programs })
+        Ok(Self { estate, source, work: bench.join("images-work"), bench, programs })
     }
 
     /// Cold, warm, and with one image of 21 changed, registry beside registry.
@@ -121,6 +123,22 @@ impl Rig {
         Ok(())
     }
 
+    /// Ours into zot, again, and by skopeo out of it into a registry of the usual kind.
+    pub async fn zot(&mut self, table: &mut Table) -> Result<()> {
+        let zot = Zot::start(&self.bench, &self.work.join("zot")).await?;
+        let addresses = (self.source.address.clone(), zot.address.clone());
+        for pass in ["cold", "warm"] {
+            self.run("ours", &format!("ours-zot-{pass}"), &addresses, table)?;
+        }
+        let third = self.fresh_target().await?;
+        for image in &self.estate.images {
+            let wanted = self.source.digest(&image.repository, TAG).await?.ok_or("an image is missing")?;
+            zot.check(&image.repository, &wanted, &third).await?;
+        }
+        table.add("ours-zot", "images-equal", self.estate.images.len() as f64);
+        Ok(())
+    }
+
     async fn fresh_target(&self) -> Result<Server> {
         let folder = self.work.join("target");
         if folder.exists() {
@@ -132,21 +150,27 @@ impl Rig {
         Ok(server)
     }
 
-    /// Runs `name` once under GNU time.
+    /// Runs `name` once under GNU time, and prepares to count its requests.
     fn measure(
         &self,
         name: &str,
         label: &str,
-        (source, to): &(String, String),
+        addresses: &(String, String),
         target: &Server,
         table: &mut Table,
     ) -> Result<Measured> {
+        let before =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(target.requests()))?;
+        self.run(name, label, addresses, table)?;
+        Ok(Measured { label: label.to_owned(), before })
+    }
+
+    /// Runs `name` once under GNU time.
+    fn run(&self, name: &str, label: &str, (source, to): &(String, String), table: &mut Table) -> Result<()> {
         let folder = self.work.join(name);
         std::fs::create_dir_all(&folder)?;
         let program = self.programs.get(name).ok_or("not installed")?;
         let command = peers::command(name, program, &self.estate, (source, to), &folder)?;
-        let before =
-            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(target.requests()))?;
         let figures = folder.join("time");
         let output = Command::new("/usr/bin/time")
             .args(["--format", "%e %U %S %M", "--output"])
@@ -167,7 +191,7 @@ impl Rig {
         table.add(label, "wall-s", wall);
         table.add(label, "cpu-s", user + system);
         table.add(label, "peak-mib", peak_kib / 1_024.0);
-        Ok(Measured { label: label.to_owned(), before })
+        Ok(())
     }
 
     /// It must have done it: every tag has the same digest on both sides.

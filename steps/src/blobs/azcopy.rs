@@ -236,9 +236,8 @@ impl Engine<'_> {
         let mut command = Command::new(program(self.config));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         command.env("AZCOPY_LOG_LOCATION", &self.folder).env("AZCOPY_JOB_PLAN_LOCATION", &self.folder);
-        if self.config.to.sas.is_none() && std::env::var_os("AZCOPY_AUTO_LOGIN_TYPE").is_none() {
-            let federated = std::env::var_os("AZURE_FEDERATED_TOKEN_FILE").is_some();
-            command.env("AZCOPY_AUTO_LOGIN_TYPE", if federated { "WORKLOAD" } else { "AZCLI" });
+        if self.config.to.sas.is_none() {
+            self.log_in(&mut command).await?;
         }
         let aws = crate::aws::config(self.ctx, &self.config.aws).await;
         let provider = aws.credentials_provider().ok_or_else(|| StepError::auth("no AWS credentials"))?;
@@ -251,6 +250,25 @@ impl Engine<'_> {
             None => command.env_remove("AWS_SESSION_TOKEN"),
         };
         Ok(command)
+    }
+
+    /// To Entra, as AzCopy takes it (`azcopy env`): by an application, or by what is there.
+    async fn log_in(&self, command: &mut Command) -> Result<(), StepError> {
+        let Some(principal) = &self.config.to.service_principal else {
+            if std::env::var_os("AZCOPY_AUTO_LOGIN_TYPE").is_none() {
+                let federated = std::env::var_os("AZURE_FEDERATED_TOKEN_FILE").is_some();
+                command.env("AZCOPY_AUTO_LOGIN_TYPE", if federated { "WORKLOAD" } else { "AZCLI" });
+            }
+            return Ok(());
+        };
+        let secret = self.ctx.secret(&principal.client_secret).await?;
+        command.env("AZCOPY_AUTO_LOGIN_TYPE", "SPN").env("AZCOPY_TENANT_ID", &principal.tenant);
+        command.env("AZCOPY_SPA_APPLICATION_ID", &principal.client_id);
+        command.env("AZCOPY_SPA_CLIENT_SECRET", secret.expose());
+        if let Some(authority) = &principal.authority {
+            command.env("AZCOPY_ACTIVE_DIRECTORY_ENDPOINT", authority.as_str());
+        }
+        Ok(())
     }
 
     fn from(&self) -> String {

@@ -1,14 +1,12 @@
 //! Writes of blobs' bytes, Put Blob and Put Block, without the client's machinery: one request costs a
 //! fraction of the processor time that the client's costs, and its body may come while it is sent.
 //!
-//! Authenticates as the client does: by the SAS, which is part of every URL, or by Entra. Errors cut
-//! URLs off.
+//! Authenticates as the client does: by the SAS, which is part of every URL, or by Entra, with the same
+//! token. Errors cut URLs off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
 
-use azure_core::credentials::{AccessToken, TokenCredential};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -16,20 +14,16 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use migrate_plugin_api::StepError;
 use reqwest::Body;
-use tokio::sync::RwLock;
 use url::Url;
 
 use super::checksum::{Crc64, md5_of};
 use super::dress::Dress;
-use super::errors::{BlobAnswer, blob_error, line_error};
+use super::errors::{BlobAnswer, line_error, no_token};
 use super::names::encoded;
+use crate::tokens::Tokens;
 
 /// The version of the service that the client speaks too.
 const VERSION: &str = "2026-04-06";
-/// What tokens are for.
-const SCOPE: &str = "https://storage.azure.com/.default";
-/// Tokens are asked for again this long before they end.
-const RENEWED_BEFORE: Duration = Duration::from_secs(300);
 
 /// The one checksum that goes along: the service refuses two.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +92,7 @@ pub(super) struct Wire {
     /// The container's URL and a slash.
     base: String,
     sas: Option<String>,
-    entra: Option<Arc<dyn TokenCredential>>,
-    token: RwLock<Option<AccessToken>>,
+    tokens: Option<Arc<Tokens>>,
     azurite: Azurite,
 }
 
@@ -107,7 +100,7 @@ impl Wire {
     /// `container` is its URL, with the SAS as its query where there is one. Sends nothing yet.
     pub(super) fn new(
         container: &Url,
-        entra: Option<Arc<dyn TokenCredential>>,
+        tokens: Option<Arc<Tokens>>,
         http: reqwest::Client,
         azurite: Azurite,
     ) -> Self {
@@ -117,8 +110,7 @@ impl Wire {
             http,
             base: format!("{}/", base.as_str().trim_end_matches('/')),
             sas: container.query().map(str::to_owned),
-            entra,
-            token: RwLock::new(None),
+            tokens,
             azurite,
         }
     }
@@ -200,9 +192,9 @@ impl Wire {
         headers.insert("content-length", HeaderValue::from(bytes));
         headers.insert("content-type", HeaderValue::from_static("application/octet-stream"));
         let mut put = self.http.put(&url).headers(headers).body(body);
-        if let Some(entra) = &self.entra {
-            let token = self.token(entra).await.map_err(|e| blob_error(failed(), e))?;
-            put = put.bearer_auth(token.token.secret()).header("x-ms-date", http_date());
+        if let Some(tokens) = &self.tokens {
+            let token = tokens.get().await.map_err(|e| no_token(failed(), e))?;
+            put = put.bearer_auth(token.expose()).header("x-ms-date", http_date());
         }
         let answer = put.send().await.map_err(|e| line_error(failed(), &e))?;
         let server = answer.headers().get("server").and_then(|server| server.to_str().ok());
@@ -211,21 +203,6 @@ impl Wire {
             return Ok(answer.headers().clone());
         }
         Err(BlobAnswer::of(answer).await.into_error(failed()))
-    }
-
-    async fn token(&self, entra: &Arc<dyn TokenCredential>) -> azure_core::Result<AccessToken> {
-        let lasts =
-            |token: &AccessToken| SystemTime::from(token.expires_on) > SystemTime::now() + RENEWED_BEFORE;
-        if let Some(token) = self.token.read().await.as_ref().filter(|token| lasts(token)) {
-            return Ok(token.clone());
-        }
-        let mut kept = self.token.write().await;
-        if let Some(token) = kept.as_ref().filter(|token| lasts(token)) {
-            return Ok(token.clone());
-        }
-        let token = entra.get_token(&[SCOPE], None).await?;
-        *kept = Some(token.clone());
-        Ok(token)
     }
 }
 

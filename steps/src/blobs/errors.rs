@@ -48,7 +48,7 @@ pub(super) fn redact(text: &str) -> String {
         rest = &after[end..];
     }
     clean.push_str(rest);
-    for name in ["sig=", "Signature=", "X-Amz-Security-Token="] {
+    for name in ["sig=", "Signature=", "X-Amz-Security-Token=", "X-Amz-S3session-Token=", "Bearer "] {
         let mut from = 0;
         while let Some(at) = clean[from..].find(name).map(|at| from + at + name.len()) {
             let end =
@@ -244,8 +244,18 @@ impl BlobAnswer {
     }
 }
 
+/// A request that was not sent for want of a token: with the token's own class and way out.
+pub(super) fn no_token(message: impl Into<String>, error: StepError) -> StepError {
+    let said = Said(redact(&line(&error)));
+    StepError { hint: error.hint, ..StepError::new(error.class, message).with_source(said) }
+}
+
 /// A failed Blob Storage call.
 pub(super) fn blob_error(message: impl Into<String>, error: azure_core::Error) -> StepError {
+    let error = match error.into_downcast::<StepError>() {
+        Ok(error) => return no_token(message, error),
+        Err(error) => error,
+    };
     match blob_answer(error) {
         Ok(answer) => answer.into_error(message),
         Err(error) => {
@@ -277,6 +287,7 @@ mod tests {
         assert!(!clean.contains("SECRET"), "{clean}");
         assert!(clean.contains("(http://127.0.0.1:1/a/c/b?…): refused"), "{clean}");
         assert_eq!(redact("sig= sig="), "sig=… sig=…");
+        assert_eq!(redact("no `Bearer SECRET` is taken"), "no `Bearer …` is taken");
         assert_eq!(redact("plain: a ?b"), "plain: a ?b");
     }
 

@@ -18,6 +18,8 @@ mod dress;
 mod errors;
 mod filter;
 mod list_xml;
+#[cfg(test)]
+mod login_tests;
 mod merge;
 mod names;
 mod pace;
@@ -26,6 +28,8 @@ mod plan;
 mod range;
 mod s3_wire;
 mod source;
+#[cfg(test)]
+mod stand;
 #[cfg(test)]
 mod stand_in_tests;
 mod target;

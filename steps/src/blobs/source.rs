@@ -37,6 +37,9 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(900);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pages that a listing may run ahead of its reader.
 pub(super) const PAGES_AHEAD: usize = 1;
+/// The same for the start of the bucket, which is compared with a page of 5,000 blobs: the five pages of
+/// its objects are there when that comes, which takes a slow target a second.
+const FIRST_PAGES_AHEAD: usize = 4;
 
 /// An object, as the listing has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -229,10 +232,18 @@ impl Source {
             Err(error) if error.class == ErrorClass::Auth => {}
             _ => return answer,
         }
-        let (ctx, aws, from) = &self.made_of;
-        let renewed = self::access(ctx, aws, from, &self.clock).await?;
-        *self.access.write().await = Arc::clone(&renewed);
+        let renewed = self.renewed(&access).await?;
         self.pace.request(|| send(Arc::clone(&renewed))).await
+    }
+
+    /// What comes after `refused`. Requests that were refused together are served by one renewal.
+    async fn renewed(&self, refused: &Arc<Access>) -> Result<Arc<Access>, StepError> {
+        let mut current = self.access.write().await;
+        if Arc::ptr_eq(&current, refused) {
+            let (ctx, aws, from) = &self.made_of;
+            *current = access(ctx, aws, from, &self.clock).await?;
+        }
+        Ok(Arc::clone(&current))
     }
 
     /// When the bucket first answered, by the clock that dates the objects, in seconds since 1970; now by
@@ -300,9 +311,10 @@ impl Source {
         Ok(objects.into_iter().next().map(|object| object.key))
     }
 
-    /// Lists `scope` from behind `after`. Runs ahead of its reader by [`PAGES_AHEAD`] and ends with it.
+    /// Lists `scope` from behind `after`. Runs ahead of its reader by [`PAGES_AHEAD`], or at the start by
+    /// [`FIRST_PAGES_AHEAD`], and ends with it.
     pub(super) fn list(self: &Arc<Self>, scope: &str, after: Option<&str>) -> Pages<Object> {
-        let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+        let (sender, receiver) = mpsc::channel(if after.is_none() { FIRST_PAGES_AHEAD } else { PAGES_AHEAD });
         let (source, scope, after) = (Arc::clone(self), scope.to_owned(), after.map(str::to_owned));
         tokio::spawn(async move {
             let mut token = None;

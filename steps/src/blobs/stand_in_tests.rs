@@ -1,123 +1,24 @@
-//! The step between a bucket and a container of our own (`benches/blobs`), which are as strict as the
-//! real ones and can be made to fail at any request.
+//! The step between a bucket and a container of our own: everything that may come in its way.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    ErrorClass, IdempotencyKey, LogLevel, NodeId, PlanConfig, Progress, RunId, Secret, SecretRef,
-    StepContext, StepError, StepHost, StepPlan, TypedStep as _, VerifyDepth, async_trait,
+    ErrorClass, IdempotencyKey, LogLevel, NodeId, Progress, RunId, Secret, SecretRef, StepContext, StepError,
+    StepHost, TypedStep as _, VerifyDepth, async_trait,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{BlobCopy, CopyConfig, CopyOutputs};
-use bucket::{Bucket, Object};
-use sink::{Fault, Sink};
+use super::stand::bucket::Object;
+use super::stand::sink::Fault;
+use super::stand::{MIB, SAS, World, multipart, next, noise};
+use super::{BlobCopy, CopyOutputs};
 
-#[path = "../../benches/blobs/bucket.rs"]
-#[allow(dead_code, reason = "the bench uses more of it")]
-mod bucket;
-#[path = "../../benches/blobs/sink.rs"]
-mod sink;
-
-const MIB: usize = 1 << 20;
-const SAS: &str = "sv=2022-11-02&sp=rwldt&sig=SECRET";
-
-struct World {
-    bucket: Arc<Bucket>,
-    sink: Arc<Sink>,
-    host: Arc<RecordingHost>,
-    config: CopyConfig,
-    project: tempfile::TempDir,
-}
-
-impl World {
-    /// An empty bucket and an empty container; or both with the same `listed` objects that nobody wrote.
-    async fn new(listed: Option<usize>) -> Self {
-        let (bucket, from) = Bucket::start(listed).await.unwrap();
-        let (sink, to) = Sink::start(listed).await.unwrap();
-        let project = tempfile::tempdir().unwrap();
-        let keys = "[default]\naws_access_key_id = a\naws_secret_access_key = s\n";
-        std::fs::write(project.path().join("credentials"), keys).unwrap();
-        let host = Arc::new(RecordingHost::default());
-        host.put_secret("env:SAS", SAS);
-        let config = json!({
-            "from": { "bucket": "b", "endpoint": format!("http://{from}") },
-            "aws": { "region": "us-east-1", "profile": "default", "credentials-file": "credentials" },
-            "to": { "account-url": format!("http://{to}/account"), "container": "c", "sas": "env:SAS" },
-            "engine": "stream",
-        });
-        Self { bucket, sink, host, config: serde_json::from_value(config).unwrap(), project }
-    }
-
-    fn context(&self) -> StepContext {
-        self.host.context("copy", self.project.path())
-    }
-
-    async fn apply(&self) -> Result<CopyOutputs, StepError> {
-        BlobCopy.apply(&self.context(), &self.config).await
-    }
-
-    /// With the last cursor, as after a kill.
-    async fn resume(&self) -> Result<CopyOutputs, StepError> {
-        let ctx = self.context().with_state(None, self.host.recorded().cursors.last().cloned());
-        BlobCopy.apply(&ctx, &self.config).await
-    }
-
-    async fn plan(&self) -> StepPlan {
-        let config = PlanConfig::new(&serde_json::to_value(&self.config).unwrap()).unwrap();
-        BlobCopy.plan(&self.context(), &config).await.unwrap()
-    }
-
-    /// Whether the container holds the bucket's objects and nothing else, by size and checksum.
-    fn assert_equal(&self) {
-        let blobs = self.sink.blobs();
-        let blobs: BTreeMap<_, _> = blobs.into_iter().map(|(name, b)| (name, (b.size, b.crc64))).collect();
-        let names = |of: &BTreeMap<String, (u64, u64)>| of.keys().cloned().collect::<Vec<_>>();
-        let sums = self.bucket.sums();
-        assert_eq!(names(&blobs), names(&sums));
-        assert!(blobs == sums, "other bytes arrived");
-    }
-
-    fn refuse(
-        &self,
-        status: u16,
-        code: &'static str,
-        when: impl Fn(&str, &str, u64) -> bool + Send + Sync + 'static,
-    ) {
-        let fault = Fault { status, code, retry_after: None };
-        self.sink.set_faults(Some(Box::new(move |kind, name, before| {
-            when(kind, name, before).then(|| fault.clone())
-        })));
-    }
-}
-
-/// Bytes that are the same for the same seed.
-fn noise(size: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        bytes.extend_from_slice(&next(&mut state).to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
-/// As large objects come to be: with an ETag that is no MD5.
-fn multipart(bytes: Vec<u8>, number: u64) -> Object {
-    let etag = format!("{number:032x}-3");
-    Object { bytes: bytes.into(), etag, with_crc64: true, ..Object::default() }
-}
+/// For what takes milliseconds, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
@@ -377,6 +278,26 @@ async fn a_pass_without_anything_to_do_asks_for_the_pages_of_both_listings_and_n
     assert_eq!(outputs.skipped, 5_000);
     assert_eq!(world.bucket.counts(), [("list".to_owned(), 5)].into());
     assert_eq!(world.sink.counts(), [("list".to_owned(), 1)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bucket_is_listed_while_the_containers_first_page_is_awaited() {
+    let world = World::new(Some(5_000)).await;
+    let (bucket, waited) = (Arc::clone(&world.bucket), Arc::new(AtomicBool::new(false)));
+    let done = Arc::clone(&waited);
+    world.sink.set_faults(Some(Box::new(move |kind, _, _| {
+        let end = Instant::now() + PATIENCE;
+        let pages = || bucket.counts().get("list").copied().unwrap_or(0);
+        tokio::task::block_in_place(|| {
+            while kind == "list" && pages() < 5 && Instant::now() < end {
+                std::thread::yield_now();
+            }
+        });
+        done.store(pages() == 5, Ordering::Relaxed);
+        None
+    })));
+    assert_eq!(world.apply().await.unwrap().skipped, 5_000);
+    assert!(waited.load(Ordering::Relaxed), "the bucket's pages were not asked for meanwhile");
 }
 
 #[tokio::test(flavor = "multi_thread")]

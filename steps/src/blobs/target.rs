@@ -21,7 +21,7 @@ use futures::TryStreamExt as _;
 use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use tokio::sync::{RwLock, mpsc};
 
-use super::azure_client::{Access, access, place};
+use super::azure_client::{Access, Line, access, place};
 use super::blob_wire::{Pieces, Taken, Wire};
 use super::checksum::Crc64;
 use super::config::CopyOutputs;
@@ -87,8 +87,8 @@ pub(super) enum Start {
 /// A container, or a folder in it.
 pub(super) struct Target {
     access: RwLock<Arc<Access>>,
-    /// What a new one is made of, when the SAS has changed.
-    made_of: (StepContext, ContainerRef),
+    /// What a new one is made of, when the SAS or the token has ended.
+    made_of: (StepContext, ContainerRef, Line),
     pace: Pace,
     start: AtomicU8,
     prefix: String,
@@ -99,9 +99,10 @@ pub(super) struct Target {
 impl Target {
     /// Resolves the SAS or sets up Entra. Sends nothing yet. At most `most` requests at once.
     pub(super) async fn new(ctx: &StepContext, to: &ContainerRef, most: usize) -> Result<Self, StepError> {
+        let line = Line::new()?;
         Ok(Self {
-            access: RwLock::new(access(ctx, to).await?),
-            made_of: (ctx.clone(), to.clone()),
+            access: RwLock::new(access(ctx, to, &line).await?),
+            made_of: (ctx.clone(), to.clone(), line),
             pace: Pace::new(most),
             start: AtomicU8::new(Start::Unknown as u8),
             prefix: folder(to.prefix.as_deref()),
@@ -109,8 +110,8 @@ impl Target {
         })
     }
 
-    /// Sends a request when Azure may be asked; once more with the SAS as it is now, if Azure no
-    /// longer takes the one that we have.
+    /// Sends a request when Azure may be asked; once more with the SAS as it is now or a new token, if
+    /// Azure no longer takes what we have.
     async fn request<T, F>(&self, send: impl Fn(Arc<Access>) -> F) -> Result<T, StepError>
     where
         F: Future<Output = Result<T, StepError>>,
@@ -121,10 +122,18 @@ impl Target {
             Err(error) if error.class == ErrorClass::Auth => {}
             _ => return answer,
         }
-        let (ctx, to) = &self.made_of;
-        let renewed = super::azure_client::access(ctx, to).await?;
-        *self.access.write().await = Arc::clone(&renewed);
+        let renewed = self.renewed(&access).await?;
         self.pace.request(|| send(Arc::clone(&renewed))).await
+    }
+
+    /// What comes after `refused`. Requests that were refused together are served by one renewal.
+    async fn renewed(&self, refused: &Arc<Access>) -> Result<Arc<Access>, StepError> {
+        let mut current = self.access.write().await;
+        if Arc::ptr_eq(&current, refused) {
+            let (ctx, to, line) = &self.made_of;
+            *current = access(ctx, to, line).await?;
+        }
+        Ok(Arc::clone(&current))
     }
 
     /// What is known of listings that begin in the middle.

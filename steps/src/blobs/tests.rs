@@ -67,6 +67,7 @@ impl Rig {
                 container: "c".to_owned(),
                 prefix: None,
                 sas: Some(SecretRef::Env("SAS".to_owned())),
+                service_principal: None,
             },
             prefixes: None,
             include: None,

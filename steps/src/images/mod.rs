@@ -37,6 +37,8 @@ mod verify;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod http2_tests;
+#[cfg(test)]
 mod import_tests;
 #[cfg(test)]
 mod stand;

@@ -56,25 +56,24 @@ impl Stand {
     pub(crate) async fn start() -> Self {
         assert!(Path::new(PROGRAM).exists(), "{PROGRAM} is missing: apt-get install docker-registry");
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let path = folder.path();
-        std::fs::write(path.join("htpasswd"), HTPASSWD).unwrap();
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {0}/data\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{port}\nauth:\n  htpasswd:\n    realm: test\n    path: {0}/htpasswd\n",
-            path.display()
-        );
-        std::fs::write(path.join("config.yml"), config).unwrap();
-        let child = Command::new(PROGRAM)
-            .args(["serve".as_ref(), path.join("config.yml").as_os_str()])
-            .stdout(File::create(path.join("access.log")).unwrap())
-            .stderr(Stdio::null())
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .spawn()
-            .unwrap();
-        let stand = Self { host: format!("127.0.0.1:{port}"), folder, child, http: reqwest::Client::new() };
+        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
+        let (host, child) = serve(folder.path(), "open", "");
+        let stand = Self { host, folder, child, http: reqwest::Client::new() };
         let start = Instant::now();
         while stand.http.get(stand.url("")).send().await.is_err() {
+            assert!(start.elapsed() < START_TIMEOUT, "docker-registry does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stand
+    }
+
+    /// Serves the same images with TLS too, by a certificate and its key in files.
+    pub(crate) async fn serve_tls(&self, certificate: &Path, key: &Path) -> TlsStand {
+        let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
+        let (host, child) = serve(self.folder.path(), "tls", &tls);
+        let stand = TlsStand { host, log: self.folder.path().join("tls.log"), child };
+        let start = Instant::now();
+        while tokio::net::TcpStream::connect(&stand.host).await.is_err() {
             assert!(start.elapsed() < START_TIMEOUT, "docker-registry does not answer");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -106,7 +105,7 @@ impl Stand {
         let _ = self.http.get(self.url(&format!("{mark}/tags/list"))).send().await.unwrap();
         let start = Instant::now();
         let log = loop {
-            let log = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+            let log = std::fs::read_to_string(self.folder.path().join("open.log")).unwrap();
             if log.contains(&mark) {
                 break log;
             }
@@ -267,6 +266,55 @@ impl Stand {
         let list = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [referrer] });
         self.put_manifest(repository, &stem, OCI_INDEX, &list).await;
         [signature["digest"].as_str().unwrap().to_owned(), digest]
+    }
+}
+
+/// Starts a registry over what is in `folder`, with a config and a log of this name. Its address.
+fn serve(folder: &Path, name: &str, tls: &str) -> (String, Child) {
+    let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = format!(
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {0}/data\n  delete:\n    enabled: true\n\
+         http:\n  addr: {host}\n{tls}auth:\n  htpasswd:\n    realm: test\n    path: {0}/htpasswd\n",
+        folder.display()
+    );
+    let file = folder.join(format!("{name}.yml"));
+    std::fs::write(&file, config).unwrap();
+    let child = Command::new(PROGRAM)
+        .args(["serve".as_ref(), file.as_os_str()])
+        .stdout(File::create(folder.join(format!("{name}.log"))).unwrap())
+        .stderr(Stdio::null())
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .spawn()
+        .unwrap();
+    (host, child)
+}
+
+/// A registry that serves the images of a [`Stand`] with TLS.
+pub(crate) struct TlsStand {
+    pub host: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Drop for TlsStand {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl TlsStand {
+    /// Ends it, so that its log is whole, and gives each request with its protocol, as it logged it:
+    /// `GET /v2/ HTTP/2.0`.
+    pub(crate) fn requests(mut self) -> Vec<String> {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        self.child.wait().unwrap();
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        log.lines().filter_map(|line| Some(line.split('"').nth(1)?.to_owned())).collect()
     }
 }
 
