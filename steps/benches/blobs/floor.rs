@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// Threads, each with a connection to either side: the fastest number of those tried.
+/// Threads, each with a connection to either side: as many requests at once as ours begins with.
 const THREADS: usize = 16;
 /// Read and passed on at once.
 const BUFFER_BYTES: usize = 128 << 10;
