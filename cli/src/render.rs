@@ -104,9 +104,11 @@ fn list_plan(list: &ListPlan, about_one: Option<&str>) -> String {
     }
 }
 
-/// How long its attempts took; nothing for a node that has not had any end yet.
+/// How long its attempts took, or those of its items; nothing for a node that has not had any end yet.
 fn took(node: &NodeReport) -> String {
-    let has_ended = matches!(node.state, NodeState::Finished | NodeState::Reused) && node.attempts > 0;
+    let tried = matches!(node.state, NodeState::Finished | NodeState::Reused | NodeState::Failed)
+        && node.attempts > 0;
+    let has_ended = tried || node.items.is_some_and(|items| items.done + items.failed > 0);
     if node.duration_ms == 0 && !has_ended { String::new() } else { duration(node.duration_ms) }
 }
 
