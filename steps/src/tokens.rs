@@ -14,6 +14,9 @@ use crate::site::AzureAccess;
 /// A token of an identity is asked for again so long before its end.
 const MARGIN: Duration = Duration::from_secs(300);
 
+/// And again so long after Entra didn't answer: every request would else wait for that in turn.
+const PAUSE: Duration = Duration::from_secs(10);
+
 enum Login {
     Given(Secret),
     Identity(Arc<dyn TokenCredential>),
@@ -31,16 +34,23 @@ pub(crate) struct Tokens {
 struct Held {
     token: Secret,
     ends_at: Instant,
+    /// When another is asked for.
+    renew_at: Instant,
 }
 
 impl Held {
-    /// Whether it serves without another being asked for.
-    fn serves(&self, now: Instant) -> bool {
-        self.lasts(now + MARGIN)
+    /// A token that was given at `now` and ends so long after it.
+    fn new(token: Secret, now: Instant, lasts: Duration) -> Self {
+        Self { token, ends_at: now + lasts, renew_at: now + lasts.saturating_sub(MARGIN) }
     }
 
-    fn lasts(&self, until: Instant) -> bool {
-        self.ends_at > until
+    /// Whether it serves without another being asked for.
+    fn serves(&self, now: Instant) -> bool {
+        self.lasts(now) && now < self.renew_at
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        now < self.ends_at
     }
 }
 
@@ -101,17 +111,17 @@ impl Tokens {
         {
             Ok(fresh) => fresh,
             Err(error) => {
-                let held = held.as_ref().filter(|held| held.lasts(Instant::now()));
-                return match held.filter(|_| error.class.is_retryable()) {
-                    Some(held) => Ok(held.token.clone()),
-                    None => Err(error),
-                };
+                let now = Instant::now();
+                let held = held.as_mut().filter(|held| held.lasts(now) && error.class.is_retryable());
+                let Some(held) = held else { return Err(error) };
+                held.renew_at = now + PAUSE;
+                return Ok(held.token.clone());
             }
         };
         let left = fresh.expires_on - azure_core::time::OffsetDateTime::now_utc();
-        let ends_at = Instant::now() + Duration::try_from(left).unwrap_or_default();
         let token = Secret::new(fresh.token.secret());
-        *held = Some(Held { token: token.clone(), ends_at });
+        let lasts = Duration::try_from(left).unwrap_or_default();
+        *held = Some(Held::new(token.clone(), Instant::now(), lasts));
         Ok(token)
     }
 }
@@ -156,6 +166,7 @@ mod tests {
     /// Numbers its tokens, which last so many seconds; or can't be reached.
     #[derive(Debug, Default)]
     struct Numbers {
+        asked: AtomicI64,
         given: AtomicI64,
         lasts: AtomicI64,
         away: AtomicBool,
@@ -168,6 +179,7 @@ mod tests {
             _: &[&str],
             _: Option<TokenRequestOptions<'_>>,
         ) -> azure_core::Result<AccessToken> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             if self.away.load(Ordering::Relaxed) {
                 return Err(azure_core::Error::with_message(ErrorKind::Io, "no answer"));
             }
@@ -190,7 +202,7 @@ mod tests {
     #[test]
     fn a_token_serves_until_five_minutes_before_its_end() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let held = Held { token: Secret::new("t"), ends_at: now + 3_600 * second };
+        let held = Held::new(Secret::new("t"), now, 3_600 * second);
         assert!(held.serves(now + 3_299 * second) && !held.serves(now + 3_300 * second));
         assert!(held.lasts(now + 3_599 * second) && !held.lasts(now + 3_600 * second));
     }
@@ -211,11 +223,13 @@ mod tests {
         let (numbers, tokens) = tokens(300);
         assert_eq!(token(&tokens).await.unwrap(), "token-1");
         numbers.away.store(true, Ordering::Relaxed);
-        assert_eq!(token(&tokens).await.unwrap(), "token-1");
+        for _ in 0..3 {
+            assert_eq!(token(&tokens).await.unwrap(), "token-1");
+        }
+        assert_eq!(numbers.asked.load(Ordering::Relaxed), 2, "each waited for Entra anew");
 
-        numbers.away.store(false, Ordering::Relaxed);
-        numbers.lasts.store(0, Ordering::Relaxed);
-        assert_eq!(token(&tokens).await.unwrap(), "token-2");
+        let (numbers, tokens) = self::tokens(0);
+        assert_eq!(token(&tokens).await.unwrap(), "token-1");
         numbers.away.store(true, Ordering::Relaxed);
         let error = token(&tokens).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });

@@ -128,7 +128,10 @@ impl Azure<'_> {
 
     /// Where the target's nodes are; where there are none, where the resource group is.
     async fn location(&self, target: Option<&Target>) -> Result<String, StepError> {
-        let of_nodes = target.and_then(|target| target.nodes.iter().find_map(|labels| labels.get(REGION)));
+        let of_nodes = target
+            .and_then(|target| target.nodes.iter().find_map(|labels| labels.get(REGION)))
+            // A cluster that is not Azure's own has regions of its own.
+            .filter(|region| is_location(region));
         let location = match of_nodes {
             Some(region) => region.clone(),
             None => {
@@ -137,11 +140,11 @@ impl Azure<'_> {
                 self.get::<Group>(&format!("read resource group {group}"), &url).await?.location
             }
         };
-        match location.is_empty() || !location.chars().all(|c| c.is_ascii_alphanumeric()) {
-            true => {
+        match is_location(&location) {
+            true => Ok(location),
+            false => {
                 Err(StepError::permanent(format!("`{}` is no location of Azure", location.escape_debug())))
             }
-            false => Ok(location),
         }
     }
 
@@ -221,6 +224,11 @@ pub(crate) async fn reach(ctx: &StepContext, access: &AzureAccess) -> Option<Pro
             .with_hint("quotas of the subscription will be missing; docs/migration-toml.md has the rights");
     }
     Some(problem)
+}
+
+/// `eastus2`: goes into a path and a filter.
+fn is_location(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]

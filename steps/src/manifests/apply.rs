@@ -14,7 +14,6 @@ use migrate_plugin_api::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::apply_set::{Prune, Record};
 use super::order::Manifest;
@@ -129,14 +128,7 @@ async fn preflight(
     manifests: &[Manifest],
 ) -> Result<Outlook, StepError> {
     let catalog = Catalog::of(target.client).await?;
-    let defined: BTreeSet<(&str, &str)> = manifests
-        .iter()
-        .filter(|m| m.kind == "CustomResourceDefinition")
-        .filter_map(|m| {
-            let field = |at: &str| m.object.pointer(at).and_then(Value::as_str);
-            Some((field("/spec/group")?, field("/spec/names/kind")?))
-        })
-        .collect();
+    let defined = defined(manifests);
     let created: BTreeSet<&str> =
         manifests.iter().filter(|m| m.kind == "Namespace").map(|m| m.name.as_str()).collect();
     let mut outlook = Outlook::default();
@@ -147,12 +139,13 @@ async fn preflight(
             break;
         }
         let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else {
-            let group = manifest.api_version.split_once('/').map_or("", |(group, _)| group);
-            if defined.contains(&(group, manifest.kind.as_str())) {
+            if defined.contains(&(manifest.api_version.clone(), manifest.kind.as_str())) {
                 outlook.new += 1;
             } else {
-                let message = format!("{manifest} will be skipped: {}", unserved(manifest));
-                outlook.problems.push(Problem::warning(message));
+                outlook.problems.push(match target.prune {
+                    None => Problem::warning(format!("{manifest} will be skipped: {}", unserved(manifest))),
+                    Some(_) => tree::problem_of(&not_whole(&[manifest.to_string()]), "prune"),
+                });
             }
             continue;
         };
@@ -185,8 +178,32 @@ async fn preflight(
     Ok(outlook)
 }
 
+/// `GROUP/VERSION` and kind of what the folder itself defines.
+fn defined(manifests: &[Manifest]) -> BTreeSet<(String, &str)> {
+    let mut defined = BTreeSet::new();
+    for definition in manifests.iter().filter(|m| m.kind == "CustomResourceDefinition") {
+        let spec = &definition.object["spec"];
+        let (Some(group), Some(kind)) = (spec["group"].as_str(), spec["names"]["kind"].as_str()) else {
+            continue;
+        };
+        let versions = spec["versions"].as_array().into_iter().flatten();
+        let names = versions.filter(|version| version["served"] == true).filter_map(|v| v["name"].as_str());
+        defined.extend(names.map(|version| (format!("{group}/{version}"), kind)));
+    }
+    defined
+}
+
 fn unserved(manifest: &Manifest) -> String {
     format!("the target serves no {} {}", manifest.api_version, manifest.kind)
+}
+
+/// What could not be applied may be what takes the place of what would be deleted.
+fn not_whole(skipped: &[String]) -> StepError {
+    StepError::permanent(format!(
+        "nothing is deleted, since the target does not serve what else is in the folder: {}",
+        tree::listed(skipped)
+    ))
+    .with_hint("install what defines it, or take it out of the folder")
 }
 
 /// Applies everything, in order; `uids` takes what the API server calls it.
@@ -198,6 +215,7 @@ async fn apply_all(
 ) -> Result<Outputs, StepError> {
     let mut outputs = Outputs::default();
     let total = manifests.len() as u64;
+    let defined = defined(manifests);
     let (definitions, rest): (Vec<&Manifest>, Vec<&Manifest>) =
         manifests.iter().partition(|m| m.kind == "CustomResourceDefinition");
     for batch in [definitions, rest] {
@@ -208,6 +226,9 @@ async fn apply_all(
             ctx.check_cancelled()?;
             ctx.progress(Progress::message(manifest.to_string()).items(outputs.done(), total));
             let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else {
+                if defined.contains(&(manifest.api_version.clone(), manifest.kind.as_str())) {
+                    return Err(StepError::transient(format!("{} yet", unserved(manifest))));
+                }
                 outputs.skip(manifest, unserved(manifest));
                 ctx.warn(format!("{manifest} is skipped: {}", unserved(manifest)));
                 continue;
@@ -316,7 +337,8 @@ async fn absent(client: &Client, outputs: &Outputs) -> Result<Vec<String>, StepE
             false => Api::all_with(client.clone(), &kind.resource),
         };
         let found = api.get_metadata_opt(&applied.name).await;
-        if found.map_err(|e| kube_error(format!("failed to read {place}"), e))?.is_none() {
+        let found = found.map_err(|e| kube_error(format!("failed to read {place}"), e))?;
+        if found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()) {
             absent.push(place);
         }
     }
@@ -379,6 +401,10 @@ impl TypedStep for ManifestApply {
         let Some(config) = config.known() else { return Ok(plan) };
         let root = ctx.path(&config.directory);
         if !root.is_dir() {
+            if let Some(prune) = &config.prune {
+                let folder = config.directory.display();
+                plan.destroys.push(format!("what is in {prune} and not in {folder}, once that is written"));
+            }
             return Ok(plan);
         }
         match config.manifests(&root) {
@@ -424,6 +450,10 @@ impl TypedStep for ManifestApply {
         }
         // Last: nothing is taken away before what takes its place runs.
         if let Some((prune, record)) = &mut record {
+            if !outputs.skipped.is_empty() {
+                let skipped: Vec<String> = outputs.skipped.iter().map(|s| s.object.clone()).collect();
+                return Err(not_whole(&skipped));
+            }
             let set = Set { client: &client, prune };
             (outputs.pruned, outputs.left_in_place) = set.prune(ctx, record, &wanted).await?;
             ctx.info(format!(

@@ -12,9 +12,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use migrate_plugin_api::{ErrorClass, StepContext, StepError};
+use migrate_plugin_api::{ErrorClass, NodeId, StepContext, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ use crate::kubernetes::kube_error;
 pub(super) const PART_OF: &str = "applyset.kubernetes.io/part-of";
 
 /// On the record: the ID, which is made of where the record is, so that nobody else's can be taken for it.
-const ID: &str = "applyset.kubernetes.io/id";
+pub(super) const ID: &str = "applyset.kubernetes.io/id";
 
 /// On the record, as `NAME/VERSION`: the tool that alone may change the set.
 const TOOLING: &str = "applyset.kubernetes.io/tooling";
@@ -41,8 +41,9 @@ const NAMESPACES: &str = "applyset.kubernetes.io/additional-namespaces";
 const RUN: &str = "migrate-run";
 const NODE: &str = "migrate-node";
 
-/// This tool, without its version.
+/// This tool, without its version and with it.
 const TOOL: &str = "migrate";
+const THIS_TOOL: &str = concat!("migrate/v", env!("CARGO_PKG_VERSION"));
 
 /// Keeps the record's fields apart from those of members, as kubectl's own does.
 const FIELD_MANAGER: &str = "migrate-applyset";
@@ -110,7 +111,8 @@ impl Prune {
     /// Makes every object a member.
     ///
     /// # Errors
-    /// `Permanent`: one is a member of some set already, as it is written, or is the record itself.
+    /// `Permanent`: one is a member of some set already, as it is written, is the record itself, or is in what
+    /// can be no namespace: the record would say so for ever.
     pub(super) fn mark(&self, manifests: &mut [Manifest]) -> Result<(), StepError> {
         let id = self.id();
         for manifest in manifests {
@@ -123,6 +125,14 @@ impl Prune {
                     manifest.file
                 ))
                 .with_hint("give `prune.set` another name"));
+            }
+            let namespace = manifest.namespace.as_str();
+            if !namespace.is_empty() && !is_label(namespace) {
+                return Err(StepError::permanent(format!(
+                    "{manifest} of {}: `{}` is no name of a namespace",
+                    manifest.file,
+                    namespace.escape_debug()
+                )));
             }
             let no_map = || {
                 let what = format!("`metadata.labels` of {manifest} in {} is no map", manifest.file);
@@ -214,6 +224,11 @@ impl Record {
         }
     }
 
+    /// The node that applied last, where that is not `node`.
+    pub(super) fn other_node(&self, node: &NodeId) -> Option<&str> {
+        self.by.as_ref().map(|(_, last)| last.as_str()).filter(|last| *last != node.as_str())
+    }
+
     /// What the record of `prune` says; empty where there is none yet.
     ///
     /// # Errors
@@ -275,7 +290,7 @@ impl Record {
             parts.map(String::as_str).collect::<Vec<_>>().join(",")
         };
         let mut annotations = json!({
-            TOOLING: concat!("migrate/v", env!("CARGO_PKG_VERSION")),
+            TOOLING: THIS_TOOL,
             KINDS: join(&mut self.kinds.iter()),
         });
         let others = join(&mut self.namespaces.iter().filter(|name| **name != prune.namespace));
@@ -298,7 +313,7 @@ impl Record {
     /// Writes it. Durable when it returns, unless `dry_run`.
     ///
     /// # Errors
-    /// `Conflict` where it was changed since it was read; what the API server says.
+    /// `Conflict` where it was changed, or made, since it was read; what the API server says.
     pub(super) async fn write(
         &mut self,
         client: &Client,
@@ -306,21 +321,47 @@ impl Record {
         dry_run: bool,
     ) -> Result<(), StepError> {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &prune.namespace);
-        let mut params = PatchParams::apply(FIELD_MANAGER).force();
-        params.dry_run = dry_run;
-        let written = api.patch_metadata(&prune.set, &params, &Patch::Apply(self.to_json(prune))).await;
-        let written = written.map_err(|e| {
+        let failed = |e| {
             let failed = kube_error(format!("failed to write the record of {prune}"), e);
             match failed.class {
                 ErrorClass::Conflict => failed
                     .with_hint("somebody changed the set at the same time: see that nobody else applies it"),
                 _ => failed,
             }
-        })?;
+        };
+        if self.version.is_none() {
+            // Of two that begin the set, only one makes it; an apply would let both.
+            let params = PostParams { dry_run, field_manager: Some(FIELD_MANAGER.to_owned()) };
+            let made = api.create(&params, &Self::empty(prune)).await.map_err(failed)?;
+            if dry_run {
+                return Ok(());
+            }
+            self.version = made.resource_version();
+        }
+        let mut params = PatchParams::apply(FIELD_MANAGER).force();
+        params.dry_run = dry_run;
+        let written = api.patch_metadata(&prune.set, &params, &Patch::Apply(self.to_json(prune))).await;
+        let written = written.map_err(failed)?;
         if !dry_run {
             self.version = written.resource_version();
         }
         Ok(())
+    }
+
+    /// The record of a set without members.
+    fn empty(prune: &Prune) -> ConfigMap {
+        let annotations = [(TOOLING, THIS_TOOL), (KINDS, "")];
+        let pairs = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(prune.set.clone()),
+                namespace: Some(prune.namespace.clone()),
+                labels: Some([(ID.to_owned(), prune.id())].into()),
+                annotations: Some(pairs.into()),
+                ..ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        }
     }
 
     /// With what `other` says too.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    CheckStatus, ErrorClass, PlanConfig, Severity, StepError, StepPlan, TypedStep as _, VerifyDepth,
+    CheckStatus, ErrorClass, PlanConfig, Severity, Step as _, StepError, StepPlan, Typed, TypedStep as _,
+    VerifyDepth,
 };
 use serde_json::{Value, json};
 
 use super::apply::{Config, ManifestApply, Outputs};
 use super::apply_set::{PART_OF, Prune};
+use super::export::ManifestExport;
 use super::stand_in::StandIn;
 
 const RECORD: &str = "configmaps/shop/web";
@@ -113,7 +115,9 @@ async fn the_record_is_wide_before_members_and_narrow_after_deletions() {
     let members = ["clusterroles//reader", "services/shop/web", "controllerrevisions/shop/old"];
     let [role, service, old] = members.map(|at| format!("PATCH {at}"));
     let record = format!("PATCH {RECORD}");
-    assert_eq!(world.server.writes(), [&record, &role, &service, &old, &record].map(String::clone));
+    // Made by whoever is first; and nothing is written twice where nothing is to be deleted.
+    let made = format!("POST {RECORD}");
+    assert_eq!(world.server.writes(), [&made, &record, &role, &service, &old, &record].map(String::clone));
     world.server.with(|held| {
         for at in members {
             assert_eq!(held.objects[at]["metadata"]["labels"][PART_OF], json!(world.id()), "{at}");
@@ -146,6 +150,7 @@ async fn the_record_is_wide_before_members_and_narrow_after_deletions() {
             &record,
             "PATCH configmaps/shop/new",
             "PATCH services/shop/web",
+            &record,
             "DELETE controllerrevisions/shop/old",
             "DELETE clusterroles//reader",
             &record
@@ -285,6 +290,105 @@ async fn a_run_that_is_killed_loses_no_member_and_deletes_nothing_twice() {
 }
 
 #[tokio::test]
+async fn of_two_that_begin_a_set_at_once_only_one_does() {
+    let world = World::new(&[("Service", "web")]).await;
+    world.server.with(|held| held.objects.remove(RECORD));
+    world.server.writes();
+    // Another makes it between our look and our write.
+    world.hook(|request, objects| {
+        if request == "POST configmaps/shop/" {
+            objects.insert(RECORD.to_owned(), json!({ "metadata": { "name": "web", "namespace": "shop" } }));
+        }
+        None
+    });
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(
+        (error.class, error.message.as_str()),
+        (ErrorClass::Conflict, "failed to write the record of set shop/web")
+    );
+    assert_eq!(world.server.writes(), [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_overtaken_by_another_deletes_nothing_of_it() {
+    let world = World::new(&[("Service", "web"), ("Service", "old")]).await;
+    world.write(&[("Service", "web")]);
+    world.server.writes();
+    // The other takes up the set when this one has applied all it has, and applies something new.
+    let id = world.id();
+    world.hook(move |request, objects| {
+        if request == "PATCH services/shop/web" {
+            objects.get_mut(RECORD).unwrap()["metadata"]["resourceVersion"] = json!("5000");
+            let mut new = objects["services/shop/old"].clone();
+            new["metadata"]["name"] = json!("new");
+            new["metadata"]["uid"] = json!("uid-new");
+            assert_eq!(new["metadata"]["labels"][PART_OF], json!(id));
+            objects.insert("services/shop/new".to_owned(), new);
+        }
+        None
+    });
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert!(error.to_record().hint.unwrap().contains("somebody changed the set at the same time"));
+    assert!(world.has("services/shop/new") && world.has("services/shop/old"));
+}
+
+#[tokio::test]
+async fn what_could_not_be_applied_keeps_what_it_may_replace() {
+    let world = World::new(&[("Service", "web"), ("Service", "old")]).await;
+    world.write(&[("Service", "web"), ("Widget", "new")]);
+    world.server.with(|held| held.without = vec!["example.com"]);
+    let told =
+        "nothing is deleted, since the target does not serve what else is in the folder: Widget shop/new";
+    let plan = world.plan().await;
+    let problem = plan.problems.iter().find(|problem| problem.message == told).unwrap();
+    assert_eq!(problem.severity, Severity::Error);
+    assert_eq!(world.apply().await.unwrap_err().message, told);
+    assert!(world.has("services/shop/old"));
+}
+
+#[tokio::test]
+async fn what_is_being_deleted_is_not_applied() {
+    let world = World::new(&[("Service", "web"), ("Service", "old")]).await;
+    world.edit("services/shop/old", |object| {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+    });
+    let error = world.apply().await.unwrap_err();
+    assert!(matches!(error.class, ErrorClass::Transient { .. }));
+    assert_eq!(error.message, "Service shop/old is being deleted, so what is applied to it will be gone");
+    world.server.with(|held| held.objects.remove("services/shop/old"));
+    let outputs = world.apply().await.unwrap();
+    world.edit("services/shop/old", |object| {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+    });
+    let ctx = world.host.context("apply", world.project.path());
+    let evidence = ManifestApply.verify(&ctx, &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(!evidence.passed());
+}
+
+#[tokio::test]
+async fn a_node_before_this_one_and_a_folder_yet_to_be_written_are_told_in_the_plan() {
+    let world = World::new(&[("Service", "web")]).await;
+    let config = PlanConfig::new(&serde_json::to_value(&world.config).unwrap()).unwrap();
+    let plan = ManifestApply.plan(&world.host.context("other", world.project.path()), &config).await.unwrap();
+    let told: Vec<&str> = plan.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(told, ["set shop/web was applied by node `apply` before"]);
+    fs::remove_dir_all(world.project.path().join("in")).unwrap();
+    assert_eq!(world.plan().await.destroys, ["what is in set shop/web and not in in, once that is written"]);
+}
+
+#[tokio::test]
+async fn a_namespace_that_can_be_none_is_refused_before_the_record_says_so() {
+    let world = World::new(&[("Service", "web")]).await;
+    world.server.writes();
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: Shop}\n";
+    fs::write(world.project.path().join("in/all.yaml"), text).unwrap();
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.message, "Service Shop/a of all.yaml: `Shop` is no name of a namespace");
+    assert_eq!(world.server.writes(), [] as [String; 0]);
+}
+
+#[tokio::test]
 async fn a_member_that_is_held_by_a_finalizer_is_waited_for_and_asked_once() {
     let world = World::new(&[("Service", "web"), ("Service", "old")]).await;
     world.edit("services/shop/old", |object| object["metadata"]["finalizers"] = json!(["example.com/drain"]));
@@ -323,10 +427,38 @@ async fn a_folder_that_is_not_whole_deletes_nothing() {
     world.write(&[("Service", "web")]);
     std::os::unix::fs::symlink("all.yaml", folder.join("old.yaml")).unwrap();
     assert!(fails("a link").await.ends_with("is not read: old.yaml"));
+    fs::remove_file(folder.join("old.yaml")).unwrap();
+    let key = migrate_plugin_api::IdempotencyKey::new("k").unwrap();
+    let draft = super::tree::Draft::new(&world.project.path().join("written"), &key).unwrap();
+    draft.lacks(&["v1/Secret".to_owned()]).unwrap();
+    draft.commit().unwrap();
+    fs::rename(world.project.path().join("written/.migrate-manifests"), folder.join(".migrate-manifests"))
+        .unwrap();
+    assert!(fails("a marker").await.ends_with("is not whole: what wrote it could not read v1/Secret"));
     fs::remove_dir_all(&folder).unwrap();
     world.apply().await.unwrap_err();
     assert_eq!(world.server.writes(), [] as [String; 0]);
     assert!(world.has("services/shop/old"));
+}
+
+#[tokio::test]
+async fn an_export_that_could_not_read_everything_deletes_nothing() {
+    let mut world = World::new(&[("Service", "web"), ("Widget", "gear")]).await;
+    let config = json!({ "cluster": { "kubeconfig": "kubeconfig", "context": "aks" }, "namespaces": ["shop"],
+        "directory": "exported" });
+    let ctx = world.host.context("export", world.project.path());
+    world.hook(|request, _| (request == "GET widgets/shop/").then_some(403));
+    Typed(ManifestExport).apply(&ctx, &config).await.unwrap();
+    world.server.with(|held| held.hook = None);
+    world.server.writes();
+    world.config.directory = "exported".into();
+    let error = world.apply().await.unwrap_err();
+    assert!(
+        error.message.ends_with("what wrote it could not read example.com/v1/Widget"),
+        "{}",
+        error.message
+    );
+    assert_eq!(world.server.writes(), [] as [String; 0]);
 }
 
 #[tokio::test]
@@ -399,7 +531,8 @@ async fn the_records_namespace_may_be_among_the_manifests_and_must_be_somewhere(
     let plan = world.plan().await;
     assert_eq!(plan.problems, []);
     world.apply().await.unwrap();
-    assert_eq!(world.server.writes()[..2], ["PATCH namespaces//sets", "PATCH configmaps/sets/web"]);
+    let first = ["PATCH namespaces//sets", "POST configmaps/sets/web", "PATCH configmaps/sets/web"];
+    assert_eq!(world.server.writes()[..3], first);
     world.config.prune = Some(Prune { set: "web/a".to_owned(), namespace: "sets".to_owned() });
     assert_eq!(world.plan().await.problems[0].message, "`web/a` can't name a set");
 }

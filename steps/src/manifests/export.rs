@@ -284,6 +284,7 @@ impl TypedStep for ManifestExport {
         let export = Export { ctx, client, config, outputs: Outputs::default(), custom: BTreeSet::new() };
         let mut outputs =
             export.run(&mut |path, bytes, is_private| draft.write(path, bytes, is_private)).await?;
+        draft.lacks(&outputs.unreadable)?;
         draft.commit()?;
         outputs.digest = tree::digest(&directory)?;
         let left: u64 = outputs.left_out.values().sum();

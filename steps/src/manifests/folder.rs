@@ -19,8 +19,19 @@ pub(super) fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
 /// As [`manifests`], where an object that is not in the folder is to be deleted: so nothing in it may be unread.
 ///
 /// # Errors
-/// As [`manifests`]; `Permanent` where something in the folder is neither file nor folder.
+/// As [`manifests`]; `Permanent` where something in the folder is neither file nor folder, or the step that wrote it
+/// could not read all that belongs into it.
 pub(super) fn whole(root: &Path) -> Result<Vec<Manifest>, StepError> {
+    let missing = tree::missing(root)?;
+    if !missing.is_empty() {
+        return Err(StepError::permanent(format!(
+            "{} is not whole: what wrote it could not read {}",
+            root.display(),
+            tree::listed(&missing)
+        ))
+        .with_hint("with `prune`, what is missing would be deleted: see that it can be read (or name its kind in `exclude-kinds`), and \
+                    write the folder again"));
+    }
     let (manifests, unread) = read(root)?;
     match unread.as_slice() {
         [] => Ok(manifests),

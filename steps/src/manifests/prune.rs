@@ -4,6 +4,7 @@
 //! label from this tool (controllers copy labels). What is deleted is durably noted before the first of it is, and a
 //! deletion names the object's version, so that one that somebody changed meanwhile is not lost unseen.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,13 @@ use crate::kubernetes::kube_error;
 use crate::rollout::{POLL_INTERVAL, pause};
 
 /// Kinds that hold data or other objects, which would go with them.
-const KEPT_KINDS: [&str; 4] = [
+const KEPT_KINDS: [&str; 6] = [
     "CustomResourceDefinition.apiextensions.k8s.io",
     "Namespace",
     "PersistentVolume",
     "PersistentVolumeClaim",
+    "VolumeSnapshot.snapshot.storage.k8s.io",
+    "VolumeSnapshotContent.snapshot.storage.k8s.io",
 ];
 
 /// A load balancer that Azure takes down needs minutes; pods end within their grace.
@@ -97,6 +100,10 @@ struct Member {
 }
 
 impl Member {
+    fn turn(&self) -> Reverse<usize> {
+        turn(&self.kind.resource.kind)
+    }
+
     fn note(&self) -> Pruned {
         Pruned {
             api_version: self.kind.resource.api_version.clone(),
@@ -174,7 +181,16 @@ fn reason_to_keep(group_kind: &str, object: &DynamicObject) -> Option<String> {
     if group_kind == "StatefulSet.apps" && policy.and_then(Value::as_str) == Some("Delete") {
         return Some("its claims would be deleted with it (persistentVolumeClaimRetentionPolicy)".to_owned());
     }
+    let active = object.data.pointer("/status/active").and_then(Value::as_u64);
+    if group_kind == "Job.batch" && active.is_some_and(|active| active > 0) {
+        return Some("it is at work".to_owned());
+    }
     None
+}
+
+/// Where an object comes as things are deleted: what came last goes first, and an API after all that it serves.
+fn turn(kind: &str) -> Reverse<usize> {
+    Reverse(if kind == "APIService" { 0 } else { order::rank(kind) + 1 })
 }
 
 /// Everything that one look at a set needs.
@@ -232,11 +248,7 @@ impl Set<'_> {
                 None => survey.extra.push(member),
             }
         }
-        let key = |member: &Member| {
-            let resource = &member.kind.resource;
-            (std::cmp::Reverse(order::rank(&resource.kind)), member.note().to_string())
-        };
-        survey.extra.sort_by_cached_key(key);
+        survey.extra.sort_by_cached_key(|member| (member.turn(), member.note().to_string()));
         survey.left.sort_by(|a, b| a.object.cmp(&b.object));
         Ok(survey)
     }
@@ -289,6 +301,12 @@ impl Set<'_> {
         let survey = self.survey(ctx, &record, wanted).await?;
         let mut problems: Vec<Problem> =
             survey.left.iter().map(|left| Problem::warning(left.to_string()).in_field("prune")).collect();
+        if let Some(other) = record.other_node(&ctx.node) {
+            let message = format!("{} was applied by node `{other}` before", self.prune);
+            let hint = "if that is another folder's node, give this one a set of its own: each would delete what the \
+                        other applied";
+            problems.push(Problem::warning(message).in_field("prune").with_hint(hint));
+        }
         if can_be_written && let Err(e) = record.write(self.client, self.prune, true).await {
             problems.push(tree::problem_of(&e, "prune"));
         }
@@ -308,8 +326,8 @@ impl Set<'_> {
     /// Returns everything that this node has deleted, in this attempt or an earlier one.
     ///
     /// # Errors
-    /// `Conflict` where an object was changed meanwhile, or the record; `Transient` where one does not go; what the
-    /// API server says.
+    /// `Conflict` where an object was changed meanwhile, or the record (nothing is deleted then); `Transient` where one
+    /// does not go; what the API server says.
     pub(super) async fn prune(
         &self,
         ctx: &StepContext,
@@ -324,27 +342,39 @@ impl Set<'_> {
         if !noted.is_empty() {
             ctx.checkpoint(&Cursor { deleting: noted.clone() }).await?;
         }
-        let total = survey.extra.len() as u64;
-        for (at, member) in survey.extra.iter().enumerate() {
-            ctx.check_cancelled()?;
-            ctx.progress(Progress::message(format!("deleting {}", member.note())).items(at as u64, total));
-            if member.object.metadata.deletion_timestamp.is_none() {
-                self.delete(member, false).await?;
-            }
+        if !survey.extra.is_empty() {
+            // Refused where another run has taken the set up since: what it applied would look like what is left over.
+            record.write(self.client, self.prune, false).await?;
         }
-        let deadline = Instant::now() + GONE_TIMEOUT;
         for member in &survey.extra {
-            self.gone(ctx, &member.note(), &self.api(&member.kind, &member.note().namespace), deadline)
-                .await?;
+            ctx.info(format!(
+                "{} is to be deleted: in {}, and no longer in the manifests",
+                member.note(),
+                self.prune
+            ));
+        }
+        let (mut done, total) = (0, survey.extra.len() as u64);
+        let deadline = Instant::now() + GONE_TIMEOUT;
+        // One kind of thing after the other: what takes an object down may itself be among the next.
+        for members in survey.extra.chunk_by(|a, b| a.turn() == b.turn()) {
+            for member in members {
+                ctx.check_cancelled()?;
+                ctx.progress(Progress::message(format!("deleting {}", member.note())).items(done, total));
+                if member.object.metadata.deletion_timestamp.is_none() {
+                    self.delete(member, false).await?;
+                }
+                done += 1;
+            }
+            for member in members {
+                let note = member.note();
+                self.gone(ctx, &note, &self.api(&member.kind, &note.namespace), deadline).await?;
+            }
         }
         let mut pruned = Vec::new();
         let catalog = Catalog::of(self.client).await?;
         for note in noted {
             if !is_there(self.client, &catalog, &note).await? {
-                ctx.info(format!(
-                    "{note} is deleted: it was in {} and no longer in the manifests",
-                    self.prune
-                ));
+                ctx.info(format!("{note} is deleted"));
                 pruned.push(note);
             }
         }

@@ -307,6 +307,7 @@ impl TypedStep for ManifestRewrite {
         if let Some(overlay) = overlay {
             overlay.check(draft.folder())?;
         }
+        draft.lacks(&[tree::missing(&ctx.path(&config.from))?, outputs.left_out.clone()].concat())?;
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
         outputs.digest = tree::digest(&to)?;
@@ -422,6 +423,21 @@ mod tests {
         for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
             assert!(!step.verify(&ctx, &config(), &outputs, depth).await.unwrap().passed());
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_out_of_the_folder_and_of_its_source_is_said_in_it() {
+        let (dir, ctx) = project();
+        std::os::unix::fs::symlink("/nowhere", dir.path().join("in/link.yaml")).unwrap();
+        let key = migrate_plugin_api::IdempotencyKey::new("k").unwrap();
+        let source = Draft::new(&dir.path().join("exported"), &key).unwrap();
+        source.lacks(&["v1/Secret\nand: more".to_owned()]).unwrap();
+        source.commit().unwrap();
+        let marker = ".migrate-manifests";
+        fs::copy(dir.path().join("exported").join(marker), dir.path().join("in").join(marker)).unwrap();
+        Typed(ManifestRewrite).apply(&ctx, &config()).await.unwrap();
+        assert_eq!(tree::missing(&dir.path().join("out")).unwrap(), ["v1/Secret and: more", "link.yaml"]);
+        assert_eq!(tree::missing(&dir.path().join("in/shop")).unwrap(), [] as [String; 0]);
     }
 
     #[tokio::test]

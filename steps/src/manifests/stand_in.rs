@@ -151,6 +151,26 @@ impl Held {
         ok(&self.objects[at])
     }
 
+    fn create(&mut self, kind: &Kind, at: &str, query: &BTreeMap<String, String>, body: &[u8]) -> Response {
+        let mut made: Value = serde_json::from_slice(body).unwrap();
+        made["apiVersion"] = json!(kind.0);
+        made["kind"] = json!(kind.1);
+        let at = format!("{at}{}", made["metadata"]["name"].as_str().unwrap());
+        let namespace = at.split('/').nth(1).unwrap();
+        if kind.3 && !self.objects.contains_key(&format!("namespaces//{namespace}")) {
+            return status(404, "namespace not found");
+        }
+        if self.objects.contains_key(&at) {
+            return status(409, "already exists");
+        }
+        if query.contains_key("dryRun") {
+            return ok(&made);
+        }
+        self.writes.push(format!("POST {at}"));
+        self.put(&at, made);
+        ok(&self.objects[&at])
+    }
+
     fn delete(&mut self, at: &str, body: &[u8]) -> Response {
         let options: Value = serde_json::from_slice(body).unwrap();
         let Some(object) = self.objects.get_mut(at) else { return status(404, "not found") };
@@ -282,6 +302,7 @@ async fn answer(
             assert_eq!(headers["content-type"], "application/apply-patch+yaml");
             held.patch(kind, &at, &query, &body)
         }
+        (Method::POST, None) => held.create(kind, &at, &query, &body),
         (Method::DELETE, Some(_)) => held.delete(&at, &body),
         (method, _) => status(405, method.as_str()),
     }

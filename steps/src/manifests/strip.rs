@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::apply_set;
 use crate::workload::{controller, text};
 
 /// Fields of `metadata` that the API server sets.
@@ -71,6 +72,9 @@ pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
         return Some("its controller makes it");
     }
     match kind {
+        "ConfigMap" | "Secret" if text(object, &["metadata", "labels", apply_set::ID]).is_some() => {
+            Some("it is the record of a set of the source cluster")
+        }
         "ConfigMap" if name == "kube-root-ca.crt" => Some("the cluster makes it"),
         "Secret" if text(object, &["type"]) == Some("kubernetes.io/service-account-token") => {
             Some("a token of the source cluster")
@@ -113,6 +117,8 @@ pub(crate) fn strip(object: &mut Value) {
         if let Some(metadata) = metadata.as_object_mut() {
             metadata.shift_remove("ownerReferences");
         }
+        // A set of the source; here it would be somebody else's.
+        remove(metadata, "/labels", &[apply_set::PART_OF]);
     }
     match kind.as_str() {
         "Service" => service(object),
@@ -300,6 +306,13 @@ mod tests {
         assert!(of("ServiceAccount", default(json!({ "eks.amazonaws.com/role-arn": "x" }))).is_none());
         let aws = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1" });
         assert_eq!(of("TargetGroupBinding", aws), Some("it belongs to an AWS controller"));
+        let label =
+            |name: &str| json!({ "metadata": { "name": "x", "labels": { (name): "applyset-a-v1" } } });
+        assert!(of("ConfigMap", label("applyset.kubernetes.io/id")).is_some());
+        assert!(of("ConfigMap", label("applyset.kubernetes.io/part-of")).is_none());
+        let mut member = label("applyset.kubernetes.io/part-of");
+        strip(&mut member);
+        assert_eq!(member.pointer("/metadata/labels/applyset.kubernetes.io~1part-of"), None);
         let half_owned =
             json!({ "metadata": { "name": "x", "ownerReferences": [{ "kind": "App", "name": "a" }] } });
         assert!(of("ConfigMap", half_owned).is_none());

@@ -58,6 +58,10 @@ impl<'a> Target<'a> {
     }
 
     /// Applies it, or asks what it would be.
+    ///
+    /// # Errors
+    /// What the API server has against it; `Transient` where it is being deleted, and would go with all that is
+    /// applied.
     pub(super) async fn apply(
         &self,
         kind: &Served,
@@ -74,7 +78,13 @@ impl<'a> Target<'a> {
         params.force = self.force;
         params.dry_run = dry_run;
         let sent = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
-        sent.map_err(|e| refused(manifest, e))
+        let sent = sent.map_err(|e| refused(manifest, e))?;
+        if !dry_run && sent.metadata.deletion_timestamp.is_some() {
+            let message = format!("{manifest} is being deleted, so what is applied to it will be gone");
+            return Err(StepError::transient(message)
+                .with_hint("it is tried again until it is gone; see which finalizers hold it"));
+        }
+        Ok(sent)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Folders of manifests: read with limits, replaced as a whole or not at all.
 //!
-//! Owns the marker file by which a folder is known to be ours. Invariant: a folder without it is
-//! never replaced. Symbolic links are never followed.
+//! Owns the marker file by which a folder is known to be ours, and which says what should be in the folder and is
+//! not. Invariant: a folder without it is never replaced. Symbolic links are never followed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,6 +13,12 @@ use migrate_plugin_api::{IdempotencyKey, Problem, StepError, StepPlan};
 
 /// Says that a folder was written by `migrate` and may be replaced.
 const MARKER: &str = ".migrate-manifests";
+
+/// Its first line.
+const WRITTEN: &str = "Written by migrate, which replaces this folder as a whole.\n";
+
+/// Before each thing that was not read and so is missing, a line each.
+const MISSING: &str = "Not in it, since it could not be read: ";
 
 /// etcd takes 1.5 MiB an object; a file may hold many, but not without end.
 pub(crate) const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
@@ -111,6 +117,19 @@ fn walk(root: &Path, folder: &Path, depth: usize, listing: &mut Listing) -> Resu
         }
     }
     Ok(())
+}
+
+/// What whoever wrote `root` could not read, so that it is not in it; nothing where `migrate` did not write it.
+///
+/// # Errors
+/// `Permanent` where that can't be read.
+pub(crate) fn missing(root: &Path) -> Result<Vec<String>, StepError> {
+    let entry = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
+    if !entry.absolute.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = String::from_utf8_lossy(&read(&entry)?).into_owned();
+    Ok(text.lines().filter_map(|line| line.strip_prefix(MISSING)).map(str::to_owned).collect())
 }
 
 /// The bytes of a file, at most [`FILE_LIMIT_BYTES`].
@@ -224,8 +243,22 @@ impl Draft {
         remove(&draft)?;
         private_dir(&draft).map_err(|e| failed(&draft, e))?;
         let draft = Self { root: root.to_owned(), draft, is_committed: false };
-        draft.write(MARKER, b"Written by migrate, which replaces this folder as a whole.\n", false)?;
+        draft.write(MARKER, WRITTEN.as_bytes(), false)?;
         Ok(draft)
+    }
+
+    /// Says in the folder itself what should be in it and could not be read.
+    ///
+    /// # Errors
+    /// `Permanent` where it can't be written.
+    pub(crate) fn lacks(&self, names: &[String]) -> Result<(), StepError> {
+        let file = self.draft.join(MARKER);
+        let failed = |e| StepError::permanent(format!("failed to write {}", file.display())).with_source(e);
+        let lines: String =
+            names.iter().map(|name| format!("{MISSING}{}\n", name.replace(['\n', '\r'], " "))).collect();
+        let mut handle = fs::OpenOptions::new().append(true).open(&file).map_err(failed)?;
+        handle.write_all(lines.as_bytes()).map_err(failed)?;
+        handle.sync_all().map_err(failed)
     }
 
     /// Writes one file. A private one is readable by its owner only.
