@@ -26,6 +26,7 @@ mod pace;
 mod pass;
 mod plan;
 mod range;
+mod renew;
 mod s3_wire;
 mod source;
 #[cfg(test)]

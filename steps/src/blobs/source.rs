@@ -18,8 +18,8 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ObjectStorageClass, ServerSideEncryption, StorageClass};
 use bytes::Bytes;
 use http::HeaderMap;
-use migrate_plugin_api::{ErrorClass, StepContext, StepError};
-use tokio::sync::{RwLock, mpsc};
+use migrate_plugin_api::{StepContext, StepError};
+use tokio::sync::mpsc;
 
 use super::azure_client::http_client;
 use super::blob_wire::Pieces;
@@ -28,6 +28,7 @@ use super::errors::{Said, chain, s3_error};
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
+use super::renew::Renewed;
 use super::s3_wire::{Wanted, Wire};
 use crate::site::{AwsAccess, BucketRef};
 
@@ -117,7 +118,7 @@ impl Intercept for Clock {
 
 /// A bucket, or a folder in it.
 pub(super) struct Source {
-    access: RwLock<Arc<Access>>,
+    access: Renewed<Access>,
     clock: Clock,
     /// What a new one is made of, when the credentials have changed.
     made_of: (StepContext, AwsAccess, BucketRef),
@@ -210,7 +211,7 @@ impl Source {
         let clock = Clock::default();
         let host = from.endpoint.as_ref().map_or_else(|| format!("s3.{}", aws.region), ToString::to_string);
         Ok(Self {
-            access: RwLock::new(access(ctx, aws, from, &clock).await?),
+            access: Renewed::new(access(ctx, aws, from, &clock).await?),
             clock,
             made_of: (ctx.clone(), aws.clone(), from.clone()),
             pace: Pace::new(most),
@@ -226,24 +227,8 @@ impl Source {
     where
         F: Future<Output = Result<T, StepError>>,
     {
-        let access = self.access.read().await.clone();
-        let answer = self.pace.request(|| send(Arc::clone(&access))).await;
-        match &answer {
-            Err(error) if error.class == ErrorClass::Auth => {}
-            _ => return answer,
-        }
-        let renewed = self.renewed(&access).await?;
-        self.pace.request(|| send(Arc::clone(&renewed))).await
-    }
-
-    /// What comes after `refused`. Requests that were refused together are served by one renewal.
-    async fn renewed(&self, refused: &Arc<Access>) -> Result<Arc<Access>, StepError> {
-        let mut current = self.access.write().await;
-        if Arc::ptr_eq(&current, refused) {
-            let (ctx, aws, from) = &self.made_of;
-            *current = access(ctx, aws, from, &self.clock).await?;
-        }
-        Ok(Arc::clone(&current))
+        let (ctx, aws, from) = &self.made_of;
+        self.access.request(&self.pace, || access(ctx, aws, from, &self.clock), send).await
     }
 
     /// When the bucket first answered, by the clock that dates the objects, in seconds since 1970; now by
@@ -405,7 +390,7 @@ impl Source {
             StepError::auth(format!("failed to sign a URL for object `{name}`")).with_source(Said(cause))
         };
         let config = PresigningConfig::expires_in(PRESIGNED_FOR).map_err(|e| failed(e.to_string()))?;
-        let access = self.access.read().await.clone();
+        let access = self.access.current().await;
         let request = access
             .client
             .get_object()

@@ -18,8 +18,8 @@ use azure_storage_blob::models::{
 use azure_storage_blob::{BlobClient, BlockBlobClient};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use migrate_plugin_api::{ErrorClass, StepContext, StepError};
-use tokio::sync::{RwLock, mpsc};
+use migrate_plugin_api::{StepContext, StepError};
+use tokio::sync::mpsc;
 
 use super::azure_client::{Access, Line, access, place};
 use super::blob_wire::{Pieces, Taken, Wire};
@@ -31,6 +31,7 @@ use super::list_xml;
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
+use super::renew::Renewed;
 use super::source::PAGES_AHEAD;
 use crate::site::ContainerRef;
 
@@ -86,7 +87,7 @@ pub(super) enum Start {
 
 /// A container, or a folder in it.
 pub(super) struct Target {
-    access: RwLock<Arc<Access>>,
+    access: Renewed<Access>,
     /// What a new one is made of, when the SAS or the token has ended.
     made_of: (StepContext, ContainerRef, Line),
     pace: Pace,
@@ -101,7 +102,7 @@ impl Target {
     pub(super) async fn new(ctx: &StepContext, to: &ContainerRef, most: usize) -> Result<Self, StepError> {
         let line = Line::new()?;
         Ok(Self {
-            access: RwLock::new(access(ctx, to, &line).await?),
+            access: Renewed::new(access(ctx, to, &line).await?),
             made_of: (ctx.clone(), to.clone(), line),
             pace: Pace::new(most),
             start: AtomicU8::new(Start::Unknown as u8),
@@ -116,24 +117,8 @@ impl Target {
     where
         F: Future<Output = Result<T, StepError>>,
     {
-        let access = self.access.read().await.clone();
-        let answer = self.pace.request(|| send(Arc::clone(&access))).await;
-        match &answer {
-            Err(error) if error.class == ErrorClass::Auth => {}
-            _ => return answer,
-        }
-        let renewed = self.renewed(&access).await?;
-        self.pace.request(|| send(Arc::clone(&renewed))).await
-    }
-
-    /// What comes after `refused`. Requests that were refused together are served by one renewal.
-    async fn renewed(&self, refused: &Arc<Access>) -> Result<Arc<Access>, StepError> {
-        let mut current = self.access.write().await;
-        if Arc::ptr_eq(&current, refused) {
-            let (ctx, to, line) = &self.made_of;
-            *current = access(ctx, to, line).await?;
-        }
-        Ok(Arc::clone(&current))
+        let (ctx, to, line) = &self.made_of;
+        self.access.request(&self.pace, || access(ctx, to, line), send).await
     }
 
     /// What is known of listings that begin in the middle.
