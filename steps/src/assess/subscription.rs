@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use migrate_plugin_api::{ErrorClass, Problem, StepContext, StepError};
+use http::StatusCode;
+use migrate_plugin_api::{Problem, StepContext, StepError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -85,31 +86,44 @@ struct Group {
     location: String,
 }
 
+/// Why something was not read.
+enum Unread {
+    /// These credentials may not.
+    Denied(StepError),
+    Failed(StepError),
+}
+
+impl From<StepError> for Unread {
+    fn from(error: StepError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 struct Azure<'a> {
     manager: Manager,
     access: &'a AzureAccess,
 }
 
 impl Azure<'_> {
-    async fn get<T: DeserializeOwned>(&self, what: &str, url: &Url) -> Result<T, StepError> {
+    async fn get<T: DeserializeOwned>(&self, what: &str, url: &Url) -> Result<T, Unread> {
         let send = self.manager.send(what, || self.manager.http.get(url.clone()));
         let response = send.await.map_err(StepError::from)?;
-        if !response.status().is_success() {
-            return Err(errors::status(format!("failed to {what}"), response).await);
+        let status = response.status();
+        if !status.is_success() {
+            let error = errors::status(format!("failed to {what}"), response).await;
+            return Err(if status == StatusCode::FORBIDDEN { Unread::Denied(error) } else { error.into() });
         }
         let bytes = response.bytes().await;
         let bytes = bytes.map_err(|e| errors::network(format!("failed to {what}"), e))?;
-        serde_json::from_slice(&bytes).map_err(|e| {
-            StepError::permanent(format!("failed to {what}: the answer is not what Azure documents"))
-                .with_source(e)
-        })
+        let unlike = format!("failed to {what}: the answer is not what Azure documents");
+        Ok(serde_json::from_slice(&bytes).map_err(|e| StepError::permanent(unlike).with_source(e))?)
     }
 
     fn url(&self, path: &str, version: &str) -> Result<Url, StepError> {
         self.manager.url(&format!("/subscriptions/{}{path}", self.access.subscription), version)
     }
 
-    async fn pages<T: DeserializeOwned>(&self, what: &str, first: Url) -> Result<Vec<T>, StepError> {
+    async fn pages<T: DeserializeOwned>(&self, what: &str, first: Url) -> Result<Vec<T>, Unread> {
         let mut all = Vec::new();
         let mut next = Some(first);
         for _ in 0..MAX_PAGES {
@@ -123,11 +137,11 @@ impl Azure<'_> {
                 StepError::permanent(format!("failed to {what}: Azure names a next page that is not its own"))
             })?);
         }
-        Err(StepError::permanent(format!("failed to {what}: it has more than {MAX_PAGES} pages")))
+        Err(StepError::permanent(format!("failed to {what}: it has more than {MAX_PAGES} pages")).into())
     }
 
     /// Where the target's nodes are; where there are none, where the resource group is.
-    async fn location(&self, target: Option<&Target>) -> Result<String, StepError> {
+    async fn location(&self, target: Option<&Target>) -> Result<String, Unread> {
         let of_nodes = target
             .and_then(|target| target.nodes.iter().find_map(|labels| labels.get(REGION)))
             // A cluster that is not Azure's own has regions of its own.
@@ -143,12 +157,13 @@ impl Azure<'_> {
         match is_location(&location) {
             true => Ok(location),
             false => {
-                Err(StepError::permanent(format!("`{}` is no location of Azure", location.escape_debug())))
+                let wrong = format!("`{}` is no location of Azure", location.escape_debug());
+                Err(StepError::permanent(wrong).into())
             }
         }
     }
 
-    async fn quotas(&self, location: &str) -> Result<BTreeMap<String, CoreQuota>, StepError> {
+    async fn quotas(&self, location: &str) -> Result<BTreeMap<String, CoreQuota>, Unread> {
         let path = format!("/providers/Microsoft.Compute/locations/{location}/usages");
         let all: Vec<Usage> =
             self.pages(&format!("read the quotas of {location}"), self.url(&path, USAGE_VERSION)?).await?;
@@ -160,7 +175,7 @@ impl Azure<'_> {
         Ok(all.into_iter().filter_map(quota).collect())
     }
 
-    async fn sizes(&self, location: &str) -> Result<BTreeMap<String, VmSize>, StepError> {
+    async fn sizes(&self, location: &str) -> Result<BTreeMap<String, VmSize>, Unread> {
         let mut url = self.url("/providers/Microsoft.Compute/skus", SKU_VERSION)?;
         url.query_pairs_mut().append_pair("$filter", &format!("location eq '{location}'"));
         let all: Vec<Sku> = self.pages(&format!("read the VM sizes of {location}"), url).await?;
@@ -196,14 +211,12 @@ pub(crate) async fn look(
 ) -> Result<Result<Subscription, String>, StepError> {
     match read(&azure(ctx, access, PAUSE).await?, target).await {
         Ok(found) => Ok(Ok(found)),
-        Err(error) if error.class == ErrorClass::Auth && error.message.contains(": 403") => {
-            Ok(Err(format!("Azure quotas ({})", error.message)))
-        }
-        Err(error) => Err(error),
+        Err(Unread::Denied(error)) => Ok(Err(format!("Azure quotas ({})", error.message))),
+        Err(Unread::Failed(error)) => Err(error),
     }
 }
 
-async fn read(azure: &Azure<'_>, target: Option<&Target>) -> Result<Subscription, StepError> {
+async fn read(azure: &Azure<'_>, target: Option<&Target>) -> Result<Subscription, Unread> {
     let location = azure.location(target).await?;
     let quotas = azure.quotas(&location).await?;
     let sizes = azure.sizes(&location).await?;
@@ -214,16 +227,16 @@ async fn read(azure: &Azure<'_>, target: Option<&Target>) -> Result<Subscription
 pub(crate) async fn reach(ctx: &StepContext, access: &AzureAccess) -> Option<Problem> {
     let found = match azure(ctx, access, PAUSE).await {
         Ok(azure) => azure.location(None).await,
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     };
-    let error = found.err()?;
-    let mut problem = problem_of(&error, "azure");
-    if error.class == ErrorClass::Auth && error.message.contains(": 403") {
-        problem = Problem::warning(problem.message)
-            .in_field("azure")
-            .with_hint("quotas of the subscription will be missing; docs/migration-toml.md has the rights");
+    match found.err()? {
+        Unread::Denied(error) => {
+            Some(Problem::warning(problem_of(&error, "azure").message).in_field("azure").with_hint(
+                "quotas of the subscription will be missing; docs/migration-toml.md has the rights",
+            ))
+        }
+        Unread::Failed(error) => Some(problem_of(&error, "azure")),
     }
-    Some(problem)
 }
 
 /// `eastus2`: goes into a path and a filter.
