@@ -118,13 +118,18 @@ impl Server {
 
     /// The digest under a tag.
     pub async fn digest(&self, repository: &str, tag: &str) -> Result<Option<String>> {
-        digest_at(&self.address, repository, tag).await
+        digest_at(&self.http, &self.address, repository, tag).await
     }
 }
 
 /// The digest under a tag in the registry at `address`.
-pub async fn digest_at(address: &str, repository: &str, tag: &str) -> Result<Option<String>> {
-    let get = reqwest::Client::new().get(format!("http://{address}/v2/{repository}/manifests/{tag}"));
+pub async fn digest_at(
+    http: &reqwest::Client,
+    address: &str,
+    repository: &str,
+    tag: &str,
+) -> Result<Option<String>> {
+    let get = http.get(format!("http://{address}/v2/{repository}/manifests/{tag}"));
     let get = get.header("accept", MANIFEST).send().await?;
     if !get.status().is_success() {
         return Ok(None);
