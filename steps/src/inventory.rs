@@ -34,6 +34,14 @@ impl Served {
     pub(crate) fn id(&self) -> String {
         format!("{}/{}", self.resource.api_version, self.resource.kind)
     }
+
+    /// Its objects in `namespace`; all, where it is in none.
+    pub(crate) fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        match self.namespaced {
+            true => Api::namespaced_with(client.clone(), namespace, &self.resource),
+            false => Api::all_with(client.clone(), &self.resource),
+        }
+    }
 }
 
 /// All served kinds, each once, at its most stable version, sorted by [`Served::id`]; and API groups

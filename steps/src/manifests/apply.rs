@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use kube::api::{Api, DynamicObject};
 use migrate_plugin_api::{
     Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
     StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
@@ -281,7 +280,6 @@ async fn widen(
     }
     let mut record = Record::read(target.client, prune).await?.joined(wanted.record());
     record.claim(ctx, prune)?;
-    record.namespaces.insert(prune.namespace.clone());
     record.write(target.client, prune, false).await?;
     Ok(record)
 }
@@ -311,7 +309,8 @@ async fn foresee(
     }
     let mut wanted = Wanted::of(manifests);
     wanted.uids = uids;
-    match (Set { client: target.client, prune }).foresee(ctx, &wanted, is_there).await {
+    let seen = async { Set::of(target.client, prune).await?.foresee(ctx, &wanted, is_there).await };
+    match seen.await {
         Ok((lines, problems)) => {
             plan.summary.push_str(&format!(", {} to delete", lines.len()));
             plan.destroys.extend(lines);
@@ -332,11 +331,7 @@ async fn absent(client: &Client, outputs: &Outputs) -> Result<Vec<String>, StepE
             absent.push(place);
             continue;
         };
-        let api: Api<DynamicObject> = match kind.namespaced {
-            true => Api::namespaced_with(client.clone(), &applied.namespace, &kind.resource),
-            false => Api::all_with(client.clone(), &kind.resource),
-        };
-        let found = api.get_metadata_opt(&applied.name).await;
+        let found = kind.api(client, &applied.namespace).get_metadata_opt(&applied.name).await;
         let found = found.map_err(|e| kube_error(format!("failed to read {place}"), e))?;
         if found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()) {
             absent.push(place);
@@ -454,7 +449,7 @@ impl TypedStep for ManifestApply {
                 let skipped: Vec<String> = outputs.skipped.iter().map(|s| s.object.clone()).collect();
                 return Err(not_whole(&skipped));
             }
-            let set = Set { client: &client, prune };
+            let set = Set::of(&client, prune).await?;
             (outputs.pruned, outputs.left_in_place) = set.prune(ctx, record, &wanted).await?;
             ctx.info(format!(
                 "{} objects deleted, {} left in place",

@@ -239,7 +239,7 @@ impl Record {
         let found = api.get_metadata_opt(&prune.set).await;
         match found.map_err(|e| kube_error(format!("failed to read the record of {prune}"), e))? {
             Some(map) => Self::of(prune, map.labels(), map.annotations(), map.resource_version()),
-            None => Ok(Self::default()),
+            None => Ok(Self { namespaces: [prune.namespace.clone()].into(), ..Self::default() }),
         }
     }
 
@@ -362,6 +362,13 @@ impl Record {
             },
             ..ConfigMap::default()
         }
+    }
+
+    /// Says only what `parts` say.
+    pub(super) fn narrow(&mut self, prune: &Prune, parts: [&Self; 2]) {
+        self.kinds = parts.iter().flat_map(|part| &part.kinds).cloned().collect();
+        self.namespaces = parts.iter().flat_map(|part| &part.namespaces).cloned().collect();
+        self.namespaces.insert(prune.namespace.clone());
     }
 
     /// With what `other` says too.

@@ -29,8 +29,10 @@ pub(super) fn whole(root: &Path) -> Result<Vec<Manifest>, StepError> {
             root.display(),
             tree::listed(&missing)
         ))
-        .with_hint("with `prune`, what is missing would be deleted: see that it can be read (or name its kind in `exclude-kinds`), and \
-                    write the folder again"));
+        .with_hint(
+            "with `prune`, what is missing would be deleted: see that it can be read (or name its kind in \
+             `exclude-kinds`), and write the folder again",
+        ));
     }
     let (manifests, unread) = read(root)?;
     match unread.as_slice() {

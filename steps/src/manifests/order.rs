@@ -63,10 +63,20 @@ pub(crate) struct Manifest {
 
 impl std::fmt::Display for Manifest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.namespace.as_str() {
-            "" => write!(f, "{} {}", self.kind, self.name),
-            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
-        }
+        write_place(f, &self.kind, &self.namespace, &self.name)
+    }
+}
+
+/// `Kind namespace/name`, or `Kind name` of what is in no namespace.
+pub(super) fn write_place(
+    f: &mut std::fmt::Formatter<'_>,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+) -> std::fmt::Result {
+    match namespace {
+        "" => write!(f, "{kind} {name}"),
+        namespace => write!(f, "{kind} {namespace}/{name}"),
     }
 }
 

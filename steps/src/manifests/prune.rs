@@ -58,15 +58,7 @@ pub(crate) struct Pruned {
 
 impl std::fmt::Display for Pruned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&place(&self.kind, &self.namespace, &self.name))
-    }
-}
-
-/// `Kind namespace/name`.
-fn place(kind: &str, namespace: &str, name: &str) -> String {
-    match namespace {
-        "" => format!("{kind} {name}"),
-        namespace => format!("{kind} {namespace}/{name}"),
+        order::write_place(f, &self.kind, &self.namespace, &self.name)
     }
 }
 
@@ -195,19 +187,26 @@ fn turn(kind: &str) -> Reverse<usize> {
 
 /// Everything that one look at a set needs.
 pub(super) struct Set<'a> {
-    pub client: &'a Client,
-    pub prune: &'a Prune,
+    client: &'a Client,
+    prune: &'a Prune,
+    /// What the cluster serves now.
+    catalog: Catalog,
 }
 
-impl Set<'_> {
+impl<'a> Set<'a> {
+    /// # Errors
+    /// When the cluster can't be asked what it serves.
+    pub(super) async fn of(client: &'a Client, prune: &'a Prune) -> Result<Self, StepError> {
+        Ok(Self { client, prune, catalog: Catalog::of(client).await? })
+    }
+
     /// Finds the members that `record` can have and `wanted` has not.
     async fn survey(&self, ctx: &StepContext, record: &Record, wanted: &Wanted) -> Result<Survey, StepError> {
-        let catalog = Catalog::of(self.client).await?;
         let mut down = None;
         let mut found: BTreeMap<String, Member> = BTreeMap::new();
         for name in &record.kinds {
             let (kind, group) = name.split_once('.').unwrap_or((name, ""));
-            let Some(served) = catalog.of_group(group, kind) else {
+            let Some(served) = self.catalog.of_group(group, kind) else {
                 if down.is_none() {
                     down = Some(unavailable(self.client).await?);
                 }
@@ -253,20 +252,13 @@ impl Set<'_> {
         Ok(survey)
     }
 
-    fn api(&self, kind: &Served, namespace: &str) -> Api<DynamicObject> {
-        match kind.namespaced {
-            true => Api::namespaced_with(self.client.clone(), namespace, &kind.resource),
-            false => Api::all_with(self.client.clone(), &kind.resource),
-        }
-    }
-
     async fn members(
         &self,
         ctx: &StepContext,
         kind: &Served,
         namespace: Option<&String>,
     ) -> Result<Vec<DynamicObject>, StepError> {
-        let api = self.api(kind, namespace.map_or("", String::as_str));
+        let api = kind.api(self.client, namespace.map_or("", String::as_str));
         let id = self.prune.id();
         let mut params = ListParams::default().limit(PAGE_OBJECTS).labels(&format!("{PART_OF}={id}"));
         let mut all = Vec::new();
@@ -297,7 +289,6 @@ impl Set<'_> {
         can_be_written: bool,
     ) -> Result<(Vec<String>, Vec<Problem>), StepError> {
         let mut record = Record::read(self.client, self.prune).await?.joined(wanted.record());
-        record.namespaces.insert(self.prune.namespace.clone());
         let survey = self.survey(ctx, &record, wanted).await?;
         let mut problems: Vec<Problem> =
             survey.left.iter().map(|left| Problem::warning(left.to_string()).in_field("prune")).collect();
@@ -367,22 +358,18 @@ impl Set<'_> {
             }
             for member in members {
                 let note = member.note();
-                self.gone(ctx, &note, &self.api(&member.kind, &note.namespace), deadline).await?;
+                self.gone(ctx, &note, &member.kind.api(self.client, &note.namespace), deadline).await?;
             }
         }
         let mut pruned = Vec::new();
-        let catalog = Catalog::of(self.client).await?;
         for note in noted {
-            if !is_there(self.client, &catalog, &note).await? {
+            if !is_there(self.client, &self.catalog, &note).await? {
                 ctx.info(format!("{note} is deleted"));
                 pruned.push(note);
             }
         }
         survey.left.iter().for_each(|left| ctx.warn(left.to_string()));
-        let mut now = wanted.record().joined(&survey.record);
-        now.namespaces.insert(self.prune.namespace.clone());
-        record.kinds = now.kinds;
-        record.namespaces = now.namespaces;
+        record.narrow(self.prune, [wanted.record(), &survey.record]);
         record.write(self.client, self.prune, false).await?;
         Ok((pruned, survey.left))
     }
@@ -390,7 +377,7 @@ impl Set<'_> {
     /// Deletes one, if it still is as it was seen.
     async fn delete(&self, member: &Member, dry_run: bool) -> Result<(), StepError> {
         let note = member.note();
-        let api = self.api(&member.kind, &note.namespace);
+        let api = member.kind.api(self.client, &note.namespace);
         let mut version = member.object.resource_version();
         for _ in 0..MAX_RACES {
             let only = Preconditions { uid: Some(note.uid.clone()), resource_version: version };
@@ -452,11 +439,7 @@ impl Set<'_> {
 pub(super) async fn is_there(client: &Client, catalog: &Catalog, note: &Pruned) -> Result<bool, StepError> {
     let group = note.api_version.split_once('/').map_or("", |(group, _)| group);
     let Some(kind) = catalog.of_group(group, &note.kind) else { return Ok(false) };
-    let api = match kind.namespaced {
-        true => Api::<DynamicObject>::namespaced_with(client.clone(), &note.namespace, &kind.resource),
-        false => Api::all_with(client.clone(), &kind.resource),
-    };
-    let found = api.get_metadata_opt(&note.name).await;
+    let found = kind.api(client, &note.namespace).get_metadata_opt(&note.name).await;
     let found = found.map_err(|e| kube_error(format!("failed to read {note}"), e))?;
     Ok(found.is_some_and(|found| found.uid().as_deref() == Some(&note.uid)))
 }

@@ -42,8 +42,7 @@ impl<'a> Target<'a> {
                 Err(StepError::permanent(format!("{manifest} in {} names no namespace", manifest.file))
                     .with_hint("add metadata.namespace: what is applied must not depend on a default"))
             }
-            (true, namespace) => Ok(Api::namespaced_with(self.client.clone(), namespace, &kind.resource)),
-            (false, _) => Ok(Api::all_with(self.client.clone(), &kind.resource)),
+            (_, namespace) => Ok(kind.api(self.client, namespace)),
         }
     }
 
