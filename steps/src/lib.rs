@@ -20,6 +20,7 @@ mod rollout;
 pub mod rules;
 mod secrets;
 pub mod site;
+mod stdin_lock;
 mod tls;
 mod tokens;
 mod velero;

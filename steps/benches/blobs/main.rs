@@ -19,6 +19,7 @@ mod room;
 mod series;
 #[allow(dead_code, reason = "tests use more of it")]
 mod sink;
+mod sum;
 mod tools;
 
 use std::error::Error;

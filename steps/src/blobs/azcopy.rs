@@ -21,17 +21,19 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::azcopy_job::{Said, Summary, said};
-use super::config::{CopyConfig, CopyOutputs};
+use super::config::{CopyConfig, CopyOutputs, Overwrite};
 use super::cursor::{Cursor, Failed};
 use super::errors::line;
 use super::merge::{Pair, Standing, standing};
-use super::names::{Phase, folder, phases};
+use super::names::{Part, Phase, folder, phases};
 use super::pass::{failed_objects, skipped};
 use super::range::Range;
+use super::repository::{self, MAX_ROUNDS};
 use super::source::{Object, Source};
-use super::target::Target;
+use super::target::{Blob, Target};
 use super::transfer::Mover;
 use super::walk::{Event, Scope, walk};
+use crate::stdin_lock::claim;
 
 /// Objects of one job: enough to keep AzCopy busy, few enough to take over again after a kill.
 const BATCH: usize = 10_000;
@@ -107,20 +109,31 @@ pub(super) async fn run(
     if let Some(job) = ctx.handle().filter(|_| engine.orders_file().exists()) {
         let orders = engine.stored_orders()?;
         ctx.info(format!("resuming AzCopy's job {job}"));
-        let said = engine.follow(engine.resume(job).await?).await;
-        // A job that AzCopy can't resume is no loss: what it left is listed.
-        let summary = said.inspect_err(|e| ctx.warn(line(e))).unwrap_or_default();
+        let summary = match engine.follow(engine.resume(job).await?).await {
+            Err(error) if error.class == ErrorClass::Cancelled => return Err(error),
+            // A job that AzCopy can't resume is no loss: what it left is listed.
+            said => said.inspect_err(|e| ctx.warn(line(e))).unwrap_or_default(),
+        };
         engine.adopt(orders, &summary).await?;
         (engine.failed, engine.more) = (Vec::new(), 0);
     }
     let phases = phases(config);
+    let (mut begun_before, mut rounds) = (true, 0);
     while let Some(phase) = phases.get(cursor.phase) {
-        let counts = engine.phase(phase).await?;
+        if phase.part == Part::Packs {
+            if rounds >= MAX_ROUNDS {
+                return Err(repository::restless());
+            }
+            rounds += 1;
+        }
+        let counts = engine.phase(phase, cursor.again).await?;
         cursor.counts.add(&counts);
         if !engine.failed.is_empty() {
             return Err(failed_objects(phase, &engine.failed, engine.more));
         }
-        cursor.phase += 1;
+        let copied = (!begun_before).then_some(counts.copied);
+        cursor.phase = repository::next(&phases, cursor.phase, &mut cursor.again, copied);
+        begun_before = false;
         ctx.checkpoint(&cursor).await?;
     }
     Ok(cursor.counts)
@@ -139,10 +152,12 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
-    async fn phase(&mut self, phase: &Phase) -> Result<CopyOutputs, StepError> {
+    /// `again`: what is equal in Velero's repositories is counted already.
+    async fn phase(&mut self, phase: &Phase, again: bool) -> Result<CopyOutputs, StepError> {
+        let again = again && matches!(phase.part, Part::Indexes | Part::Packs);
         let mut counts = CopyOutputs::default();
         let mut batch = Vec::new();
-        for prefix in &phase.scopes {
+        for prefix in &repository::scopes(self.source, phase).await? {
             let scope = Scope {
                 source: Arc::clone(self.source),
                 target: Arc::clone(self.target),
@@ -160,15 +175,20 @@ impl Engine<'_> {
                         continue;
                     }
                     if object.is_folder_marker() {
-                        counts.folder_markers += 1;
+                        counts.folder_markers += u64::from(!again);
                     } else if blob.as_ref().is_some_and(|b| standing(&object, b) == Standing::Equal) {
-                        counts.add(&skipped(&object));
-                    } else if is_plain(&object) {
+                        if !again {
+                            counts.add(&skipped(&object));
+                        }
+                    } else if phase.part != Part::Formats
+                        && is_plain(&object)
+                        && (blob.is_none() || self.config.overwrite == Overwrite::ReplaceChanged)
+                    {
                         let Object { key, etag, size, .. } = object;
                         batch.push(Order { key, etag, size, blob: blob.map(|b| b.etag) });
                     } else {
                         let key = object.key.clone();
-                        match self.mover.copy(object, blob.is_some()).await {
+                        match self.ourselves(phase, object, blob).await {
                             Ok(copied) => counts.add(&copied),
                             Err(error) => self.failed(key, error)?,
                         }
@@ -181,6 +201,19 @@ impl Engine<'_> {
         }
         counts.add(&self.job(batch).await?);
         Ok(counts)
+    }
+
+    /// Copies what AzCopy can't be told to copy, or is refused.
+    async fn ourselves(
+        &self,
+        phase: &Phase,
+        object: Object,
+        blob: Option<Blob>,
+    ) -> Result<CopyOutputs, StepError> {
+        if let Some(blob) = blob.as_ref().filter(|_| phase.part == Part::Formats) {
+            repository::check_same(self.source, self.target, &object, blob).await?;
+        }
+        self.mover.copy(object, blob.is_some()).await
     }
 
     /// One job, from its list to marked blobs.
@@ -199,6 +232,9 @@ impl Engine<'_> {
         command.args(["--recursive", "--as-subdir=false", "--from-to", "S3Blob"]);
         command.args(["--s2s-handle-invalid-metadata", "ExcludeIfInvalid"]);
         command.args(["--output-type", "json", "--log-level", "ERROR"]);
+        if self.config.overwrite == Overwrite::Refuse {
+            command.arg("--overwrite=false");
+        }
         let summary = self.follow(command).await?;
         self.adopt(orders, &summary).await
     }
@@ -234,7 +270,10 @@ impl Engine<'_> {
     /// AzCopy with a state of its own, and the keys in its environment.
     async fn command(&self) -> Result<Command, StepError> {
         let mut command = Command::new(program(self.config));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        // A job of an earlier attempt that outlived its `migrate` holds it.
+        let (input, _) = claim(self.ctx).await?;
+        command.env("MIGRATE_NODE", self.ctx.node.as_str());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         command.env("AZCOPY_LOG_LOCATION", &self.folder).env("AZCOPY_JOB_PLAN_LOCATION", &self.folder);
         if self.config.to.sas.is_none() {
             self.log_in(&mut command).await?;

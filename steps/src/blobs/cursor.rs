@@ -24,6 +24,9 @@ pub(super) struct Failed {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Partial {
     pub(super) etag: String,
+    /// See [`Properties`](super::source::Properties).
+    #[serde(default)]
+    pub(super) written: (i64, Option<String>),
     pub(super) block: u64,
     pub(super) spans: Spans,
 }
@@ -41,6 +44,10 @@ pub(super) struct Cursor {
     pub(super) ranges: Option<Vec<Range>>,
     /// The bucket doesn't list its keys in their order: its listing is never cut.
     pub(super) disorder: bool,
+    /// Velero's repositories were gone through once: what is equal in them is counted already.
+    pub(super) again: bool,
+    /// The counts when a phase began that every attempt lists from the start.
+    pub(super) before: Option<Box<CopyOutputs>>,
     /// Nothing is left to delete either.
     pub(super) deleted: bool,
     /// Of everything up to here.
@@ -186,7 +193,7 @@ mod tests {
     fn a_cursor_survives_its_store() {
         let mut spans = Spans::default();
         spans.insert(0, 3, super::super::checksum::Crc64::of(b"abc"));
-        let partial = Partial { etag: "e".to_owned(), block: 3, spans };
+        let partial = Partial { etag: "e".to_owned(), written: (1, Some("v".to_owned())), block: 3, spans };
         let class = ErrorClass::Conflict;
         let failed = Failed { key: "k".to_owned(), reason: "r".to_owned(), class };
         let cursor = Cursor {

@@ -9,6 +9,8 @@
 
 mod azcopy;
 mod azcopy_job;
+#[cfg(test)]
+mod azcopy_tests;
 mod azure_client;
 mod blob_wire;
 mod checksum;
@@ -27,6 +29,9 @@ mod pass;
 mod plan;
 mod range;
 mod renew;
+mod repository;
+#[cfg(test)]
+mod repository_tests;
 mod s3_wire;
 mod source;
 #[cfg(test)]

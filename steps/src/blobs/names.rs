@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::config::{CopyConfig, Order};
 use super::filter::Filter;
+use super::repository::{self, REPOSITORIES};
 
 /// Azure's limits of a blob's name.
 const MAX_NAME_CHARS: usize = 1024;
@@ -15,8 +16,6 @@ const MAX_NAME_SEGMENTS: usize = 254;
 /// Velero reads a backup the moment this file is there, and never again: it must come last.
 const BACKUP_FILE: &str = "/velero-backup.json";
 const BACKUPS: &str = "backups/";
-/// Velero's repositories of volume data.
-const REPOSITORIES: [&str; 2] = ["kopia/", "restic/"];
 
 /// A part of a pass. A phase starts only when the one before it has succeeded wholly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,55 +24,66 @@ pub(super) struct Phase {
     pub(super) name: &'static str,
     /// Prefixes to list, in order, none inside another.
     pub(super) scopes: Vec<String>,
-    only: Only,
+    pub(super) part: Part,
     filter: Filter,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Only {
+/// What a phase takes of its scopes; in the order in which extra blobs may go: what names others first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
     All,
-    Files,
     BackupFiles,
+    Files,
+    /// Of Velero's repositories: see [`repository`].
+    Indexes,
+    Packs,
+    Formats,
 }
 
 impl Phase {
     /// Whether `key`, which is in one of the scopes, belongs to this phase.
     pub(super) fn takes(&self, key: &str) -> bool {
-        self.filter.takes(key) && self.is_its_part(key)
-    }
-
-    fn is_its_part(&self, key: &str) -> bool {
-        let repository = REPOSITORIES.iter().any(|r| key.starts_with(r));
-        let backup_file = key.starts_with(BACKUPS) && key.ends_with(BACKUP_FILE);
-        match self.only {
-            Only::All => true,
-            Only::Files => !repository && !backup_file,
-            Only::BackupFiles => backup_file,
-        }
+        let part = || {
+            let backup_file = key.starts_with(BACKUPS) && key.ends_with(BACKUP_FILE);
+            let file = if backup_file { Part::BackupFiles } else { Part::Files };
+            repository::part(key).unwrap_or(file)
+        };
+        self.filter.takes(key) && (self.part == Part::All || self.part == part())
     }
 }
 
 /// The phases of a pass.
 pub(super) fn phases(config: &CopyConfig) -> Vec<Phase> {
-    let filter = Filter::new(config.include.as_deref(), &config.exclude);
-    phases_of(config.order, config.prefixes.as_deref(), &filter)
+    phases_of(config.order, config.prefixes.as_deref(), &filter(config))
+}
+
+/// All that a pass takes at once, for who only looks.
+pub(super) fn everything(config: &CopyConfig) -> Phase {
+    let scopes = scopes(config.prefixes.as_deref());
+    Phase { name: "objects", scopes, part: Part::All, filter: filter(config) }
+}
+
+fn filter(config: &CopyConfig) -> Filter {
+    Filter::new(config.include.as_deref(), &config.exclude)
 }
 
 /// The phases of a pass over `prefixes` (none: everything).
 fn phases_of(order: Order, prefixes: Option<&[String]>, filter: &Filter) -> Vec<Phase> {
     let scopes = scopes(prefixes);
-    let phase = |name, scopes, only| Phase { name, scopes, only, filter: filter.clone() };
+    let phase = |name, scopes, part| Phase { name, scopes, part, filter: filter.clone() };
     match order {
-        Order::Listing => vec![phase("objects", scopes, Only::All)],
+        Order::Listing => vec![phase("objects", scopes, Part::All)],
         Order::Velero => {
-            let repositories = REPOSITORIES.iter().flat_map(|r| within(&scopes, r)).collect();
+            let repositories: Vec<String> = REPOSITORIES.iter().flat_map(|r| within(&scopes, r)).collect();
             let files =
                 scopes.iter().filter(|s| !REPOSITORIES.iter().any(|r| s.starts_with(r))).cloned().collect();
             let backups = within(&scopes, BACKUPS);
             vec![
-                phase("repositories", repositories, Only::All),
-                phase("files", files, Only::Files),
-                phase("velero-backup.json", backups, Only::BackupFiles),
+                phase("repositories' formats", repositories.clone(), Part::Formats),
+                phase("repositories' indexes", repositories.clone(), Part::Indexes),
+                phase("repositories", repositories, Part::Packs),
+                phase("files", files, Part::Files),
+                phase("velero-backup.json", backups, Part::BackupFiles),
             ]
         }
     }
@@ -233,23 +243,34 @@ mod tests {
         let prefixes = ["kopia/shop/".to_owned(), "backups/b1/".to_owned(), "backups/b1/x".to_owned()];
         let phases = phases_of(Order::Velero, Some(&prefixes), &Filter::default());
         let scopes: Vec<_> = phases.iter().map(|p| p.scopes.join(" ")).collect();
-        assert_eq!(scopes, ["kopia/shop/", "backups/b1/", "backups/b1/"]);
+        assert_eq!(scopes, ["kopia/shop/", "kopia/shop/", "kopia/shop/", "backups/b1/", "backups/b1/"]);
         let place = |key: &str| -> Vec<usize> {
-            (0..3)
+            (0..5)
                 .filter(|i| phases[*i].scopes.iter().any(|s| key.starts_with(s)) && phases[*i].takes(key))
                 .collect()
         };
-        assert_eq!(place("kopia/shop/p01"), [0]);
-        assert_eq!(place("kopia/shop/velero-backup.json"), [0]);
-        assert_eq!(place("backups/b1/b1.tar.gz"), [1]);
-        assert_eq!(place("backups/b1/velero-backup.json"), [2]);
+        assert_eq!(place("kopia/shop/kopia.repository"), [0]);
+        assert_eq!(place("kopia/shop/xn0_01"), [1]);
+        assert_eq!(place("kopia/shop/p01"), [2]);
+        assert_eq!(place("kopia/shop/velero-backup.json"), [2]);
+        assert_eq!(place("backups/b1/b1.tar.gz"), [3]);
+        assert_eq!(place("backups/b1/velero-backup.json"), [4]);
     }
 
     #[test]
     fn every_key_of_a_whole_bucket_is_taken_once() {
         let phases = phases_of(Order::Velero, None, &Filter::default());
-        for key in ["kopia/a", "restic/b", "backups/b/velero-backup.json", "backups/b/x", "root", "plugins/p"]
-        {
+        for key in [
+            "kopia/a",
+            "kopia/a/kopia.repository",
+            "kopia/a/x1",
+            "kopia/a/p1",
+            "restic/b",
+            "backups/b/velero-backup.json",
+            "backups/b/x",
+            "root",
+            "plugins/p",
+        ] {
             let times = phases
                 .iter()
                 .flat_map(|p| p.scopes.iter().map(move |s| (p, s)))

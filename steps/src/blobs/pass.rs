@@ -2,14 +2,16 @@
 //!
 //! One task owns the place, the counts and the list of the failed; transfers only report to it. A
 //! phase ends when every object of it is at the target; with a failed one the next never starts, and
-//! nothing is deleted.
+//! nothing is deleted. Velero's repositories are gone through until they hold still: see
+//! [`repository`].
+
+mod extras;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use migrate_plugin_api::{ErrorClass, Progress, StepContext, StepError};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -19,8 +21,9 @@ use super::config::{CopyConfig, CopyOutputs, Engine};
 use super::cursor::{Cursor, Failed, LowWater};
 use super::errors::line;
 use super::merge::{Pair, Standing, standing};
-use super::names::{Phase, phases};
+use super::names::{Part, Phase, everything, phases};
 use super::range::Range;
+use super::repository::{self, MAX_ROUNDS};
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
 use super::totals::{Totals, count};
@@ -45,9 +48,6 @@ const MAX_FAILED_IN_A_ROW: usize = 20;
 const MAX_HOPELESS_IN_A_ROW: usize = 1_000;
 /// Failed objects that are named in the error.
 const NAMED: usize = 5;
-/// Blobs that are deleted at once, each after a question to the bucket.
-const DELETES_AT_ONCE: usize = 16;
-
 /// What became of one object.
 struct Ended {
     key: String,
@@ -78,6 +78,8 @@ struct Pass<'a> {
     target: Arc<Target>,
     mover: Arc<Mover>,
     phases: Vec<Phase>,
+    /// Times that this attempt has gone through the repositories.
+    rounds: u32,
     concurrency: usize,
     cursor: Cursor,
     /// Of the scope that is under way, if one is.
@@ -128,7 +130,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     let mover = Mover::new(Arc::clone(&source), Arc::clone(&target), config, partial);
     let totals = Arc::new(Totals::default());
     let _counting = AbortOnDrop(
-        tokio::spawn(count(Arc::clone(&source), phases.clone(), Arc::clone(&totals))).abort_handle(),
+        tokio::spawn(count(Arc::clone(&source), everything(config), Arc::clone(&totals))).abort_handle(),
     );
     let still = cursor.counts.bytes;
     let ended = cursor.counts.objects;
@@ -140,6 +142,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
         target,
         mover: Arc::new(mover),
         phases,
+        rounds: 0,
         concurrency,
         cursor,
         stretches: None,
@@ -180,7 +183,10 @@ impl Drop for AbortOnDrop {
 
 impl Pass<'_> {
     async fn all(&mut self) -> Result<(), StepError> {
+        let mut begun_before = true;
         while let Some(phase) = self.phases.get(self.cursor.phase).cloned() {
+            let phase = self.narrowed(phase, begun_before).await?;
+            let copied = self.cursor.counts.copied;
             self.failed_before(&phase).await?;
             while let Some(scope) = phase.scopes.get(self.cursor.scope) {
                 self.scope(&phase, scope).await?;
@@ -193,9 +199,17 @@ impl Pass<'_> {
             if !self.cursor.failed.is_empty() {
                 return Err(failed_objects(&phase, &self.cursor.failed, self.unlisted));
             }
-            self.cursor.phase += 1;
-            self.cursor.scope = 0;
+            let copied = (!begun_before).then_some(self.cursor.counts.copied - copied);
+            let cursor = &mut self.cursor;
+            cursor.phase = repository::next(&self.phases, cursor.phase, &mut cursor.again, copied);
+            (cursor.scope, cursor.before) = (0, None);
+            self.rounds += u32::from(phase.part == Part::Packs);
+            begun_before = false;
             self.checkpoint().await?;
+            let next = self.phases.get(self.cursor.phase).map(|phase| phase.part);
+            if next == Some(Part::Packs) && self.rounds >= MAX_ROUNDS {
+                return Err(repository::restless());
+            }
         }
         if self.config.delete_extra {
             self.delete_extras().await?;
@@ -203,6 +217,25 @@ impl Pass<'_> {
         // There may have been nothing to list.
         self.begun();
         Ok(())
+    }
+
+    /// The phase with the scopes to list. What names others is listed from the start by every attempt:
+    /// where an earlier one stopped, something may have come before it since, or have taken its place.
+    async fn narrowed(&mut self, mut phase: Phase, begun_before: bool) -> Result<Phase, StepError> {
+        phase.scopes = repository::scopes(&self.source, &phase).await?;
+        if !matches!(phase.part, Part::Formats | Part::Indexes) {
+            return Ok(phase);
+        }
+        let cursor = &mut self.cursor;
+        if begun_before {
+            (cursor.scope, cursor.ranges) = (0, None);
+            cursor.failed.clear();
+            if let Some(before) = cursor.before.take() {
+                cursor.counts = *before;
+            }
+        }
+        cursor.before = Some(Box::new(cursor.counts.clone()));
+        Ok(phase)
     }
 
     /// Another attempt at what failed before. What the listing has yet to come to, it will meet there.
@@ -220,12 +253,7 @@ impl Pass<'_> {
                 continue;
             };
             let blob = self.target.head(&key).await?;
-            match &blob {
-                Some(blob) if standing(&object, blob) == Standing::Equal => {
-                    self.end(Ended { key, ticket: None, result: Ok(skipped(&object)) })?;
-                }
-                _ => self.start(object, blob.is_some(), None).await?,
-            }
+            self.meet(phase, object, blob, None).await?;
         }
         self.drain().await
     }
@@ -310,7 +338,14 @@ impl Pass<'_> {
         self.stretches.as_mut()?.get_mut(&range)
     }
 
+    /// Whether what is under way was gone through before, and is counted.
+    fn goes_again(&self) -> bool {
+        let phase = self.phases.get(self.cursor.phase);
+        self.cursor.again && phase.is_some_and(|phase| matches!(phase.part, Part::Indexes | Part::Packs))
+    }
+
     async fn pairs(&mut self, phase: &Phase, range: usize, pairs: Vec<Pair>) -> Result<(), StepError> {
+        let goes_again = self.goes_again();
         for pair in pairs {
             let Pair::Object(object, blob) = pair else { continue };
             if !phase.takes(&object.key) {
@@ -320,25 +355,45 @@ impl Pass<'_> {
             let ticket = Some((range, stretch.water.begin(&object.key)));
             if let Some((objects, bytes)) = &mut self.listed
                 && !object.is_folder_marker()
+                && !goes_again
             {
                 *objects += 1;
                 *bytes += object.size;
             }
             if object.is_folder_marker() {
-                let counts = CopyOutputs { folder_markers: 1, ..CopyOutputs::default() };
+                let folder_markers = u64::from(!goes_again);
+                let counts = CopyOutputs { folder_markers, ..CopyOutputs::default() };
                 self.end(Ended { key: object.key, ticket, result: Ok(counts) })?;
                 continue;
             }
-            match blob.as_ref().map(|blob| standing(&object, blob)) {
-                Some(Standing::Equal) => {
-                    self.still += object.size;
-                    let counts = skipped(&object);
-                    self.end(Ended { key: object.key, ticket, result: Ok(counts) })?;
-                }
-                standing => self.start(object, standing.is_some(), ticket).await?,
-            }
+            self.meet(phase, object, blob, ticket).await?;
         }
         self.checkpoint_if_due().await
+    }
+
+    /// Skips, copies or refuses an object beside the blob of its name.
+    async fn meet(
+        &mut self,
+        phase: &Phase,
+        object: Object,
+        blob: Option<Blob>,
+        ticket: Option<(usize, u64)>,
+    ) -> Result<(), StepError> {
+        let differs = match &blob {
+            Some(blob) if standing(&object, blob) == Standing::Equal => {
+                let counts = if self.goes_again() { CopyOutputs::default() } else { skipped(&object) };
+                self.still += counts.bytes;
+                return self.end(Ended { key: object.key, ticket, result: Ok(counts) });
+            }
+            differs => differs,
+        };
+        if let Some(blob) = differs
+            && phase.part == Part::Formats
+            && let Err(error) = repository::check_same(&self.source, &self.target, &object, blob).await
+        {
+            return self.end(Ended { key: object.key, ticket, result: Err(error) });
+        }
+        self.start(object, differs.is_some(), ticket).await
     }
 
     /// Starts a transfer, when there is a place for it.
@@ -385,7 +440,10 @@ impl Pass<'_> {
     fn end(&mut self, ended: Ended) -> Result<(), StepError> {
         let Ended { key, ticket, result } = ended;
         let counts = match result {
-            Ok(counts) => {
+            Ok(mut counts) => {
+                if counts.replaced > 0 && self.goes_again() {
+                    (counts.objects, counts.bytes) = (0, 0);
+                }
                 self.in_a_row = 0;
                 self.ended += counts.objects;
                 self.cursor.failed.retain(|f| f.key != key);
@@ -439,66 +497,6 @@ impl Pass<'_> {
             None => return Ok(Kept::Unlisted),
         }
         Ok(Kept::Listed)
-    }
-
-    /// Deletes blobs that no object stands for, the last phase's first: what names data goes before it.
-    async fn delete_extras(&mut self) -> Result<(), StepError> {
-        for phase in self.phases.clone().iter().rev() {
-            for prefix in &phase.scopes {
-                let scope = Scope {
-                    source: Arc::clone(&self.source),
-                    target: Arc::clone(&self.target),
-                    prefix: prefix.clone(),
-                    extras: true,
-                    cut: !self.cursor.disorder,
-                };
-                let any = self.source.next_key(prefix, "").await?.is_some();
-                let mut events = walk(scope, vec![(0, Range::all())]);
-                loop {
-                    let event = tokio::select! {
-                        () = self.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                        event = events.recv() => event,
-                    };
-                    let Some(event) = event else { break };
-                    let Event::Pairs { pairs, .. } = event? else { continue };
-                    let extras = pairs.into_iter().filter_map(|pair| match pair {
-                        Pair::Extra(blob) if phase.takes(&blob.key) => Some(blob),
-                        _ => None,
-                    });
-                    self.delete(any, prefix, extras.collect()).await?;
-                }
-            }
-        }
-        self.cursor.deleted = true;
-        self.checkpoint().await
-    }
-
-    async fn delete(&mut self, any: bool, prefix: &str, extras: Vec<Blob>) -> Result<(), StepError> {
-        if !any && !extras.is_empty() {
-            let place = &self.source.place;
-            return Err(StepError::permanent(format!(
-                "{place} has no object below `{prefix}`, so no blob is deleted there"
-            ))
-            .with_hint("check the bucket and its prefix, or delete the blobs by hand"));
-        }
-        let (source, target) = (&self.source, &self.target);
-        let mut deletes = futures::stream::iter(extras)
-            .map(|blob| async move {
-                // It may have come since it was listed, or be listed in another order.
-                if source.head(&blob.key).await?.is_some() {
-                    return Ok((false, blob));
-                }
-                Ok::<_, StepError>((target.delete(&blob).await?, blob))
-            })
-            .buffer_unordered(DELETES_AT_ONCE);
-        while let Some(deleted) = deletes.next().await {
-            let (deleted, blob) = deleted?;
-            if deleted {
-                self.cursor.counts.deleted += 1;
-                self.ctx.info(format!("deleted blob `{}`: the bucket has no such object", blob.key));
-            }
-        }
-        Ok(())
     }
 
     async fn checkpoint_if_due(&mut self) -> Result<(), StepError> {

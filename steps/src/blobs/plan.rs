@@ -12,11 +12,12 @@ use super::azure_client::SasLimits;
 use super::config::{CopyConfig, Engine, Order, Tags};
 use super::errors::line;
 use super::merge::{Pair, Standing, standing};
-use super::names::{Phase, invalid_name, metadata, phases};
+use super::names::{Part, Phase, everything, invalid_name, metadata};
 use super::pass::DEFAULT_CONCURRENCY;
 use super::range::Range;
+use super::repository;
 use super::source::{Object, Source};
-use super::target::Target;
+use super::target::{Blob, Target};
 use super::walk::{Event, Scope, walk};
 use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
@@ -47,6 +48,9 @@ struct Count {
     unreadable: Lines,
     /// To be looked at one by one.
     looks: Vec<Object>,
+    /// Formats of repositories whose blobs differ.
+    formats: Vec<(Object, Blob)>,
+    foreign: Vec<StepError>,
 }
 
 /// The first few of a kind, and how many there are.
@@ -174,27 +178,26 @@ async fn count(
 ) -> Result<Count, StepError> {
     let mut count = Count::default();
     let end = tokio::time::Instant::now() + COUNT_FOR;
-    for phase in phases(config) {
-        for prefix in &phase.scopes {
-            let scope = Scope {
-                source: Arc::clone(source),
-                target: Arc::clone(target),
-                prefix: prefix.clone(),
-                extras: config.delete_extra,
-                cut: true,
+    let everything = everything(config);
+    for prefix in &everything.scopes {
+        let scope = Scope {
+            source: Arc::clone(source),
+            target: Arc::clone(target),
+            prefix: prefix.clone(),
+            extras: config.delete_extra,
+            cut: true,
+        };
+        let mut events = walk(scope, vec![(0, Range::all())]);
+        loop {
+            let event = tokio::select! {
+                () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+                () = tokio::time::sleep_until(end) => return Ok(count),
+                event = events.recv() => event,
             };
-            let mut events = walk(scope, vec![(0, Range::all())]);
-            loop {
-                let event = tokio::select! {
-                    () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                    () = tokio::time::sleep_until(end) => return Ok(count),
-                    event = events.recv() => event,
-                };
-                let Some(event) = event else { break };
-                let Event::Pairs { pairs, .. } = event? else { continue };
-                for pair in pairs {
-                    count.pair(&phase, target, pair);
-                }
+            let Some(event) = event else { break };
+            let Event::Pairs { pairs, .. } = event? else { continue };
+            for pair in pairs {
+                count.pair(&everything, config.order, target, pair);
             }
         }
     }
@@ -202,14 +205,14 @@ async fn count(
     tokio::select! {
         () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
         () = tokio::time::sleep_until(end) => {}
-        () = count.look(source) => {}
+        () = count.look(source, target) => {}
     }
     Ok(count)
 }
 
 impl Count {
-    fn pair(&mut self, phase: &Phase, target: &Target, pair: Pair) {
-        if !phase.takes(pair.key()) {
+    fn pair(&mut self, everything: &Phase, order: Order, target: &Target, pair: Pair) {
+        if !everything.takes(pair.key()) {
             return;
         }
         let (object, blob) = match pair {
@@ -222,7 +225,7 @@ impl Count {
         };
         self.objects += 1;
         self.bytes += object.size;
-        let standing = blob.map(|blob| standing(&object, &blob));
+        let standing = blob.as_ref().map(|blob| standing(&object, blob));
         if standing == Some(Standing::Equal) {
             return;
         }
@@ -234,6 +237,10 @@ impl Count {
         if let Some(Standing::Differs(what)) = standing {
             self.changed.add(|| format!("blob `{}` (another {what})", target.name(&object.key)));
         }
+        let is_format = order == Order::Velero && repository::part(&object.key) == Some(Part::Formats);
+        if let Some(blob) = blob.filter(|_| is_format) {
+            self.formats.push((object.clone(), blob));
+        }
         if self.looks.len() < LOOKED_AT {
             self.looks.push(object);
         } else if object.archived {
@@ -241,8 +248,14 @@ impl Count {
         }
     }
 
-    /// Looks at what only the objects themselves tell: metadata, restored copies, the right to read.
-    async fn look(&mut self, source: &Source) {
+    /// Looks at what only the objects themselves tell: whose repository it is, metadata, restored copies,
+    /// the right to read.
+    async fn look(&mut self, source: &Source, target: &Target) {
+        for (object, blob) in std::mem::take(&mut self.formats) {
+            if let Err(error) = repository::check_same(source, target, &object, &blob).await {
+                self.foreign.push(error);
+            }
+        }
         let looks = std::mem::take(&mut self.looks);
         let mut looks = futures::stream::iter(looks)
             .map(|object| async move {
@@ -292,6 +305,7 @@ fn describe(plan: &mut StepPlan, config: &CopyConfig, source: &Source, target: &
             plan.destroys.push(format!("and {} {more}", lines.count - lines.named.len()));
         }
     }
+    plan.problems.extend(count.foreign.iter().map(|error| problem(error, "to")));
     if count.invalid.count > 0 {
         let message =
             format!("{} names that Azure can't hold: {}", count.invalid.count, count.invalid.listed());

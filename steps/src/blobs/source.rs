@@ -86,6 +86,9 @@ pub(super) struct Properties {
     pub(super) lost: Vec<String>,
     /// A copy out of the archive is there to read.
     pub(super) restored: bool,
+    /// When it was written and under which version, where it was looked at: an object that was another in
+    /// between has its old ETag again, and another of these.
+    pub(super) written: (i64, Option<String>),
 }
 
 /// How much older than its objects a service's `Date` may be: whole seconds, which servers keep for a
@@ -151,6 +154,10 @@ impl Properties {
                 output.expires_string().is_some(),
             ),
             restored: output.restore().is_some_and(|restore| restore.contains("ongoing-request=\"false\"")),
+            written: (
+                output.last_modified().map_or(0, DateTime::secs),
+                output.version_id().map(str::to_owned),
+            ),
         }
     }
 
@@ -188,6 +195,7 @@ impl Properties {
             ),
             restored: get("x-amz-restore")
                 .is_some_and(|restore| restore.contains("ongoing-request=\"false\"")),
+            written: (0, None),
         })
     }
 }
@@ -336,7 +344,7 @@ impl Source {
         let etag = unquoted(output.e_tag());
         let properties = Properties::of(&output, &etag);
         let size = output.content_length().and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let modified = output.last_modified().map_or(0, aws_sdk_s3::primitives::DateTime::secs);
+        let modified = properties.written.0;
         let archived =
             matches!(output.storage_class(), Some(StorageClass::Glacier | StorageClass::DeepArchive));
         let archived = archived && !properties.restored;

@@ -21,6 +21,8 @@ pub(super) mod gate;
 pub(super) mod nobody;
 #[path = "../../benches/blobs/sink.rs"]
 pub(super) mod sink;
+#[path = "../../benches/blobs/sum.rs"]
+pub(super) mod sum;
 
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const SAS: &str = "sv=2022-11-02&sp=rwldt&sig=SECRET";

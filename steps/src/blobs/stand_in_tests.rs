@@ -363,6 +363,34 @@ async fn an_object_overwritten_while_it_is_copied_arrives_as_one_version() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_was_another_in_between_is_not_mixed_of_both() {
+    let mut world = World::new(None).await;
+    world.config.engine = super::Engine::ServerSide;
+    let version = |bytes: Vec<u8>, etag, id: &str| Object {
+        with_crc64: false,
+        headers: [("x-amz-version-id".to_owned(), id.to_owned())].into(),
+        ..multipart(bytes, etag)
+    };
+    let first = noise(150 * MIB, 1);
+    world.bucket.put_object("large", version(first.clone(), 1, "v1"));
+    let bucket = Arc::clone(&world.bucket);
+    let fetched = Arc::new(AtomicU64::new(0));
+    world.sink.set_faults(Some(Box::new(move |kind, _, _| {
+        if kind == "put-block-from-url" {
+            match fetched.fetch_add(1, Ordering::Relaxed) {
+                0 => bucket.put_object("large", version(noise(150 * MIB, 2), 2, "v2")),
+                // Before its last look it is what it was: the same bytes, the same ETag.
+                2 => bucket.put_object("large", version(first.clone(), 1, "v3")),
+                _ => {}
+            }
+        }
+        None
+    })));
+    assert_eq!(world.apply().await.unwrap().copied, 1);
+    world.assert_equal();
+}
+
 /// A host whose store is full after some checkpoints.
 struct Full {
     left: AtomicU64,

@@ -278,11 +278,12 @@ impl Target {
         if bytes == 0 {
             return Ok(Bytes::new());
         }
+        let quoted = &format!("\"{}\"", blob.etag.trim_matches('"'));
         let send = |access: Arc<Access>| async move {
             let failed = |e| blob_error(format!("failed to read blob `{}`", blob.key), e);
             let options = BlobClientDownloadOptions {
                 range: Some(HttpRange::new(offset, bytes)),
-                if_match: Some(Etag::from(blob.etag.clone())),
+                if_match: Some(Etag::from(quoted.clone())),
                 // One request: the caller already cuts in blocks.
                 parallel: NonZero::new(1),
                 partition_size: usize::try_from(bytes).ok().and_then(NonZero::new),

@@ -19,22 +19,20 @@ pub(super) struct Totals {
     pub(super) known: AtomicBool,
 }
 
-/// Counts what the pass will take, unless its own listing is over by then. A failure leaves the totals
+/// Counts what the pass will take, `all` of it, unless its own listing is over by then. A failure leaves the totals
 /// unknown; the pass will meet it too.
-pub(super) async fn count(source: Arc<Source>, phases: Vec<Phase>, totals: Arc<Totals>) {
+pub(super) async fn count(source: Arc<Source>, all: Phase, totals: Arc<Totals>) {
     tokio::time::sleep(COUNT_AFTER).await;
     let (mut objects, mut bytes) = (0, 0);
-    for phase in &phases {
-        for scope in &phase.scopes {
-            let mut pages = source.list(scope, None);
-            while !totals.known.load(Ordering::Relaxed)
-                && let Some(page) = pages.recv().await
-            {
-                let Ok(page) = page else { return };
-                for object in page.iter().filter(|o| phase.takes(&o.key) && !o.is_folder_marker()) {
-                    objects += 1;
-                    bytes += object.size;
-                }
+    for scope in &all.scopes {
+        let mut pages = source.list(scope, None);
+        while !totals.known.load(Ordering::Relaxed)
+            && let Some(page) = pages.recv().await
+        {
+            let Ok(page) = page else { return };
+            for object in page.iter().filter(|o| all.takes(&o.key) && !o.is_folder_marker()) {
+                objects += 1;
+                bytes += object.size;
             }
         }
     }

@@ -407,13 +407,17 @@ impl Mover {
     async fn fetch_blocks(&self, object: &Object, properties: Properties) -> Result<CopyOutputs, FetchError> {
         let layout = Layout::new(object.size, SERVER_BLOCK_BYTES);
         let staged = self.target.staged(&object.key).await.map_err(FetchError::Failed)?;
-        let known = self.known(object, layout, &layout.found(&object.etag, &staged));
+        let written = properties.written.clone();
+        let known = self.known(object, &written, layout, &layout.found(&object.etag, &staged));
         let reused = known.iter().filter(|known| **known).count() as u64;
         stream::iter((0..layout.count()).filter(|i| !known[*i as usize]).map(Ok))
             .try_for_each_concurrent(BLOCKS_AT_ONCE, |index| self.fetch_block(object, layout, index))
             .await?;
-        // Azure's fetches were not bound to the version; the version must still be the one.
-        self.look(object).await.map_err(FetchError::Failed)?;
+        // Azure's fetches were not bound to the version: it must still be the one, and not be it again.
+        if self.look(object).await.map_err(FetchError::Failed)?.written != written {
+            self.partials(|partials| drop(partials.remove(&object.key)));
+            return Err(FetchError::Failed(changed(object)));
+        }
         let crc64 = self.partials(|partials| partials.get(&object.key)?.spans.whole(layout.count()));
         let kind = match (properties.crc64, crc64) {
             (Some(known), Some(crc64)) => {
@@ -464,16 +468,24 @@ impl Mover {
     async fn look(&self, object: &Object) -> Result<Properties, StepError> {
         match self.source.head(&object.key).await? {
             Some((now, properties)) if now.etag == object.etag && now.size == object.size => Ok(properties),
-            _ => Err(StepError::conflict(format!("object `{}` changed while it was copied", object.key))),
+            _ => Err(changed(object)),
         }
     }
 
     /// Which fetched blocks are there with a CRC that Azure told. Forgets CRCs of blocks that are not.
-    fn known(&self, object: &Object, layout: Layout, found: &HashMap<u64, Vec<Option<Crc64>>>) -> Vec<bool> {
-        let fresh = Partial { etag: object.etag.clone(), block: layout.block, spans: Spans::default() };
+    fn known(
+        &self,
+        object: &Object,
+        written: &(i64, Option<String>),
+        layout: Layout,
+        found: &HashMap<u64, Vec<Option<Crc64>>>,
+    ) -> Vec<bool> {
+        let (etag, written) = (object.etag.clone(), written.clone());
+        let fresh = Partial { etag, written, block: layout.block, spans: Spans::default() };
         let known = self.partials(|partials| {
             let partial = partials.entry(object.key.clone()).or_insert_with(|| fresh.clone());
-            if partial.etag != fresh.etag || partial.block != fresh.block {
+            if (&partial.etag, &partial.written, partial.block) != (&fresh.etag, &fresh.written, fresh.block)
+            {
                 *partial = fresh;
             }
             partial.spans.retain(|index| found.get(&index).is_some_and(|crcs| crcs.contains(&None)));
@@ -548,6 +560,10 @@ fn same(object: &Object, source: Crc64, read: Crc64) -> Result<(), StepError> {
         return Ok(());
     }
     Err(differs(object, "CRC64", &source.to_string(), &read.to_string()))
+}
+
+fn changed(object: &Object) -> StepError {
+    StepError::conflict(format!("object `{}` changed while it was copied", object.key))
 }
 
 fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {

@@ -12,7 +12,7 @@ use migrate_plugin_api::{Check, CheckStatus, Evidence, Progress, StepContext, St
 use super::checksum::{Crc64, Layout, STREAM_BLOCK_BYTES};
 use super::config::{CopyConfig, CopyOutputs, Order};
 use super::merge::{Pair, Standing, standing};
-use super::names::{Phase, phases, scopes};
+use super::names::{Phase, everything};
 use super::pass::concurrency;
 use super::range::Range;
 use super::source::{Object, Source};
@@ -82,12 +82,13 @@ pub(super) async fn verify(
 ) -> Result<Evidence, StepError> {
     let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency(config)).await?);
     let target = Arc::new(Target::new(ctx, &config.to, concurrency(config)).await?);
+    let everything = everything(config);
     let mut looking = Looking {
         config,
         outputs,
         deep: depth == VerifyDepth::Deep,
         tally: Tally::default(),
-        barren: scopes(config.prefixes.as_deref()),
+        barren: everything.scopes.clone(),
         batch: Vec::new(),
         read: Read {
             ctx,
@@ -99,29 +100,27 @@ pub(super) async fn verify(
             total: outputs.bytes,
         },
     };
-    for phase in phases(config) {
-        for prefix in &phase.scopes {
-            let scope = Scope {
-                source: Arc::clone(&source),
-                target: Arc::clone(&target),
-                prefix: prefix.clone(),
-                extras: config.delete_extra,
-                cut: true,
+    for prefix in &everything.scopes {
+        let scope = Scope {
+            source: Arc::clone(&source),
+            target: Arc::clone(&target),
+            prefix: prefix.clone(),
+            extras: config.delete_extra,
+            cut: true,
+        };
+        let mut events = walk(scope, vec![(0, Range::all())]);
+        loop {
+            let event = tokio::select! {
+                () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+                event = events.recv() => event,
             };
-            let mut events = walk(scope, vec![(0, Range::all())]);
-            loop {
-                let event = tokio::select! {
-                    () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                    event = events.recv() => event,
-                };
-                let Some(event) = event else { break };
-                let Event::Pairs { pairs, .. } = event? else { continue };
-                for pair in pairs {
-                    looking.pair(&phase, pair).await?;
-                }
+            let Some(event) = event else { break };
+            let Event::Pairs { pairs, .. } = event? else { continue };
+            for pair in pairs {
+                looking.pair(&everything, pair).await?;
             }
-            looking.read_batch().await?;
         }
+        looking.read_batch().await?;
     }
     Ok(looking.into_evidence())
 }

@@ -6,11 +6,9 @@
 //! which is a locked file: that outlives `migrate` itself, and leaves no moment in between.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, Secret, SecretRef,
@@ -22,13 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::mask::Mask;
 use super::process::{Ended, Failure, Process, ending, find};
 use super::{KEPT_BYTES, Repeated};
-
-/// Where the standard input of running attempts is, below the project folder.
-const INPUTS: &str = ".migrate/exec";
-
-/// Any program that this process starts shares its open files until it runs, which is a moment; who
-/// holds one longer has been given it.
-const STARTING: Duration = Duration::from_secs(1);
+use crate::stdin_lock::{claim, is_alive, still_running};
 
 /// Exit code of `observe`: nothing was done.
 const NOTHING_DONE: i32 = 1;
@@ -253,59 +245,6 @@ fn surroundings(ctx: &StepContext) -> [(String, String); 5] {
         ("MIGRATE_PROJECT", ctx.path("").display().to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-}
-
-/// The standard input of a node's attempts. By the node alone: what is done anew under another key, or in
-/// another run, is not done beside what is still alive.
-pub(super) fn input_path(ctx: &StepContext) -> PathBuf {
-    let node = ctx.node.to_string();
-    let word: String = node.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(60).collect();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, node.as_bytes());
-    ctx.path(INPUTS).join(format!("{word}-{}", hex::encode(&digest.as_ref()[..8])))
-}
-
-/// The locked standard input of an attempt.
-///
-/// # Errors
-/// `Transient` while a process of an earlier attempt is alive.
-async fn claim(ctx: &StepContext) -> Result<(File, PathBuf), StepError> {
-    let path = input_path(ctx);
-    let failed =
-        |e: std::io::Error| StepError::permanent(format!("failed to open {}", path.display())).with_source(e);
-    std::fs::create_dir_all(ctx.path(INPUTS)).map_err(failed)?;
-    let mut options = OpenOptions::new();
-    // Not truncated: an earlier attempt may still read it.
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(failed)?;
-    if lock(&file).await.map_err(failed)? { Ok((file, path)) } else { Err(still_running(ctx)) }
-}
-
-/// Whether a process of an earlier attempt holds its standard input.
-async fn is_alive(ctx: &StepContext) -> bool {
-    match File::open(input_path(ctx)) {
-        Ok(file) => matches!(lock(&file).await, Ok(false)),
-        Err(_) => false,
-    }
-}
-
-/// Locks `file`; false where somebody else holds it for more than a moment.
-async fn lock(file: &File) -> std::io::Result<bool> {
-    let deadline = Instant::now() + STARTING;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::Error(e)) => return Err(e),
-            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(STARTING / 50).await,
-        }
-    }
-}
-
-fn still_running(ctx: &StepContext) -> StepError {
-    StepError::transient("the command of an earlier attempt still runs").with_hint(format!(
-        "wait for its end, or end it yourself: its environment has MIGRATE_NODE={}",
-        ctx.node
-    ))
 }
 
 /// The standard input of this attempt, and the file that it is.

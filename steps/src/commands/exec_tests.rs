@@ -9,7 +9,8 @@ use migrate_plugin_api::{
 };
 use serde_json::{Value, json};
 
-use super::exec::{Exec, input_path};
+use super::exec::Exec;
+use crate::stdin_lock::input_path;
 
 /// A secret that must be nowhere.
 const CANARY: &str = "canary-5f0c8d";

@@ -1,0 +1,62 @@
+//! The engine `azcopy` with a script in the program's place.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use migrate_plugin_api::ErrorClass;
+
+use super::config::{Engine, Overwrite};
+use super::stand::World;
+
+async fn world(script: &str) -> World {
+    let mut world = World::new(None).await;
+    world.bucket.put("small", "x");
+    let program = world.project.path().join("azcopy");
+    std::fs::write(&program, format!("#!/bin/sh\ncd {}\n{script}", world.project.path().display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    (world.config.engine, world.config.azcopy) = (Engine::Azcopy, Some(program));
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_is_not_handed_to_azcopy_where_nothing_may_be_replaced() {
+    let mut world = world("echo \"$@\" > args; cat .migrate/azcopy/*/list >> seen; exit 1\n").await;
+    world.config.engine = Engine::Stream;
+    world.apply().await.unwrap();
+    world.bucket.put("small", "changed");
+    world.bucket.put("new", "n");
+    let before = world.sink.blobs()["small"].crc64;
+    (world.config.engine, world.config.overwrite) = (Engine::Azcopy, Overwrite::Refuse);
+    let error = world.apply().await.unwrap_err();
+    let read = |name| std::fs::read_to_string(world.project.path().join(name)).unwrap();
+    assert_eq!(read("seen"), "new\n");
+    assert!(read("args").contains("--overwrite=false"), "{}", read("args"));
+    let log = format!("{error:?} {:?}", world.host.recorded().log);
+    assert!(log.contains("blob `small` is there and differs"), "{log}");
+    assert_eq!(world.sink.blobs()["small"].crc64, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_job_is_begun_beside_one_that_outlived_its_migrate() {
+    // What is in the background keeps the standard input, as AzCopy does after a SIGKILL of `migrate`.
+    let world =
+        world("echo run >> runs; exec 3<&0; sleep 300 <&3 >/dev/null 2>&1 & echo $! > pid; exit 1\n").await;
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None }, "{error:?}");
+    let error = world.apply().await.unwrap_err();
+    assert!(error.message.contains("of an earlier attempt still runs"), "{error:?}");
+    let runs = || std::fs::read_to_string(world.project.path().join("runs")).unwrap();
+    assert_eq!(runs(), "run\n");
+
+    let pid = std::fs::read_to_string(world.project.path().join("pid")).unwrap();
+    std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while runs() == "run\n" {
+            let _ = world.apply().await;
+        }
+    })
+    .await
+    .unwrap();
+    let pid = std::fs::read_to_string(world.project.path().join("pid")).unwrap();
+    std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+}
