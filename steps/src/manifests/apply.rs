@@ -1,6 +1,7 @@
 //! `manifest.apply`: applies a folder of manifests, server side, and waits until workloads run; then deletes what is
 //! no longer in the folder, where that is asked for ([`prune`](super::prune)).
-//! Natural to repeat: the API server merges fields by manager, and what is deleted is gone.
+//! Natural to repeat: the API server merges fields by manager, and what is deleted is gone. What runs because it is
+//! created is not created twice ([`once`](super::once)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,8 +15,9 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::apply_set::{Prune, Record};
-use super::order::Manifest;
+use super::apply_set::{Prune, Record, group_kind};
+use super::once::{self, Once};
+use super::order::{self, Manifest};
 use super::outlook::{Outlook, differing};
 use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
 use super::target::{Target, established, namespace_exists};
@@ -91,6 +93,22 @@ pub(crate) struct Applied {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Of a Job, or a Pod that comes to an end: its UID. Nothing of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+impl Applied {
+    /// Whether it may have ended and been removed. An earlier version kept no UIDs.
+    fn runs_once(&self) -> bool {
+        self.uid.is_some() || group_kind(&self.api_version, &self.kind) == "Job.batch"
+    }
+}
+
+impl std::fmt::Display for Applied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        order::write_place(f, &self.kind, &self.namespace, &self.name)
+    }
 }
 
 /// What was applied.
@@ -210,6 +228,7 @@ async fn apply_all(
     ctx: &StepContext,
     target: &Target<'_>,
     manifests: &[Manifest],
+    once: &mut Once<'_>,
     uids: &mut BTreeSet<String>,
 ) -> Result<Outputs, StepError> {
     let mut outputs = Outputs::default();
@@ -220,25 +239,33 @@ async fn apply_all(
     for batch in [definitions, rest] {
         // Asked anew for the second batch: the definitions of the first add kinds.
         let catalog = Catalog::of(target.client).await?;
-        let mut names = Vec::new();
-        for manifest in batch {
-            ctx.check_cancelled()?;
-            ctx.progress(Progress::message(manifest.to_string()).items(outputs.done(), total));
-            let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else {
-                if defined.contains(&(manifest.api_version.clone(), manifest.kind.as_str())) {
-                    return Err(StepError::transient(format!("{} yet", unserved(manifest))));
+        for part in once::parts(&batch) {
+            let applied = async {
+                once.begin(ctx, target, &catalog, part).await?;
+                for manifest in part {
+                    ctx.check_cancelled()?;
+                    ctx.progress(Progress::message(manifest.to_string()).items(outputs.done(), total));
+                    let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else {
+                        if defined.contains(&(manifest.api_version.clone(), manifest.kind.as_str())) {
+                            return Err(StepError::transient(format!("{} yet", unserved(manifest))));
+                        }
+                        outputs.skip(manifest, unserved(manifest));
+                        ctx.warn(format!("{manifest} is skipped: {}", unserved(manifest)));
+                        continue;
+                    };
+                    let uid = once.apply(ctx, target, kind, manifest).await?;
+                    uids.extend(uid.clone());
+                    outputs.add(manifest, uid.filter(|_| once::runs_once(manifest)));
                 }
-                outputs.skip(manifest, unserved(manifest));
-                ctx.warn(format!("{manifest} is skipped: {}", unserved(manifest)));
-                continue;
+                Ok::<_, StepError>(())
             };
-            uids.extend(target.apply(kind, manifest, false).await?.metadata.uid);
-            if manifest.kind == "CustomResourceDefinition" {
-                names.push(manifest.name.clone());
-            }
-            outputs.add(manifest);
+            let applied = applied.await;
+            // Also after a failure: what was not sent has not run.
+            once.settle(ctx).await?;
+            applied?;
         }
-        established(ctx, target, &names).await?;
+        let names = batch.iter().filter(|m| m.kind == "CustomResourceDefinition").map(|m| m.name.clone());
+        established(ctx, target, &names.collect::<Vec<_>>()).await?;
     }
     Ok(outputs)
 }
@@ -252,13 +279,14 @@ impl Outputs {
         self.skipped.push(Skipped { file: manifest.file.clone(), object: manifest.to_string(), reason });
     }
 
-    fn add(&mut self, manifest: &Manifest) {
+    fn add(&mut self, manifest: &Manifest, uid: Option<String>) {
         *self.objects.entry(format!("{}/{}", manifest.api_version, manifest.kind)).or_default() += 1;
         self.applied.push(Applied {
             api_version: manifest.api_version.clone(),
             kind: manifest.kind.clone(),
             namespace: manifest.namespace.clone(),
             name: manifest.name.clone(),
+            uid,
         });
     }
 }
@@ -321,23 +349,44 @@ async fn foresee(
     Ok(())
 }
 
-/// Which applied objects are gone.
-async fn absent(client: &Client, outputs: &Outputs) -> Result<Vec<String>, StepError> {
+/// What became of the applied objects.
+#[derive(Default)]
+struct Standing {
+    /// Which are gone.
+    gone: Vec<String>,
+    /// Which have ended and were removed: they are not created again.
+    ended: Vec<String>,
+    /// Which the cluster will remove when they have ended.
+    passing: Vec<String>,
+}
+
+async fn standing(client: &Client, outputs: &Outputs) -> Result<Standing, StepError> {
     let catalog = Catalog::of(client).await?;
-    let mut absent = Vec::new();
+    let mut standing = Standing::default();
     for applied in &outputs.applied {
-        let place = format!("{} {}/{}", applied.kind, applied.namespace, applied.name);
+        let place = applied.to_string();
+        let is_once = applied.runs_once();
         let Some(kind) = catalog.get(&applied.api_version, &applied.kind) else {
-            absent.push(place);
+            standing.gone.push(place);
             continue;
         };
-        let found = kind.api(client, &applied.namespace).get_metadata_opt(&applied.name).await;
-        let found = found.map_err(|e| kube_error(format!("failed to read {place}"), e))?;
+        let failed = |e| kube_error(format!("failed to read {place}"), e);
+        let api = kind.api(client, &applied.namespace);
+        if is_once {
+            let found = api.get_opt(&applied.name).await.map_err(failed)?;
+            match found.filter(|found| found.metadata.deletion_timestamp.is_none()) {
+                None => standing.ended.push(place),
+                Some(found) if once::is_removed_by_itself(&found) => standing.passing.push(place),
+                Some(_) => {}
+            }
+            continue;
+        }
+        let found = api.get_metadata_opt(&applied.name).await.map_err(failed)?;
         if found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()) {
-            absent.push(place);
+            standing.gone.push(place);
         }
     }
-    Ok(absent)
+    Ok(standing)
 }
 
 /// Objects whose fields are no longer what the files say: applying them again would change them.
@@ -345,12 +394,16 @@ async fn drifted(
     ctx: &StepContext,
     target: &Target<'_>,
     manifests: Vec<Manifest>,
+    ended: &[String],
 ) -> Result<Vec<String>, StepError> {
     let catalog = Catalog::of(target.client).await?;
     let mut drifted = Vec::new();
     for manifest in manifests {
         ctx.check_cancelled()?;
         let Some(kind) = catalog.get(&manifest.api_version, &manifest.kind) else { continue };
+        if once::runs_once(&manifest) && ended.contains(&manifest.to_string()) {
+            continue;
+        }
         let would_be = target.apply(kind, &manifest, true).await?;
         match target.live(kind, &manifest).await? {
             None => drifted.push(format!("{manifest}: gone")),
@@ -438,7 +491,8 @@ impl TypedStep for ManifestApply {
             Some(prune) => Some((prune, widen(ctx, &target, prune, &manifests, &wanted).await?)),
             None => None,
         };
-        let mut outputs = apply_all(ctx, &target, &manifests, &mut wanted.uids).await?;
+        let mut once = Once::of(ctx, &config.cluster)?;
+        let mut outputs = apply_all(ctx, &target, &manifests, &mut once, &mut wanted.uids).await?;
         let deadline = Instant::now() + config.rollout_timeout.map_or(ROLLOUT_TIMEOUT, |span| span.0);
         for workload in outputs.workloads() {
             workload.wait(ctx, &client, deadline).await?;
@@ -450,7 +504,7 @@ impl TypedStep for ManifestApply {
                 return Err(not_whole(&skipped));
             }
             let set = Set::of(&client, prune).await?;
-            (outputs.pruned, outputs.left_in_place) = set.prune(ctx, record, &wanted).await?;
+            (outputs.pruned, outputs.left_in_place) = set.prune(ctx, record, &wanted, &mut once).await?;
             ctx.info(format!(
                 "{} objects deleted, {} left in place",
                 outputs.pruned.len(),
@@ -470,22 +524,30 @@ impl TypedStep for ManifestApply {
     ) -> Result<Evidence, StepError> {
         let client = connect(ctx, &config.cluster).await?;
         let cluster = format!("cluster {}", config.cluster.context);
-        let absent = absent(&client, outputs).await?;
-        let expected = outputs.applied.len();
+        let Standing { gone, ended, passing } = standing(&client, outputs).await?;
+        let expected = outputs.applied.len() - ended.len();
         let mut present = Check::equal(
             cluster.clone(),
             "applied objects",
             expected.to_string(),
-            (expected - absent.len()).to_string(),
+            (expected - gone.len()).to_string(),
         );
-        if !absent.is_empty() {
-            present = present.with_note(format!("gone: {}", tree::listed(&absent)));
+        if !gone.is_empty() {
+            present = present.with_note(format!("gone: {}", tree::listed(&gone)));
         }
         let mut checks = vec![present];
+        checks.extend(ended.iter().map(|object| Check {
+            subject: object.clone(),
+            what: "present".to_owned(),
+            source: "yes".to_owned(),
+            target: "no".to_owned(),
+            status: CheckStatus::Warning,
+            note: Some("it has ended and was removed".to_owned()),
+        }));
         if depth == VerifyDepth::Deep {
             let target = Target { force: true, ..Target::of(&client, config) };
             let manifests = config.manifests(&ctx.path(&config.directory))?;
-            let drifted = drifted(ctx, &target, manifests).await?;
+            let drifted = drifted(ctx, &target, manifests, &ended).await?;
             let what = "objects that are no longer as applied";
             checks.push(Check::equal(cluster, what, "none", tree::listed(&drifted)));
         }
@@ -525,6 +587,12 @@ impl TypedStep for ManifestApply {
             status: CheckStatus::Warning,
             note: Some(left.reason.clone()),
         }));
-        Ok(Evidence { checks })
+        let evidence = Evidence { checks };
+        let runs_again = [ended, passing].concat();
+        // The engine answers a quick look that finds something wrong by applying everything again.
+        if depth == VerifyDepth::Quick && !evidence.passed() && !runs_again.is_empty() {
+            return Err(once::would_run_again(ctx, &evidence, &runs_again));
+        }
+        Ok(evidence)
     }
 }

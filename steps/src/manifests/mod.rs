@@ -10,6 +10,9 @@ pub(crate) mod edit;
 mod export;
 mod folder;
 mod in_place;
+mod once;
+#[cfg(test)]
+mod once_tests;
 mod order;
 mod outlook;
 mod overlay;

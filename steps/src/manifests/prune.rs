@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::apply_set::{PART_OF, Prune, Record, group_kind};
+use super::once::Once;
 use super::order::{self, Manifest};
 use super::outlook::differing;
 use super::target::FIELD_MANAGER;
@@ -76,13 +77,6 @@ impl std::fmt::Display for LeftInPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is no longer in the manifests and is left in place: {}", self.object, self.reason)
     }
-}
-
-/// What steps note before they delete: the cursor of `manifest.apply`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cursor {
-    deleting: Vec<Pruned>,
 }
 
 /// A member that is to be deleted.
@@ -324,15 +318,15 @@ impl<'a> Set<'a> {
         ctx: &StepContext,
         record: &mut Record,
         wanted: &Wanted,
+        once: &mut Once<'_>,
     ) -> Result<(Vec<Pruned>, Vec<LeftInPlace>), StepError> {
         let survey = self.survey(ctx, record, wanted).await?;
-        let mut noted = ctx.cursor::<Cursor>()?.unwrap_or_default().deleting;
+        let noted = &mut once.cursor.deleting;
         let new: Vec<Pruned> =
             survey.extra.iter().map(Member::note).filter(|note| !noted.contains(note)).collect();
         noted.extend(new);
-        if !noted.is_empty() {
-            ctx.checkpoint(&Cursor { deleting: noted.clone() }).await?;
-        }
+        let noted = noted.clone();
+        once.store(ctx).await?;
         if !survey.extra.is_empty() {
             // Refused where another run has taken the set up since: what it applied would look like what is left over.
             record.write(self.client, self.prune, false).await?;

@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 /// `apiVersion`, kind, plural, whether it is in namespaces.
 type Kind = (&'static str, &'static str, &'static str, bool);
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     ("v1", "ConfigMap", "configmaps", true),
     ("v1", "Namespace", "namespaces", false),
+    ("v1", "Pod", "pods", true),
     ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
     ("v1", "Service", "services", true),
     ("apps/v1", "ControllerRevision", "controllerrevisions", true),
     ("apps/v1", "StatefulSet", "statefulsets", true),
+    ("batch/v1", "Job", "jobs", true),
     ("example.com/v1", "Widget", "widgets", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
     ("apiregistration.k8s.io/v1", "APIService", "apiservices", false),
@@ -123,6 +125,15 @@ impl Held {
         let wanted = version(&applied);
         if !wanted.is_null() && before.as_ref().map(version) != Some(wanted) {
             return status(409, "the object has been modified");
+        }
+        // As of k8s.io/apiserver's `patch.go`: an apply that names a UID creates nothing.
+        let uid = &applied["metadata"]["uid"];
+        match &before {
+            None if !uid.is_null() => return status(409, "uid mismatch: no existing object was found"),
+            Some(before) if !uid.is_null() && *uid != before["metadata"]["uid"] => {
+                return status(422, "metadata.uid: field is immutable");
+            }
+            _ => {}
         }
         let mut after = before.clone().unwrap_or_else(|| json!({}));
         merge(&mut after, &applied);
@@ -249,6 +260,7 @@ fn status(code: u16, message: &str) -> Response {
         403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",
+        503 => "ServiceUnavailable",
         _ => "",
     };
     let body = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,

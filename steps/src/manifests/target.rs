@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, PartialObjectMeta, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use migrate_plugin_api::{StepContext, StepError};
 use serde_json::Value;
@@ -37,12 +37,16 @@ impl<'a> Target<'a> {
     }
 
     fn api(&self, kind: &Served, manifest: &Manifest) -> Result<Api<DynamicObject>, StepError> {
+        Self::api_of(self.client, kind, manifest)
+    }
+
+    fn api_of(client: &Client, kind: &Served, manifest: &Manifest) -> Result<Api<DynamicObject>, StepError> {
         match (kind.namespaced, manifest.namespace.as_str()) {
             (true, "") => {
                 Err(StepError::permanent(format!("{manifest} in {} names no namespace", manifest.file))
                     .with_hint("add metadata.namespace: what is applied must not depend on a default"))
             }
-            (_, namespace) => Ok(kind.api(self.client, namespace)),
+            (_, namespace) => Ok(kind.api(client, namespace)),
         }
     }
 
@@ -53,6 +57,16 @@ impl<'a> Target<'a> {
         manifest: &Manifest,
     ) -> Result<Option<DynamicObject>, StepError> {
         let live = self.api(kind, manifest)?.get_opt(&manifest.name).await;
+        live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))
+    }
+
+    /// Its metadata, where it is there.
+    pub(super) async fn metadata(
+        &self,
+        kind: &Served,
+        manifest: &Manifest,
+    ) -> Result<Option<PartialObjectMeta<DynamicObject>>, StepError> {
+        let live = self.api(kind, manifest)?.get_metadata_opt(&manifest.name).await;
         live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))
     }
 
@@ -67,28 +81,45 @@ impl<'a> Target<'a> {
         manifest: &Manifest,
         dry_run: bool,
     ) -> Result<DynamicObject, StepError> {
-        let api = self.api(kind, manifest)?;
+        let sent = self.send(self.client, kind, manifest, dry_run).await?;
+        let sent = sent.map_err(|e| refused(manifest, e))?;
+        if !dry_run && sent.metadata.deletion_timestamp.is_some() {
+            return Err(doomed(manifest));
+        }
+        Ok(sent)
+    }
+
+    /// Sends it with `client`; the answer is the API server's.
+    ///
+    /// # Errors
+    /// Why it was not sent.
+    pub(super) async fn send(
+        &self,
+        client: &Client,
+        kind: &Served,
+        manifest: &Manifest,
+        dry_run: bool,
+    ) -> Result<kube::Result<DynamicObject>, StepError> {
+        let api = Self::api_of(client, kind, manifest)?;
         if let Some(prune) = self.prune {
-            let live = api.get_metadata_opt(&manifest.name).await;
-            let live = live.map_err(|e| kube_error(format!("failed to read {manifest}"), e))?;
+            let live = self.metadata(kind, manifest).await?;
             live.map_or(Ok(()), |live| prune.refuse_foreign(manifest, live.labels()))?;
         }
         let mut params = PatchParams::apply(FIELD_MANAGER);
         params.force = self.force;
         params.dry_run = dry_run;
-        let sent = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
-        let sent = sent.map_err(|e| refused(manifest, e))?;
-        if !dry_run && sent.metadata.deletion_timestamp.is_some() {
-            let message = format!("{manifest} is being deleted, so what is applied to it will be gone");
-            return Err(StepError::transient(message)
-                .with_hint("it is tried again until it is gone; see which finalizers hold it"));
-        }
-        Ok(sent)
+        Ok(api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await)
     }
 }
 
+/// The error about an object that is being deleted.
+pub(super) fn doomed(manifest: &Manifest) -> StepError {
+    StepError::transient(format!("{manifest} is being deleted, so what is applied to it will be gone"))
+        .with_hint("it is tried again until it is gone; see which finalizers hold it")
+}
+
 /// What the API server has against an object, in its words.
-fn refused(manifest: &Manifest, error: kube::Error) -> StepError {
+pub(super) fn refused(manifest: &Manifest, error: kube::Error) -> StepError {
     let message = format!("failed to apply {manifest} of {}", manifest.file);
     let kube::Error::Api(status) = &error else { return kube_error(message, error) };
     let causes = status.details.iter().flat_map(|d| &d.causes);
