@@ -260,7 +260,10 @@ async fn look(
     names: &[String],
 ) -> Result<Found, StepError> {
     // Another version of the same kind is as good: the API server converts.
-    let other_version = || discovery.get(&gvk.group).and_then(|group| group.recommended_kind(&gvk.kind));
+    let other_version = || {
+        let kinds = discovery.get(&gvk.group)?.resources_by_stability();
+        kinds.into_iter().find(|(resource, _)| resource.kind == gvk.kind)
+    };
     let Some((resource, capabilities)) = discovery.resolve_gvk(gvk).or_else(other_version) else {
         return Ok(Found::default());
     };

@@ -40,7 +40,8 @@ fn kinds(discovery: &Discovery) -> Vec<ApiResource> {
             && NEEDED_VERBS.iter().all(|verb| capabilities.supports_operation(verb))
             && left_to_the_target(&gvk).is_none()
     };
-    let all = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
+    // Not only those of a group's preferred version: Velero backs up what another version alone serves, too.
+    let all = discovery.groups().flat_map(kube::discovery::ApiGroup::resources_by_stability);
     all.filter(is_covered).map(|(resource, _)| resource).collect()
 }
 

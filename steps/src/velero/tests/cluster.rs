@@ -77,6 +77,8 @@ const COLLECTIONS: &[(&str, &str, &str)] = &[
     ("/apis/apps/v1", "daemonsets", "DaemonSet"),
     ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition"),
     ("/apis/shop.example/v1", "widgets", "Widget"),
+    // Served in a version that its group doesn't prefer, and in no other.
+    ("/apis/shop.example/v1beta1", "gadgets", "Gadget"),
     ("/apis/storage.k8s.io/v1", "storageclasses", "StorageClass"),
     ("/apis/velero.io/v1", "backups", "Backup"),
     ("/apis/velero.io/v1", "restores", "Restore"),
@@ -136,6 +138,12 @@ impl State {
         let accept = request.headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default();
         let group_version = |group: &str| json!({ "groupVersion": format!("{group}/v1"), "version": "v1" });
         let group = |name: &str| json!({ "name": name, "versions": [group_version(name)], "preferredVersion": group_version(name) });
+        let shop = || {
+            let mut group = group("shop.example");
+            let beta = json!({ "groupVersion": "shop.example/v1beta1", "version": "v1beta1" });
+            group["versions"].as_array_mut().unwrap().push(beta);
+            group
+        };
         let body = match (method, path) {
             ("GET", "/version") => {
                 json!({ "major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "",
@@ -148,9 +156,16 @@ impl State {
                 json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
             }
             ("GET", "/apis") => {
-                json!({ "kind": "APIGroupList", "groups": [group("apps"), group("shop.example"), group("velero.io")] })
+                json!({ "kind": "APIGroupList", "groups": [group("apps"), shop(), group("velero.io")] })
             }
-            ("GET", "/api/v1" | "/apis/apps/v1" | "/apis/shop.example/v1" | "/apis/velero.io/v1") => {
+            (
+                "GET",
+                "/api/v1"
+                | "/apis/apps/v1"
+                | "/apis/shop.example/v1"
+                | "/apis/shop.example/v1beta1"
+                | "/apis/velero.io/v1",
+            ) => {
                 let resources: Vec<Value> = COLLECTIONS
                     .iter()
                     .filter(|(root, ..)| *root == path)

@@ -294,6 +294,16 @@ async fn an_object_that_the_backup_lacks_is_named() {
 }
 
 #[tokio::test]
+async fn an_object_of_a_kind_that_only_another_version_serves_is_named_too() {
+    let cluster = source().await;
+    let created = json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" } });
+    cluster.lock().put("/apis/shop.example/v1beta1/namespaces/shop/gadgets/g", created);
+    let error = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.message, "the backup doesn't hold shop.example/v1beta1/Gadget shop/g");
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_waits_until_velero_knows_a_new_kind() {
     let cluster = source().await;
     widget(&cluster, &jiff::Timestamp::now().to_string());

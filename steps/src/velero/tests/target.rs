@@ -108,6 +108,22 @@ async fn a_restore_is_created_once_followed_and_compared() {
 }
 
 #[tokio::test]
+async fn an_object_is_found_in_whichever_version_its_kind_is_served() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let restored = json!({ "metadata": { "labels": labels() } });
+    cluster.lock().put("/apis/shop.example/v1beta1/namespaces/shop/gadgets/g", restored);
+    let mut config = restore_config(&cluster);
+    config["objects"]["shop.example/v1alpha1/Gadget"] = json!(["shop/g"]);
+    let list = json!({ "v1/Pod": ["shop/db-0(created)"], "v1/ConfigMap": ["shop/settings(created)"],
+        "shop.example/v1alpha1/Gadget": ["shop/g(created)"] });
+    cluster.lock().put_file("RestoreResourceList", KEY, &list);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["missing"], json!([]));
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_discovered_half_copied_is_discovered_again() {
     let cluster = target().await;
     let (host, ctx) = context();
