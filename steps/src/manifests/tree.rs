@@ -224,6 +224,8 @@ pub(crate) fn replaceable(root: &Path) -> Result<Option<usize>, StepError> {
 pub(crate) struct Draft {
     root: PathBuf,
     draft: PathBuf,
+    /// Where what is replaced stands meanwhile. This attempt's own name too: another's is not ours to remove.
+    old: PathBuf,
     is_committed: bool,
 }
 
@@ -242,7 +244,8 @@ impl Draft {
         let draft = beside(root, &format!("{key}.draft"));
         remove(&draft)?;
         private_dir(&draft).map_err(|e| failed(&draft, e))?;
-        let draft = Self { root: root.to_owned(), draft, is_committed: false };
+        let old = beside(root, &format!("{key}.old"));
+        let draft = Self { root: root.to_owned(), draft, old, is_committed: false };
         draft.write(MARKER, WRITTEN.as_bytes(), false)?;
         Ok(draft)
     }
@@ -296,17 +299,17 @@ impl Draft {
         let failed = |e: io::Error| {
             StepError::permanent(format!("failed to put {} in its place", self.root.display())).with_source(e)
         };
-        let old = beside(&self.root, "old");
-        remove(&old)?;
         if replaceable(&self.root)?.is_some() {
-            fs::rename(&self.root, &old).map_err(failed)?;
+            // Left by a kill in the middle of this very commit.
+            remove(&self.old)?;
+            fs::rename(&self.root, &self.old).map_err(failed)?;
         }
         fs::rename(&self.draft, &self.root).map_err(failed)?;
         if let Some(parent) = self.root.parent() {
             fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)?;
         }
         self.is_committed = true;
-        remove(&old)
+        remove(&self.old)
     }
 }
 
@@ -377,6 +380,36 @@ mod tests {
         let error = Draft::new(dir.path(), &key()).err().unwrap();
         assert_eq!(error.class, migrate_plugin_api::ErrorClass::Conflict);
         assert!(dir.path().join("mine.txt").is_file());
+    }
+
+    #[test]
+    fn a_folder_beside_it_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("out");
+        for name in [".out.old", ".out.another-0000000000.old"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("mine.txt"), "precious").unwrap();
+        }
+        for _ in 0..2 {
+            Draft::new(&root, &key()).unwrap().commit().unwrap();
+        }
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".out.another-0000000000.old", ".out.old", "out"]);
+        assert!(dir.path().join(".out.old/mine.txt").is_file());
+    }
+
+    #[test]
+    fn what_a_kill_in_the_middle_left_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("out");
+        Draft::new(&root, &key()).unwrap().commit().unwrap();
+        fs::rename(&root, beside(&root, &format!("{}.old", key()))).unwrap();
+        let draft = Draft::new(&root, &key()).unwrap();
+        draft.write("b.yaml", b"b", false).unwrap();
+        draft.commit().unwrap();
+        assert_eq!(list(&root).unwrap().files[0].path, "b.yaml");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
