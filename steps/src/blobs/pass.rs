@@ -304,8 +304,9 @@ impl Pass<'_> {
                         // Keys may be missing: everything again, in one piece.
                         let as_of_seconds = self.cursor.counts.as_of_seconds;
                         let counts = CopyOutputs { as_of_seconds, ..CopyOutputs::default() };
-                        (self.stretches, self.cursor.phase, self.cursor.scope) = (None, 0, 0);
-                        (self.cursor.disorder, self.cursor.counts) = (true, counts);
+                        let key = std::mem::take(&mut self.cursor.key);
+                        self.stretches = None;
+                        self.cursor = Cursor { key, disorder: true, counts, ..Cursor::default() };
                     }
                     return Err(error);
                 }
