@@ -130,6 +130,7 @@ pub(crate) struct Core {
     decisions: BTreeMap<IdempotencyKey, GateDecision>,
     /// Failed nodes that ask for the run to be undone.
     undo_due: BTreeSet<usize>,
+    begun: bool,
     stopping: bool,
     draining: bool,
     ended: bool,
@@ -174,6 +175,7 @@ impl Core {
             gates: BTreeSet::new(),
             decisions: BTreeMap::new(),
             undo_due: BTreeSet::new(),
+            begun: false,
             stopping: false,
             draining: false,
             ended: false,
@@ -187,7 +189,7 @@ impl Core {
     pub(crate) fn step(&mut self, input: Input, now: Duration, at: Timestamp) -> Vec<Command> {
         (self.now, self.at) = (now, at);
         match input {
-            Input::Begin => {}
+            Input::Begin => self.begun = true,
             Input::Drain => self.drain(),
             Input::Wake(id) => self.on(&id, Self::woken),
             Input::Observed(id, result) => self.on(&id, |core, at| core.observed(at, result)),
@@ -197,8 +199,14 @@ impl Core {
             // Only an undo asks for it.
             Input::Undone(..) => {}
         }
-        self.start_ready();
-        self.end_if_idle();
+        let begun = self.begun;
+        #[cfg(test)]
+        let begun = begun || flawed(Flaw::DecisionAlone);
+        // What was decided before it begins is all known first: one answer alone could end the run.
+        if begun {
+            self.start_ready();
+            self.end_if_idle();
+        }
         std::mem::take(&mut self.out)
     }
 

@@ -136,3 +136,44 @@ fn every_prefix_of_a_gated_and_undone_run_can_be_taken_up() {
         assert!(intents >= 1 && ends == 1, "after {length} facts");
     }
 }
+
+/// A core for `nodes` that goes on from `facts`.
+fn core(nodes: &str, facts: &[Fact]) -> Core {
+    let (run, at, catalog) = (RunId::new("r").unwrap(), Timestamp::UNIX_EPOCH, Arc::new(catalog()));
+    let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
+    let environment = Source::new("m.toml", "schema = 1\n");
+    let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
+    let known = RunFacts::fold(facts.iter().cloned().map(|fact| Stamped { at, fact }));
+    Core::new(run, Arc::new(checked), catalog, known, Box::new(|| 1.0))
+}
+
+#[test]
+fn everything_decided_between_two_lives_is_known_before_the_run_can_end() {
+    let nodes = "[nodes.a]\nstep = \"gate\"\nwith = { message = \"a?\" }\non_failure = \"continue\"\n\
+                 [nodes.b]\nstep = \"gate\"\nwith = { message = \"b?\" }\n\
+                 [nodes.c]\nstep = \"s\"\nneeds = [\"b\"]\n";
+    let step = |core: &mut Core, input| core.step(input, Duration::ZERO, Timestamp::UNIX_EPOCH);
+    let ends = |commands: &[Command]| commands.iter().any(|command| matches!(command, Command::End(_)));
+    let mut first = core(nodes, &[]);
+    let commands = step(&mut first, Input::Begin);
+    assert!(ends(&commands), "it waits for both");
+    let facts = commands.into_iter().filter_map(|command| match command {
+        Command::Record(fact) => Some(fact),
+        _ => None,
+    });
+    let keys: Vec<IdempotencyKey> = first.asked().cloned().collect();
+    let mut second = core(nodes, &facts.collect::<Vec<_>>());
+    let no = GateDecision { approved: false, ..yes(keys[0].clone()) };
+    let mut commands = Vec::new();
+    for input in [Input::Decided(Box::new(no)), Input::Decided(Box::new(yes(keys[1].clone()))), Input::Begin]
+    {
+        commands.extend(step(&mut second, input));
+    }
+    let b = NodeId::new("b").unwrap();
+    commands.extend(step(&mut second, Input::Verified(b, Ok(Evidence::default()))));
+    assert!(!ends(&commands), "it goes on");
+    let decided = |fact: &&Command| matches!(fact, Command::Record(Fact::Decided { .. }));
+    assert_eq!(commands.iter().filter(decided).count(), 2);
+    let applied = |command: &Command| matches!(command, Command::Call(call) if call.kind == CallKind::Apply);
+    assert!(commands.iter().any(applied), "what needs the approved gate is run");
+}

@@ -64,6 +64,12 @@ impl Ledger {
         RunFacts::fold(self.contents().facts)
     }
 
+    /// Whether the run has ended, and was not taken up since.
+    pub(super) fn is_ended(&self) -> bool {
+        let last = self.batches.iter().flat_map(|batch| &batch.facts).next_back();
+        last.is_some_and(|stamped| matches!(stamped.fact, Fact::Ended { .. }))
+    }
+
     /// How often the effect of `node` was to be made again.
     pub(super) fn generations(&self, node: &str) -> usize {
         let facts = self.batches.iter().flat_map(|batch| &batch.facts);

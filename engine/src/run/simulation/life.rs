@@ -57,6 +57,8 @@ pub(crate) enum Flaw {
     VerificationIgnored,
     /// An answer counts for every question that the gate asks.
     AnswerToAnotherQuestion,
+    /// What was decided between two lives is taken in answer by answer, and the run may end after each.
+    DecisionAlone,
     /// A run that is being undone is taken up as if it were not.
     UndoForgotten,
     /// What was built first is undone first.

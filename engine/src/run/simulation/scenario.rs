@@ -62,7 +62,38 @@ impl Scenario {
             open.filter(|_| dice.chance(400)).for_each(|node| node.more.push_str("on_failure = \"undo\"\n"));
         }
         scenario.fickle = dice.chance(200);
+        // Another one, for the same reason.
+        let mut dice = Dice::new(seed, 6);
+        if dice.chance(100) {
+            scenario.begin_with_gates(&mut dice);
+        }
         scenario
+    }
+
+    /// Gates before everything else, so that nothing is at work beside the answers to them.
+    fn begin_with_gates(&mut self, dice: &mut Dice) {
+        let gates: Vec<String> = (0..2 + dice.below(2)).map(|at| format!("first{at}")).collect();
+        for node in self.nodes.iter_mut().filter(|node| node.needs.is_empty()) {
+            let gate = &gates[dice.below(gates.len() as u64) as usize];
+            node.needs.push(gate.clone());
+            node.plain.push(gate.clone());
+        }
+        for name in gates {
+            let (kind, with) = (Idempotency::Natural, "message = \"begin?\"".to_owned());
+            let more = dice.pick(&["", "on_failure = \"continue\"\n"]).to_owned();
+            let (needs, plain) = (Vec::new(), Vec::new());
+            self.nodes.push(Node {
+                name,
+                kind,
+                needs,
+                pooled: false,
+                listed: false,
+                gate: true,
+                with,
+                plain,
+                more,
+            });
+        }
     }
 
     /// Some gates between nodes, and some that nobody waits for.

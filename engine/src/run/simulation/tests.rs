@@ -160,6 +160,11 @@ fn an_answer_that_counts_for_another_question_is_found() {
 }
 
 #[test]
+fn an_answer_that_ends_a_run_before_the_next_is_found() {
+    must_find(Flaw::DecisionAlone, &["the run has ended, and then stores"]);
+}
+
+#[test]
 fn an_undo_that_is_forgotten_is_found() {
     must_find(Flaw::UndoForgotten, &["goes forward, and the run is being undone"]);
 }

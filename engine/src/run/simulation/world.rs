@@ -15,7 +15,7 @@ use super::outside::{Outside, fnv};
 use super::scenario::Scenario;
 use crate::ambient::simulated::Simulated;
 use crate::run::state::Phase;
-use crate::store::fact::{Batch, Fact};
+use crate::store::fact::{Batch, Fact, Stamped};
 
 /// Everything that changes in a world.
 pub(super) struct State {
@@ -234,6 +234,13 @@ impl World {
         let mut broken = Vec::new();
         {
             let mut state = self.lock();
+            let mut is_ended = state.ledger.is_ended();
+            for Stamped { fact, .. } in &batch.facts {
+                if is_ended && !matches!(fact, Fact::Resumed { .. }) {
+                    broken.push(format!("the run has ended, and then stores {}", short(fact)));
+                }
+                is_ended = matches!(fact, Fact::Ended { .. });
+            }
             for stamped in &batch.facts {
                 let (node, evidence) = match &stamped.fact {
                     Fact::Finished { node, evidence, .. } | Fact::Reused { node, evidence } => {
