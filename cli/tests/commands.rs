@@ -522,3 +522,33 @@ fn gates_of_a_list_from_the_run_to_its_end() {
     }
     insta::assert_snapshot!(plain(&seen.join("\n\n")));
 }
+
+/// What the run was started with is known, and what lies where a person happens to stand is not it.
+#[test]
+fn a_run_whose_workflow_is_gone_goes_on_with_its_own() {
+    let folder = project();
+    let (own, other) = (folder.path().join("own"), folder.path().join("other"));
+    let sub = |made: &str| {
+        format!(
+            "schema = 1\nname = \"sub\"\n[nodes.make]\nstep = \"exec\"\nwith = {{ command = [\"touch\", \"{made}\"] }}\n"
+        )
+    };
+    let top = "schema = 1\nname = \"top\"\n[nodes.first]\nstep = \"exec\"\nwith = { command = [\"test\", \"-e\", \"go\"] }\n\
+               [nodes.sub]\nstep = \"workflow\"\nneeds = [\"first\"]\nwith = { file = \"sub.toml\" }\n";
+    for gone in [&["top.toml"][..], &["top.toml", "sub.toml"]] {
+        for (dir, made) in [(&own, "right"), (&other, "wrong")] {
+            let _ = fs::remove_dir_all(dir);
+            fs::create_dir(dir).expect("made");
+            fs::write(dir.join("migration.toml"), "schema = 1\n").expect("written");
+            fs::write(dir.join("sub.toml"), sub(made)).expect("written");
+        }
+        fs::write(own.join("top.toml"), top).expect("written");
+        let said = migrate(&own, &["run", "top.toml"]);
+        assert!(said.starts_with("exit 1"), "{said}");
+        gone.iter().for_each(|name| fs::remove_file(own.join(name)).expect("removed"));
+        fs::write(own.join("go"), "").expect("written");
+        let said = migrate(&other, &["-C", "../own", "resume", "--rerun", "first"]);
+        assert!(said.starts_with("exit 0"), "without {gone:?}: {said}");
+        assert!(own.join("right").exists() && !own.join("wrong").exists() && !other.join("wrong").exists());
+    }
+}

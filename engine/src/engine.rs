@@ -390,7 +390,8 @@ impl Engine {
         let workflow = match Source::read(&path) {
             Ok(source) => source,
             Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Source::new(&definition.workflow_path, definition.workflow_text.as_str())
+                // Beside the file that is gone: what it holds is looked for there.
+                Source::new(&path, definition.workflow_text.as_str())
             }
             Err(error) => return Err(error.into()),
         };
