@@ -5,7 +5,12 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use migrate_plugin_api::RunId;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
+
+/// Where the system tells of processes.
+const PROC: &str = "/proc";
 
 /// The process that holds the project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +95,7 @@ impl Holder {
             host: host_name(),
             user: ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()),
             silent_since: None,
-            process_start: stat(pid).map(|(_, start)| start),
+            process_start: stat(Path::new(PROC), pid).map(|(_, start)| start),
             place: place(),
         }
     }
@@ -111,27 +116,40 @@ impl Holder {
 
     /// How its process is.
     pub fn pulse(&self) -> Pulse {
+        self.pulse_in(Path::new(PROC))
+    }
+
+    fn pulse_in(&self, proc: &Path) -> Pulse {
         let here = place();
         if self.pid == 0 || here.is_none() || self.place != here {
             return Pulse::Unknown;
         }
-        match stat(self.pid) {
+        match stat(proc, self.pid) {
             Some((_, start)) if self.process_start.is_some_and(|known| known != start) => Pulse::Dead,
-            Some(('Z' | 'X', _)) | None => Pulse::Dead,
+            Some(('Z' | 'X', _)) => Pulse::Dead,
             Some(('T' | 't', _)) => Pulse::Stopped,
             Some(_) => Pulse::Alive,
+            // Of others' processes nothing may be seen there (proc(5), `hidepid`).
+            None if is_gone(self.pid) => Pulse::Dead,
+            None => Pulse::Unknown,
         }
     }
 }
 
 /// State and start of a process: fields 3 and 22 of `/proc/PID/stat`; the second, in brackets, can
 /// hold anything.
-fn stat(pid: u32) -> Option<(char, u64)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn stat(proc: &Path, pid: u32) -> Option<(char, u64)> {
+    let stat = std::fs::read_to_string(proc.join(format!("{pid}/stat"))).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut words = rest.split_whitespace();
     let state = words.next()?.chars().next()?;
     Some((state, words.nth(18)?.parse().ok()?))
+}
+
+/// Whether no process has this ID. One that belongs to somebody else, whom nothing may be sent, is there.
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 fn host_name() -> Option<String> {
@@ -168,7 +186,7 @@ mod tests {
     fn a_stopped_process_is_told_from_a_dead_one() {
         use rustix::process::{Pid, Signal, kill_process};
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let start = stat(child.id()).map(|(_, start)| start);
+        let start = stat(Path::new(PROC), child.id()).map(|(_, start)| start);
         let other = Holder { pid: child.id(), process_start: start, ..holder() };
         assert_eq!(other.pulse(), Pulse::Alive);
         kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
@@ -180,6 +198,19 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(other.pulse(), Pulse::Dead);
+    }
+
+    /// As on a machine where `/proc` shows others' processes to nobody.
+    #[test]
+    fn a_process_that_cant_be_seen_is_not_taken_for_dead() {
+        let nothing = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let start = stat(Path::new(PROC), child.id()).map(|(_, start)| start);
+        let other = Holder { pid: child.id(), process_start: start, ..holder() };
+        assert_eq!(other.pulse_in(nothing.path()), Pulse::Unknown);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(other.pulse_in(nothing.path()), Pulse::Dead);
     }
 
     #[test]
