@@ -243,6 +243,10 @@ pub struct UndoArgs {
     /// Do it; without, only what would be undone is shown
     #[arg(long)]
     pub yes: bool,
+
+    /// Leave as it is what this node made, where its step can't be used any more
+    #[arg(long, value_name = "NODE", requires = "yes")]
+    pub leave: Vec<String>,
 }
 
 #[derive(Debug, Args)]

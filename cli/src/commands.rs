@@ -35,6 +35,9 @@ pub async fn run(cli: &Cli) -> Result<Exit, Failure> {
     let (listed, own): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
     let steps = migrate_steps::all().into_iter().chain(own).collect();
     let engine = Engine::open(&cli.project, steps)?
+        .with_unusable(
+            listed.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.unusable.clone()?))),
+        )
         .with_workflows(shipped::all())
         .with_secrets(migrate_steps::secret_providers());
     let engine = engine.with_store(store(cli)?);

@@ -1,6 +1,8 @@
 //! What people decide about a run: `approve` and `undo`.
 
-use migrate_engine::{DecideRequest, NodeState, RunReport, UndoAction, UndoPlan, quoted};
+use migrate_engine::{
+    DecideRequest, NodeState, RunReport, RunState, UndoAction, UndoPlan, UndoRequest, quoted,
+};
 use migrate_plugin_api::NodeId;
 
 use crate::args::{ApproveArgs, UndoArgs};
@@ -38,11 +40,12 @@ impl Session<'_> {
         let run = run_id(args.run.named())?;
         let plan = self.engine.plan_undo(run.as_ref()).await?;
         if args.yes {
-            let run = plan.run;
-            let work = async |events, shutdown: &_| self.engine.undo(Some(&run), events, shutdown).await;
+            let leave = args.leave.iter().map(NodeId::new).collect::<Result<_, _>>()?;
+            let request = UndoRequest { run: Some(plan.run), leave };
+            let work = async |events, shutdown: &_| self.engine.undo(request, events, shutdown).await;
             return Ok(match self.advance_to(work).await? {
                 // What was asked for is done.
-                (report, _) if report.state == migrate_engine::RunState::Undone => Exit::Done,
+                (report, _) if report.state == RunState::Undone => Exit::Done,
                 (_, exit) => exit,
             });
         }
@@ -76,6 +79,9 @@ fn render(plan: &UndoPlan) -> String {
         let what = match node.action {
             UndoAction::Undo => format!("undo{besides}"),
             UndoAction::Look => format!("look for what its last attempt made, and undo it{besides}"),
+            UndoAction::Blocked => {
+                format!("can't be undone now: {}", node.reason.as_deref().unwrap_or("its step can't be used"))
+            }
             UndoAction::Leave => {
                 format!("left as it is: {}", node.reason.as_deref().unwrap_or("it can't be undone"))
             }

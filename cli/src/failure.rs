@@ -149,7 +149,8 @@ impl Failure {
                 RunError::UnknownRun(_)
                 | RunError::NoRuns
                 | RunError::UnknownNode { .. }
-                | RunError::NotRepeatable { .. } => Exit::Usage,
+                | RunError::NotRepeatable { .. }
+                | RunError::NotBlocked(_) => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
@@ -204,6 +205,8 @@ impl Failure {
                 RunError::Undoing(_) => "undoing",
                 RunError::StoreUrl(_) => "store",
                 RunError::NotRepeatable { .. } => "not-repeatable",
+                RunError::UndoBlocked { .. } => "undo-blocked",
+                RunError::NotBlocked(_) => "not-blocked",
                 RunError::Cancelled => "cancelled",
                 RunError::Store(_) => "store",
             },
@@ -282,6 +285,15 @@ impl Failure {
                 let named: Vec<String> =
                     nodes.iter().map(|node| format!("--rerun {}", quoted(node))).collect();
                 Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
+            }
+            Self::Run(RunError::UndoBlocked { run, nodes }) => {
+                let named: Vec<String> =
+                    nodes.iter().map(|(node, _)| format!("--leave {}", quoted(node))).collect();
+                Some(format!(
+                    "when the steps can be used again (`migrate steps` lists them), undo it then; to leave what \
+                     they made for good: migrate undo {run} --yes {}",
+                    named.join(" ")
+                ))
             }
             Self::Decide(DecideError::List { waiting, .. }) => {
                 waiting.first().map(|item| format!("name one of them: migrate approve {}", quoted(item)))

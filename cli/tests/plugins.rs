@@ -1,5 +1,6 @@
 //! Step plugins as a person uses them: found, run, killed, resumed, changed, pinned and tested.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -207,6 +208,50 @@ fn a_plugin_that_can_not_be_used_is_told_before_anything_is_touched() {
         "schema = 1\nname = \"other\"\n\n[nodes.say]\nstep = \"exec\"\nwith = { command = [\"true\"] }\n",
     );
     has(&project.migrate(&["run", "other.toml"]), 0, &[]);
+}
+
+/// What a plugin has made is not given up because the plugin can't be used today.
+#[test]
+fn an_undo_without_its_plugin_changes_nothing_and_goes_on_when_it_is_back() {
+    let project = Project::new();
+    let whole = std::fs::read_to_string(project.plugin()).unwrap();
+    let whole = whole
+        .replace("\"idempotency\": \"keyed\",", "\"idempotency\": \"keyed\", \"supports_undo\": True,")
+        .replace(
+            "    \"verify\": verify,",
+            "    \"verify\": verify,\n    \"undo\": lambda params: os.remove(path(params)) or {},",
+        );
+    let install = |text: &str, mode: u32| {
+        std::fs::write(project.plugin(), text).unwrap();
+        std::fs::set_permissions(project.plugin(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    install(&whole, 0o755);
+    has(&project.migrate(&["run", "items.toml"]), 0, &["done"]);
+    for (text, mode, why) in [
+        (&*whole, 0o644, "`copy`: "),
+        ("#!/bin/sh\nexit 3\n", 0o755, "`copy`: step `test.items` can't be used: "),
+    ] {
+        install(text, mode);
+        has(&project.migrate(&["undo"]), 0, &["can't be undone now: "]);
+        let refused = project.migrate(&["undo", "--yes"]);
+        has(&refused, 1, &["can't be undone now", why, "nothing was changed", "--leave copy"]);
+        has(&project.migrate(&["status"]), 0, &["done"]);
+        assert!(project.path("items").exists());
+    }
+    install(&whole, 0o755);
+    has(
+        &project.migrate(&["undo", "--yes", "--leave", "copy"]),
+        2,
+        &["nothing keeps `copy` from being undone"],
+    );
+    has(&project.migrate(&["undo", "--yes"]), 0, &["the run is undone"]);
+    assert!(!project.path("items").exists());
+    // Only when a person says so is it left.
+    has(&project.migrate(&["run", "items.toml"]), 0, &["done"]);
+    std::fs::remove_file(project.plugin()).unwrap();
+    let left = project.migrate(&["undo", "--yes", "--leave", "copy"]);
+    has(&left, 0, &["left as they are: copy", "as asked for: there is no step `test.items` any more"]);
+    assert!(project.path("items").exists());
 }
 
 #[test]

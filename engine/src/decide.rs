@@ -14,7 +14,7 @@ use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES};
 use crate::run::heartbeat::with_right;
 use crate::run::state::RunFacts;
-use crate::run::undo::{Action, Undo, action, order, rest};
+use crate::run::undo::{Action, Undo, action, blocked, order, rest};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, RunRecord, Stamped};
@@ -36,6 +36,15 @@ pub struct DecideRequest {
     pub host: String,
     /// Why.
     pub note: Option<String>,
+}
+
+/// What to undo.
+#[derive(Debug, Clone, Default)]
+pub struct UndoRequest {
+    /// The run; default: the newest.
+    pub run: Option<RunId>,
+    /// Nodes whose steps can't be asked, and which are left as they are all the same.
+    pub leave: BTreeSet<NodeId>,
 }
 
 /// A decision that was taken, durably.
@@ -165,6 +174,7 @@ impl Engine {
             let (action, reason) = match action(record, &self.catalog) {
                 Action::Nothing => (UndoAction::Leave, Some(left()?)),
                 Action::Leave(reason) => (UndoAction::Leave, Some(reason)),
+                Action::Blocked(why) => (UndoAction::Blocked, Some(why)),
                 Action::Look => (UndoAction::Look, rest(record, &self.catalog)),
                 Action::Undo => (UndoAction::Undo, rest(record, &self.catalog)),
             };
@@ -181,15 +191,15 @@ impl Engine {
     /// When it did not begin or could not go on; a failed or interrupted undo is `Ok`.
     pub async fn undo(
         &self,
-        run: Option<&RunId>,
+        request: UndoRequest,
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let (id, store, _lock) = self.hold_existing(run).await?;
+        let (id, store, _lock) = self.hold_existing(request.run.as_ref()).await?;
         let undo = async {
             let run = find(&*store, Some(&id)).await?;
             let facts = RunFacts::fold(store.facts(&id).await?);
-            self.go_on_undoing(&run, store.clone(), facts, events, shutdown).await
+            self.go_on_undoing(&run, store.clone(), facts, request.leave, events, shutdown).await
         };
         with_right(&*store, undo).await
     }
@@ -200,11 +210,20 @@ impl Engine {
         run: &RunRecord,
         store: std::sync::Arc<dyn Store>,
         mut facts: RunFacts,
+        leave: BTreeSet<NodeId>,
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         if matches!(facts.ended, Some((RunState::Undone, _))) {
             return Err(RunError::AlreadyUndone(run.id.clone()));
+        }
+        let stuck = blocked(&facts, &self.catalog);
+        if let Some(node) = leave.iter().find(|node| stuck.iter().all(|(stuck, _)| stuck != *node)) {
+            return Err(RunError::NotBlocked(node.clone()));
+        }
+        let nodes: Vec<_> = stuck.into_iter().filter(|(node, _)| !leave.contains(node)).collect();
+        if !nodes.is_empty() {
+            return Err(RunError::UndoBlocked { run: run.id.clone(), nodes });
         }
         let places = store.places(&run.id).await?;
         let definition = facts.definition.clone().unwrap_or_else(|| run.definition.clone());
@@ -226,7 +245,7 @@ impl Engine {
         let random = Box::new(ambient::random);
         let catalog = std::sync::Arc::clone(&self.catalog);
         let needs = needs(run, &facts);
-        let undo = Undo::new(run.id.clone(), catalog, facts, &needs, random);
+        let undo = Undo::new(run.id.clone(), catalog, facts, &needs, random).leaving(leave);
         self.dispatch(run, Machine::Undo(Box::new(undo)), store, places, events, shutdown).await
     }
 

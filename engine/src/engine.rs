@@ -1,6 +1,6 @@
 //! The way in: [`Engine`] checks, plans, runs, resumes, verifies and tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ impl Engine {
             if known.insert(info.name.clone(), step).is_some() {
                 return Err(OpenError::DuplicateStep(info.name));
             }
-            catalog.insert(info.name.clone(), Described { info, validator });
+            catalog.insert(info.name.clone(), Described { info, validator, unusable: None });
         }
         let project_dir = absolute(&project_dir.into());
         Ok(Self {
@@ -136,6 +136,19 @@ impl Engine {
     #[must_use]
     pub fn with_workflows(mut self, texts: impl IntoIterator<Item = (String, String)>) -> Self {
         self.library.shipped.extend(texts);
+        self
+    }
+
+    /// With what is wrong with steps that can't be used, by name: plugins that don't start, say. What a run
+    /// has made with one is not taken for something that can't be undone.
+    #[must_use]
+    pub fn with_unusable(mut self, steps: impl IntoIterator<Item = (String, String)>) -> Self {
+        // Nobody shares it before the engine is put to use.
+        if let Some(catalog) = Arc::get_mut(&mut self.catalog) {
+            for (name, why) in steps {
+                catalog.entry(name).and_modify(|described| described.unusable = Some(why));
+            }
+        }
         self
     }
 
@@ -255,7 +268,7 @@ impl Engine {
             if request.repeats() {
                 return Err(RunError::Undoing(id));
             }
-            return self.go_on_undoing(&run, store, facts, events, shutdown).await;
+            return self.go_on_undoing(&run, store, facts, BTreeSet::new(), events, shutdown).await;
         }
         let TakenUp { checked, facts, places, batch, changed, again } =
             self.ready(&*store, &run, facts, &request).await?;

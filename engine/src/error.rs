@@ -67,6 +67,17 @@ pub enum RunError {
     /// The run is being undone, and nothing of it is done again.
     #[error("run `{0}` is being undone; nothing of it can be done again")]
     Undoing(RunId),
+    /// Steps that are needed for the undo can't be used. Nothing was changed.
+    #[error("run `{run}` can't be undone now: {}; nothing was changed", whys(.nodes))]
+    UndoBlocked {
+        /// The run.
+        run: RunId,
+        /// Whose steps, and why.
+        nodes: Vec<(NodeId, String)>,
+    },
+    /// Only what can't be undone now is left on request.
+    #[error("nothing keeps `{0}` from being undone, so it can't be left")]
+    NotBlocked(NodeId),
     /// The run has no such node.
     #[error("the workflow has no node `{node}`{}", .near.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())]
     UnknownNode {
@@ -90,6 +101,10 @@ pub enum RunError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn whys(nodes: &[(NodeId, String)]) -> String {
+    nodes.iter().map(|(node, why)| format!("`{node}`: {why}")).collect::<Vec<_>>().join("; ")
 }
 
 pub(crate) fn named(nodes: &[NodeId]) -> String {

@@ -20,7 +20,7 @@ mod shutdown;
 mod store;
 pub mod workflow;
 
-pub use decide::{Approval, DecideError, DecideRequest};
+pub use decide::{Approval, DecideError, DecideRequest, UndoRequest};
 pub use engine::{Engine, ResumeRequest, VerifyRequest};
 pub use error::{OpenError, RunError};
 pub use jiff::Timestamp;

@@ -307,6 +307,8 @@ pub enum UndoAction {
     Look,
     /// It stays as it is.
     Leave,
+    /// Its step can't be used now, so the undo does not begin unless it is told to leave it.
+    Blocked,
 }
 
 /// One node of an [`UndoPlan`].
@@ -319,7 +321,7 @@ pub struct NodeUndo {
     pub step: String,
     /// What happens to it.
     pub action: UndoAction,
-    /// Why it is left; or what of it is left besides, where it is undone.
+    /// Why it is left or blocked; or what of it is left besides, where it is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

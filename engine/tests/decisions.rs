@@ -4,7 +4,7 @@ mod support;
 
 use migrate_engine::{
     DecideError, DecideRequest, EventKind, EventSink, NodeState, ResumeRequest, RunError, RunReport,
-    RunState, Shutdown, UndoAction, VerifyRequest,
+    RunState, Shutdown, UndoAction, UndoRequest, VerifyRequest,
 };
 use migrate_plugin_api::{NodeId, Observation, VerifyDepth};
 use serde_json::json;
@@ -55,7 +55,7 @@ async fn resume(project: &Project) -> Result<RunReport, RunError> {
 }
 
 async fn undo(project: &Project) -> Result<RunReport, RunError> {
-    project.engine().undo(None, EventSink::discard(), &Shutdown::new()).await
+    project.engine().undo(UndoRequest::default(), EventSink::discard(), &Shutdown::new()).await
 }
 
 #[tokio::test]

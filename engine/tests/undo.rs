@@ -3,7 +3,8 @@
 mod support;
 
 use migrate_engine::{
-    Action, EventSink, NodeState, ResumeRequest, RunReport, RunState, Shutdown, UndoAction, UndoPlan,
+    Action, Engine, EventSink, NodeState, ResumeRequest, RunError, RunReport, RunState, Shutdown, UndoAction,
+    UndoPlan, UndoRequest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, Observation};
 use support::{Apply, Project, pairs, resume, states};
@@ -13,7 +14,7 @@ fn node(name: &str) -> NodeId {
 }
 
 async fn undo(project: &Project) -> RunReport {
-    project.engine().undo(None, EventSink::discard(), &Shutdown::new()).await.unwrap()
+    project.engine().undo(UndoRequest::default(), EventSink::discard(), &Shutdown::new()).await.unwrap()
 }
 
 /// The plan of an undo in short.
@@ -205,4 +206,61 @@ async fn what_was_to_be_made_again_and_was_not_begun_is_undone() {
     let report = undo(&project).await;
     assert_eq!(project.calls(), ["undo c", "undo b", "observe a"]);
     assert_eq!(states(&report), pairs(&[("a", "left"), ("b", "undone"), ("c", "undone")]));
+}
+
+/// The step may be there again tomorrow: nothing is left for good because of today.
+#[tokio::test]
+async fn an_undo_waits_for_a_step_that_cant_be_asked() {
+    let project =
+        Project::new("[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test.natural\"\nneeds = [\"a\"]\n");
+    project.run().await;
+    project.calls();
+    let broken = || project.engine().with_unusable([("test".to_owned(), "it ends at once".to_owned())]);
+    let unusable = "step `test` can't be used: it ends at once";
+    for (engine, why) in [
+        (Engine::open(project.dir.path(), Vec::new()).unwrap(), "there is no step `test` any more"),
+        (broken(), unusable),
+    ] {
+        let plan = engine.plan_undo(None).await.unwrap();
+        let a = plan.nodes.iter().find(|planned| planned.node == node("a")).unwrap();
+        assert_eq!((a.action, a.reason.as_deref()), (UndoAction::Blocked, Some(why)));
+        let refused = engine.undo(UndoRequest::default(), EventSink::discard(), &Shutdown::new()).await;
+        let Err(RunError::UndoBlocked { nodes, .. }) = refused else { panic!("{refused:?}") };
+        assert!(nodes.contains(&(node("a"), why.to_owned())), "{nodes:?}");
+        let report = engine.status(None).await.unwrap().report;
+        assert_eq!((report.state, report.undo), (RunState::Done, None), "nothing was changed");
+    }
+    assert_eq!(project.calls(), Vec::<String>::new());
+    let request = UndoRequest { leave: [node("a")].into(), ..UndoRequest::default() };
+    let refused = project.engine().undo(request.clone(), EventSink::discard(), &Shutdown::new()).await;
+    assert!(
+        matches!(refused, Err(RunError::NotBlocked(_))),
+        "only what can't be undone is left: {refused:?}"
+    );
+    let report = broken().undo(request, EventSink::discard(), &Shutdown::new()).await.unwrap();
+    assert_eq!(report.state, RunState::Undone);
+    assert_eq!(states(&report), pairs(&[("a", "left"), ("b", "undone")]));
+    assert_eq!(report.node("a").unwrap().reason, Some(format!("as asked for: {unusable}")));
+}
+
+/// A run that begins by itself to undo what it did stops there, and goes on later.
+#[tokio::test]
+async fn an_undo_that_comes_to_a_step_that_cant_be_asked_fails_and_goes_on_later() {
+    let last = "[nodes.last]\nstep = \"test\"\non_failure = \"undo\"\n";
+    let project =
+        Project::new(&format!("[nodes.a]\nstep = \"test.natural\"\n{}", last.replace("undo", "stop")));
+    script(&project, "last", &[Apply::Permanent, Apply::Permanent]);
+    assert_eq!(project.run().await.state, RunState::Failed);
+    project.write_workflow(last);
+    project.calls();
+    let broken = project.engine().with_unusable([("test.natural".to_owned(), "it is gone".to_owned())]);
+    let report = broken.resume(accept(), EventSink::discard(), &Shutdown::new()).await.unwrap();
+    assert_eq!(report.state, RunState::Failed);
+    let error = report.node("a").and_then(|a| a.error.as_ref()).unwrap();
+    assert_eq!(error.message, "step `test.natural` can't be used: it is gone");
+    let refused = broken.undo(UndoRequest::default(), EventSink::discard(), &Shutdown::new()).await;
+    assert!(matches!(refused, Err(RunError::UndoBlocked { .. })), "{refused:?}");
+    assert!(!project.calls().contains(&"undo a".to_owned()));
+    assert_eq!(undo(&project).await.state, RunState::Undone);
+    assert_eq!(project.calls(), ["undo a"]);
 }

@@ -34,8 +34,8 @@ fn catalog() -> Catalog {
     let gate = Gate.describe();
     let asks = jsonschema::validator_for(&gate.config_schema).unwrap();
     BTreeMap::from([
-        ("s".to_owned(), Described { info, validator }),
-        (GATE.to_owned(), Described { info: gate, validator: asks }),
+        ("s".to_owned(), Described { info, validator, unusable: None }),
+        (GATE.to_owned(), Described { info: gate, validator: asks, unusable: None }),
     ])
 }
 

@@ -277,7 +277,7 @@ mod tests {
         });
         let described = |info: StepInfo| {
             let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-            (info.name.clone(), Described { info, validator })
+            (info.name.clone(), Described { info, validator, unusable: None })
         };
         steps.into_iter().chain([Gate.describe()]).map(described).collect()
     }

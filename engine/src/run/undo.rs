@@ -37,6 +37,9 @@ pub(crate) enum Action {
     Nothing,
     /// Something is there that stays, and why.
     Leave(String),
+    /// Something is there, or may be, and its step can't be asked, and why. It is not left unless a person
+    /// says so: the step may be there again tomorrow.
+    Blocked(String),
     /// Its last attempt has no known end.
     Look,
     Undo,
@@ -55,13 +58,26 @@ pub(crate) fn action(record: &NodeRecord, catalog: &Catalog) -> Action {
     if !record.begun || record.phase == Phase::Undone {
         return rest.map_or(Action::Nothing, Action::Leave);
     }
-    let why = match catalog.get(step).map(|described| described.info.supports_undo) {
-        Some(true) if matches!(record.phase, Phase::Open | Phase::Skipped) => return Action::Look,
-        Some(true) => return Action::Undo,
-        Some(false) => format!("step `{step}` has no undo"),
-        None => format!("there is no step `{step}` any more"),
+    let Some(described) = catalog.get(step) else {
+        return Action::Blocked(format!("there is no step `{step}` any more"));
     };
-    Action::Leave(with_rest(why, rest))
+    if let Some(why) = &described.unusable {
+        return Action::Blocked(format!("step `{step}` can't be used: {why}"));
+    }
+    match described.info.supports_undo {
+        true if matches!(record.phase, Phase::Open | Phase::Skipped) => Action::Look,
+        true => Action::Undo,
+        false => Action::Leave(with_rest(format!("step `{step}` has no undo"), rest)),
+    }
+}
+
+/// What stands in the way of an undo: nodes whose steps can't be asked, and why.
+pub(crate) fn blocked(facts: &RunFacts, catalog: &Catalog) -> Vec<(NodeId, String)> {
+    let blocked = facts.nodes.iter().filter_map(|(node, record)| match action(record, catalog) {
+        Action::Blocked(why) => Some((node.clone(), why)),
+        _ => None,
+    });
+    blocked.collect()
 }
 
 /// What is left of earlier effects of a node, which were made again; its step undoes only the last.
@@ -155,6 +171,8 @@ pub(crate) struct Undo {
     random: Box<dyn FnMut() -> f64 + Send>,
     facts: RunFacts,
     order: Vec<NodeId>,
+    /// What a person wants left where its step can't be asked.
+    leave: BTreeSet<NodeId>,
     next: usize,
     live: Live,
     tries: u32,
@@ -185,6 +203,7 @@ impl Undo {
             random,
             facts,
             order,
+            leave: BTreeSet::new(),
             next: 0,
             live: Live::Idle,
             tries: 0,
@@ -196,6 +215,11 @@ impl Undo {
             at: Timestamp::UNIX_EPOCH,
             out: Vec::new(),
         }
+    }
+
+    /// Leaves what these nodes made where their steps can't be asked.
+    pub(crate) fn leaving(self, leave: BTreeSet<NodeId>) -> Self {
+        Self { leave, ..self }
     }
 
     /// What is known, for the report.
@@ -278,6 +302,15 @@ impl Undo {
             }
             Action::Nothing => self.next += 1,
             Action::Leave(reason) => self.leave(id, reason),
+            Action::Blocked(why) if self.leave.contains(id) => {
+                let rest = rest(&self.record_of(id), &self.catalog);
+                self.leave(id, with_rest(format!("as asked for: {why}"), rest));
+            }
+            // Only where the run began to undo itself: a person is told before it begins.
+            Action::Blocked(why) => {
+                let hint = format!("when it is back, go on: `migrate undo {} --yes`", self.run);
+                self.fail(id, error(ErrorClass::Permanent, why, Some(hint)));
+            }
             Action::Look => self.call(id, CallKind::Observe),
             Action::Undo => self.undo(id),
         }

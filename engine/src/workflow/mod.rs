@@ -62,6 +62,8 @@ use parse::Reader;
 pub(crate) struct Described {
     pub info: StepInfo,
     pub validator: Validator,
+    /// Why nothing can be asked of it, if so: a plugin that is broken.
+    pub unusable: Option<String>,
 }
 
 /// Every known step, by name.

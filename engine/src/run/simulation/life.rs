@@ -2,6 +2,7 @@
 //! looked at by the next, until the run is done.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -335,7 +336,9 @@ impl Lives<'_> {
             world.say("a person has it undone");
             let run = store.run(Some(&id)).await?.ok_or(RunError::NoRuns)?;
             let facts = RunFacts::fold(store.facts(&id).await?);
-            return engine.go_on_undoing(&run, store, facts, EventSink::discard(), shutdown).await;
+            return engine
+                .go_on_undoing(&run, store, facts, BTreeSet::new(), EventSink::discard(), shutdown)
+                .await;
         }
         self.resume(&engine, store, id, shutdown).await
     }

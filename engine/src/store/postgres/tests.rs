@@ -14,7 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::*;
-use crate::decide::DecideRequest;
+use crate::decide::{DecideRequest, UndoRequest};
 use crate::engine::{Engine, ResumeRequest};
 use crate::error::RunError;
 use crate::event::EventSink;
@@ -387,7 +387,8 @@ async fn a_run_that_does_not_begin_gives_the_lease_back(lab: &Project) {
     let refused = engine.resume(ResumeRequest::default(), EventSink::discard(), &shutdown).await;
     assert!(matches!(refused, Err(RunError::AlreadyDone(_))), "{refused:?}");
     assert_eq!(lab.reader().await.holder().await.unwrap(), None);
-    let refused = engine.undo(Some(&run_id("a")), EventSink::discard(), &shutdown).await;
+    let again = || UndoRequest { run: Some(run_id("a")), ..UndoRequest::default() };
+    let refused = engine.undo(again(), EventSink::discard(), &shutdown).await;
     assert!(refused.is_ok(), "{refused:?}");
     let refused = engine.undo(Some(&run_id("a")), EventSink::discard(), &shutdown).await;
     assert!(matches!(refused, Err(RunError::AlreadyUndone(_))), "{refused:?}");
