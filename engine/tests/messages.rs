@@ -12,7 +12,7 @@ mod secrets;
 use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
-use migrate_engine::{Diagnostics, Engine, Params, Source};
+use migrate_engine::{Diagnostics, Engine, Mistake, Params, Source};
 use migrate_plugin_api::{
     Evidence, Idempotency, PlanConfig, SecretRef, Step, StepContext, StepError, StepPlan, Typed,
     TypedObservation, TypedStep, VerifyDepth, async_trait,

@@ -49,6 +49,17 @@ pub(crate) fn no_reference() -> String {
     SecretRef::try_from(String::new()).map_or_else(|error| error.to_string(), |_| String::new())
 }
 
+/// Why a reference to a secret can't stand where it does.
+pub(crate) const IN_A_TEXT: &str = "can't be written into a text";
+const IN_A_FIELD: &str = "this field takes none";
+
+/// A reference to a secret, `what`, stands at `span` where it would be taken for the value itself.
+pub(crate) fn misplaced_secret(mistakes: &mut Mistakes, file: &Source, span: &Span, what: &str, why: &str) {
+    mistakes
+        .add(file, span.clone(), "sensitive", format!("`{what}` is a reference to a secret, and {why}"))
+        .help("put it alone in a field that takes such a reference: the step then resolves it");
+}
+
 /// What is already known to be skipped, and why.
 pub(crate) type Skipped = BTreeMap<NodeId, String>;
 
@@ -295,10 +306,7 @@ impl Checker<'_> {
             true => (node.file.clone(), node.span.clone()),
             false => (self.file.clone(), reference.span.clone()),
         };
-        let message = format!("`{}` is a reference to a secret, and {why}", reference.text());
-        self.mistakes
-            .add(&file, span, "sensitive", message)
-            .help("put it alone in a field that takes such a reference: the step then resolves it");
+        misplaced_secret(self.mistakes, &file, &span, &reference.text(), why);
     }
 
     /// A text in which a secret's reference stands holds no secret.
@@ -309,7 +317,7 @@ impl Checker<'_> {
                     if let Part::Reference(reference) = part
                         && self.is_sensitive(reference)
                     {
-                        self.misplaced_secret(reference, node, "can't be written into a text");
+                        self.misplaced_secret(reference, node, IN_A_TEXT);
                     }
                 }
             }
@@ -425,6 +433,11 @@ impl Checker<'_> {
         node: &Node,
     ) {
         let root = &described.info.config_schema;
+        if let Some(secret) = &template.secret
+            && !schema::takes_secrets(root, schemas)
+        {
+            return misplaced_secret(self.mistakes, &self.file, &template.span, secret, IN_A_FIELD);
+        }
         match &template.kind {
             TemplateKind::Reference(reference) if matches!(reference.root, Root::Nodes | Root::Each) => {
                 let (Some(from), Some(to)) =
@@ -441,7 +454,7 @@ impl Checker<'_> {
             TemplateKind::Reference(reference)
                 if self.is_sensitive(reference) && !schema::takes_secrets(root, schemas) =>
             {
-                self.misplaced_secret(reference, node, "this field takes none");
+                self.misplaced_secret(reference, node, IN_A_FIELD);
             }
             TemplateKind::Text(parts) => self.text_types(parts, node),
             TemplateKind::Map(entries) => {

@@ -100,7 +100,7 @@ fn stand_in(id: &NodeId, file: &super::Source, values: Vec<Template>) -> Node {
         span: 0..0,
         step: String::new(),
         step_span: 0..0,
-        with: Template { span: 0..0, kind: TemplateKind::List(values) },
+        with: (0..0, TemplateKind::List(values)).into(),
         for_each: None,
         needs: Vec::new(),
         when: None,

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use migrate_plugin_api::NodeId;
 use serde_json::Value;
 
+use super::check::{IN_A_TEXT, misplaced_secret};
 use super::condition::{Binding, Condition};
 use super::diagnostic::{Mistakes, ReadError, SHIPPED, Source};
 use super::model::{Node, OnFailure, Output, Part, Retry, Workflow};
@@ -285,13 +286,13 @@ impl Expander<'_> {
         }
         for param in declared {
             let value = given.iter().find(|(name, _, _)| *name == param.name);
-            let value = match (value, &param.default) {
+            let mut value: Template = match (value, &param.default) {
                 (Some((_, _, value)), _) => {
                     part.given.push((param.clone(), value.clone()));
                     value.clone()
                 }
                 (None, Some(default)) => {
-                    Template { span: node.with.span.clone(), kind: TemplateKind::Literal(default.clone()) }
+                    (node.with.span.clone(), TemplateKind::Literal(default.clone())).into()
                 }
                 (None, None) => {
                     if param.required {
@@ -303,9 +304,12 @@ impl Expander<'_> {
                             mistake.label(help.clone());
                         }
                     }
-                    Template { span: node.with.span.clone(), kind: TemplateKind::Broken }
+                    (node.with.span.clone(), TemplateKind::Broken).into()
                 }
             };
+            if param.sensitive {
+                value.secret = Some(format!("params.{}", param.name));
+            }
             self.given.insert(param_name(&node.id, &param.name), value);
         }
     }
@@ -381,7 +385,10 @@ impl Expander<'_> {
         depth: usize,
     ) -> Template {
         let kind = match &template.kind {
-            TemplateKind::Reference(reference) => return self.referred(reference, file, used, depth),
+            TemplateKind::Reference(reference) => {
+                let value = self.referred(reference, file, used, depth);
+                return Template { secret: template.secret.clone().or(value.secret), ..value };
+            }
             TemplateKind::Text(pieces) => self.text(pieces, file, used, depth),
             TemplateKind::List(items) => {
                 TemplateKind::List(items.iter().map(|item| self.settled(item, file, used, depth)).collect())
@@ -394,7 +401,7 @@ impl Expander<'_> {
             }
             other => other.clone(),
         };
-        Template { span: template.span.clone(), kind }
+        Template { span: template.span.clone(), kind, secret: template.secret.clone() }
     }
 
     fn text(
@@ -411,6 +418,10 @@ impl Expander<'_> {
                 continue;
             };
             let value = self.referred(reference, file, used, depth);
+            if value.secret.is_some() && !matches!(value.kind, TemplateKind::Broken) {
+                misplaced_secret(self.mistakes, file, &reference.span, &shown(reference), IN_A_TEXT);
+                return TemplateKind::Broken;
+            }
             match value.kind {
                 TemplateKind::Reference(reference) => whole.push(Piece::Reference(reference)),
                 TemplateKind::Text(inner) => whole.extend(inner),
@@ -444,7 +455,7 @@ impl Expander<'_> {
         depth: usize,
     ) -> Template {
         let (span, path) = (reference.span.clone(), &reference.path);
-        let broken = Template { span: span.clone(), kind: TemplateKind::Broken };
+        let broken: Template = (span.clone(), TemplateKind::Broken).into();
         if depth > MAX_PASSED {
             let message = format!("`${{{}}}` is made of itself", shown(reference));
             self.mistakes.add(file, span, "cycle", message);
@@ -472,7 +483,7 @@ impl Expander<'_> {
                         (output.name.clone(), span.clone(), value)
                     });
                     let kind = TemplateKind::Map(entries.collect());
-                    return moved(Template { span: span.clone(), kind }, &span);
+                    return moved((span.clone(), kind).into(), &span);
                 };
                 match part.outputs.iter().find(|output| output.name == *name) {
                     Some(output) => (output.value.clone(), &path[2..], part.source.clone()),
@@ -490,10 +501,10 @@ impl Expander<'_> {
                     }
                 }
             }
-            _ => return Template { span, kind: TemplateKind::Reference(reference.clone()) },
+            _ => return (span, TemplateKind::Reference(reference.clone())).into(),
         };
         let value = moved(self.settled(&value, &at, used, depth + 1), &span);
-        match follow(value, rest) {
+        match value.follow(rest) {
             Some(value) => value,
             None => {
                 let message = format!("`${{{}}}` stands for nothing", shown(reference));
@@ -571,27 +582,5 @@ fn shift(template: &mut Template, span: &Span) {
                 shift(value, span);
             }
         }
-    }
-}
-
-/// What is at `path` of a template.
-fn follow(template: Template, path: &[String]) -> Option<Template> {
-    let Some((segment, rest)) = path.split_first() else { return Some(template) };
-    match template.kind {
-        TemplateKind::Broken => Some(template),
-        TemplateKind::Reference(mut reference) => {
-            reference.path.extend(path.iter().cloned());
-            Some(Template { span: template.span, kind: TemplateKind::Reference(reference) })
-        }
-        TemplateKind::Map(entries) => {
-            let (_, _, value) = entries.into_iter().find(|(key, _, _)| key == segment)?;
-            follow(value, rest)
-        }
-        TemplateKind::List(items) => follow(items.into_iter().nth(segment.parse().ok()?)?, rest),
-        TemplateKind::Literal(value) => {
-            let found = super::template::descend(&value, path)?.clone();
-            Some(Template { span: template.span, kind: TemplateKind::Literal(found) })
-        }
-        TemplateKind::Text(_) => None,
     }
 }

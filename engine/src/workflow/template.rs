@@ -64,6 +64,14 @@ impl Reference {
 pub(crate) struct Template {
     pub span: Span,
     pub kind: TemplateKind,
+    /// The sensitive parameter of a sub-workflow in whose place it stands, as it is written there.
+    pub secret: Option<String>,
+}
+
+impl From<(Span, TemplateKind)> for Template {
+    fn from((span, kind): (Span, TemplateKind)) -> Self {
+        Self { span, kind, secret: None }
+    }
 }
 
 /// What a template is.
@@ -126,12 +134,12 @@ impl Template {
             }
             _ => TemplateKind::Literal(tree.to_json()),
         };
-        Self { span: tree.span.clone(), kind }
+        (tree.span.clone(), kind).into()
     }
 
     /// A table with nothing in it.
     pub(crate) fn empty(span: Span) -> Self {
-        Self { span, kind: TemplateKind::Map(Vec::new()) }
+        (span, TemplateKind::Map(Vec::new())).into()
     }
 
     /// Every reference, in order.
@@ -151,6 +159,28 @@ impl Template {
             })),
             TemplateKind::List(items) => items.iter().for_each(|item| item.collect(found)),
             TemplateKind::Map(entries) => entries.iter().for_each(|(_, _, value)| value.collect(found)),
+        }
+    }
+
+    /// What is at `path` of it.
+    pub(crate) fn follow(self, path: &[String]) -> Option<Self> {
+        let Some((segment, rest)) = path.split_first() else { return Some(self) };
+        match self.kind {
+            TemplateKind::Broken => Some(self),
+            TemplateKind::Reference(mut reference) => {
+                reference.path.extend(path.iter().cloned());
+                Some(Self { kind: TemplateKind::Reference(reference), ..self })
+            }
+            TemplateKind::Map(entries) => {
+                let (_, _, value) = entries.into_iter().find(|(key, _, _)| key == segment)?;
+                value.follow(rest)
+            }
+            TemplateKind::List(items) => items.into_iter().nth(segment.parse().ok()?)?.follow(rest),
+            TemplateKind::Literal(value) => {
+                let found = descend(&value, path)?.clone();
+                Some(Self { kind: TemplateKind::Literal(found), ..self })
+            }
+            TemplateKind::Text(_) => None,
         }
     }
 

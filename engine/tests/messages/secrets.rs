@@ -63,3 +63,59 @@ with = { message = "Is it ${params.password}?" }
 "#;
     insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &[]));
 }
+
+/// What is sensitive in a file stays so where another holds it, whatever it is given.
+#[test]
+fn a_secret_that_is_passed_to_a_sub_workflow_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let sub = r#"schema = 1
+name = "sub"
+
+[params.password]
+type = "string"
+sensitive = true
+default = "env:DB"
+
+[nodes.right]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
+
+[nodes.wrong]
+step = "velero.backup"
+with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
+
+[nodes.ask]
+step = "gate"
+with = { message = "Is it ${params.password}?" }
+"#;
+    let outer = "schema = 1\nname = \"outer\"\n[params.given]\ntype = \"string\"\n\
+                 [nodes.sub]\nstep = \"workflow\"\nwith = { file = \"sub.toml\", params = { password = \"${params.given}\" } }\n";
+    std::fs::write(dir.path().join("sub.toml"), sub).unwrap();
+    std::fs::write(dir.path().join("outer.toml"), outer).unwrap();
+    let found = |name: &str, workflow: &str| {
+        let (workflow, environment) =
+            (Source::new(dir.path().join(name), workflow), Source::new("migration.toml", ENVIRONMENT));
+        let wrong = engine().check(&workflow, &environment, &Params::new()).unwrap_err();
+        let place = |mistake: &Mistake| (mistake.position(), mistake.message.clone());
+        let mut places: Vec<_> =
+            wrong.mistakes().iter().filter(|mistake| mistake.code == "sensitive").map(place).collect();
+        places.sort();
+        places
+    };
+    let alone = found("sub.toml", sub);
+    assert_eq!(alone.len(), 4, "{alone:?}");
+    let plain = "[params.plain]\ntype = \"string\"\ndefault = \"env:OTHER\"\n";
+    let holds = |file: &str, params: &str| {
+        format!(
+            "schema = 1\nname = \"top\"\n{plain}[nodes.sub]\nstep = \"workflow\"\nwith = {{ file = \"{file}\"{params} }}\n"
+        )
+    };
+    for (file, params) in [
+        ("sub.toml", ""),
+        ("sub.toml", ", params = { password = \"env:OTHER\" }"),
+        ("sub.toml", ", params = { password = \"${params.plain}\" }"),
+        ("outer.toml", ", params = { given = \"env:OTHER\" }"),
+    ] {
+        assert_eq!(found("top.toml", &holds(file, params)), alone, "{file}{params}");
+    }
+}
