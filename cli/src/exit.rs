@@ -23,6 +23,8 @@ pub enum Exit {
     Locked = 6,
     /// The store is damaged or was written by a newer version.
     Store = 7,
+    /// `run` was stopped on request before it began: there is no run of it, and nothing was touched.
+    NotBegun = 8,
 }
 
 impl From<Exit> for ExitCode {
@@ -37,4 +39,5 @@ Exit codes:
   0  done (and verified)       4  waiting at a gate
   1  failed                    5  interrupted; `migrate resume` goes on
   2  usage                     6  another run holds this project
-  3  invalid file or preflight 7  the store can't be used";
+  3  invalid file or preflight 7  the store can't be used
+                               8  stopped before the run began; there is nothing to resume";

@@ -154,6 +154,7 @@ impl Failure {
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Undoing(_) => Exit::Usage,
                 RunError::Cancelled => Exit::Interrupted,
+                RunError::NotBegun => Exit::NotBegun,
                 RunError::Store(StoreError::Failed { .. }) => Exit::Failed,
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
@@ -208,6 +209,7 @@ impl Failure {
                 RunError::UndoBlocked { .. } => "undo-blocked",
                 RunError::NotBlocked(_) => "not-blocked",
                 RunError::Cancelled => "cancelled",
+                RunError::NotBegun => "not-begun",
                 RunError::Store(_) => "store",
             },
         }

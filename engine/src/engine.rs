@@ -224,7 +224,10 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
         let facts = RunFacts::default();
-        self.admit(&id, checked, &facts, false, &events, shutdown).await?;
+        self.admit(&id, checked, &facts, false, &events, shutdown).await.map_err(|error| match error {
+            RunError::Cancelled => RunError::NotBegun,
+            error => error,
+        })?;
         let definition = definition(&self.project_dir, checked);
         let run = RunRecord { id, workflow: checked.name().to_owned(), definition, started_at };
         store.create_run(&run).await?;

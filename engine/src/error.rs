@@ -95,6 +95,9 @@ pub enum RunError {
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,
+    /// Asked to stop while a new run was still looked at: there is none.
+    #[error("stopped on request before the run began; there is nothing of it to resume")]
+    NotBegun,
     /// The URL of the shared store isn't where `[store]` says.
     #[error("the store's URL: {}", .0.message)]
     StoreUrl(StepError),

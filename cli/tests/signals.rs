@@ -1,0 +1,93 @@
+//! What a signal makes of a run: its exit code, and what there is to go on with.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn project() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    write(dir.path(), "migration.toml", "schema = 1\n");
+    dir
+}
+
+fn write(project: &Path, name: &str, text: &str) {
+    fs::write(project.join(name), text).expect("written");
+}
+
+fn in_project(mut command: Command, project: &Path, args: &[&str]) -> Command {
+    command.args(args).current_dir(project).env_remove("MIGRATE_PROJECT").env("NO_COLOR", "1");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn migrate(project: &Path, args: &[&str]) -> Command {
+    in_project(Command::new(env!("CARGO_BIN_EXE_migrate")), project, args)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("sent");
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// `migrate resume` would go on with another: its exit code must not say "interrupted".
+#[test]
+fn a_run_that_is_stopped_in_its_preflight_is_none_and_says_so() {
+    let project = project();
+    let project = project.path();
+    write(
+        project,
+        "older.toml",
+        "schema = 1\nname = \"older\"\n[nodes.a]\nstep = \"exec\"\nwith = { command = [\"false\"] }\n",
+    );
+    let older = migrate(project, &["run", "older.toml"]).output().expect("migrate starts");
+    assert_eq!(older.status.code(), Some(1), "{}", stderr(&older));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    write(
+        project,
+        "kubeconfig",
+        &format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {{ server: \"http://127.0.0.1:{port}\" }}\n\
+             contexts:\n- name: c\n  context: {{ cluster: c, user: c }}\nusers:\n- name: c\n  user: {{}}\n"
+        ),
+    );
+    write(
+        project,
+        "newer.toml",
+        r#"schema = 1
+name = "newer"
+
+[nodes.look]
+step = "smoke.test"
+with = { cluster = { kubeconfig = "kubeconfig", context = "c" }, checks = [{ name = "web", http = { namespace = "n", service = "s", port = 80 } }] }
+"#,
+    );
+    let (sender, asked) = mpsc::channel();
+    // Whoever asks gets no answer.
+    std::thread::spawn(move || sender.send(listener.accept()));
+    let run = migrate(project, &["run", "newer.toml"]).spawn().expect("migrate starts");
+    let _unanswered = asked.recv_timeout(PATIENCE).expect("the preflight asks");
+    send(&run, Signal::INT);
+    let output = run.wait_with_output().expect("it ends");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(8), "{said}");
+    assert!(
+        said.contains("stopped on request before the run began; there is nothing of it to resume"),
+        "{said}"
+    );
+    let runs = migrate(project, &["runs"]).output().expect("migrate starts");
+    let runs = String::from_utf8_lossy(&runs.stdout).into_owned();
+    assert!(runs.contains("older") && !runs.contains("newer"), "{runs}");
+}
