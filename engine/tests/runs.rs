@@ -575,3 +575,19 @@ async fn what_an_attempt_leaves_running_stores_no_place_for_the_next() {
     resume(&project, ResumeRequest::default()).await.unwrap();
     assert_eq!(project.calls(), ["observe a", "apply a", "verify a"], "without a cursor");
 }
+
+/// PostgreSQL can't hold NUL in a text: what one step says must not end the run, whatever the store is.
+#[tokio::test]
+async fn a_handle_that_is_no_line_of_text_costs_its_node() {
+    let project = Project::new("[nodes.a]\nstep = \"test\"\n");
+    project.script(|s| {
+        s.apply.insert("a".into(), [Apply::OddHandle].into());
+        s.observe.insert("a".into(), [Observation::Running { handle: "job\u{0}1".to_owned() }].into());
+    });
+    for report in [project.run().await, resume(&project, ResumeRequest::default()).await.unwrap()] {
+        assert_eq!(report.state, RunState::Failed);
+        let error = report.node("a").and_then(|a| a.error.as_ref()).unwrap();
+        assert_eq!(error.message, "the step's handle has a control character in it (U+0000)");
+    }
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+}

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use migrate_plugin_api::{CancellationToken, ErrorRecord, Step, StepContext, StepError, VerifyDepth};
+use migrate_plugin_api::{
+    CancellationToken, ErrorRecord, Observation, Step, StepContext, StepError, VerifyDepth,
+};
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Input};
-use super::host::Beat;
+use super::host::{Beat, check_handle};
 use crate::ambient;
 use crate::workflow::duration;
 
@@ -62,7 +64,7 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call, b
         CallKind::Observe => {
             let work = step.observe(&ctx, &call.config);
             let limit = limit.at_most(OBSERVE_LIMIT);
-            Input::Observed(node, bounded("observe", &ctx.cancel, limit, work).await)
+            Input::Observed(node, bounded("observe", &ctx.cancel, limit, work).await.and_then(seen))
         }
         CallKind::Apply => {
             let work = step.apply(&ctx, &call.config);
@@ -87,6 +89,14 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call, b
             Input::Undone(node, bounded("undo", &ctx.cancel, limit, work).await)
         }
     }
+}
+
+/// What was observed, if it can be kept.
+fn seen(observation: Observation) -> Result<Observation, ErrorRecord> {
+    if let Observation::Running { handle } = &observation {
+        check_handle(handle).map_err(|error| error.to_record())?;
+    }
+    Ok(observation)
 }
 
 async fn attempt_over(limit: Option<Duration>) {

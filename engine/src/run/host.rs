@@ -116,6 +116,18 @@ impl Host {
     }
 }
 
+/// What names an outside thing is a line of text. PostgreSQL can't hold NUL in one, and a run must not
+/// end for what one step says.
+pub(crate) fn check_handle(handle: &str) -> Result<(), StepError> {
+    match handle.chars().find(|c| c.is_control()) {
+        None => Ok(()),
+        Some(c) => {
+            let message = format!("the step's handle has a control character in it (U+{:04X})", u32::from(c));
+            Err(StepError::permanent(message).with_hint("this is a bug in the step"))
+        }
+    }
+}
+
 #[async_trait]
 impl StepHost for Host {
     fn progress(&self, progress: Progress) {
@@ -150,6 +162,7 @@ impl StepHost for Host {
     }
 
     async fn set_handle(&self, handle: String) -> Result<(), StepError> {
+        check_handle(&handle)?;
         self.store(Put::Handle(handle)).await
     }
 

@@ -28,6 +28,8 @@ pub enum Apply {
     CheckpointAndWait,
     /// Tells the test and ignores every request to stop.
     Hang,
+    /// Names what it makes with what is no line of text.
+    OddHandle,
     /// Fails in passing, and leaves something running that stores a cursor when it is told to.
     LeaveRunning,
     /// Tells it to, waits until it has, and fails for good.
@@ -143,6 +145,7 @@ impl Step for Scripted {
                 self.reached.notify_one();
                 std::future::pending::<()>().await;
             }
+            Apply::OddHandle => ctx.set_handle("job\u{0}1").await?,
             Apply::LeaveRunning => {
                 let (ctx, step) = (ctx.clone(), self.clone());
                 tokio::spawn(async move {
