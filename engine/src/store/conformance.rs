@@ -29,6 +29,7 @@ pub(crate) trait Lab: Send + Sync {
 pub(crate) async fn all<L: Lab, F: Future<Output = L>>(mut lab: impl FnMut() -> F) {
     facts_come_back_in_order_and_survive_reopening(&lab().await).await;
     runs_are_apart_and_the_newest_is_the_default(&lab().await).await;
+    runs_are_in_the_order_in_which_they_were_made(&lab().await).await;
     a_batch_is_stored_whole_or_not_at_all(&lab().await).await;
     a_batch_of_any_size_is_stored(&lab().await).await;
     places_are_replaced_cleared_and_set_in_that_order(&lab().await).await;
@@ -130,6 +131,24 @@ async fn runs_are_apart_and_the_newest_is_the_default(lab: &impl Lab) {
             record("first", 0).definition
         );
         assert!(handle.run(Some(&run_id("third"))).await.unwrap().is_none());
+    }
+}
+
+/// A clock that is set back, or is another machine's, makes no old run the newest.
+async fn runs_are_in_the_order_in_which_they_were_made(lab: &impl Lab) {
+    let (store, first) = begun(lab, "m").await;
+    for (name, second) in [("z", -50), ("a", -50), ("k", -10)] {
+        store.create_run(&record(name, second)).await.unwrap();
+        store.append(&first, &batch(second, second + 1)).await.unwrap();
+    }
+    store.close().await;
+    let next = lab.writer().await;
+    next.acquire(&Holder::here(&run_id("b"))).await.unwrap();
+    next.create_run(&record("b", -90)).await.unwrap();
+    for handle in [next, lab.reader().await] {
+        let ids: Vec<_> = handle.runs().await.unwrap().into_iter().map(|run| run.id.to_string()).collect();
+        assert_eq!(ids, ["b", "k", "a", "z", "m"]);
+        assert_eq!(handle.run(None).await.unwrap().unwrap().id, run_id("b"));
     }
 }
 

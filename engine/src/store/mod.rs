@@ -134,10 +134,10 @@ pub(crate) trait Store: Send + Sync {
     /// Adds facts and places of a run, all or none. Durable when it returns.
     async fn append(&self, run: &RunId, batch: &Batch) -> Result<(), StoreError>;
 
-    /// One run; the newest when `id` is `None`.
+    /// One run; the one that was created last when `id` is `None`.
     async fn run(&self, id: Option<&RunId>) -> Result<Option<RunRecord>, StoreError>;
 
-    /// All runs, newest first.
+    /// All runs, newest first: in the order in which they were created, whatever the clock said.
     async fn runs(&self) -> Result<Vec<RunRecord>, StoreError>;
 
     /// All facts of a run, oldest first.

@@ -71,6 +71,8 @@ pub(crate) fn of_run(id: &str, workflow: &str, definition: &str, started_at: &st
 pub(crate) struct Head {
     pub run: String,
     pub started_at: String,
+    /// The generation of the write that made it; 0 where that was not kept.
+    pub created: u64,
     pub run_sum: Sum,
     pub facts: u64,
     /// The last link of their chain; nothing when there are none.
@@ -80,14 +82,25 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn sum(&self) -> Sum {
-        Sum::over(&[
+        let (facts, created) = (self.facts.to_be_bytes(), self.created.to_be_bytes());
+        let mut parts = vec![
             self.run.as_bytes(),
             self.started_at.as_bytes(),
             self.run_sum.bytes(),
-            &self.facts.to_be_bytes(),
+            &facts,
             self.facts_bytes(),
             self.places_sum.bytes(),
-        ])
+        ];
+        // Sums of heads without it stay what they are.
+        if self.created > 0 {
+            parts.push(&created);
+        }
+        Sum::over(&parts)
+    }
+
+    /// Sorts heads by when their runs were made.
+    pub(crate) fn age(&self) -> (u64, &str, &str) {
+        (self.created, &self.started_at, &self.run)
     }
 
     pub(crate) fn facts_bytes(&self) -> &[u8] {

@@ -44,13 +44,13 @@ mod tests {
             known.map(|migration| (migration.version, true, migration.checksum.to_vec())).collect()
         };
         let take = |rows: &[Row]| applied(Path::new("db"), &KNOWN, rows);
-        assert!((0..=2).all(|count| take(&good(count)).unwrap() == count));
+        assert!((0..=3).all(|count| take(&good(count)).unwrap() == count));
         let with = |change: fn(&mut Vec<Row>)| {
-            let mut rows = good(2);
+            let mut rows = good(3);
             change(&mut rows);
             take(&rows).unwrap_err()
         };
-        let later = with(|rows| rows.push((3, true, Vec::new())));
+        let later = with(|rows| rows.push((4, true, Vec::new())));
         assert!(matches!(later, StoreError::Newer { .. }));
         for error in [
             with(|rows| rows[1].2[0] ^= 1),

@@ -33,6 +33,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// The schema in the database that is all ours.
 const SCHEMA: &str = "migrate";
 
+/// Migrations before the order of runs was kept.
+const UNORDERED: usize = 3;
+
 /// A write, a renewal and a reader.
 const MAX_CONNECTIONS: u32 = 3;
 
@@ -49,6 +52,8 @@ pub(crate) struct PostgresStore {
     /// What is said of the database: host and name, never the URL.
     name: PathBuf,
     project: String,
+    /// Whether the order of runs is kept: not in a store of an earlier version that is only read.
+    ordered: bool,
     right: Mutex<Right>,
 }
 
@@ -82,10 +87,11 @@ impl PostgresStore {
     /// # Errors
     /// When it can't be reached, or is newer than this program.
     pub(crate) async fn read(url: &Secret, project: &str) -> Result<Option<Self>, StoreError> {
-        let store = Self::connect(url, project, true).await?;
+        let mut store = Self::connect(url, project, true).await?;
         let mut connection = store.pool.acquire().await.map_err(|error| open_error(&store.name, error))?;
         let applied = store.applied(&mut connection).await?;
         drop(connection);
+        store.ordered = applied > UNORDERED;
         Ok((applied > 0).then_some(store))
     }
 
@@ -106,7 +112,7 @@ impl PostgresStore {
             .connect_with(options)
             .await
             .map_err(|error| open_error(&name, error))?;
-        Ok(Self { pool, name, project: project.to_owned(), right: Mutex::default() })
+        Ok(Self { pool, name, project: project.to_owned(), ordered: true, right: Mutex::default() })
     }
 
     /// How many migrations the database has had.

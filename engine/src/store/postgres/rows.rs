@@ -17,30 +17,38 @@ use crate::store::{StoreError, time};
 /// One moment for several statements.
 const SNAPSHOT: &str = "begin isolation level repeatable read read only";
 
+/// At most so many runs of a project, newest first.
+const RUNS: &str = "select * from runs where project = $1
+    order by created desc, started_at collate \"C\" desc, id collate \"C\" desc limit $2";
+
+/// The same where their order is not kept yet.
+const RUNS_BY_TIME: &str = "select * from runs where project = $1
+    order by started_at collate \"C\" desc, id collate \"C\" desc limit $2";
+
 impl PostgresStore {
+    fn newest_first(&self) -> &'static str {
+        if self.ordered { RUNS } else { RUNS_BY_TIME }
+    }
+
     pub(super) async fn one_run(&self, id: Option<&RunId>) -> Result<Option<RunRecord>, StoreError> {
         let query = match id {
             Some(id) => sqlx::query("select * from runs where project = $1 and id = $2")
                 .bind(&self.project)
                 .bind(id.as_str()),
-            None => sqlx::query(
-                "select * from runs where project = $1
-                 order by started_at collate \"C\" desc, id collate \"C\" desc limit 1",
-            )
-            .bind(&self.project),
+            None => sqlx::query(self.newest_first()).bind(&self.project).bind(1_i64),
         };
         let row = query.fetch_optional(&self.pool).await.map_err(|error| self.failed("read a run", error))?;
         row.map(|row| self.record(&row)).transpose()
     }
 
     pub(super) async fn all_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
-        let rows = sqlx::query(
-            "select * from runs where project = $1 order by started_at collate \"C\" desc, id collate \"C\" desc",
-        )
-        .bind(&self.project)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|error| self.failed("read the runs", error))?;
+        // `limit null`: all of them.
+        let rows = sqlx::query(self.newest_first())
+            .bind(&self.project)
+            .bind(None::<i64>)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| self.failed("read the runs", error))?;
         rows.iter().map(|row| self.record(row)).collect()
     }
 

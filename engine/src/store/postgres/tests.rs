@@ -192,6 +192,7 @@ async fn conforms_and_leases_hold() {
     lost_facts_are_told(&server.lab()).await;
     a_run_that_does_not_begin_gives_the_lease_back(&server.lab()).await;
     lost_commits_are_told_to_a_living_writer(&server).await;
+    a_store_of_an_earlier_version_keeps_its_order(&server).await;
     a_newer_version_is_refused(&server.lab()).await;
 }
 
@@ -390,7 +391,7 @@ async fn a_run_that_does_not_begin_gives_the_lease_back(lab: &Project) {
     let again = || UndoRequest { run: Some(run_id("a")), ..UndoRequest::default() };
     let refused = engine.undo(again(), EventSink::discard(), &shutdown).await;
     assert!(refused.is_ok(), "{refused:?}");
-    let refused = engine.undo(Some(&run_id("a")), EventSink::discard(), &shutdown).await;
+    let refused = engine.undo(again(), EventSink::discard(), &shutdown).await;
     assert!(matches!(refused, Err(RunError::AlreadyUndone(_))), "{refused:?}");
     assert_eq!(lab.reader().await.holder().await.unwrap(), None);
 }
@@ -432,12 +433,42 @@ async fn lost_commits_are_told_to_a_living_writer(server: &Server) {
     next.close().await;
 }
 
+/// As it was before the order of runs was kept.
+async fn a_store_of_an_earlier_version_keeps_its_order(server: &Server) {
+    let admin = server.lab().handle().await;
+    sqlx::query("create database earlier").execute(&admin.pool).await.unwrap();
+    let lab = Project { url: server.url_of("earlier"), key: "shop".to_owned() };
+    let (store, _) = begun(&lab, "m").await;
+    store.create_run(&conformance::record("last", 50)).await.unwrap();
+    store.create_run(&conformance::record("first", -50)).await.unwrap();
+    store.close().await;
+    let raw = lab.handle().await;
+    for change in ["alter table runs drop column created", "delete from _sqlx_migrations where version = 4"] {
+        sqlx::query(change).execute(&raw.pool).await.unwrap();
+    }
+    let ids = async |store: Arc<dyn Store>| {
+        let newest = store.run(None).await.unwrap().unwrap().id;
+        let ids: Vec<_> = store.runs().await.unwrap().into_iter().map(|run| run.id).collect();
+        assert_eq!(ids[0], newest);
+        ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let by_time = ["last", "m", "first"];
+    assert_eq!(ids(lab.reader().await).await, by_time);
+    let next = lab.writer().await;
+    assert_eq!(ids(Arc::clone(&next)).await, by_time);
+    next.acquire(&Holder::here(&run_id("m"))).await.unwrap();
+    next.create_run(&conformance::record("new", -90)).await.unwrap();
+    for store in [next, lab.reader().await] {
+        assert_eq!(ids(store).await, ["new", "last", "m", "first"]);
+    }
+}
+
 /// Last: it leaves the database in a state that is refused.
 async fn a_newer_version_is_refused(lab: &Project) {
     let store = lab.handle().await;
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-         values (4, 'later', true, '', 0)",
+         values (5, 'later', true, '', 0)",
     )
     .execute(&store.pool)
     .await

@@ -16,13 +16,16 @@ impl PostgresStore {
         let mut transaction = self.pool.begin().await.map_err(failed)?;
         self.prove(&mut transaction, &right, 1).await?;
         sqlx::query(
-            "insert into runs (project, id, workflow, definition, started_at) values ($1, $2, $3, $4, $5)",
+            "insert into runs (project, id, workflow, definition, started_at, created)
+             values ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&self.project)
         .bind(run.id.as_str())
         .bind(&run.workflow)
         .bind(json("store a run", &run.definition)?)
         .bind(run.started_at.to_string())
+        // What this write is, which was just proved.
+        .bind(right.generation.unwrap_or_default() + 1)
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;

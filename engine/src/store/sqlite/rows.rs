@@ -65,15 +65,15 @@ impl Rows<'_> {
     pub(super) fn run(&mut self, id: Option<&RunId>) -> Result<Option<RunRecord>, StoreError> {
         let path = self.path;
         let reader = Reader { path, operation: "read a run" };
-        // The newest by what the heads say, which are covered by sums; then the run they name.
-        let newest = if self.headed {
-            "select run from heads order by started_at desc, run desc limit 1"
-        } else {
-            "select id from runs order by started_at desc, id desc limit 1"
-        };
+        let newest = "select id from runs order by started_at desc, id desc limit 1";
         let transaction = reader.ok(self.connection.transaction())?;
         let id = match id {
             Some(id) => Some(id.to_string()),
+            // The newest by what the heads say, which are covered by sums; then the run they name.
+            None if self.headed => {
+                let heads = reader.all(&transaction, "select * from heads", [], |row| reader.head(row))?;
+                heads.into_iter().max_by(|one, other| one.age().cmp(&other.age())).map(|head| head.run)
+            }
             None => reader.one(&transaction, newest, [], |row| Ok(reader.text(row, 0)?.to_owned()))?,
         };
         let Some(id) = id else { return Ok(None) };
@@ -102,10 +102,12 @@ impl Rows<'_> {
             let head = heads.get(reader.text(row, "id")?);
             head.map(|head| reader.record(row, Some(head))).transpose()
         })?;
-        let records: Vec<RunRecord> = records.into_iter().flatten().collect();
+        let mut records: Vec<RunRecord> = records.into_iter().flatten().collect();
         if records.len() != heads.len() {
             return Err(corrupt(path, "a run is half lost"));
         }
+        let age = |record: &RunRecord| heads.get(record.id.as_str()).map(Head::age);
+        records.sort_by(|one, other| age(other).cmp(&age(one)));
         Ok(records)
     }
 
@@ -289,6 +291,7 @@ impl Reader<'_> {
         let head = Head {
             run: self.text(row, "run")?.to_owned(),
             started_at: self.text(row, "started_at")?.to_owned(),
+            created: self.created(row)?,
             run_sum: self.sum(row, "run_sum")?,
             facts: self.count(row, "facts")?,
             facts_sum: if facts_sum.is_empty() { None } else { Some(self.sum(row, "facts_sum")?) },
@@ -298,6 +301,14 @@ impl Reader<'_> {
             Ok(head)
         } else {
             Err(corrupt(self.path, format!("the head of run {} is altered", head.run)))
+        }
+    }
+
+    /// A reader may be before the first writer that keeps it.
+    fn created(&self, row: &Row<'_>) -> Result<u64, StoreError> {
+        match row.get_ref("created") {
+            Err(Error::InvalidColumnName(_)) => Ok(0),
+            _ => self.count(row, "created"),
         }
     }
 

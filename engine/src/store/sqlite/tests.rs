@@ -312,6 +312,8 @@ async fn rows_lost_or_brought_back_are_told() {
         "delete from heads where run = 'three'",
         "delete from heads",
         "update heads set started_at = '2020-01-01T00:00:00Z' where run = 'three'",
+        "update heads set created = created + 9 where run = 'two'",
+        "update heads set created = 0 where run = 'three'",
         "delete from store",
         "update store set generation = generation + 1",
         "update _sqlx_migrations set version = 7 where version = 2",
@@ -410,6 +412,30 @@ async fn the_first_version_is_read_as_it_is_and_migrated_by_a_writer() {
     assert_eq!(now.facts[1], truth.facts[1]);
 }
 
+/// Made before the order of runs was kept: `older` and `newer`, both at a gate.
+#[tokio::test]
+async fn the_second_version_keeps_its_order_and_what_comes_later_is_newer() {
+    let (second, seen) = (include_bytes!("../fixtures/second.db"), include_bytes!("../fixtures/second.seen"));
+    let files =
+        BTreeMap::from([("state.db".to_owned(), second.to_vec()), ("state.seen".to_owned(), seen.to_vec())]);
+    let folder = Folder::with(&files);
+    let truth = read_all(&folder.db()).await.unwrap().unwrap();
+    assert!(folder.content() == files, "a reader migrates nothing");
+    let store = SqliteStore::open(&folder.db()).await.unwrap();
+    assert_eq!(tell(&store).await.unwrap(), truth);
+    store.acquire(&Holder::here(&run_id("late"))).await.unwrap();
+    // By a clock that is years behind.
+    store
+        .create_run(&RunRecord { workflow: "late".to_owned(), ..record("late", -1_700_000_000) })
+        .await
+        .unwrap();
+    store.close().await;
+    let reader = SqliteStore::read(&folder.db()).await.unwrap().unwrap();
+    let names: Vec<_> = reader.runs().await.unwrap().into_iter().map(|run| run.workflow).collect();
+    assert_eq!(names, ["late", "newer", "older"]);
+    assert_eq!(reader.run(None).await.unwrap().unwrap().workflow, "late");
+}
+
 /// Facts of the stopped and of the finished run in the file of the first version.
 const FIRST_FACTS: [usize; 2] = [6, 10];
 
@@ -418,7 +444,7 @@ async fn a_newer_version_is_refused_and_left_alone() {
     let folder = Folder::new();
     fill(&folder).await.close().await;
     let add = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-               values (3, 'later', true, x'00', 0)";
+               values (4, 'later', true, x'00', 0)";
     raw(&folder).execute_batch(add).unwrap();
     let before = folder.content();
     let newer = |result| matches!(result, Err(StoreError::Newer { .. }));

@@ -63,16 +63,17 @@ impl Writer {
         }
         let definition = json("store a run", &run.definition)?;
         let started_at = run.started_at.to_string();
+        let before = held.whole.clone();
+        held.whole.generation += 1;
         let head = Head {
             run: run.id.to_string(),
             run_sum: sum::of_run(run.id.as_str(), &run.workflow, &definition, &started_at),
             started_at: started_at.clone(),
+            created: held.whole.generation,
             facts: 0,
             facts_sum: None,
             places_sum: Sum::default(),
         };
-        let before = held.whole.clone();
-        held.whole.generation += 1;
         held.whole.heads_sum.toggle(head.sum());
         let transaction = begin(path, connection)?;
         let insert = "insert into runs (id, workflow, definition, started_at) values (?, ?, ?, ?)";
@@ -161,6 +162,7 @@ pub(super) fn adopt(path: &Path, connection: &mut Connection) -> Result<Whole, S
             run: run.id.to_string(),
             run_sum: sum::of_run(run.id.as_str(), &row.0, &row.1, &row.2),
             started_at: row.2,
+            created: 0,
             facts: facts.len() as u64,
             facts_sum,
             places_sum,
@@ -233,12 +235,13 @@ fn move_whole(
 }
 
 fn insert_head(path: &Path, transaction: &Transaction<'_>, head: &Head) -> Result<(), StoreError> {
-    let insert = "insert into heads (run, started_at, run_sum, facts, facts_sum, places_sum, sum)
-                  values (?, ?, ?, ?, ?, ?, ?)";
+    let insert = "insert into heads (run, started_at, created, run_sum, facts, facts_sum, places_sum, sum)
+                  values (?, ?, ?, ?, ?, ?, ?, ?)";
     let sum = head.sum();
     let values = params![
         head.run,
         head.started_at,
+        head.created as i64,
         head.run_sum.bytes(),
         head.facts as i64,
         head.facts_bytes(),
