@@ -1,9 +1,9 @@
 //! What people decide about a run: `approve` and `undo`.
 
 use migrate_engine::{
-    DecideRequest, NodeState, RunReport, RunState, UndoAction, UndoPlan, UndoRequest, quoted,
+    DecideRequest, NodeState, RunReport, RunState, RunSummary, UndoAction, UndoPlan, UndoRequest, quoted,
 };
-use migrate_plugin_api::NodeId;
+use migrate_plugin_api::{NodeId, RunId};
 
 use crate::args::{ApproveArgs, UndoArgs};
 use crate::commands::{Session, run_id};
@@ -15,8 +15,12 @@ use crate::table::Table;
 
 impl Session<'_> {
     pub(crate) async fn approve(&self, args: &ApproveArgs) -> Result<Exit, Failure> {
+        let run = run_id(args.run.named())?;
+        if run.is_none() {
+            self.one_run_waits(&args.node).await?;
+        }
         let request = DecideRequest {
-            run: run_id(args.run.named())?,
+            run,
             node: NodeId::new(args.node.clone())?,
             approved: !args.reject,
             by: user(),
@@ -36,9 +40,27 @@ impl Session<'_> {
         Ok(Exit::Done)
     }
 
+    /// An answer stands: whoever doesn't say which run is meant must not be able to mean another.
+    async fn one_run_waits(&self, node: &str) -> Result<(), Failure> {
+        let mut runs = self.engine.runs().await?;
+        runs.retain(|run| run.state == RunState::Waiting);
+        let [newest, _, ..] = &runs[..] else { return Ok(()) };
+        let named: Vec<&str> = runs.iter().map(|run| run.run.as_str()).collect();
+        Err(Failure::Usage(format!(
+            "{} runs wait at a gate: {}; say which is meant: migrate{} approve {node} --run {}",
+            named.len(),
+            named.join(", "),
+            self.project_option(),
+            newest.run
+        )))
+    }
+
     pub(crate) async fn undo(&self, args: &UndoArgs) -> Result<Exit, Failure> {
         let run = run_id(args.run.named())?;
         let plan = self.engine.plan_undo(run.as_ref()).await?;
+        if run.is_none() {
+            self.say_unfinished(&plan.run).await?;
+        }
         if args.yes {
             let leave = args.leave.iter().map(NodeId::new).collect::<Result<_, _>>()?;
             let request = UndoRequest { run: Some(plan.run), leave };
@@ -56,6 +78,18 @@ impl Session<'_> {
         }
         say!("nothing was undone; to do it: migrate{} undo {} --yes", self.project_option(), plan.run);
         Ok(Exit::Done)
+    }
+
+    /// Other runs that a person may have meant, if they did not say which.
+    async fn say_unfinished(&self, meant: &RunId) -> Result<(), Failure> {
+        let is_open = |run: &&RunSummary| !matches!(run.state, RunState::Done | RunState::Undone);
+        let runs = self.engine.runs().await?;
+        let others = runs.iter().filter(is_open).filter(|run| run.run != *meant);
+        let others: Vec<&str> = others.map(|run| run.run.as_str()).collect();
+        if !others.is_empty() {
+            say!("note: this is about run {meant}, the newest; not finished either: {}", others.join(", "));
+        }
+        Ok(())
     }
 
     /// How a run that waits goes on.

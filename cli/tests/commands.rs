@@ -552,3 +552,23 @@ fn a_run_whose_workflow_is_gone_goes_on_with_its_own() {
         assert!(own.join("right").exists() && !own.join("wrong").exists() && !other.join("wrong").exists());
     }
 }
+
+/// An answer stands, and what is undone is gone.
+#[test]
+fn a_decision_that_could_be_about_several_runs_must_say_which() {
+    let project = empty();
+    let gate = "[nodes.go]\nstep = \"gate\"\nwith = { message = \"On?\", approvers = \"ada\" }\n";
+    fs::write(project.path().join("w.toml"), format!("schema = 1\nname = \"w\"\n{gate}")).expect("written");
+    let say = |exit: &str, args: &[&str], told: &[&str]| {
+        let said = migrate(project.path(), args);
+        assert!(said.starts_with(exit) && told.iter().all(|told| said.contains(told)), "{args:?}: {said}");
+        said
+    };
+    let ran = say("exit 4", &["run", "w.toml"], &["waiting for a decision"]);
+    let first = ran.split_whitespace().skip_while(|word| *word != "run").nth(1).expect("a run");
+    let first = first.trim_end_matches(':');
+    say("exit 4", &["run", "w.toml"], &["waiting for a decision"]);
+    say("exit 2", &["approve", "go"], &["2 runs wait at a gate", first]);
+    say("exit 0", &["approve", "go", "--run", first], &[first]);
+    say("exit 0", &["undo"], &["the newest; not finished either:", first]);
+}
