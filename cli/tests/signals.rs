@@ -6,12 +6,16 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until the file `hold` is gone.
+const HOLDING: &str = "schema = 1\nname = \"holding\"\n\n[nodes.hold]\nstep = \"exec\"\n\
+                       with = { command = [\"sh\", \"-c\", \"touch started; while test -e hold; do sleep 0.02; done\"] }\n";
 
 fn project() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
@@ -39,6 +43,14 @@ fn send(child: &Child, signal: Signal) {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn wait_for(path: &Path) {
+    let began = Instant::now();
+    while !path.exists() {
+        assert!(began.elapsed() < PATIENCE, "{} does not come", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// `migrate resume` would go on with another: its exit code must not say "interrupted".
@@ -90,4 +102,38 @@ with = { cluster = { kubeconfig = "kubeconfig", context = "c" }, checks = [{ nam
     let runs = migrate(project, &["runs"]).output().expect("migrate starts");
     let runs = String::from_utf8_lossy(&runs.stdout).into_owned();
     assert!(runs.contains("older") && !runs.contains("newer"), "{runs}");
+}
+
+#[test]
+fn a_lost_terminal_stops_a_run_where_it_can_go_on() {
+    let project = project();
+    let project = project.path();
+    write(project, "w.toml", HOLDING);
+    write(project, "hold", "");
+    let run = migrate(project, &["run", "w.toml"]).spawn().expect("migrate starts");
+    wait_for(&project.join("started"));
+    // From the kernel and from the shell.
+    send(&run, Signal::HUP);
+    send(&run, Signal::HUP);
+    let output = run.wait_with_output().expect("it ends");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("stopped; go on with: migrate resume"), "{said}");
+    assert!(!said.contains("at once\n"), "{said}");
+}
+
+#[test]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let project = project();
+    let project = project.path();
+    write(project, "w.toml", HOLDING);
+    write(project, "hold", "");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_migrate")]);
+    let run = in_project(shell, project, &["run", "w.toml"]).spawn().expect("a shell starts");
+    wait_for(&project.join("started"));
+    send(&run, Signal::HUP);
+    fs::remove_file(project.join("hold")).expect("removed");
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
