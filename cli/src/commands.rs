@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use migrate_engine::{
-    Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState, Shutdown,
-    Source, StoreSettings, VerifyRequest, event_channel, nearest,
+    Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState,
+    RunSummary, Shutdown, Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
 use migrate_plugin_api::{CancellationToken, NodeId, RunId, StepInfo, VerifyDepth};
 use migrate_plugin_host::Listed;
@@ -167,7 +167,20 @@ impl Session<'_> {
         let count = checked.nodes().count();
         let nodes = if count == 1 { "node" } else { "nodes" };
         say!("checking {}: {count} {nodes}, reading only", checked.name());
+        self.say_begun_before(checked.name()).await?;
         self.advance(async |events, shutdown| self.engine.run(&checked, events, shutdown).await).await
+    }
+
+    /// That an earlier run of the workflow is not at its end: a person may have wanted to go on with it.
+    async fn say_begun_before(&self, workflow: &str) -> Result<(), Failure> {
+        use RunState::{Failed, Interrupted, Waiting};
+        let runs = self.engine.runs().await?;
+        let open = |run: &&RunSummary| matches!(run.state, Failed | Interrupted | Waiting);
+        if let Some(run) = runs.iter().find(|run| run.workflow == workflow).filter(open) {
+            say!("note: this begins another; run {} of {workflow} is not finished", run.run);
+            say!("  to go on with that one: {}", self.resume_command(&run.run));
+        }
+        Ok(())
     }
 
     async fn resume(&self, args: &ResumeArgs) -> Result<Exit, Failure> {
