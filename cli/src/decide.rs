@@ -32,6 +32,7 @@ impl Session<'_> {
             print_json("decision", &approval)?;
         }
         say!("gate {} of run {} {}", approval.node, approval.run, approval.decision.sentence());
+        say!("it asked: {}", approval.question);
         let resume = self.resume_command(&approval.run);
         match &approval.holder {
             Some(holder) => say!("it is taken up within seconds by {holder}; if that has ended: {resume}"),

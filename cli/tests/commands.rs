@@ -570,6 +570,7 @@ fn a_decision_that_could_be_about_several_runs_must_say_which() {
     let begins = format!("note: this begins another; run {first} of w is not finished");
     say("exit 4", &["run", "w.toml"], &[&begins, &format!("migrate resume {first}")]);
     say("exit 2", &["approve", "go"], &["2 runs wait at a gate", first]);
-    say("exit 0", &["approve", "go", "--run", first], &[first]);
+    say("exit 0", &["status"], &["On? (for ada)"]);
+    say("exit 0", &["approve", "go", "--run", first], &[first, "it asked: On? (for ada)"]);
     say("exit 0", &["undo"], &["the newest; not finished either:", first]);
 }

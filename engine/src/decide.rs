@@ -11,7 +11,7 @@ use crate::error::{RunError, named};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
 use crate::run::dispatcher::Machine;
-use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES};
+use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES, question};
 use crate::run::heartbeat::with_right;
 use crate::run::state::RunFacts;
 use crate::run::undo::{Action, Undo, action, blocked, order, rest};
@@ -55,6 +55,8 @@ pub struct Approval {
     pub run: RunId,
     /// The gate.
     pub node: NodeId,
+    /// What it asked.
+    pub question: String,
     /// As it was recorded.
     pub decision: GateDecision,
     /// The process that works on the run and goes on by itself; without one, `resume` does.
@@ -156,7 +158,9 @@ impl Engine {
             return Err(DecideError::Decided { node, decision: Box::new(first) });
         }
         let holder = self.holder_of(&*store, &run.id).await.map_err(RunError::from)?;
-        Ok(Approval { run: run.id, node, decision, holder: holder.filter(|_| facts.ended.is_none()) })
+        let (question, holder) =
+            (question(&record.config.unwrap_or_default()), holder.filter(|_| facts.ended.is_none()));
+        Ok(Approval { run: run.id, node, question, decision, holder })
     }
 
     /// What undoing a run would do. Changes nothing, needs no lock.

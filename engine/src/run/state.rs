@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId};
 use serde_json::{Map, Value};
 
-use super::gate::{GATE, GateDecision};
+use super::gate::{GATE, GateDecision, question};
 use crate::report::{ItemCounts, NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
 use crate::store::fact::{Definition, Fact, RunRecord, Stamped};
 use crate::workflow::{ALL, Digest, Item, Lookup, NodeOutline, Outcomes, Reference};
@@ -464,11 +464,15 @@ fn node_report(id: &NodeId, record: Option<&NodeRecord>, alive: bool, cause: Opt
         outputs: record.outputs.clone(),
         evidence: record.evidence.clone(),
         error: record.undo_error.clone().or_else(|| record.error.clone()),
-        reason: record.reason.clone().or_else(|| blocked.map(waits_for)).or_else(|| to_be_made(record)),
+        reason: record.reason.clone().or_else(|| blocked.map(waits_for)).or_else(|| still_to_be_done(record)),
     }
 }
 
-fn to_be_made(record: &NodeRecord) -> Option<String> {
+/// What is asked, or asked for.
+fn still_to_be_done(record: &NodeRecord) -> Option<String> {
+    if record.is_waiting() {
+        return record.config.as_ref().map(question);
+    }
     let is_there = record.again.is_some() && matches!(record.phase, Phase::Applied | Phase::Finished);
     is_there.then(|| "it is to be made again, as asked for; until then, what it made stays".to_owned())
 }
