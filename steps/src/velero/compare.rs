@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::api::{PAGE_ITEMS, RESTORE_NAME_LABEL};
+use super::lone::Lone;
 use crate::kubernetes::kube_error;
 
 /// Names that a note quotes before it only counts.
@@ -62,6 +63,17 @@ pub struct KindOutcome {
     /// Velero didn't look at it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<String>,
+    /// Those of `skipped` that were not on the target when the restore ended: a plugin had discarded them. Absent
+    /// where nothing was skipped, and in what earlier versions have stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<Vec<String>>,
+}
+
+impl KindOutcome {
+    /// Whether Velero did something else with it than to create or update it.
+    pub(super) fn has(&self, name: &String) -> bool {
+        [&self.failed, &self.skipped, &self.untouched].iter().any(|names| names.contains(name))
+    }
 }
 
 /// What became of the backup's `objects`, from a restore's resource list, whose entries read
@@ -135,11 +147,21 @@ struct Verdict {
     left_as_is: Vec<String>,
     /// Not on the target, for a good reason.
     explained: BTreeMap<&'static str, Vec<String>>,
+    /// Not on the target, perhaps for a good reason.
+    doubtful: BTreeMap<&'static str, Vec<String>>,
+    /// Those of these that Velero skipped.
+    skipped: Vec<String>,
     /// Not on the target.
     missing: Vec<String>,
 }
 
-fn judge(gvk: &GroupVersionKind, source: &[String], outcome: Option<&KindOutcome>, found: &Found) -> Verdict {
+fn judge(
+    gvk: &GroupVersionKind,
+    source: &[String],
+    outcome: Option<&KindOutcome>,
+    lone: &BTreeMap<String, Lone>,
+    found: &Found,
+) -> Verdict {
     let mut verdict = Verdict::default();
     let is = |list: fn(&KindOutcome) -> &Vec<String>, name: &String| {
         outcome.is_some_and(|o| list(o).contains(name))
@@ -151,18 +173,33 @@ fn judge(gvk: &GroupVersionKind, source: &[String], outcome: Option<&KindOutcome
         let failed = is(|o| &o.failed, name);
         let untouched = is(|o| &o.untouched, name);
         let present = found.present.contains(name);
+        let discarded = outcome.and_then(|outcome| outcome.discarded.as_ref());
+        let lone = lone.get(name).filter(|_| gvk.group.is_empty() && gvk.kind == "Pod");
         let mut explain = |reason| verdict.explained.entry(reason).or_default().push(name.clone());
+        let mut doubt = |reason| verdict.doubtful.entry(reason).or_default().push(name.clone());
         if found.labelled.contains(name) || present && (own || !failed && !untouched) {
             verdict.there += 1;
         } else if present {
             verdict.there += 1;
             verdict.left_as_is.push(name.clone());
         } else if is(|o| &o.skipped, name) {
-            explain("discarded by a plugin of Velero's");
+            match discarded {
+                Some(discarded) if discarded.contains(name) => explain("discarded by a plugin of Velero's"),
+                // It stood there before the restore, and has been lost since.
+                Some(_) => verdict.missing.push(name.clone()),
+                None => {
+                    doubt("skipped by Velero: discarded by a plugin of its, or there before and lost since");
+                    verdict.skipped.push(name.clone());
+                }
+            }
         } else if is_in(MAY_BE_COMPLETE, gvk) && untouched {
             explain("had ended already");
         } else if is_in(MAY_VANISH, gvk) && !failed && !untouched && found.is_served {
-            explain("replaced since by its controller");
+            match lone {
+                None => explain("replaced since by its controller"),
+                Some(Lone::MayGo) => doubt("has no controller, and may have ended"),
+                Some(Lone::Stays) => verdict.missing.push(name.clone()),
+            }
         } else {
             verdict.missing.push(name.clone());
         }
@@ -180,8 +217,9 @@ impl Verdict {
         if !self.left_as_is.is_empty() {
             notes.push(format!("there before and left as it was: {}", some(&self.left_as_is)));
         }
-        notes.extend(self.explained.iter().map(|(reason, names)| format!("{reason}: {}", some(names))));
-        let status = match (self.missing.is_empty(), self.left_as_is.is_empty()) {
+        let reasons = self.doubtful.iter().chain(&self.explained);
+        notes.extend(reasons.map(|(reason, names)| format!("{reason}: {}", some(names))));
+        let status = match (self.missing.is_empty(), self.left_as_is.is_empty() && self.doubtful.is_empty()) {
             (false, _) => CheckStatus::Failed,
             (true, false) => CheckStatus::Warning,
             (true, true) => CheckStatus::Passed,
@@ -205,6 +243,7 @@ pub(super) fn some(names: &[String]) -> String {
 }
 
 /// The comparison of all kinds.
+#[derive(Default)]
 pub(super) struct Comparison {
     /// One check a kind.
     pub checks: Vec<Check>,
@@ -212,6 +251,8 @@ pub(super) struct Comparison {
     pub missing: Vec<String>,
     /// `VERSION/Kind COUNT (reason)` of the kinds that the target makes by itself.
     pub not_compared: Vec<String>,
+    /// By `VERSION/Kind`, what Velero skipped, is not on the target, and has no reason yet.
+    pub skipped: BTreeMap<String, Vec<String>>,
 }
 
 /// Looks for the backup's `objects` on the target, where `restore` put them.
@@ -220,9 +261,10 @@ pub(super) async fn compare(
     restore: &str,
     objects: &BTreeMap<String, Vec<String>>,
     outcomes: &BTreeMap<String, KindOutcome>,
+    lone: &BTreeMap<String, Lone>,
 ) -> Result<Comparison, StepError> {
     let discovery = discover(client).await?;
-    let mut comparison = Comparison { checks: Vec::new(), missing: Vec::new(), not_compared: Vec::new() };
+    let mut comparison = Comparison::default();
     for (kind, names) in objects {
         let Some(gvk) = parse_kind(kind) else {
             comparison.not_compared.push(format!("{kind} {} (no kind that we understand)", names.len()));
@@ -233,7 +275,8 @@ pub(super) async fn compare(
             continue;
         }
         let found = look(client, &discovery, &gvk, restore, names).await?;
-        let verdict = judge(&gvk, names, outcomes.get(kind), &found);
+        let mut verdict = judge(&gvk, names, outcomes.get(kind), lone, &found);
+        comparison.skipped.insert(kind.clone(), std::mem::take(&mut verdict.skipped));
         comparison.missing.extend(verdict.missing.iter().map(|name| format!("{kind} {name}")));
         comparison.checks.push(verdict.check(kind, names.len(), found.is_served));
     }
@@ -311,6 +354,8 @@ async fn names_in(api: &Api<DynamicObject>, labels: Option<&str>) -> kube::Resul
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn list(entries: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
@@ -358,10 +403,13 @@ mod tests {
             failed: vec!["shop/b".to_owned()],
             skipped: vec!["shop/d".to_owned()],
             untouched: vec!["shop/c".to_owned()],
+            discarded: Some(vec!["shop/d".to_owned()]),
         };
+        let none = BTreeMap::new();
         let nothing = Found { is_served: true, ..Default::default() };
-        let verdict =
-            |kind: &str, found: &Found| judge(&parse_kind(kind).unwrap(), &source, Some(&outcome), found);
+        let verdict = |kind: &str, found: &Found| {
+            judge(&parse_kind(kind).unwrap(), &source, Some(&outcome), &none, found)
+        };
         assert_eq!(verdict("v1/Secret", &nothing).missing, ["shop/a", "shop/b", "shop/c"]);
         // A pod that Velero created may be gone; one it failed to create is missing.
         let pods = verdict("v1/Pod", &nothing);
@@ -371,7 +419,46 @@ mod tests {
         assert_eq!(verdict("apps/v1/ReplicaSet", &nothing).missing, ["shop/b", "shop/c"]);
         // A kind that isn't served is missing, whatever Velero says.
         let unserved = Found::default();
-        assert_eq!(judge(&parse_kind("x.io/v1/K").unwrap(), &source, None, &unserved).missing, source);
+        assert_eq!(judge(&parse_kind("x.io/v1/K").unwrap(), &source, None, &none, &unserved).missing, source);
+    }
+
+    #[test]
+    fn what_was_skipped_because_it_was_there_is_missing_once_it_is_gone() {
+        let source = ["shop/there".to_owned(), "shop/discarded".to_owned()];
+        let nothing = Found { is_served: true, ..Default::default() };
+        let verdict = |outcome: Value| {
+            let outcome: KindOutcome = serde_json::from_value(outcome).unwrap();
+            let gvk = parse_kind("v1/ConfigMap").unwrap();
+            judge(&gvk, &source, Some(&outcome), &BTreeMap::new(), &nothing)
+        };
+        let known = verdict(json!({ "skipped": source, "discarded": ["shop/discarded"] }));
+        assert_eq!(known.missing, ["shop/there"]);
+        assert_eq!(known.explained["discarded by a plugin of Velero's"], ["shop/discarded"]);
+        // What an earlier version has stored doesn't tell.
+        let check = verdict(json!({ "skipped": source })).check("v1/ConfigMap", 2, true);
+        assert_eq!(check.status, CheckStatus::Warning);
+        assert_eq!(
+            check.note.as_deref(),
+            Some(
+                "skipped by Velero: discarded by a plugin of its, or there before and lost since: shop/there, \
+                 shop/discarded"
+            )
+        );
+    }
+
+    #[test]
+    fn a_pod_is_replaced_only_by_a_controller() {
+        let source = ["shop/web-1", "shop/tool", "shop/bill"].map(str::to_owned);
+        let lone =
+            BTreeMap::from([("shop/tool".to_owned(), Lone::Stays), ("shop/bill".to_owned(), Lone::MayGo)]);
+        let nothing = Found { is_served: true, ..Default::default() };
+        let verdict = judge(&parse_kind("v1/Pod").unwrap(), &source, None, &lone, &nothing);
+        assert_eq!(verdict.missing, ["shop/tool"]);
+        assert_eq!(verdict.explained["replaced since by its controller"], ["shop/web-1"]);
+        assert_eq!(verdict.doubtful["has no controller, and may have ended"], ["shop/bill"]);
+        // Only a Pod is.
+        let sets = judge(&parse_kind("apps/v1/ReplicaSet").unwrap(), &source, None, &lone, &nothing);
+        assert_eq!((sets.missing.len(), sets.doubtful.len()), (0, 0));
     }
 
     #[test]
@@ -381,7 +468,8 @@ mod tests {
         let outcome = KindOutcome { failed, ..Default::default() };
         let present = set(&["shop/kube-root-ca.crt", "shop/app"]);
         let found = Found { is_served: true, labelled: BTreeSet::new(), present };
-        let verdict = judge(&parse_kind("v1/ConfigMap").unwrap(), &source, Some(&outcome), &found);
+        let verdict =
+            judge(&parse_kind("v1/ConfigMap").unwrap(), &source, Some(&outcome), &BTreeMap::new(), &found);
         assert_eq!((verdict.there, verdict.left_as_is.clone()), (2, vec!["shop/app".to_owned()]));
         let check = verdict.check("v1/ConfigMap", 2, true);
         assert_eq!(check.status, CheckStatus::Warning);

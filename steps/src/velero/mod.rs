@@ -16,6 +16,7 @@ mod follow;
 mod guards;
 mod install;
 mod inventory;
+mod lone;
 mod restore;
 mod storage_class;
 #[cfg(test)]

@@ -32,6 +32,7 @@ use super::guards::{
     image_rules, occupants, occupied_error, refuse_occupied, refuse_other_password, wait_for_backup,
 };
 use super::install::{Preflight, Role, preflight, to_problem};
+use super::lone::{Lone, lone_pods};
 use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, restored};
 use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
@@ -106,6 +107,9 @@ pub struct RestoreOutputs {
     pub objects: BTreeMap<String, u64>,
     /// What Velero says of the others, by `VERSION/Kind`.
     pub outcomes: BTreeMap<String, KindOutcome>,
+    /// Pods, by `NAMESPACE/NAME`, that no controller is known to make again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lone_pods: BTreeMap<String, Lone>,
     /// Volumes that were filled.
     pub volumes: Vec<VolumeRestore>,
     /// `VERSION/Kind NAMESPACE/NAME` of all that should be on the target and isn't.
@@ -268,7 +272,7 @@ impl VeleroRestore {
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::RestoreResults, name, counts).await?;
         let list: Result<BTreeMap<String, Vec<String>>, StepError> =
             fetch(ctx, velero, self.pace, VeleroFile::RestoreResourceList, name).await;
-        let (objects, outcomes) = match list {
+        let (objects, mut outcomes) = match list {
             Ok(list) => (restored_counts(&list), outcomes(&config.objects, &list)),
             Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
             Err(e) => {
@@ -276,7 +280,11 @@ impl VeleroRestore {
                 (BTreeMap::new(), BTreeMap::new())
             }
         };
-        let compared = compare(&velero.client, name, &config.objects, &outcomes).await?;
+        let lone_pods = lone_pods(velero, name, &config.objects, outcomes.get("v1/Pod")).await?;
+        let mut compared = compare(&velero.client, name, &config.objects, &outcomes, &lone_pods).await?;
+        for (kind, outcome) in outcomes.iter_mut().filter(|(_, outcome)| !outcome.skipped.is_empty()) {
+            outcome.discarded = Some(compared.skipped.remove(kind).unwrap_or_default());
+        }
         let (missing, not_compared) = (compared.missing, compared.not_compared);
         let volumes = restored(&velero.volumes_of_restore(name).await?);
         let (warnings, errors) = (texts.warnings, texts.errors);
@@ -286,6 +294,7 @@ impl VeleroRestore {
             errors,
             objects,
             outcomes,
+            lone_pods,
             volumes,
             missing,
             not_compared,
@@ -516,7 +525,9 @@ impl TypedStep for VeleroRestore {
         };
         checks.extend(volume_checks(&config.volumes, &volumes));
         checks.extend(claim_checks(&velero, &config.volumes).await?);
-        checks.extend(compare(&velero.client, name, &config.objects, &outputs.outcomes).await?.checks);
+        let compared =
+            compare(&velero.client, name, &config.objects, &outputs.outcomes, &outputs.lone_pods).await?;
+        checks.extend(compared.checks);
         let unknown = |subject: &str, what: &str, found: &str| Check {
             status: CheckStatus::Warning,
             ..Check::equal(subject, what, "read", found)

@@ -75,6 +75,7 @@ const COLLECTIONS: &[(&str, &str, &str)] = &[
     ("/api/v1", "events", "Event"),
     ("/apis/apps/v1", "deployments", "Deployment"),
     ("/apis/apps/v1", "daemonsets", "DaemonSet"),
+    ("/apis/apps/v1", "statefulsets", "StatefulSet"),
     ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition"),
     ("/apis/shop.example/v1", "widgets", "Widget"),
     // Served in a version that its group doesn't prefer, and in no other.

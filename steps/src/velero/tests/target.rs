@@ -79,7 +79,7 @@ async fn a_restore_is_created_once_followed_and_compared() {
     assert_eq!(
         outputs,
         json!({
-            "restore": KEY, "warnings": [], "errors": [], "missing": [], "not-compared": ["v1/Endpoints 1 (made again from its Service)"], "outcomes":
+            "restore": KEY, "warnings": [], "errors": [], "missing": [], "lone-pods": { "shop/db-0": "stays" }, "not-compared": ["v1/Endpoints 1 (made again from its Service)"], "outcomes":
                 { "v1/Endpoints": { "untouched": ["shop/db"] } },
             "objects": { "v1/ConfigMap": 1, "v1/Pod": 1 },
             "volumes": [{ "namespace": "shop", "pod": "db-0", "volume": "data", "bytes": 20 }],
@@ -104,6 +104,54 @@ async fn a_restore_is_created_once_followed_and_compared() {
     let evidence = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
     let failed: Vec<&str> = evidence.failures().map(|c| c.subject.as_str()).collect();
     assert_eq!(failed, ["claim shop/data-db-0", "v1/ConfigMap"]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_is_lost_after_a_restore_is_missing_also_if_velero_had_skipped_it_or_it_is_a_pod() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let mut config = restore_config(&cluster);
+    config["objects"]["v1/ConfigMap"] = json!(["shop/settings", "shop/same", "shop/discarded"]);
+    config["objects"]["apps/v1/StatefulSet"] = json!(["shop/web"]);
+    config["objects"]["v1/Pod"] = json!(["shop/db-0", "shop/web-0"]);
+    let same = "/api/v1/namespaces/shop/configmaps/same";
+    {
+        let mut state = cluster.lock();
+        state.put(same, json!({}));
+        state.put("/apis/apps/v1/namespaces/shop/statefulsets/web", json!({}));
+        let list = json!({ "v1/Pod": ["shop/db-0(created)", "shop/web-0(created)"],
+            "apps/v1/StatefulSet": ["shop/web(created)"],
+            "v1/ConfigMap": ["shop/settings(created)", "shop/same(skipped)", "shop/discarded(skipped)"] });
+        state.put_file("RestoreResourceList", KEY, &list);
+    }
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(
+        outputs["outcomes"]["v1/ConfigMap"],
+        json!({ "skipped": ["shop/same", "shop/discarded"], "discarded": ["shop/discarded"] })
+    );
+    assert_eq!(outputs["lone-pods"], json!({ "shop/db-0": "stays" }));
+    let verified = async |outputs: &Value| {
+        restore_step().verify(&ctx, &config, outputs, VerifyDepth::Deep).await.unwrap()
+    };
+    assert!(verified(&outputs).await.passed());
+    cluster.lock().objects.remove(same);
+    cluster.lock().objects.remove("/api/v1/namespaces/shop/pods/db-0");
+    let evidence = verified(&outputs).await;
+    let failed: Vec<_> =
+        evidence.failures().map(|c| (c.subject.as_str(), c.note.as_deref().unwrap())).collect();
+    assert_eq!(
+        failed,
+        [
+            ("v1/ConfigMap", "missing: shop/same; discarded by a plugin of Velero's: shop/discarded"),
+            ("v1/Pod", "missing: shop/db-0; replaced since by its controller: shop/web-0"),
+        ]
+    );
+    // What an earlier version has stored is read, and doesn't tell.
+    let mut old = outputs.clone();
+    old.as_object_mut().unwrap().remove("lone-pods");
+    old["outcomes"]["v1/ConfigMap"].as_object_mut().unwrap().remove("discarded");
+    assert!(verified(&old).await.passed());
     cluster.finish();
 }
 
