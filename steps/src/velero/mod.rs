@@ -21,6 +21,7 @@ mod restore;
 mod storage_class;
 #[cfg(test)]
 mod tests;
+mod volume_checks;
 mod volumes;
 
 use std::sync::Arc;
