@@ -1,15 +1,21 @@
 //! The ConfigMaps that configure Velero's restore plugins. Velero takes one of each kind and fails
 //! every restore when it finds two, so somebody else's is never overwritten and never joined by
-//! a second one of ours.
+//! a second one of ours. Ours is shared by all who migrate into the cluster: what another node has
+//! written is replaced only while there is no restore that may read it, and a restore begins only
+//! where they say what it relies on.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{StepContext, StepError};
 
-use super::api::{MANAGED_BY, MANAGED_BY_LABEL, Velero, list_all, our_labels};
+use super::api::{
+    MANAGED_BY, MANAGED_BY_LABEL, NODE_LABEL, RUN_LABEL, Restore, Velero, list_all, our_labels,
+};
+use super::compare::some;
+use super::follow::{Stage, stage};
 use crate::kubernetes::kube_error;
 
 /// A restore plugin that reads a ConfigMap.
@@ -75,10 +81,77 @@ pub(super) async fn find(velero: &Velero, plugin: Plugin) -> Result<Vec<ConfigMa
     found.map_err(|e| kube_error(format!("failed to list ConfigMaps with label `{}`", plugin.label()), e))
 }
 
+/// Ours among the ConfigMaps of `plugin`.
+fn ours(plugin: Plugin, found: &[ConfigMap]) -> Option<&ConfigMap> {
+    let is_ours = |c: &&ConfigMap| {
+        c.name_any() == plugin.name() && c.labels().get(MANAGED_BY_LABEL).is_some_and(|v| v == MANAGED_BY)
+    };
+    found.iter().find(is_ours)
+}
+
+/// Who has written it: `node `classes` of run `2026-…``.
+fn writer(config_map: &ConfigMap) -> String {
+    let label = |key| config_map.labels().get(key).map_or("?", String::as_str);
+    format!("node `{}` of run `{}`", label(NODE_LABEL), label(RUN_LABEL))
+}
+
+fn is_of_this_node(ctx: &StepContext, config_map: &ConfigMap) -> bool {
+    our_labels(ctx).iter().all(|(key, value)| config_map.labels().get(key) == Some(value))
+}
+
+/// What `plugin` reads now and would not any more with `data`, for a plan.
+pub(super) fn replaced(
+    plugin: Plugin,
+    found: &[ConfigMap],
+    data: &BTreeMap<String, String>,
+    namespace: &str,
+) -> Option<String> {
+    let old = ours(plugin, found)?;
+    let is_kept = old.data.clone().unwrap_or_default() == *data;
+    (!is_kept).then(|| {
+        let pairs = old.data.iter().flatten().map(|(key, value)| format!("{key} = {value}"));
+        format!(
+            "ConfigMap `{}` in namespace `{namespace}`, as {} wrote it: {}",
+            plugin.name(),
+            writer(old),
+            some(&pairs.collect::<Vec<_>>())
+        )
+    })
+}
+
+/// Refuses to change what another node has written while a restore may read it.
+async fn refuse_while_read(
+    ctx: &StepContext,
+    velero: &Velero,
+    plugin: Plugin,
+    old: &ConfigMap,
+) -> Result<(), StepError> {
+    if is_of_this_node(ctx, old) {
+        return Ok(());
+    }
+    let restores = list_all(&velero.restores(), "").await;
+    let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
+    let is_at_work = |restore: &&Restore| {
+        let phase = restore.status.clone().unwrap_or_default().phase;
+        matches!(stage(&phase), Stage::Queued | Stage::Working)
+    };
+    let Some(restore) = restores.iter().find(is_at_work) else { return Ok(()) };
+    Err(StepError::conflict(format!(
+        "ConfigMap `{}` in namespace `{}` says something else for {}, and restore `{}`, which may read it, has not \
+         ended",
+        plugin.name(),
+        velero.namespace,
+        writer(old),
+        restore.name_any()
+    ))
+    .with_hint(format!("when that restore has ended, `migrate resume {}`", ctx.run)))
+}
+
 /// Makes `plugin` read exactly `data`. Returns the name of the ConfigMap that holds it.
 ///
 /// # Errors
-/// `Conflict`, naming the other ConfigMap, when somebody else's says something else.
+/// `Conflict`, naming the other ConfigMap, when somebody else's says something else; or naming the
+/// node that has written ours, while a restore may read it.
 pub(super) async fn ensure(
     ctx: &StepContext,
     velero: &Velero,
@@ -86,22 +159,73 @@ pub(super) async fn ensure(
     data: &BTreeMap<String, String>,
 ) -> Result<String, StepError> {
     let namespace = &velero.namespace;
-    match decide(plugin, &find(velero, plugin).await?, data) {
+    let found = find(velero, plugin).await?;
+    match decide(plugin, &found, data) {
         Decision::Keep(name) => Ok(name),
         Decision::Refuse(name) => Err(conflict(plugin, &name, namespace)),
         Decision::Write => {
+            let old = ours(plugin, &found);
+            if let Some(old) = old {
+                refuse_while_read(ctx, velero, plugin, old).await?;
+            }
             let mut labels = our_labels(ctx);
             labels.insert("velero.io/plugin-config".to_owned(), String::new());
             labels.insert(plugin.label().to_owned(), "RestoreItemAction".to_owned());
             let mut config_map = ConfigMap { data: Some(data.clone()), ..Default::default() };
             config_map.metadata.name = Some(plugin.name().to_owned());
             config_map.metadata.labels = Some(labels);
+            // Refused where it was changed since it was looked at.
+            config_map.metadata.resource_version = old.and_then(ResourceExt::resource_version);
             let params = PatchParams::apply(MANAGED_BY).force();
             let written = api(velero).patch(plugin.name(), &params, &Patch::Apply(&config_map)).await;
             written.map_err(|e| kube_error(format!("failed to write ConfigMap `{}`", plugin.name()), e))?;
             Ok(plugin.name().to_owned())
         }
     }
+}
+
+/// Refuses to begin a restore that relies on `data` where `plugin` reads something else of ours by now.
+///
+/// # Errors
+/// `Conflict`, naming the node that has written it.
+pub(super) async fn refuse_changed(
+    ctx: &StepContext,
+    velero: &Velero,
+    plugin: Plugin,
+    data: &BTreeMap<String, String>,
+) -> Result<(), StepError> {
+    let found = find(velero, plugin).await?;
+    let by = match (decide(plugin, &found, data), ours(plugin, &found)) {
+        (Decision::Keep(_), _) => return Ok(()),
+        (_, None) if data.is_empty() => return Ok(()),
+        (_, Some(old)) => format!("{} has written it since", writer(old)),
+        (_, None) => "it is gone, or somebody else's is in its place".to_owned(),
+    };
+    Err(StepError::conflict(format!(
+        "ConfigMap `{}` in namespace `{}` doesn't say what this restore relies on: {by}",
+        plugin.name(),
+        velero.namespace
+    ))
+    .with_hint(format!(
+        "let one run after the other restore into the cluster; `migrate resume {}` writes it again, once no restore \
+         is at work",
+        ctx.run
+    )))
+}
+
+/// Says whose storage classes are mapped, where the restore doesn't know which it relies on.
+pub(super) async fn warn_of_another(
+    ctx: &StepContext,
+    velero: &Velero,
+    plugin: Plugin,
+) -> Result<(), StepError> {
+    let found = find(velero, plugin).await?;
+    let run = ctx.run.to_string();
+    let is_of_another = |old: &&ConfigMap| old.labels().get(RUN_LABEL) != Some(&run);
+    if let Some(old) = ours(plugin, &found).filter(is_of_another) {
+        ctx.warn(format!("Velero maps as {} wrote it: ConfigMap `{}`", writer(old), plugin.name()));
+    }
+    Ok(())
 }
 
 /// The error about somebody else's ConfigMap.
@@ -114,18 +238,31 @@ pub(super) fn conflict(plugin: Plugin, name: &str, namespace: &str) -> StepError
 }
 
 /// Deletes ours, and only ours.
-pub(super) async fn remove(velero: &Velero, plugin: Plugin) -> Result<(), StepError> {
+///
+/// # Errors
+/// `Conflict`, naming the node that has written it, while a restore may read it.
+pub(super) async fn remove(ctx: &StepContext, velero: &Velero, plugin: Plugin) -> Result<(), StepError> {
     let found = find(velero, plugin).await?;
-    let is_ours = |c: &&ConfigMap| {
-        c.name_any() == plugin.name() && c.labels().get(MANAGED_BY_LABEL).is_some_and(|v| v == MANAGED_BY)
-    };
-    if found.iter().find(is_ours).is_none() {
-        return Ok(());
-    }
-    match api(velero).delete(plugin.name(), &DeleteParams::default()).await {
+    let Some(old) = ours(plugin, &found) else { return Ok(()) };
+    refuse_while_read(ctx, velero, plugin, old).await?;
+    // Refused where it was changed since it was looked at.
+    let only = Preconditions { uid: old.uid(), resource_version: old.resource_version() };
+    match api(velero).delete(plugin.name(), &DeleteParams::default().preconditions(only)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(e) => Err(kube_error(format!("failed to delete ConfigMap `{}`", plugin.name()), e)),
+    }
+}
+
+/// Deletes what this node has written; what another has written since is left.
+pub(super) async fn take_back(ctx: &StepContext, velero: &Velero, plugin: Plugin) -> Result<(), StepError> {
+    let found = find(velero, plugin).await?;
+    match ours(plugin, &found) {
+        Some(old) if !is_of_this_node(ctx, old) => {
+            ctx.warn(format!("ConfigMap `{}` is left: {} wrote it", plugin.name(), writer(old)));
+            Ok(())
+        }
+        _ => remove(ctx, velero, plugin).await,
     }
 }
 

@@ -23,7 +23,7 @@ use super::api::{
 };
 use super::backup::{failure_reasons, warning};
 use super::compare::{KindOutcome, compare, outcomes, restored_counts};
-use super::config_map::{Plugin, ensure, remove};
+use super::config_map::{Plugin, ensure, find, refuse_changed, remove, replaced, warn_of_another};
 use super::default_velero_namespace;
 use super::diagnose;
 use super::files::{Texts, VeleroFile, fetch};
@@ -83,6 +83,10 @@ pub struct RestoreConfig {
     #[serde(default)]
     #[expect(dead_code, reason = "only the plan reads it, while the rest of the config is unknown")]
     pub namespaces: Vec<String>,
+    /// Storage classes, source = target, as `storage-class.map` gives them: nothing is restored where Velero maps
+    /// otherwise by then. Without them a map of another run is only told.
+    #[serde(default)]
+    pub storage_classes: Option<BTreeMap<String, String>>,
     /// Changes of image names.
     #[serde(default)]
     pub rename_images: Vec<ImageRename>,
@@ -173,11 +177,16 @@ impl VeleroRestore {
         refuse_occupied(velero, &config.volumes).await?;
         if rules.is_empty() {
             // Those of an earlier run would rename images still.
-            remove(velero, Plugin::ImageName).await?;
+            remove(ctx, velero, Plugin::ImageName).await?;
         } else {
             ensure(ctx, velero, Plugin::ImageName, &rules).await?;
         }
-        Ok(())
+        // Last: hours may have passed since the classes were mapped, and others write there too.
+        match &config.storage_classes {
+            Some(map) => refuse_changed(ctx, velero, Plugin::StorageClass, map).await?,
+            None => warn_of_another(ctx, velero, Plugin::StorageClass).await?,
+        }
+        refuse_changed(ctx, velero, Plugin::ImageName, &rules).await
     }
 
     /// Follows the restore to its end.
@@ -437,9 +446,10 @@ impl TypedStep for VeleroRestore {
         let what = backup.map_or("the backup".to_owned(), |name| format!("backup {name}"));
         let mut plan = StepPlan::new(format!("restore {what} with Velero"));
         let renames = config.field::<Vec<ImageRename>>("rename-images")?.unwrap_or_default();
-        if let Err(message) = image_rules(&renames) {
+        let rules = image_rules(&renames).unwrap_or_else(|message| {
             plan.problems.push(Problem::error(message).in_field("rename-images"));
-        }
+            BTreeMap::new()
+        });
         if let Some(volumes) = config.field::<Vec<VolumeBackup>>("volumes")? {
             plan.items = Some(volumes.len() as u64);
             plan.bytes = Some(volumes.iter().map(|v| v.bytes).sum());
@@ -455,6 +465,10 @@ impl TypedStep for VeleroRestore {
         if let Some(velero) = &found.velero {
             match plan_occupants(ctx, velero, &namespaces).await {
                 Ok(problem) => plan.problems.extend(problem),
+                Err(e) => plan.problems.push(to_problem(&e)),
+            }
+            match find(velero, Plugin::ImageName).await {
+                Ok(maps) => plan.destroys.extend(replaced(Plugin::ImageName, &maps, &rules, &namespace)),
                 Err(e) => plan.problems.push(to_problem(&e)),
             }
         }

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Velero, list_all};
-use super::config_map::{Decision, Plugin, conflict, decide, ensure, find, remove};
+use super::config_map::{Decision, Plugin, conflict, decide, ensure, find, replaced, take_back};
 use super::default_velero_namespace;
 use super::install::{Role, preflight, to_problem};
 use crate::kubernetes::kube_error;
@@ -124,6 +124,7 @@ impl TypedStep for StorageClassMap {
                 if let Decision::Refuse(name) = decide(Plugin::StorageClass, &found, &map) {
                     plan.problems.push(to_problem(&conflict(Plugin::StorageClass, &name, &namespace)));
                 }
+                plan.destroys.extend(replaced(Plugin::StorageClass, &found, &map, &namespace));
             }
             Err(e) => plan.problems.push(to_problem(&e)),
         }
@@ -186,7 +187,7 @@ impl TypedStep for StorageClassMap {
         _outputs: &StorageClassOutputs,
     ) -> Result<(), StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
-        remove(&velero, Plugin::StorageClass).await
+        take_back(ctx, &velero, Plugin::StorageClass).await
     }
 }
 

@@ -352,6 +352,117 @@ async fn other_repository_passwords_are_refused_before_anything_starts() {
     assert_eq!(restore_step().plan(&ctx, &config).await.unwrap().problems, []);
 }
 
+const CLASSES: &str = "/api/v1/namespaces/velero/configmaps/migrate-change-storage-class";
+const IMAGES: &str = "/api/v1/namespaces/velero/configmaps/migrate-change-image-name";
+
+/// What another run has written.
+fn of_another_run(plugin: &str, data: Value) -> Value {
+    json!({ "data": data, "metadata": { "labels": { "velero.io/plugin-config": "", (plugin): "RestoreItemAction",
+        "app.kubernetes.io/managed-by": "migrate", "migrate-run": "other-run", "migrate-node": "classes" } } })
+}
+
+fn restore_of_another_run(cluster: &Cluster, phase: &str) {
+    let restore = json!({ "spec": { "backupName": "b0" }, "status": { "phase": phase } });
+    cluster.lock().put(&format!("{VELERO}/restores/theirs"), restore);
+}
+
+#[tokio::test]
+async fn what_another_run_has_written_is_not_changed_under_a_restore() {
+    let cluster = target().await;
+    let (host, ctx) = context();
+    let step = Typed(StorageClassMap);
+    let theirs = of_another_run("velero.io/change-storage-class", json!({ "gp3": "standard" }));
+    cluster.lock().put(CLASSES, theirs.clone());
+    restore_of_another_run(&cluster, "InProgress");
+    let config = json!({ "cluster": cluster.reference(), "map": { "gp3": "premium" } });
+    let error = step.apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(
+        error.message,
+        "ConfigMap `migrate-change-storage-class` in namespace `velero` says something else for node `classes` of \
+         run `other-run`, and restore `theirs`, which may read it, has not ended"
+    );
+    assert_eq!(error.hint.as_deref(), Some("when that restore has ended, `migrate resume test-run`"));
+    let plan = step.plan(&ctx, &config).await.unwrap();
+    let told = "ConfigMap `migrate-change-storage-class` in namespace `velero`, as node `classes` of run `other-run` \
+                wrote it: gp3 = standard";
+    assert_eq!(plan.destroys, [told]);
+    // The same content is no change.
+    let same = json!({ "cluster": cluster.reference(), "map": { "gp3": "standard" } });
+    cluster.lock().put("/apis/storage.k8s.io/v1/storageclasses/standard", json!({ "provisioner": "p" }));
+    step.apply(&ctx, &same).await.unwrap();
+    assert_eq!(step.plan(&ctx, &same).await.unwrap().destroys, [] as [String; 0]);
+    assert!(cluster.writes().is_empty());
+    // What another has written is not ours to take back.
+    let outputs = json!({ "config-map": "migrate-change-storage-class", "map": { "gp3": "premium" } });
+    step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert!(cluster.lock().objects.contains_key(CLASSES));
+    assert!(
+        host.recorded()
+            .log
+            .iter()
+            .any(|(_, line)| line.ends_with("node `classes` of run `other-run` wrote it"))
+    );
+    // When it has ended it may be.
+    restore_of_another_run(&cluster, "PartiallyFailed");
+    step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(cluster.writes(), [format!("PATCH {CLASSES}")]);
+    // What this node has written it may change.
+    restore_of_another_run(&cluster, "InProgress");
+    step.apply(&ctx, &same).await.unwrap();
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn image_rules_of_another_run_are_not_changed_under_a_restore() {
+    for renames in [json!([]), json!([{ "from": "1.ecr.example", "to": "x.azurecr.example" }])] {
+        let cluster = target().await;
+        let (_, ctx) = context();
+        cluster.lock().put(IMAGES, of_another_run("velero.io/change-image-name", json!({ "rule-0": "a,b" })));
+        restore_of_another_run(&cluster, "");
+        let mut config = restore_config(&cluster);
+        config["rename-images"] = renames;
+        let plan = restore_step().plan(&ctx, &config).await.unwrap();
+        assert!(plan.destroys[0].ends_with("as node `classes` of run `other-run` wrote it: rule-0 = a,b"));
+        assert_eq!(restore_step().apply(&ctx, &config).await.unwrap_err().class, ErrorClass::Conflict);
+        assert!(cluster.writes().is_empty());
+        cluster.finish();
+    }
+}
+
+#[tokio::test]
+async fn a_restore_begins_only_while_classes_are_mapped_as_it_relies_on() {
+    let cluster = target().await;
+    let (host, ctx) = context();
+    let mut config = restore_config(&cluster);
+    config["storage-classes"] = json!({ "gp3": "premium" });
+    let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+    assert!(error.message.ends_with("it is gone, or somebody else's is in its place"), "{}", error.message);
+    let theirs = of_another_run("velero.io/change-storage-class", json!({ "gp3": "standard" }));
+    cluster.lock().put(CLASSES, theirs.clone());
+    let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(
+        error.message,
+        "ConfigMap `migrate-change-storage-class` in namespace `velero` doesn't say what this restore relies on: \
+         node `classes` of run `other-run` has written it since"
+    );
+    assert!(!cluster.writes().contains(&format!("POST {VELERO}/restores")));
+    // Whoever wrote it, if it says the same.
+    cluster.lock().objects.get_mut(CLASSES).unwrap()["data"] = json!({ "gp3": "premium" });
+    restore_step().apply(&ctx, &config).await.unwrap();
+    assert!(cluster.writes().contains(&format!("POST {VELERO}/restores")));
+    cluster.finish();
+
+    // Where it doesn't know, another's is told.
+    let cluster = target().await;
+    cluster.lock().put(CLASSES, theirs);
+    restore_step().apply(&ctx, &restore_config(&cluster)).await.unwrap();
+    let told =
+        "Velero maps as node `classes` of run `other-run` wrote it: ConfigMap `migrate-change-storage-class`";
+    assert!(host.recorded().log.iter().any(|(_, line)| line == told));
+}
+
 #[tokio::test]
 async fn storage_classes_are_mapped_idempotently() {
     let cluster = target().await;
