@@ -110,7 +110,10 @@ fn a_lost_terminal_stops_a_run_where_it_can_go_on() {
     let project = project.path();
     write(project, "w.toml", HOLDING);
     write(project, "hold", "");
-    let run = migrate(project, &["run", "w.toml"]).spawn().expect("migrate starts");
+    // Whoever runs the tests under `nohup` doesn't run this under it.
+    let mut heard = Command::new("env");
+    heard.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_migrate")]);
+    let run = in_project(heard, project, &["run", "w.toml"]).spawn().expect("migrate starts");
     wait_for(&project.join("started"));
     // From the kernel and from the shell.
     send(&run, Signal::HUP);

@@ -18,7 +18,7 @@ use super::prune::Pruned;
 use super::target::{FIELD_MANAGER, Target, doomed, refused};
 use super::tree;
 use crate::inventory::{Catalog, Served};
-use crate::kubernetes::{connect_to_probe, kube_error};
+use crate::kubernetes::connect_to_probe;
 use crate::site::ClusterRef;
 
 /// Objects that are noted with one checkpoint. After a kill all of them that aren't there are asked about, so few.
