@@ -22,7 +22,7 @@ pub use evidence::{Check, CheckStatus, Evidence};
 pub use ids::{IdempotencyKey, InvalidId, RunId};
 pub use node_id::NodeId;
 pub use progress::{Amount, Progress};
-pub use secret::{InvalidSecretRef, SECRET_FORMAT, Secret, SecretProvider, SecretRef};
+pub use secret::{InvalidSecretRef, SECRET_FORMAT, Secret, SecretProvider, SecretRef, hide_secrets};
 pub use step::{Idempotency, Observation, Problem, Severity, Step, StepInfo, StepPlan, VerifyDepth};
 pub use typed::{PlanConfig, Typed, TypedObservation, TypedStep, UNKNOWN_KEY, unknown};
 

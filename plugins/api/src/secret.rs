@@ -165,6 +165,33 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// `text`, at most its first `limit` bytes, with `mask` in the place of each of `secrets`.
+///
+/// One that begins within the limit is hidden whole, where `text` has its end: read as far beyond a limit as
+/// the longest of them is long. Those that lie over one another are hidden as one.
+pub fn hide_secrets<'s>(
+    text: &str,
+    secrets: impl IntoIterator<Item = &'s str>,
+    mask: &str,
+    limit: usize,
+) -> String {
+    let places = |secret: &'s str| text.match_indices(secret).map(|(at, found)| (at, at + found.len()));
+    let secrets = secrets.into_iter().filter(|secret| !secret.is_empty());
+    let mut places: Vec<(usize, usize)> = secrets.flat_map(places).filter(|(at, _)| *at < limit).collect();
+    places.sort_unstable();
+    let (mut hidden, mut at) = (String::with_capacity(text.len().min(limit)), 0);
+    for (start, end) in places {
+        if start >= at {
+            hidden.push_str(&text[at..start]);
+            hidden.push_str(mask);
+        }
+        at = at.max(end);
+    }
+    let end = text.floor_char_boundary(limit);
+    hidden.push_str(text.get(at..end).unwrap_or_default());
+    hidden
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +201,24 @@ mod tests {
         let error = serde_json::from_str::<SecretRef>("\"hunter2\"").unwrap_err();
         assert!(!error.to_string().contains("hunter2"));
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+    }
+
+    #[test]
+    fn a_secret_is_hidden_whole_wherever_the_text_is_cut() {
+        let hide = |text: &str, limit| hide_secrets(text, ["hunter2-secret", "secret-3", ""], "***", limit);
+        let all = usize::MAX;
+        assert_eq!(hide("a hunter2-secret, secret-3secret-3 b", all), "a ***, ****** b");
+        assert_eq!(hide("no secret", all), "no secret");
+        // One over the other.
+        assert_eq!(hide("a hunter2-secret-3 b", all), "a *** b");
+        // The first makes room, into which nothing of the second may come.
+        let text = "hunter2-secret hunter2-secret hunter2-sec";
+        assert_eq!(hide(text, 27), "*** ***");
+        for limit in 0..text.len() - "hunter2-sec".len() {
+            let shown = hide(text, limit);
+            assert!(!shown.contains('h') && shown.len() <= limit + 3, "{limit}: {shown}");
+        }
+        assert_eq!(hide("äöü", 3), "ä");
     }
 
     #[test]

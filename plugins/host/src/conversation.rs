@@ -21,10 +21,11 @@ use tokio::time::Instant;
 
 use crate::limits::{
     CANCEL_GRACE, HANDSHAKE_LIMIT, MAX_LINE_BYTES, MAX_LINES_A_SECOND, MAX_MESSAGE_BYTES, MAX_OUTBOX_BYTES,
-    MAX_OUTPUT_BYTES, STDERR_KEPT_BYTES, TERM_GRACE,
+    MAX_OUTPUT_BYTES, TERM_GRACE,
 };
 use crate::lines::{Lines, clean};
 use crate::rate::{Pass, Rate};
+use crate::stderr::Stderr;
 use crate::vault::Vault;
 
 /// How much of a wrong line is shown.
@@ -74,15 +75,13 @@ fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D:
 pub(crate) struct Conversation {
     stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     stdout: Lines,
-    stderr: Lines,
+    stderr: Stderr,
     outbox: Vec<u8>,
     written: usize,
     last_id: i64,
     reads_cancel: bool,
     lines: Rate,
     unknown: bool,
-    /// The end of stderr.
-    last_words: String,
     vault: Vault,
 }
 
@@ -112,14 +111,13 @@ impl Conversation {
         Self {
             stdin: Some(Box::new(stdin)),
             stdout: Lines::new(stdout),
-            stderr: Lines::new(stderr),
+            stderr: Stderr::new(stderr),
             outbox: Vec::new(),
             written: 0,
             last_id: 0,
             reads_cancel: false,
             lines: Rate::new(),
             unknown: false,
-            last_words: String::new(),
             vault: Vault::default(),
         }
     }
@@ -131,7 +129,7 @@ impl Conversation {
 
     /// The end of stderr, for the error.
     pub(crate) fn last_words(&self) -> Option<&str> {
-        let words = self.last_words.trim();
+        let words = self.stderr.last_words();
         (!words.is_empty()).then_some(words)
     }
 
@@ -271,6 +269,7 @@ impl Conversation {
         while !self.stdout.ended() {
             while let Some(line) = self.stdout.next() {
                 if let Ok(Incoming { id: Some(id), method: None, .. }) = serde_json::from_slice(line) {
+                    let id = clean(&self.vault.mask(&id.to_string()), SHOWN_BYTES);
                     return Err(Fault::Broken(format!("it answered request {id} twice, or was not asked")));
                 }
             }
@@ -325,8 +324,8 @@ impl Conversation {
                 "a line of its stdout is longer than {MAX_MESSAGE_BYTES} bytes"
             )));
         }
-        for (name, stream) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
-            if stream.total() > MAX_OUTPUT_BYTES {
+        for (name, total) in [("stdout", self.stdout.total()), ("stderr", self.stderr.total())] {
+            if total > MAX_OUTPUT_BYTES {
                 return Err(Fault::Broken(format!("it wrote more than {MAX_OUTPUT_BYTES} bytes to {name}")));
             }
         }
@@ -397,7 +396,7 @@ impl Conversation {
             return Err(Fault::Broken(format!("it could not read `{method}`: {why}")));
         };
         if id != Id::Number(turn.id) {
-            let id = clean(&id.to_string(), SHOWN_BYTES);
+            let id = clean(&self.vault.mask(&id.to_string()), SHOWN_BYTES);
             return Err(Fault::Broken(format!("it answered request {id}, which nobody waits for")));
         }
         match (result, error) {
@@ -483,7 +482,7 @@ impl Conversation {
             _ if self.unknown => {}
             _ => {
                 self.unknown = true;
-                let method = clean(method, SHOWN_BYTES);
+                let method = clean(&self.vault.mask(method), SHOWN_BYTES);
                 self.log(ctx, LogLevel::Warn, &format!("the plugin sends `{method}`, which means nothing"));
             }
         }
@@ -491,7 +490,7 @@ impl Conversation {
     }
 
     fn out_of_turn(&self, turn: &Turn<'_>, method: &str) -> Fault {
-        let method = clean(method, SHOWN_BYTES);
+        let method = clean(&self.vault.mask(method), SHOWN_BYTES);
         Fault::Broken(format!("it sent `{method}` during `{}`, where there is nothing to say", turn.method))
     }
 
@@ -503,14 +502,24 @@ impl Conversation {
     }
 
     fn log(&mut self, ctx: &StepContext, level: LogLevel, text: &str) {
+        if self.passes(ctx) {
+            ctx.log(level, clean(&self.vault.mask(text), MAX_LINE_BYTES));
+        }
+    }
+
+    /// Whether a line for the log passes now. Tells how many did not.
+    fn passes(&mut self, ctx: &StepContext) -> bool {
         let left_out = match self.lines.pass(Instant::now()) {
-            Pass::No => return ctx.heartbeat(),
+            Pass::No => {
+                ctx.heartbeat();
+                return false;
+            }
             Pass::Yes { left_out } => left_out,
         };
         if left_out > 0 {
             ctx.warn(left_out_line(left_out));
         }
-        ctx.log(level, clean(&self.vault.mask(text), MAX_LINE_BYTES));
+        true
     }
 
     fn tell_left_out(&mut self, ctx: Option<&StepContext>) {
@@ -525,25 +534,17 @@ impl Conversation {
         if read.is_err() {
             return Err(Fault::Broken("its stderr can't be read".to_owned()));
         }
-        let mut said = Vec::new();
-        while let Some(line) = self.stderr.next() {
-            said.push(line[..line.len().min(MAX_LINE_BYTES)].to_vec());
-        }
-        if self.stderr.rest().len() > MAX_LINE_BYTES || self.stderr.ended() {
-            let rest = self.stderr.rest();
-            said.push(rest[..rest.len().min(MAX_LINE_BYTES)].to_vec());
-            self.stderr.drop_rest();
-        }
-        for line in said.iter().filter(|line| !line.is_empty()) {
-            let line = String::from_utf8_lossy(line);
-            if let Some(ctx) = ctx {
-                self.log(ctx, LogLevel::Info, &line);
+        let said = self.stderr.take(&self.vault);
+        if let Some(ctx) = ctx {
+            for line in said {
+                if self.passes(ctx) {
+                    ctx.info(line);
+                }
             }
-            self.last_words.push_str(&clean(&self.vault.mask(&line), MAX_LINE_BYTES));
-            self.last_words.push('\n');
-            let excess = self.last_words.len().saturating_sub(STDERR_KEPT_BYTES);
-            let excess = self.last_words.ceil_char_boundary(excess);
-            self.last_words.drain(..excess);
+            // What is dropped is a sign of life too.
+            if self.stderr.drops() {
+                ctx.heartbeat();
+            }
         }
         self.within_bounds()
     }
@@ -561,8 +562,7 @@ impl Conversation {
     }
 
     fn shown(&self, line: &[u8]) -> String {
-        let text = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE_BYTES)]).into_owned();
-        format!("`{}`", clean(&self.vault.mask(&text), SHOWN_BYTES))
+        format!("`{}`", self.vault.show(line, SHOWN_BYTES))
     }
 }
 

@@ -23,6 +23,7 @@ mod rate;
 pub mod schemas;
 mod session;
 mod settings;
+mod stderr;
 mod vault;
 
 pub use discovery::{DiscoveryError, FILE_PREFIX, Found, Listed, Origin, PROJECT_FOLDER, find, load};

@@ -5,15 +5,15 @@
 //! process however that ends; elsewhere it is a file that its user alone can read, in a folder that is
 //! removed with the vault. What the plugin says is looked through for the secrets it was given.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Write;
 
 use migrate_plugin_api::protocol::SecretResult;
-use migrate_plugin_api::{Secret, SecretRef, StepContext, StepError};
+use migrate_plugin_api::{Secret, SecretRef, StepContext, StepError, hide_secrets};
 use serde_json::Value;
 
 use crate::limits::MIN_MASKED_BYTES;
+use crate::lines::clean;
 
 /// What stands for a secret in what is shown.
 const MASK: &str = "(secret)";
@@ -66,18 +66,34 @@ impl Vault {
         let parts = std::iter::once(secret).chain(secret.lines());
         let long = parts.filter(|part| part.len() >= MIN_MASKED_BYTES);
         self.needles.extend(long.map(str::to_owned));
-        // The whole before its parts.
-        self.needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+        self.needles.sort();
         self.needles.dedup();
     }
 
     /// `text` without any secret that was given.
-    pub(crate) fn mask<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut masked = Cow::Borrowed(text);
-        for needle in self.needles.iter().filter(|needle| text.contains(needle.as_str())) {
-            masked = Cow::Owned(masked.replace(needle, MASK));
+    pub(crate) fn mask(&self, text: &str) -> String {
+        self.hide(text, usize::MAX)
+    }
+
+    fn hide(&self, text: &str, limit: usize) -> String {
+        hide_secrets(text, self.needles.iter().map(String::as_str), MASK, limit)
+    }
+
+    /// `bytes` as they may be shown: `limit` of them at most, in one line, without a secret or a part of
+    /// one. Where that is not all, they must be [`longest_bytes`](Self::longest_bytes) more than the limit.
+    pub(crate) fn show(&self, bytes: &[u8], limit: usize) -> String {
+        let end = bytes.len().min(limit + self.longest_bytes());
+        let text = String::from_utf8_lossy(&bytes[..end]);
+        let mut shown = clean(&self.hide(&text, limit), limit);
+        if bytes.len() > limit && !shown.ends_with('…') {
+            shown.push('…');
         }
-        masked
+        shown
+    }
+
+    /// Length of the longest of what is looked for.
+    pub(crate) fn longest_bytes(&self) -> usize {
+        self.needles.iter().map(String::len).max().unwrap_or(0)
     }
 
     /// Where `value` holds a secret that was given, as a JSON Pointer.
@@ -196,6 +212,8 @@ mod tests {
 
         assert_eq!(vault.mask("it is hunter2-hunter2!"), "it is (secret)!");
         assert_eq!(vault.mask("only second-line"), "only (secret)");
+        assert_eq!(vault.show(b"xx second-line and more\x1b[1m", 5), "xx (s…");
+        assert_eq!(vault.show(b"xx second-line\x1b[1m", 40), "xx (secret) [1m");
         assert_eq!(
             vault.find(&json!({ "a": [1, "x hunter2-hunter2\nsecond-line"] })).as_deref(),
             Some("/a/1")

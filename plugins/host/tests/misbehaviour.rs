@@ -281,12 +281,46 @@ async fn a_canary_that_a_plugin_was_given_appears_nowhere() {
     // Core dumps: a limit of 1 byte is "none", also for a kernel that pipes them into a program.
     let expected = json!({ "environ": false, "argv": false, "core": ["1", "1"], "read": CANARY.len() });
     assert_eq!(outputs, expected);
-    for mode in ["canary-outputs", "canary-cursor", "canary-error"] {
+    for mode in ["canary-outputs", "canary-cursor", "canary-error", "canary-id"] {
         let rig = Rig::new(mode);
         let error = rig.apply().await.unwrap_err();
         let all = format!("{error:?} {:?} {:?}", error.to_record(), rig.host.recorded().cursors);
         assert!(!all.contains(CANARY), "{mode}: {all}");
         assert!(rig.host.recorded().cursors.is_empty());
+    }
+    let rig = Rig::new("canary-late-id");
+    rig.apply().await.unwrap();
+    let log = format!("{:?}", rig.host.recorded().log);
+    assert!(log.contains("broke the protocol at its end") && !log.contains(CANARY), "{log}");
+}
+
+/// Every piece of the canary by which it could be told.
+fn pieces() -> impl Iterator<Item = &'static str> {
+    (0..=CANARY.len() - 8).map(|at| &CANARY[at..at + 8])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_of_a_canary_is_left_wherever_a_line_is_cut() {
+    for mode in ["canary-long", "canary-long-exit", "canary-half"] {
+        let rig = Rig::new(mode);
+        let said = told(&rig.apply().await);
+        let log: Vec<String> = rig.host.recorded().log.into_iter().map(|(_, line)| line).collect();
+        for text in log.iter().chain([&said]) {
+            let piece = pieces().find(|piece| text.contains(piece));
+            assert_eq!(
+                piece,
+                None,
+                "{mode}: {} bytes that end with {}",
+                text.len(),
+                &text[text.len() - 40..]
+            );
+        }
+        if mode != "canary-half" {
+            // Each line once, however long it is, and none takes its neighbour along.
+            assert_eq!(log.len(), 2 * (CANARY.len() + 5) + 3, "{mode}");
+            assert_eq!(log[log.len() - 2], "short", "{mode}");
+            assert!(log.iter().all(|line| line.len() <= 4096 + '…'.len_utf8()), "{mode}");
+        }
     }
 }
 

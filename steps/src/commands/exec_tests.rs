@@ -116,6 +116,25 @@ async fn a_secret_is_in_no_output_log_or_error() {
 }
 
 #[tokio::test]
+async fn no_part_of_a_secret_is_left_where_output_is_cut() {
+    let stand = Stand::new();
+    stand.host.put_secret("env:TOKEN", CANARY);
+    // What is masked is shorter, which makes room for what stands behind it: at the end of what is read there
+    // is a part of a secret.
+    let mut config = shell(
+        r#"all=$(yes "$T " | head -n 6000 | tr -d '\n'); printf 'xxxxx%s' "$all"; printf '%s' "$all" >&2"#,
+    );
+    config["secret-env"] = json!({ "T": "env:TOKEN" });
+    let outputs = stand.apply(&config).await.unwrap();
+    assert_eq!(outputs["stdout_truncated"], true);
+    for text in stand.said().iter().chain([&outputs["stdout"].as_str().unwrap().to_owned()]) {
+        let piece =
+            CANARY.as_bytes().windows(6).find(|piece| text.as_bytes().windows(6).any(|at| at == *piece));
+        assert_eq!(piece, None, "{} bytes that end with {}", text.len(), &text[text.len() - 30..]);
+    }
+}
+
+#[tokio::test]
 async fn long_output_is_cut_and_said_and_warned_about() {
     let stand = Stand::new();
     let config = shell("head -c 100000 /dev/zero | tr '\\0' x");

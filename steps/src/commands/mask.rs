@@ -1,6 +1,6 @@
 //! Takes secrets out of text that comes back from whom they were given to.
 
-use migrate_plugin_api::Secret;
+use migrate_plugin_api::{Secret, hide_secrets};
 
 /// What stands in a secret's place.
 const MASK: &str = "********";
@@ -12,7 +12,6 @@ const MIN_LINE_CHARS: usize = 8;
 /// The secrets of one node.
 #[derive(Default)]
 pub(super) struct Mask {
-    /// Longest first, so that no secret is left over as the rest of another.
     hidden: Vec<String>,
 }
 
@@ -25,27 +24,24 @@ impl Mask {
             let lines = whole.lines().map(str::trim).filter(|line| line.chars().count() >= MIN_LINE_CHARS);
             hidden.extend(lines.map(str::to_owned));
         }
-        hidden.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        hidden.sort();
         hidden.dedup();
         Self { hidden }
     }
 
-    /// `text` without a secret.
-    pub(super) fn apply(&self, text: &str) -> String {
-        self.hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
+    /// At most `limit` bytes of `text` without a secret or a part of one, and whether that is not all of it.
+    /// Of what is longer, there must be [`margin_bytes`](Self::margin_bytes) more than the limit.
+    pub(super) fn cut(&self, text: &str, limit: usize) -> (String, bool) {
+        let mut shown = hide_secrets(text, self.hidden.iter().map(String::as_str), MASK, limit);
+        let is_cut = text.len() > limit || shown.len() > limit;
+        shown.truncate(shown.floor_char_boundary(limit));
+        (shown, is_cut)
     }
 
     /// How much must be read beyond a limit, so that no secret is cut in two by it.
     pub(super) fn margin_bytes(&self) -> usize {
-        self.hidden.first().map_or(0, String::len)
+        self.hidden.iter().map(String::len).max().unwrap_or(0)
     }
-}
-
-/// At most `limit` bytes of `text`, and whether that is not all of it.
-pub(super) fn cut(mut text: String, limit: usize) -> (String, bool) {
-    let is_cut = text.len() > limit;
-    text.truncate(text.floor_char_boundary(limit));
-    (text, is_cut)
 }
 
 #[cfg(test)]
@@ -56,13 +52,16 @@ mod tests {
     fn secrets_are_masked_whole_and_line_by_line() {
         let (short, key) = (Secret::new("s3"), Secret::new("-----BEGIN-----\nQUJDREVGRw==\nok\n"));
         let mask = Mask::new([&short, &key, &Secret::new("s3cret"), &Secret::new("")]);
-        assert_eq!(mask.apply("a s3cret, s3 and QUJDREVGRw== ok"), "a ********, ******** and ******** ok");
+        let (shown, is_cut) = mask.cut("a s3cret, s3 and QUJDREVGRw== ok", 100);
+        assert_eq!((shown.as_str(), is_cut), ("a ********, ******** and ******** ok", false));
         assert_eq!(mask.margin_bytes(), "-----BEGIN-----\nQUJDREVGRw==\nok".len());
     }
 
     #[test]
     fn a_cut_leaves_whole_characters() {
-        assert_eq!(cut("aäb".to_owned(), 2), ("a".to_owned(), true));
-        assert_eq!(cut("aäb".to_owned(), 4), ("aäb".to_owned(), false));
+        let mask = Mask::new([&Secret::new("s3")]);
+        assert_eq!(mask.cut("aäb", 2), ("a".to_owned(), true));
+        assert_eq!(mask.cut("aäb", 4), ("aäb".to_owned(), false));
+        assert_eq!(mask.cut("a s3", 4), ("a **".to_owned(), true));
     }
 }

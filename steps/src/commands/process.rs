@@ -122,8 +122,7 @@ impl Process<'_> {
             let hint = "let it write to a file or to /dev/null";
             return Err(Failure::Stopped(StepError::permanent(message).with_hint(hint)));
         };
-        let text = self.mask.apply(&String::from_utf8_lossy(&printed));
-        let (mut stdout, is_cut) = super::mask::cut(text, self.kept_bytes);
+        let (mut stdout, is_cut) = self.mask.cut(&String::from_utf8_lossy(&printed), self.kept_bytes);
         let is_cut = is_cut || is_more;
         if !is_cut && stdout.ends_with('\n') {
             stdout.pop();
@@ -234,9 +233,9 @@ impl Log<'_> {
     }
 
     fn end_line(&mut self) {
-        let text = self.mask.apply(&String::from_utf8_lossy(&self.line));
+        let (text, _) = self.mask.cut(&String::from_utf8_lossy(&self.line), LINE_BYTES);
         self.line.clear();
-        let (text, _) = super::mask::cut(text.trim_end().to_owned(), LINE_BYTES);
+        let text = text.trim_end().to_owned();
         if text.is_empty() {
             return;
         }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::KEPT_BYTES;
 use super::answer::{Answer, retry_after};
-use super::mask::{Mask, cut};
+use super::mask::Mask;
 use crate::tls::{self, Speaks};
 
 /// Redirects that are followed; more are a circle.
@@ -144,7 +144,7 @@ impl Request<'_> {
                 break;
             }
         }
-        let (text, is_cut) = cut(self.mask.apply(&String::from_utf8_lossy(&bytes)), KEPT_BYTES);
+        let (text, is_cut) = self.mask.cut(&String::from_utf8_lossy(&bytes), KEPT_BYTES);
         Ok(Answer { name: self.name(), status, text, is_cut: is_cut || is_more, wait })
     }
 }
