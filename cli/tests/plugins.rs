@@ -133,6 +133,72 @@ fn killed_in_the_middle_it_goes_on_from_its_own_cursor_and_leaves_nothing() {
     assert_eq!(project.left(), Vec::<String>::new());
 }
 
+/// A project whose plugin has made its file, named by its key, and was killed before it said so; and that
+/// file.
+fn killed_after_its_effect() -> (Project, Vec<String>) {
+    let project = Project::new();
+    let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/migrate-step-test.keyed");
+    std::fs::copy(plugin, project.path("plugins/migrate-step-test.keyed")).unwrap();
+    project.write("keyed.toml", &keyed("one"));
+    project.write("die", "");
+    has(&project.migrate(&["run", "keyed.toml"]), 1, &["was killed by signal 9 (SIGKILL)"]);
+    std::fs::remove_file(project.path("die")).unwrap();
+    let made = things(&project);
+    assert_eq!(made.len(), 1, "{made:?}");
+    (project, made)
+}
+
+fn keyed(text: &str) -> String {
+    format!(
+        "schema = 1\nname = \"keyed\"\n\n[nodes.make]\nstep = \"test.keyed\"\nwith = {{ text = \"{text}\" }}\n"
+    )
+}
+
+fn things(project: &Project) -> Vec<String> {
+    let entries = std::fs::read_dir(project.dir.path()).unwrap().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("thing-")).collect()
+}
+
+#[test]
+fn what_a_plugin_that_can_not_look_may_have_made_is_not_called_undone() {
+    let (project, made) = killed_after_its_effect();
+    let undo = project.migrate(&["undo", "--yes"]);
+    let named = format!("it has no `observe`; what it makes is named `{}`", &made[0]["thing-".len()..]);
+    has(
+        &undo,
+        0,
+        &[
+            "left as it is: can't tell whether its last attempt had an effect",
+            &named,
+            "left as they are: make",
+        ],
+    );
+    let is_undone = |line: &str| line.starts_with("make") && line.contains("undone");
+    assert!(!text(&undo).lines().any(is_undone), "{}", text(&undo));
+    assert_eq!(things(&project), made);
+}
+
+#[test]
+fn nothing_is_made_beside_what_a_plugin_that_can_not_look_may_have_made() {
+    let (project, made) = killed_after_its_effect();
+    project.write("keyed.toml", &keyed("other"));
+    has(
+        &project.migrate(&["resume", "--accept-changes"]),
+        1,
+        &[
+            "what became of an earlier attempt can't be told",
+            &made[0]["thing-".len()..],
+            "take the change back",
+        ],
+    );
+    assert_eq!(things(&project), made);
+    // Unchanged, it is made again under the same key, and nobody is asked.
+    project.write("keyed.toml", &keyed("one"));
+    has(&project.migrate(&["resume"]), 0, &["done"]);
+    assert_eq!(things(&project), made);
+}
+
 #[test]
 fn a_canary_that_a_plugin_gives_away_is_nowhere() {
     let project = Project::new();

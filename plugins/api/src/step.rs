@@ -124,7 +124,8 @@ impl StepPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Observation {
-    /// Nothing of it exists outside, or doing it again is harmless: `apply` may start.
+    /// Nothing of it exists outside: `apply` may start. A keyed step says so only where it has looked for what
+    /// its key names. Another may also mean that doing it again is harmless.
     Absent,
     /// It goes on outside. `apply` is called and must join it by the handle, not start another.
     Running {

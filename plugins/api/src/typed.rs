@@ -135,7 +135,7 @@ pub trait TypedStep: Send + Sync + 'static {
 /// [`Observation`] with typed outputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TypedObservation<O> {
-    /// Nothing of it exists, or doing it again is harmless.
+    /// Nothing of it exists, or, where the step is not keyed, doing it again is harmless.
     Absent,
     /// It goes on outside.
     Running {

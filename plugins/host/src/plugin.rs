@@ -109,6 +109,19 @@ impl Plugin {
         answer
     }
 
+    /// What is known of an earlier attempt where nobody looks.
+    fn unobserved(&self, ctx: &StepContext) -> Observation {
+        let reason = format!("plugin `{}` can't look: it has no `observe`", self.info.name);
+        match self.info.idempotency {
+            // The same again is harmless, and all that is asked.
+            Idempotency::Natural => Observation::Absent,
+            Idempotency::Keyed => {
+                Observation::Unknown { reason: format!("{reason}; what it makes is named `{}`", ctx.key) }
+            }
+            Idempotency::None => Observation::Unknown { reason },
+        }
+    }
+
     /// Says where outputs don't fit the plugin's own schema. Never shows them.
     fn check_outputs(&self, method: &str, outputs: &Value) -> Result<(), StepError> {
         let Err(error) = self.outputs.validate(outputs) else { return Ok(()) };
@@ -177,11 +190,7 @@ impl Step for Plugin {
     async fn observe(&self, ctx: &StepContext, config: &Value) -> Result<Observation, StepError> {
         let observed = match self.call(ctx, config, "observe", &params(ctx, config)?).await? {
             Some(observed) => observed,
-            None if self.info.idempotency != Idempotency::None => Observation::Absent,
-            None => {
-                let reason = format!("plugin `{}` can't look: it has no `observe`", self.info.name);
-                Observation::Unknown { reason }
-            }
+            None => self.unobserved(ctx),
         };
         if let Observation::Done { outputs } = &observed {
             self.check_outputs("observe", outputs)?;

@@ -254,6 +254,16 @@ async fn what_a_plugin_leaves_out_has_a_safe_meaning() {
     let config = json!({});
     assert_eq!(plugin.plan(&rig.ctx, &config).await.unwrap().summary, "Behaves as it is told");
     assert_eq!(plugin.observe(&rig.ctx, &config).await.unwrap(), Observation::Absent);
+    for (mode, reason) in [
+        (
+            "keyed",
+            "plugin `test.plugin` can't look: it has no `observe`; what it makes is named `node-0000000000`",
+        ),
+        ("none", "plugin `test.plugin` can't look: it has no `observe`"),
+    ] {
+        let other = Rig::new(mode).plugin().await.unwrap().observe(&rig.ctx, &config).await.unwrap();
+        assert_eq!(other, Observation::Unknown { reason: reason.to_owned() }, "{mode}");
+    }
     let evidence = plugin.verify(&rig.ctx, &config, &json!({}), VerifyDepth::Quick).await.unwrap();
     assert_eq!(evidence.checks[0].status, CheckStatus::Warning);
     let error = plugin.undo(&rig.ctx, &config, &json!({})).await.unwrap_err();

@@ -87,6 +87,7 @@ async fn every_mistake_is_found_by_its_case() {
         ),
         ("return { problems => [] } if !defined $to || ref $to || $to >= 0;", "", "validate-sample"),
         ("{ state => 'absent' }", "{ state => 'gone' }", "observe-before"),
+        ("idempotency => 'natural'", "idempotency => 'keyed'", "observe-after"),
         ("{ outputs => { counted => $to } }", "{ counted => $to }", "apply"),
         ("{ outputs => { counted => $to } }", "{ outputs => { counted => 'x' } }", "apply"),
         (

@@ -105,7 +105,7 @@ class Cancelled(StepError):
 
 
 def absent() -> JSON:
-    """For `observe`: nothing of it exists, or doing it again is harmless."""
+    """For `observe`: nothing of it exists; of a step that is not `keyed` also: doing it again is harmless."""
     return {"state": "absent"}
 
 
@@ -120,7 +120,7 @@ def done(outputs: JSON) -> JSON:
 
 
 def unknown(reason: str) -> JSON:
-    """For `observe`: can't be told; a person decides."""
+    """For `observe`: can't be told. A `natural` or `keyed` step goes on; otherwise a person decides."""
     return {"state": "unknown", "reason": reason}
 
 

@@ -330,13 +330,18 @@ fn after() -> Vec<Case> {
             true,
             "observe-after",
             "`observe` after `apply` says what is there; `done` comes with outputs that fit",
-            "return outputs as `apply` would, or `absent` where doing it again is harmless",
+            "return outputs as `apply` would, or `unknown` where it can't look; `absent` of a `keyed` step means that \
+             nothing has this key",
             |rig| {
                 about(rig)?;
                 let params = rig.params(&rig.sample()?);
                 let result = optional(&mut rig.open().await?, "observe", params).await?;
+                let info = rig.info()?;
                 match form("observe", result)? {
-                    Observation::Done { outputs } => fits(&rig.info()?, &outputs),
+                    Observation::Done { outputs } => fits(&info, &outputs),
+                    Observation::Absent if info.idempotency == Idempotency::Keyed => {
+                        Err(Miss::Fail("it says `absent` of what it has just made under this key".to_owned()))
+                    }
                     _ => Ok(()),
                 }
             }
