@@ -21,6 +21,7 @@ mod process;
 mod program;
 mod rate;
 pub mod schemas;
+mod sensitive;
 mod session;
 mod settings;
 mod stderr;

@@ -17,8 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::lines::clean;
 use crate::process::{Guard, Launch};
 use crate::program::{Program, ProgramDigest};
+use crate::sensitive;
 use crate::session::Session;
 use crate::vault::Vault;
 
@@ -66,6 +68,7 @@ impl Plugin {
         schema(&described.config_schema).map_err(|why| wrong(format!("its `config_schema` {why}")))?;
         let outputs =
             schema(&described.output_schema).map_err(|why| wrong(format!("its `output_schema` {why}")))?;
+        check_sensitive(&described.sensitive, &described.output_schema).map_err(wrong)?;
         let version = described.version.clone();
         let mut info = StepInfo::from(described);
         // What ran is part of what it is: a changed file is another version.
@@ -151,6 +154,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Err(format!(
         "`{shown}` is no name of a step: write `word` or `family.verb`, in lowercase letters, digits and `-`"
     ))
+}
+
+/// Makes sure that what is to be hidden can be found.
+pub(crate) fn check_sensitive(pointers: &[String], output_schema: &Value) -> Result<(), String> {
+    pointers.iter().try_for_each(|pointer| {
+        let shown = clean(pointer, MAX_NAME_BYTES);
+        sensitive::check(pointer, output_schema).map_err(|why| format!("`{shown}` in its `sensitive` {why}"))
+    })
 }
 
 fn schema(schema: &Value) -> Result<Validator, String> {

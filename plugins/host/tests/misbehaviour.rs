@@ -182,6 +182,20 @@ async fn a_call_that_is_dropped_takes_its_processes_along() {
     assert_eq!(rig.left(), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_sensitive_is_refused() {
+    for pointer in ["/rows", "/users", "/users/0/password"] {
+        Rig::new(&format!("sensitive:{pointer}")).plugin().await.unwrap();
+    }
+    let wrong = ["rows", "", "/row", "/users/*/password", "/users/0/name", "/rows/0", "/a~2b"];
+    let mut all = Vec::new();
+    for pointer in wrong {
+        let refused = Rig::new(&format!("sensitive:{pointer}")).plugin().await.map(|_| Value::Null);
+        all.push(told(&refused));
+    }
+    insta::assert_snapshot!(all.join("\n"));
+}
+
 #[test]
 fn a_host_that_dies_takes_every_process_along() {
     use std::io::{BufRead, BufReader, Write};

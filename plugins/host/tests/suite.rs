@@ -88,6 +88,8 @@ async fn every_mistake_is_found_by_its_case() {
         ("return { problems => [] } if !defined $to || ref $to || $to >= 0;", "", "validate-sample"),
         ("{ state => 'absent' }", "{ state => 'gone' }", "observe-before"),
         ("idempotency => 'natural'", "idempotency => 'keyed'", "observe-after"),
+        ("version => '1'", "sensitive => ['counted'], version => '1'", "sensitive"),
+        ("version => '1'", "sensitive => ['/count'], version => '1'", "sensitive"),
         ("{ outputs => { counted => $to } }", "{ counted => $to }", "apply"),
         ("{ outputs => { counted => $to } }", "{ outputs => { counted => 'x' } }", "apply"),
         (
