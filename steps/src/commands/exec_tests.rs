@@ -135,6 +135,15 @@ async fn no_part_of_a_secret_is_left_where_output_is_cut() {
 }
 
 #[tokio::test]
+async fn what_a_command_says_can_not_steer_a_terminal() {
+    let stand = Stand::new();
+    let config = shell(r"printf 'a\033]0;title\007b \033[31mred\rgone\n' >&2; exit 3");
+    let error = stand.apply(&config).await.unwrap_err();
+    assert_eq!(error.message, "`sh` ended with exit code 3: a ]0;title b  [31mred gone");
+    assert_eq!(stand.said(), ["a ]0;title b  [31mred gone"]);
+}
+
+#[tokio::test]
 async fn long_output_is_cut_and_said_and_warned_about() {
     let stand = Stand::new();
     let config = shell("head -c 100000 /dev/zero | tr '\\0' x");

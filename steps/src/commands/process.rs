@@ -60,7 +60,7 @@ pub(super) struct Ended {
     pub stdout: String,
     /// Whether it printed more.
     pub is_cut: bool,
-    /// The last line of its stderr, without secrets.
+    /// The last line of its stderr, without secrets and control characters.
     pub last_words: Option<String>,
 }
 
@@ -235,7 +235,8 @@ impl Log<'_> {
     fn end_line(&mut self) {
         let (text, _) = self.mask.cut(&String::from_utf8_lossy(&self.line), LINE_BYTES);
         self.line.clear();
-        let text = text.trim_end().to_owned();
+        // It goes to a terminal, which it must not steer.
+        let text = text.trim_end().replace(char::is_control, " ");
         if text.is_empty() {
             return;
         }
