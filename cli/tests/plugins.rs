@@ -133,6 +133,44 @@ fn killed_in_the_middle_it_goes_on_from_its_own_cursor_and_leaves_nothing() {
     assert_eq!(project.left(), Vec::<String>::new());
 }
 
+/// A stopped holder of a shared store has renewed its lease of 60 s at the latest 30 s before, one failed
+/// renewal included: so long nobody else begins (docs/design/store.md).
+const LEASE_LEFT: Duration = Duration::from_secs(30);
+
+#[test]
+fn where_migrate_is_stopped_its_plugin_ends_before_another_may_begin() {
+    let project = Project::new();
+    project.write("wait-at-2", "");
+    let mut run = project.command(&["run", "items.toml"]);
+    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while project.path("items").metadata().map_or(0, |items| items.len()) < 4 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = run.id().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(signal("-STOP").success());
+    assert!(!project.left().is_empty());
+    let deadline = Instant::now() + LEASE_LEFT;
+    while !project.left().is_empty() {
+        let late = Instant::now() >= deadline;
+        if late {
+            run.kill().unwrap();
+        }
+        assert!(!late, "{:?}", project.left());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::remove_file(project.path("wait-at-2")).unwrap();
+    assert!(signal("-CONT").success());
+    // It is told why, and tries again from the plugin's own cursor.
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    let killed = "migrate gave no sign of life for 20 s: the plugin was killed";
+    has(&project.migrate(&["logs"]), 0, &[killed]);
+    let items = project.items();
+    assert!(items.starts_with(&["0".to_owned(), "1".to_owned()]) && items.len() <= 4, "{items:?}");
+}
+
 /// A project whose plugin has made its file, named by its key, and was killed before it said so; and that
 /// file.
 fn killed_after_its_effect() -> (Project, Vec<String>) {

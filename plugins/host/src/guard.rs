@@ -6,6 +6,8 @@
 //! - When nobody reads the plugin's stderr any more, which is so at the very moment of the host's death,
 //!   every process that came of the plugin is killed. So a killed host leaves no plugin that goes on
 //!   with work which the next `migrate resume` begins again.
+//! - When the host gives no sign of life for some seconds, because it is stopped (Ctrl-Z, SIGSTOP) and can't
+//!   renew its lease, the same is done, before another host may take the lease.
 //! - When the plugin ends, whatever it left behind is killed first. On Linux that includes processes that
 //!   left the group or made themselves daemons: the guard is their reaper.
 //!
@@ -13,11 +15,14 @@
 //! none.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, ExitCode};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, kill_process, setrlimit, wait,
@@ -43,10 +48,21 @@ const BUSY: Duration = Duration::from_millis(20);
 /// Exit code for "could not start the plugin", as a shell has it.
 const NOT_STARTED: u8 = 127;
 
-/// Exit code for "killed, because nobody reads any more".
+/// Exit code for "killed, because nobody reads any more, or nobody is known to live".
 const DESERTED: i32 = 137;
 
-/// Runs `MEMORY_BYTES PROGRAM ARGS…`. To be called first of all in a process: no other thread may be there.
+/// Instead of a pulse's path: there is none.
+pub(crate) const NO_PULSE: &str = "-";
+
+/// How often the pulse is felt in the time that the host may be silent.
+const LOOKS: u32 = 10;
+
+/// Whether the plugin was killed because the host was silent.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Runs `PULSE SECONDS MEMORY_BYTES PROGRAM ARGS…`: PULSE is a file whose content changes as long as the host
+/// works, or `-`; SECONDS is how long it may stay the same. To be called first of all in a process: no other
+/// thread may be there.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match guard(args) {
         Ok(status) => leave(status),
@@ -57,17 +73,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-// The host reads it as the plugin's stderr.
-#[allow(clippy::print_stderr)]
+// The host reads it as the plugin's stderr, if it is still there.
 fn complain(message: &str) {
-    eprintln!("{message}");
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 fn guard(mut args: impl Iterator<Item = OsString>) -> Result<WaitStatus, String> {
-    let memory = args.next().and_then(|text| text.to_str()?.parse().ok());
-    let (Some(memory), Some(program)) = (memory, args.next()) else {
-        return Err("usage: guard MEMORY_BYTES PROGRAM ARGS…".to_owned());
+    let pulse = args.next();
+    let mut number = || args.next().and_then(|text| text.to_str()?.parse::<u64>().ok());
+    let (Some(pulse), Some(seconds), Some(memory), Some(program)) = (pulse, number(), number(), args.next())
+    else {
+        return Err("usage: guard PULSE SECONDS MEMORY_BYTES PROGRAM ARGS…".to_owned());
     };
+    let silence = Duration::from_secs(seconds);
+    let pulse = (pulse != NO_PULSE).then(|| Pulse::of(&pulse, silence)).transpose()?;
     limit(Resource::Core, CORE_BYTES)?;
     limit(Resource::Data, memory)?;
     #[cfg(target_os = "linux")]
@@ -79,12 +98,21 @@ fn guard(mut args: impl Iterator<Item = OsString>) -> Result<WaitStatus, String>
     let child = child.map_err(|error| format!("failed to start {}: {error}", program.display()))?;
     let plugin = Pid::from_child(&child);
     let_go().map_err(|error| format!("failed to let go of stdin and stdout: {error}"))?;
-    std::thread::spawn(|| {
-        until_deserted();
+    std::thread::spawn(move || {
+        until_deserted(pulse);
         end_all();
+        if SILENT.load(Ordering::SeqCst) {
+            // Only now: a pipe that is full waits for who does not read.
+            complain(&format!("migrate gave no sign of life for {seconds} s: the plugin was killed"));
+        }
         std::process::exit(DESERTED);
     });
-    let status = wait_for(plugin)?;
+    let status = wait_for(plugin);
+    while SILENT.load(Ordering::SeqCst) {
+        // The other thread says so, and ends this process.
+        std::thread::park();
+    }
+    let status = status?;
     end_all();
     Ok(status)
 }
@@ -129,12 +157,45 @@ fn let_go() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Returns when nobody reads stderr.
-fn until_deserted() {
+/// The host's sign of life, as it is felt.
+struct Pulse {
+    file: File,
+    silence: Duration,
+    last: [u8; 8],
+    since: Instant,
+}
+
+impl Pulse {
+    fn of(path: &OsString, silence: Duration) -> Result<Self, String> {
+        let file = File::open(path)
+            .map_err(|error| format!("failed to open migrate's pulse {}: {error}", path.display()))?;
+        Ok(Self { file, silence, last: [0; 8], since: Instant::now() })
+    }
+
+    /// Whether there was none for too long. Time in which the whole machine sleeps doesn't count: the host
+    /// slept as well, and sees to its lease when it wakes.
+    fn is_gone(&mut self) -> bool {
+        let mut now = self.last;
+        // What can't be read doesn't change.
+        let _ = self.file.read_exact_at(&mut now, 0);
+        if now != self.last {
+            (self.last, self.since) = (now, Instant::now());
+        }
+        self.since.elapsed() >= self.silence
+    }
+}
+
+/// Returns when nobody reads stderr, or the host is silent.
+fn until_deserted(mut pulse: Option<Pulse>) {
     let stderr = rustix::stdio::stderr();
+    let between = pulse.as_ref().and_then(|pulse| Timespec::try_from(pulse.silence / LOOKS).ok());
     loop {
+        if pulse.as_mut().is_some_and(Pulse::is_gone) {
+            SILENT.store(true, Ordering::SeqCst);
+            return;
+        }
         let mut fds = [PollFd::new(&stderr, PollFlags::empty())];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, between.as_ref()) {
             Ok(_) if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) => return,
             Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
             // Without being able to look, nothing may run.

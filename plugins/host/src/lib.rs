@@ -19,6 +19,7 @@ mod lines;
 mod plugin;
 mod process;
 mod program;
+mod pulse;
 mod rate;
 pub mod schemas;
 mod sensitive;

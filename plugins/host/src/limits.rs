@@ -20,6 +20,15 @@ pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Time that the guard has to end what is left; it needs milliseconds.
 pub(crate) const GUARD_GRACE: Duration = Duration::from_millis(500);
 
+/// Time between two signs of life that the host gives to its guards.
+#[cfg(target_os = "linux")]
+pub(crate) const BEAT: Duration = Duration::from_secs(2);
+
+/// How long a guard waits for one before it ends the plugin, in whole seconds. A host that is stopped has renewed
+/// its lease of 60 s at the latest 30 s before, one failed renewal included: there are 30 s left. A busy machine
+/// keeps a thread waiting for a second, not for ten times the beat.
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
+
 /// Most that a process may write to stdout, and to stderr: a day of ten messages a second, ten times over.
 pub(crate) const MAX_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
-use crate::limits::GUARD_GRACE;
+use crate::limits::{GUARD_GRACE, SILENCE};
+use crate::pulse;
 
 /// What a plugin gets of the environment without being asked. No credentials are among them.
 const ENVIRONMENT: &[&str] = &[
@@ -79,6 +80,8 @@ impl Process {
     pub(crate) fn start(guard: &Guard, command: &Launch, dir: &Path) -> std::io::Result<(Self, Streams)> {
         let mut child = Command::new(&guard.program)
             .args(&guard.args)
+            .arg(pulse::path()?)
+            .arg(SILENCE.as_secs().to_string())
             .arg(command.memory_bytes.to_string())
             .arg(&command.program)
             .args(&command.args)

@@ -196,13 +196,14 @@ async fn what_can_not_be_sensitive_is_refused() {
     insta::assert_snapshot!(all.join("\n"));
 }
 
-#[test]
-fn a_host_that_dies_takes_every_process_along() {
+/// A plugin that hangs, with its guard, which looks at `pulse` if there is one: at work already.
+fn hanging(rig: &Rig, pulse: Option<&Path>) -> (std::process::Child, std::process::ChildStdin) {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
-    let rig = Rig::new("hang");
     let launch = rig.launch();
     let mut guard = Command::new(guard().program)
+        .arg(pulse.unwrap_or(Path::new("-")))
+        .arg("1")
         .arg(launch.memory_bytes.to_string())
         .arg(launch.program)
         .args(launch.args)
@@ -212,17 +213,45 @@ fn a_host_that_dies_takes_every_process_along() {
         .spawn()
         .unwrap();
     let mut stdin = guard.stdin.take().unwrap();
-    let mut stdout = BufReader::new(guard.stdout.take().unwrap());
-    let stderr = guard.stderr.take().unwrap();
     let mut line = String::new();
     stdin.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"apply\",\"params\":{}}\n").unwrap();
-    stdout.read_line(&mut line).unwrap();
+    BufReader::new(guard.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("hangs"), "{line}");
     assert!(!rig.left().is_empty());
+    (guard, stdin)
+}
+
+#[test]
+fn a_host_that_dies_takes_every_process_along() {
+    let rig = Rig::new("hang");
+    let (mut guard, stdin) = hanging(&rig, None);
     // What the death of the host is to the others: its ends of the pipes are closed.
-    drop((stdin, stdout, stderr));
+    drop((stdin, guard.stdout.take(), guard.stderr.take()));
     guard.wait().unwrap();
     assert_eq!(rig.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_host_that_gives_no_sign_of_life_takes_every_process_along() {
+    use std::io::Read;
+    let rig = Rig::new("hang");
+    let pulse = rig.dir.path().join("pulse");
+    let beat = |number: u64| std::fs::write(&pulse, number.to_ne_bytes()).unwrap();
+    beat(0);
+    let (mut guard, _stdin) = hanging(&rig, Some(&pulse));
+    // Three times as long as it may be silent.
+    let began = std::time::Instant::now();
+    for number in (1..).take_while(|_| began.elapsed() < Duration::from_secs(3)) {
+        beat(number);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!rig.left().is_empty());
+    // Nothing that was open is closed: so it is where the host is stopped.
+    guard.wait().unwrap();
+    assert_eq!(rig.left(), Vec::<String>::new());
+    let mut said = String::new();
+    guard.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "migrate gave no sign of life for 1 s: the plugin was killed\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
