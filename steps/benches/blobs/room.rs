@@ -188,6 +188,8 @@ impl Room {
         let log = Log { path: log, read: 0 };
         let room = Self { folder, tools, tenth, peers, runtime, s3, endpoint, log, _versitygw: versitygw };
         room.runtime.block_on(room.fill(&objects))?;
+        // Or whoever comes first would read them from the disk, and the others from memory.
+        read_once(&objects)?;
         Ok(room)
     }
 
@@ -453,6 +455,19 @@ impl Room {
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
     }
+}
+
+/// Reads every file below a folder.
+fn read_once(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            read_once(&entry.path())?;
+        } else {
+            std::io::copy(&mut std::fs::File::open(entry.path())?, &mut std::io::sink())?;
+        }
+    }
+    Ok(())
 }
 
 async fn client(endpoint: &str) -> Client {

@@ -103,7 +103,7 @@ pub(super) async fn run(
     std::fs::create_dir_all(&folder).map_err(|e| {
         StepError::permanent(format!("failed to make the folder {}", folder.display())).with_source(e)
     })?;
-    let mover = Mover::new(Arc::clone(source), Arc::clone(target), config, BTreeMap::new());
+    let mover = Arc::new(Mover::new(Arc::clone(source), Arc::clone(target), config, BTreeMap::new()));
     let mut engine = Engine { ctx, config, source, target, mover, folder, failed: Vec::new(), more: 0 };
     // What the last attempt had begun.
     if let Some(job) = ctx.handle().filter(|_| engine.orders_file().exists()) {
@@ -145,7 +145,7 @@ struct Engine<'a> {
     source: &'a Arc<Source>,
     target: &'a Arc<Target>,
     /// For what AzCopy can't be told to copy.
-    mover: Mover,
+    mover: Arc<Mover>,
     folder: PathBuf,
     failed: Vec<Failed>,
     more: u64,
@@ -164,6 +164,7 @@ impl Engine<'_> {
                 prefix: prefix.clone(),
                 extras: false,
                 cut: true,
+                ahead: None,
             };
             let mut events = walk(scope, vec![(0, Range::all())]);
             while let Some(event) = events.recv().await {

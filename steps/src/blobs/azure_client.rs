@@ -14,14 +14,12 @@ use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
 use migrate_plugin_api::{StepContext, StepError};
 
 use super::blob_wire::{Azurite, Wire};
-use super::errors::{Said, blob_error, chain};
+use super::errors::blob_error;
+use super::http1::Lines;
 use crate::azure;
 use crate::site::ContainerRef;
-use crate::tls::{self, Speaks};
 use crate::tokens::Tokens;
 
-/// Long enough for a dial across continents.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a request is given up. The SDK's own 60 s are too few for Azure to fetch a
 /// block of 64 MiB from another cloud.
 const READ_TIMEOUT: Duration = Duration::from_secs(180);
@@ -79,14 +77,14 @@ pub(super) struct Access {
 /// The way to a container, whoever goes it.
 #[derive(Clone)]
 pub(super) struct Line {
-    http: reqwest::Client,
-    azurite: Azurite,
+    http: Lines,
+    pub(super) azurite: Azurite,
 }
 
 impl Line {
     /// Sends nothing yet.
     pub(super) fn new() -> Result<Self, StepError> {
-        Ok(Self { http: http_client(READ_TIMEOUT)?, azurite: Azurite::default() })
+        Ok(Self { http: Lines::new(READ_TIMEOUT)?, azurite: Azurite::default() })
     }
 }
 
@@ -115,7 +113,7 @@ pub(super) async fn access(
     }
     let Line { http, azurite } = line.clone();
     let wire = Wire::new(&url, tokens.clone(), http.clone(), azurite.clone());
-    let client_options = client_options(http, azurite, tokens);
+    let client_options = client_options(http.client().clone(), azurite, tokens);
     let options = BlobContainerClientOptions { client_options, ..Default::default() };
     let container = BlobContainerClient::new(url, None, Some(options))
         .map_err(|e| blob_error(format!("failed to set up the client of {}", place(to)), e))?;
@@ -142,22 +140,6 @@ async fn entra(ctx: &StepContext, to: &ContainerRef) -> Result<Arc<Tokens>, Step
         None => azure::credential(),
     };
     Ok(Arc::new(Tokens::of(identity, SCOPE.to_owned(), "Blob Storage")))
-}
-
-/// What requests go over, to either service. Given up after `silence`.
-pub(super) fn http_client(silence: Duration) -> Result<reqwest::Client, StepError> {
-    // Neither service speaks HTTP/2, and requests of one connection would wait for each other.
-    tls::client(Speaks::Http1)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(silence)
-        .redirect(reqwest::redirect::Policy::none())
-        // Bytes must arrive as they are stored.
-        .no_gzip()
-        .no_deflate()
-        .no_brotli()
-        .no_zstd()
-        .build()
-        .map_err(|e| StepError::permanent("failed to set up HTTP").with_source(Said(chain(&e))))
 }
 
 fn client_options(http: reqwest::Client, azurite: Azurite, tokens: Option<Arc<Tokens>>) -> ClientOptions {

@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, StatusCode};
 use migrate_plugin_api::StepError;
 use reqwest::Body;
 use url::Url;
 
 use super::checksum::{Crc64, md5_of};
 use super::dress::Dress;
-use super::errors::{BlobAnswer, line_error, no_token};
+use super::errors::{BlobAnswer, Said, line_error, no_token};
+use super::http1::{Broken, Lines};
 use super::names::encoded;
 use crate::tokens::Tokens;
 
@@ -88,7 +89,7 @@ impl Azurite {
 
 /// Writes to one container with one SAS or identity.
 pub(super) struct Wire {
-    http: reqwest::Client,
+    http: Lines,
     /// The container's URL and a slash.
     base: String,
     sas: Option<String>,
@@ -98,12 +99,7 @@ pub(super) struct Wire {
 
 impl Wire {
     /// `container` is its URL, with the SAS as its query where there is one. Sends nothing yet.
-    pub(super) fn new(
-        container: &Url,
-        tokens: Option<Arc<Tokens>>,
-        http: reqwest::Client,
-        azurite: Azurite,
-    ) -> Self {
+    pub(super) fn new(container: &Url, tokens: Option<Arc<Tokens>>, http: Lines, azurite: Azurite) -> Self {
         let mut base = container.clone();
         base.set_query(None);
         Self {
@@ -191,12 +187,20 @@ impl Wire {
         headers.insert("x-ms-version", HeaderValue::from_static(VERSION));
         headers.insert("content-length", HeaderValue::from(bytes));
         headers.insert("content-type", HeaderValue::from_static("application/octet-stream"));
-        let mut put = self.http.put(&url).headers(headers).body(body);
         if let Some(tokens) = &self.tokens {
             let token = tokens.get().await.map_err(|e| no_token(failed(), e))?;
-            put = put.bearer_auth(token.expose()).header("x-ms-date", http_date());
+            let no_header =
+                |_| StepError::auth(failed()).with_source(Said("the token is no header".to_owned()));
+            let mut bearer =
+                HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(no_header)?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+            headers.insert("x-ms-date", HeaderValue::try_from(http_date()).map_err(no_header)?);
         }
-        let answer = put.send().await.map_err(|e| line_error(failed(), &e))?;
+        let broken = |e| line_error(failed(), &e);
+        let mut put = Request::put(url).body(body).map_err(|_| broken(Broken::Url))?;
+        *put.headers_mut() = headers;
+        let answer = self.http.send(put).await.map_err(broken)?;
         let server = answer.headers().get("server").and_then(|server| server.to_str().ok());
         self.azurite.learn(server);
         if answer.status() == StatusCode::CREATED {

@@ -1,17 +1,14 @@
 //! What a blob carries besides its bytes, and how it is written into a request. Pure.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 
 use azure_core::http::Etag;
 use azure_storage_blob::models::AccessTier;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
-use migrate_plugin_api::StepError;
 
-use super::checksum::Crc64;
-use super::config::{CopyOutputs, Tier};
-use super::source::{Properties, Reading};
+use super::config::Tier;
+use super::source::Properties;
 
 /// Says which version of the object the blob is: the ETag at the source.
 pub(super) const META_ETAG: &str = "migrate_source_etag";
@@ -34,32 +31,6 @@ pub(super) struct Dress {
     pub(super) tier: Option<Tier>,
     /// Fail if there is a blob already.
     pub(super) only_if_absent: bool,
-}
-
-/// A blob whose bytes are passed on as they come.
-pub(super) struct Passing {
-    pub(super) body: reqwest::Body,
-    pub(super) bytes: u64,
-    /// What the source says that the bytes are.
-    pub(super) crc64: Crc64,
-    pub(super) md5: Vec<u8>,
-    pub(super) dress: Dress,
-    pub(super) counts: CopyOutputs,
-    /// Why the body ended early, if it did.
-    pub(super) broken: Arc<Mutex<Option<StepError>>>,
-}
-
-/// Why a blob's bytes were not passed on, for a reason that is not the target's.
-pub(super) enum NotPassed {
-    /// The source says too little of them.
-    Unknown(Box<(Properties, Reading)>),
-    Failed(StepError),
-}
-
-impl From<StepError> for NotPassed {
-    fn from(error: StepError) -> Self {
-        Self::Failed(error)
-    }
 }
 
 impl Dress {

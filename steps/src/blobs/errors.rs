@@ -13,6 +13,10 @@ use azure_core::error::ErrorKind;
 use azure_storage_blob::StorageError;
 use migrate_plugin_api::{ErrorClass, StepError};
 
+use super::checksum::Crc64;
+use super::http1::{Answer, Broken};
+use super::source::Object;
+
 /// What a service or the way to it said, free of secrets.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -26,6 +30,27 @@ struct Damaged(String);
 /// Whether `error` says that other bytes arrived than the checksums that were sent along.
 pub(super) fn damaged(error: &StepError) -> bool {
     error.source.as_ref().is_some_and(|source| source.is::<Damaged>())
+}
+
+/// Proves that what was read is what the source says it has.
+pub(super) fn same(object: &Object, source: Crc64, read: Crc64) -> Result<(), StepError> {
+    if source == read {
+        return Ok(());
+    }
+    Err(differs(object, "CRC64", &source.to_string(), &read.to_string()))
+}
+
+/// A version was to be copied that is no longer there.
+pub(super) fn changed(object: &Object) -> StepError {
+    StepError::conflict(format!("object `{}` changed while it was copied", object.key))
+}
+
+/// What was read is not what the source says it has.
+pub(super) fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {
+    StepError::corrupt(format!(
+        "object `{}` was read with {what} {read}, but the source has {source}",
+        object.key
+    ))
 }
 
 /// `text` with the query of every URL and the value of every signature cut off.
@@ -91,7 +116,7 @@ fn retry_after(seconds: Option<&str>) -> Option<Duration> {
 }
 
 /// A request that got no answer.
-pub(super) fn line_error(message: impl Into<String>, error: &reqwest::Error) -> StepError {
+pub(super) fn line_error(message: impl Into<String>, error: &Broken) -> StepError {
     StepError::transient(message).with_source(Said(chain(error)))
 }
 
@@ -99,7 +124,7 @@ pub(super) fn line_error(message: impl Into<String>, error: &reqwest::Error) -> 
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
 
 /// The body of a refusal, as far as it came.
-async fn refusal(mut response: reqwest::Response) -> String {
+async fn refusal(mut response: Answer) -> String {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
@@ -118,7 +143,7 @@ fn element<'a>(xml: &'a str, name: &str) -> &'a str {
 }
 
 /// What S3 refused.
-pub(super) async fn s3_refusal(message: impl Into<String>, response: reqwest::Response) -> StepError {
+pub(super) async fn s3_refusal(message: impl Into<String>, response: Answer) -> StepError {
     let status = response.status().as_u16();
     let wait = response.headers().get("retry-after").and_then(|wait| wait.to_str().ok());
     let wait = retry_after(wait);
@@ -214,7 +239,7 @@ pub(super) fn blob_answer(error: azure_core::Error) -> Result<BlobAnswer, azure_
 
 impl BlobAnswer {
     /// Of a request that was sent without the client.
-    pub(super) async fn of(response: reqwest::Response) -> Self {
+    pub(super) async fn of(response: Answer) -> Self {
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header("retry-after"));

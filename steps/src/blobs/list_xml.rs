@@ -22,23 +22,48 @@ pub(super) struct Page {
 #[error("a listing of blobs is no XML that makes sense at byte {0}")]
 pub(super) struct NoSense(u64);
 
-/// Deepest element that means something: `EnumerationResults/Blobs/Blob/Properties/Etag`.
-const DEEPEST: usize = 5;
+/// The elements that the reader is inside of: `EnumerationResults/Blobs/Blob/Name`.
+#[derive(Default)]
+struct Path {
+    names: Vec<u8>,
+    /// Where each name ends.
+    ends: Vec<usize>,
+}
+
+impl Path {
+    fn push(&mut self, name: &[u8]) {
+        if !self.names.is_empty() {
+            self.names.push(b'/');
+        }
+        self.names.extend_from_slice(name);
+        self.ends.push(self.names.len());
+    }
+
+    fn pop(&mut self) {
+        self.ends.pop();
+        self.names.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    /// What is below the root.
+    fn below(&self) -> &[u8] {
+        self.ends.first().and_then(|end| self.names.get(end + 1..)).unwrap_or_default()
+    }
+}
 
 /// Reads a page.
 pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
     let mut reader = Reader::from_reader(xml);
     let mut page = Page::default();
-    let mut path: Vec<Vec<u8>> = Vec::with_capacity(DEEPEST);
+    let mut path = Path::default();
     let mut text = String::new();
     let mut ended = false;
     loop {
         let event = reader.read_event().map_err(|_| NoSense(reader.error_position()))?;
         match event {
             Event::Start(start) => {
-                path.push(start.name().as_ref().to_vec());
+                path.push(start.name().as_ref());
                 text.clear();
-                if is(&path, &["Blobs", "Blob"]) {
+                if path.below() == b"Blobs/Blob" {
                     page.blobs.push(Blob::default());
                 }
             }
@@ -54,10 +79,10 @@ pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
                 text.push(character.ok_or(NoSense(reader.buffer_position()))?);
             }
             Event::End(_) => {
-                element(&path, &text, &mut page);
+                element(path.below(), &text, &mut page);
                 path.pop();
                 text.clear();
-                ended = path.is_empty();
+                ended = path.ends.is_empty();
             }
             Event::Eof if ended => return Ok(page),
             Event::Eof => return Err(NoSense(reader.buffer_position())),
@@ -77,36 +102,29 @@ fn named(reference: &[u8]) -> Option<char> {
     })
 }
 
-/// Whether `path` is `names` below the root.
-fn is(path: &[Vec<u8>], names: &[&str]) -> bool {
-    path.len() == names.len() + 1 && path[1..].iter().zip(names).all(|(is, name)| is == name.as_bytes())
-}
-
-fn element(path: &[Vec<u8>], text: &str, page: &mut Page) {
-    if is(path, &["NextMarker"]) {
+fn element(path: &[u8], text: &str, page: &mut Page) {
+    if path == b"NextMarker" {
         page.next = Some(text.to_owned()).filter(|marker| !marker.is_empty());
         return;
     }
-    let Some(blob) = page.blobs.last_mut() else { return };
-    if is(path, &["Blobs", "Blob", "Name"]) {
-        text.clone_into(&mut blob.key);
-    } else if is(path, &["Blobs", "Blob", "Properties", "Content-Length"]) {
-        blob.size = text.parse().unwrap_or(0);
-    } else if is(path, &["Blobs", "Blob", "Properties", "Etag"]) {
-        text.clone_into(&mut blob.etag);
-    } else if is(path, &["Blobs", "Blob", "Properties", "Content-MD5"]) {
-        blob.md5 = BASE64.decode(text).ok().filter(|md5| !md5.is_empty());
-    } else if let [.., parent, name] = path
-        && parent == b"Metadata"
-        && path.len() == DEEPEST
-    {
-        let is = |ours: &str| name.eq_ignore_ascii_case(ours.as_bytes());
-        if is(META_ETAG) {
-            blob.source_etag = Some(text.to_owned());
-        } else if is(META_CRC64) {
-            blob.crc64 = Crc64::from_s3(text);
-        } else if is(META_MD5) {
-            blob.written_md5 = Some(text.to_owned());
+    let (Some(blob), Some(of_blob)) = (page.blobs.last_mut(), path.strip_prefix(b"Blobs/Blob/")) else {
+        return;
+    };
+    match of_blob {
+        b"Name" => text.clone_into(&mut blob.key),
+        b"Properties/Content-Length" => blob.size = text.parse().unwrap_or(0),
+        b"Properties/Etag" => text.clone_into(&mut blob.etag),
+        b"Properties/Content-MD5" => blob.md5 = BASE64.decode(text).ok().filter(|md5| !md5.is_empty()),
+        _ => {
+            let Some(name) = of_blob.strip_prefix(b"Metadata/") else { return };
+            let is = |ours: &str| name.eq_ignore_ascii_case(ours.as_bytes());
+            if is(META_ETAG) {
+                blob.source_etag = Some(text.to_owned());
+            } else if is(META_CRC64) {
+                blob.crc64 = Crc64::from_s3(text);
+            } else if is(META_MD5) {
+                blob.written_md5 = Some(text.to_owned());
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ mod cursor;
 mod dress;
 mod errors;
 mod filter;
+mod http1;
 mod list_xml;
 #[cfg(test)]
 mod login_tests;
@@ -26,6 +27,7 @@ mod merge;
 mod names;
 mod pace;
 mod pass;
+mod passing;
 mod plan;
 mod range;
 mod renew;

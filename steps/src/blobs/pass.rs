@@ -20,7 +20,7 @@ use super::azcopy;
 use super::config::{CopyConfig, CopyOutputs, Engine};
 use super::cursor::{Cursor, Failed, LowWater};
 use super::errors::line;
-use super::merge::{Pair, Standing, standing};
+use super::merge::{Pages, Pair, Standing, standing};
 use super::names::{Part, Phase, everything, phases};
 use super::range::Range;
 use super::repository::{self, MAX_ROUNDS};
@@ -82,6 +82,8 @@ struct Pass<'a> {
     rounds: u32,
     concurrency: usize,
     cursor: Cursor,
+    /// The target's listing of the first scope, by its prefix, until it is walked.
+    ahead: Option<(String, Pages<Blob>)>,
     /// Of the scope that is under way, if one is.
     stretches: Option<BTreeMap<usize, Stretch>>,
     /// Failed objects that the list has no room for.
@@ -108,8 +110,6 @@ pub(super) fn concurrency(config: &CopyConfig) -> usize {
 /// Runs or continues the pass.
 pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOutputs, StepError> {
     let concurrency = concurrency(config);
-    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency).await?);
-    let target = Arc::new(Target::new(ctx, &config.to, concurrency).await?);
     let phases = phases(config);
     // After a finished pass somebody asks again because what it left is no longer so.
     let left = |c: &Cursor| c.phase < phases.len() || (config.delete_extra && !c.deleted);
@@ -120,6 +120,14 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     } else {
         ctx.info(format!("going on behind {} objects", cursor.counts.objects));
     }
+    let target = Arc::new(Target::new(ctx, &config.to, concurrency).await?);
+    let listed = (cursor.phase == 0 && cursor.scope == 0 && cursor.ranges.is_none()).then_some((0, 0));
+    // The first thing of all: its first page takes the longest, and with nothing to do all of the time.
+    // Where the bucket decides what to list (see `narrowed`) it is asked first.
+    let first = phases.first().filter(|phase| phase.part == Part::All).and_then(|phase| phase.scopes.first());
+    let first = first.filter(|_| listed.is_some() && config.engine != Engine::Azcopy);
+    let ahead = first.map(|prefix| (prefix.clone(), target.list(prefix, None)));
+    let source = Arc::new(Source::new(ctx, &config.aws, &config.from, concurrency).await?);
     if config.engine == Engine::Azcopy {
         if cursor.counts.as_of_seconds == 0 {
             cursor.counts.as_of_seconds = source.asked().await?;
@@ -134,7 +142,6 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
     );
     let still = cursor.counts.bytes;
     let ended = cursor.counts.objects;
-    let listed = (cursor.phase == 0 && cursor.scope == 0 && cursor.ranges.is_none()).then_some((0, 0));
     let mut pass = Pass {
         ctx,
         config,
@@ -145,6 +152,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
         rounds: 0,
         concurrency,
         cursor,
+        ahead,
         stretches: None,
         unlisted: 0,
         running: JoinSet::new(),
@@ -263,12 +271,14 @@ impl Pass<'_> {
         let ranges: Vec<(usize, Range)> = left.into_iter().enumerate().collect();
         self.stretches =
             Some(ranges.iter().cloned().map(|(number, range)| (number, Stretch::new(range))).collect());
+        let ahead = self.ahead.take().filter(|(prefix, _)| prefix == scope).map(|(_, pages)| pages);
         let scope = Scope {
             source: Arc::clone(&self.source),
             target: Arc::clone(&self.target),
             prefix: scope.to_owned(),
             extras: false,
             cut: !self.cursor.disorder,
+            ahead,
         };
         let mut events = walk(scope, ranges);
         loop {

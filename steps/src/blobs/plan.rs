@@ -186,6 +186,7 @@ async fn count(
             prefix: prefix.clone(),
             extras: config.delete_extra,
             cut: true,
+            ahead: None,
         };
         let mut events = walk(scope, vec![(0, Range::all())]);
         loop {

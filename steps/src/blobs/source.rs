@@ -21,10 +21,10 @@ use http::HeaderMap;
 use migrate_plugin_api::{StepContext, StepError};
 use tokio::sync::mpsc;
 
-use super::azure_client::http_client;
 use super::blob_wire::Pieces;
 use super::checksum::{Crc64, Crc64Sum, md5_of_etag};
 use super::errors::{Said, chain, s3_error};
+use super::http1::{Answer, Lines};
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
@@ -124,7 +124,7 @@ pub(super) struct Source {
     access: Renewed<Access>,
     clock: Clock,
     /// What a new one is made of, when the credentials have changed.
-    made_of: (StepContext, AwsAccess, BucketRef),
+    made_of: (StepContext, AwsAccess, BucketRef, Lines),
     pace: Pace,
     bucket: String,
     prefix: String,
@@ -166,16 +166,15 @@ impl Properties {
     /// # Errors
     /// The name of a header that is no text.
     fn of_headers(headers: &HeaderMap, etag: &str) -> Result<Self, String> {
-        let mut texts: HashMap<&str, &str> = HashMap::with_capacity(headers.len());
+        let mut metadata = HashMap::new();
         for (name, value) in headers {
             let value = std::str::from_utf8(value.as_bytes()).map_err(|_| name.as_str().to_owned())?;
-            texts.insert(name.as_str(), value);
+            if let Some(name) = name.as_str().strip_prefix("x-amz-meta-") {
+                metadata.insert(name.to_owned(), value.to_owned());
+            }
         }
-        let get = |name: &str| texts.get(name).copied();
+        let get = |name: &str| std::str::from_utf8(headers.get(name)?.as_bytes()).ok();
         let owned = |name: &str| get(name).map(str::to_owned);
-        let metadata = texts.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("x-amz-meta-")?.to_owned(), (*value).to_owned()))
-        });
         let plain = get("x-amz-server-side-encryption-customer-algorithm").is_none()
             && matches!(get("x-amz-server-side-encryption"), None | Some("AES256"));
         Ok(Self {
@@ -184,7 +183,7 @@ impl Properties {
             content_language: owned("content-language"),
             content_disposition: owned("content-disposition"),
             cache_control: owned("cache-control"),
-            metadata: metadata.collect(),
+            metadata,
             crc64: get("x-amz-checksum-crc64nvme").and_then(Crc64::from_s3),
             md5: if plain { md5_of_etag(etag) } else { None },
             tags: get("x-amz-tagging-count").and_then(|count| count.parse().ok()).unwrap_or(0),
@@ -216,12 +215,12 @@ impl Source {
         from: &BucketRef,
         most: usize,
     ) -> Result<Self, StepError> {
-        let clock = Clock::default();
+        let (clock, lines) = (Clock::default(), Lines::new(READ_TIMEOUT)?);
         let host = from.endpoint.as_ref().map_or_else(|| format!("s3.{}", aws.region), ToString::to_string);
         Ok(Self {
-            access: Renewed::new(access(ctx, aws, from, &clock).await?),
+            access: Renewed::new(access(ctx, aws, from, &clock, &lines).await?),
             clock,
-            made_of: (ctx.clone(), aws.clone(), from.clone()),
+            made_of: (ctx.clone(), aws.clone(), from.clone(), lines),
             pace: Pace::new(most),
             bucket: from.bucket.clone(),
             prefix: folder(from.prefix.as_deref()),
@@ -235,8 +234,8 @@ impl Source {
     where
         F: Future<Output = Result<T, StepError>>,
     {
-        let (ctx, aws, from) = &self.made_of;
-        self.access.request(&self.pace, || access(ctx, aws, from, &self.clock), send).await
+        let (ctx, aws, from, lines) = &self.made_of;
+        self.access.request(&self.pace, || access(ctx, aws, from, &self.clock, lines), send).await
     }
 
     /// When the bucket first answered, by the clock that dates the objects, in seconds since 1970; now by
@@ -424,6 +423,7 @@ async fn access(
     aws: &AwsAccess,
     from: &BucketRef,
     clock: &Clock,
+    lines: &Lines,
 ) -> Result<Arc<Access>, StepError> {
     let shared = crate::aws::config(ctx, aws).await;
     // The bytes are read without the client, and checked here.
@@ -437,15 +437,14 @@ async fn access(
         config = config.endpoint_url(endpoint.as_str()).force_path_style(true);
     }
     let client = Client::from_conf(config.build());
-    let wire =
-        Wire::new(client.clone(), shared.credentials_provider(), &from.bucket, http_client(READ_TIMEOUT)?);
+    let wire = Wire::new(client.clone(), shared.credentials_provider(), &from.bucket, lines.clone());
     Ok(Arc::new(Access { client, wire }))
 }
 
 /// The bytes of an object as they come, with the CRC of those that came.
 pub(super) struct Reading {
     key: String,
-    response: reqwest::Response,
+    response: Answer,
     size: u64,
     came: u64,
     crc64: Crc64Sum,
@@ -453,7 +452,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Of a body that must be of `size` bytes.
-    fn new(key: &str, response: reqwest::Response, size: u64) -> Result<Self, StepError> {
+    fn new(key: &str, response: Answer, size: u64) -> Result<Self, StepError> {
         if let Some(length) = response.content_length().filter(|length| *length != size) {
             let message = format!("object `{key}` came with {length} of {size} bytes");
             return Err(StepError::transient(message));

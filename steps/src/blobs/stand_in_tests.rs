@@ -243,21 +243,28 @@ fn lying(bytes: Vec<u8>) -> Object {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_whose_objects_etag_is_no_md5_is_not_called_rewritten() {
     use md5::Digest as _;
-    let world = World::new(None).await;
-    world.sink.keep_md5(true);
-    let bytes = noise(3 * MIB, 1);
-    world.bucket.put_object("lying", lying(bytes.clone()));
-    world.bucket.put("honest", bytes.clone());
-    let outputs = world.apply().await.unwrap();
-    assert_eq!(outputs.checksums, [("crc64nvme".to_owned(), 2)].into());
-    world.assert_equal();
-    let md5 = hex::encode(md5::Md5::digest(&bytes));
-    for (name, blob) in world.sink.blobs() {
-        assert_eq!(blob.metadata["migrate_md5"], md5, "{name}");
+    // Read before it is sent, and passed on as it comes.
+    for size in [4 << 10, 3 * MIB] {
+        let world = World::new(None).await;
+        world.sink.keep_md5(true);
+        let bytes = noise(size, 1);
+        world.bucket.put_object("lying", lying(bytes.clone()));
+        world.bucket.put("honest", bytes.clone());
+        let outputs = world.apply().await.unwrap();
+        assert_eq!(outputs.checksums, [("crc64nvme".to_owned(), 2)].into());
+        world.assert_equal();
+        let md5 = hex::encode(md5::Md5::digest(&bytes));
+        for (name, blob) in world.sink.blobs() {
+            assert_eq!(blob.metadata["migrate_md5"], md5, "{name} of {size}");
+        }
+        assert_eq!(
+            world.sink.counts().get("set-metadata"),
+            Some(&1),
+            "only the one of {size} that was wrong"
+        );
+        let again = world.apply().await.unwrap();
+        assert_eq!((again.copied, again.skipped), (0, 2), "{again:?}");
     }
-    assert_eq!(world.sink.counts().get("set-metadata"), Some(&1), "only the one that was wrong");
-    let again = world.apply().await.unwrap();
-    assert_eq!((again.copied, again.skipped), (0, 2), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

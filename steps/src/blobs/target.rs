@@ -25,12 +25,13 @@ use super::azure_client::{Access, Line, access, place};
 use super::blob_wire::{Pieces, Taken, Wire};
 use super::checksum::Crc64;
 use super::config::CopyOutputs;
-use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing};
+use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5};
 use super::errors::{blob_answer, blob_error};
 use super::list_xml;
 use super::merge::Pages;
 use super::names::folder;
 use super::pace::Pace;
+use super::passing::{NotPassed, Passing};
 use super::renew::Renewed;
 use super::source::PAGES_AHEAD;
 use crate::site::ContainerRef;
@@ -304,20 +305,26 @@ impl Target {
         }
     }
 
-    /// Writes a whole blob in one request. Azure checks it on arrival, and computes and keeps the MD5 itself.
+    /// Whether it compares with an MD5 what arrives.
+    pub(super) fn checks_md5(&self) -> bool {
+        self.made_of.2.azurite.is()
+    }
+
+    /// Writes a whole blob in one request. Azure checks it on arrival, and computes and keeps the MD5 itself;
+    /// `md5` is compared where [`checks_md5`](Self::checks_md5).
     pub(super) async fn put(
         &self,
         key: &str,
         blob: &Pieces,
         md5: &[u8],
         dress: &Dress,
-    ) -> Result<(), StepError> {
+    ) -> Result<Taken, StepError> {
         let name = self.name(key);
         let send = |access: Arc<Access>| {
             let name = &name;
             async move {
                 let check = access.wire.check(blob.crc64, || md5.to_vec());
-                access.wire.put_blob(name, Wire::body(blob), blob.bytes, &check, dress).await.map(drop)
+                access.wire.put_blob(name, Wire::body(blob), blob.bytes, &check, dress).await
             }
         };
         self.request(send).await

@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use migrate_plugin_api::{ErrorClass, StepError};
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::blob_wire::Taken;
 use super::checksum::{Crc64, Layout, SERVER_BLOCK_BYTES, STREAM_BLOCK_BYTES, Spans};
 use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
-use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5, NotPassed, Passing};
-use super::errors::damaged;
+use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5};
+use super::errors::{changed, damaged, differs, same};
 use super::names::{invalid_name, metadata, tags};
 use super::pace::Cap;
+use super::passing::{NotPassed, Passing, passed};
 use super::source::{Object, Properties, Reading, Source};
 use super::target::{Blob, FetchError, Refusal, Target};
 
@@ -96,7 +98,11 @@ impl Mover {
     }
 
     /// Copies `object` and counts it. `replaces`: a blob of its name is there and differs.
-    pub(super) async fn copy(&self, mut object: Object, replaces: bool) -> Result<CopyOutputs, StepError> {
+    pub(super) async fn copy(
+        self: &Arc<Self>,
+        mut object: Object,
+        replaces: bool,
+    ) -> Result<CopyOutputs, StepError> {
         if let Some(why) = invalid_name(&self.target.name(&object.key)) {
             return Err(StepError::permanent(format!("Azure can't hold `{}`: {why}", object.key)));
         }
@@ -145,7 +151,7 @@ impl Mover {
         Ok(self.source.head(key).await?.is_some_and(|(_, properties)| properties.restored))
     }
 
-    async fn copy_once(&self, object: &Object) -> Result<CopyOutputs, StepError> {
+    async fn copy_once(self: &Arc<Self>, object: &Object) -> Result<CopyOutputs, StepError> {
         let ask_azure = match self.engine {
             Engine::Stream => false,
             // What AzCopy can't be told to copy.
@@ -223,23 +229,26 @@ impl Mover {
     ) -> Result<CopyOutputs, StepError> {
         let _memory = self.room(object.size).await?;
         let blob = reading.all().await?;
-        // Blob Storage keeps the MD5 of what it got, so ours is of the bytes and not what an ETag claims.
-        let ours = blob.md5();
-        let kind = match (properties.crc64, properties.md5.as_ref()) {
-            (Some(known), _) => {
+        let (md5, kind) = match (properties.crc64, properties.md5.clone()) {
+            (Some(known), claimed) => {
                 same(object, known, blob.crc64)?;
-                "crc64nvme"
+                // Not computed where it is what the ETag claims and nobody compares with it beforehand.
+                let claimed = claimed.filter(|_| !self.target.checks_md5());
+                (claimed.unwrap_or_else(|| blob.md5()), "crc64nvme")
             }
-            (None, Some(known)) if *known != ours => {
-                return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(&ours)));
+            (None, Some(known)) => {
+                let ours = blob.md5();
+                if known != ours {
+                    return Err(differs(object, "MD5", &hex::encode(known), &hex::encode(ours)));
+                }
+                (ours, "md5")
             }
-            (None, Some(_)) => "md5",
-            (None, None) => "crc64-computed",
+            (None, None) => (blob.md5(), "crc64-computed"),
         };
         let (mut dress, mut counts) = self.dress(object, properties, Some(blob.crc64)).await?;
-        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&ours));
-        self.target.put(&object.key, &blob, &ours, &dress).await?;
-        self.moved.fetch_add(object.size, Ordering::Relaxed);
+        dress.metadata.insert(META_MD5.to_owned(), hex::encode(&md5));
+        let taken = self.target.put(&object.key, &blob, &md5, &dress).await?;
+        self.taken(object, taken, &md5, dress).await?;
         counts.checksums.insert(kind.to_owned(), 1);
         Ok(counts)
     }
@@ -252,20 +261,32 @@ impl Mover {
         object: &Object,
     ) -> Result<Result<CopyOutputs, (Properties, Reading)>, StepError> {
         let put = self.target.put_passing(&object.key, || self.passing(object)).await?;
-        let (taken, mut dress, mut counts, md5) = match put {
+        let (taken, dress, mut counts, md5) = match put {
             Ok(taken) => taken,
             Err(NotPassed::Unknown(unknown)) => return Ok(Err(*unknown)),
             Err(NotPassed::Failed(error)) => return Err(error),
         };
-        if let Some(told) = taken.md5.filter(|told| *told != md5) {
-            // The ETag looks like an MD5 and is none, or the blob would be called rewritten for ever.
+        self.taken(object, taken, &md5, dress).await?;
+        counts.checksums.insert("crc64nvme".to_owned(), 1);
+        Ok(Ok(counts))
+    }
+
+    /// A whole blob is there. Blob Storage keeps the MD5 of what it got: where the ETag looks like one and is
+    /// none, the blob is told so, or it would be called rewritten for ever.
+    async fn taken(
+        &self,
+        object: &Object,
+        taken: Taken,
+        md5: &[u8],
+        mut dress: Dress,
+    ) -> Result<(), StepError> {
+        if let Some(told) = taken.md5.filter(|told| told != md5) {
             dress.metadata.insert(META_MD5.to_owned(), hex::encode(told));
             let blob = Blob { key: object.key.clone(), etag: taken.etag, ..Blob::default() };
             self.target.mark(&blob, dress.metadata).await?;
         }
         self.moved.fetch_add(object.size, Ordering::Relaxed);
-        counts.checksums.insert("crc64nvme".to_owned(), 1);
-        Ok(Ok(counts))
+        Ok(())
     }
 
     /// Begins to read an object that is passed on.
@@ -282,7 +303,7 @@ impl Mover {
     }
 
     /// A large object: ranges to blocks, several at once, then the commit.
-    async fn stream_blocks(&self, object: &Object) -> Result<CopyOutputs, StepError> {
+    async fn stream_blocks(self: &Arc<Self>, object: &Object) -> Result<CopyOutputs, StepError> {
         let properties = self.look(object).await?;
         let layout = Layout::new(object.size, STREAM_BLOCK_BYTES);
         let staged = self.target.staged(&object.key).await?;
@@ -324,18 +345,29 @@ impl Mover {
 
     /// Streams the blocks without a CRC in `crcs`, fills it, and combines it.
     async fn stream_missing(
-        &self,
+        self: &Arc<Self>,
         object: &Object,
         layout: Layout,
         found: &HashMap<u64, Vec<Option<Crc64>>>,
         crcs: &mut [Option<Crc64>],
     ) -> Result<Crc64, StepError> {
+        let shared = Arc::new(object.clone());
         let missing: Vec<u64> =
             (0..).zip(&*crcs).filter(|(_, crc64)| crc64.is_none()).map(|(i, _)| i).collect();
+        // Each is a task of its own, which drives its own connections: or all would be one processor's.
         let read: Vec<(u64, Crc64)> = stream::iter(missing)
-            .map(|index| async move {
-                let there = found.get(&index).map_or(&[] as &[_], Vec::as_slice);
-                self.stream_block(object, layout, index, there).await.map(|crc64| (index, crc64))
+            .map(|index| {
+                let there = found.get(&index).cloned().unwrap_or_default();
+                let (mover, object) = (Arc::clone(self), Arc::clone(&shared));
+                let block =
+                    tokio::spawn(async move { mover.stream_block(&object, layout, index, &there).await });
+                let block = AbortOnDropHandle::new(block);
+                async move {
+                    let read = block.await;
+                    let read =
+                        read.map_err(|e| StepError::permanent("a transfer broke down").with_source(e))?;
+                    read.map(|crc64| (index, crc64))
+                }
             })
             .buffer_unordered(BLOCKS_AT_ONCE)
             .try_collect()
@@ -552,58 +584,4 @@ impl Mover {
 async fn acquire(semaphore: &Semaphore, count: u32) -> Result<tokio::sync::SemaphorePermit<'_>, StepError> {
     // Never closed; were it, the pass would be over.
     semaphore.acquire_many(count).await.map_err(|_| StepError::cancelled())
-}
-
-/// Proves that what was read is what the source says it has.
-fn same(object: &Object, source: Crc64, read: Crc64) -> Result<(), StepError> {
-    if source == read {
-        return Ok(());
-    }
-    Err(differs(object, "CRC64", &source.to_string(), &read.to_string()))
-}
-
-fn changed(object: &Object) -> StepError {
-    StepError::conflict(format!("object `{}` changed while it was copied", object.key))
-}
-
-fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {
-    StepError::corrupt(format!(
-        "object `{}` was read with {what} {read}, but the source has {source}",
-        object.key
-    ))
-}
-
-/// The bytes of `reading`, of which the last piece comes only when all of them are those that `known` is
-/// of. Why they ended early is left in `broken`.
-fn passed(
-    object: Object,
-    reading: Reading,
-    known: Crc64,
-    broken: Arc<Mutex<Option<StepError>>>,
-) -> reqwest::Body {
-    let begun = Some((reading, None::<Bytes>));
-    let pieces = stream::try_unfold((begun, object, broken), move |(state, object, broken)| async move {
-        let Some((mut reading, mut held)) = state else { return Ok(None) };
-        let next = loop {
-            if reading.is_whole() {
-                break same(&object, known, reading.crc64()).map(|()| (held, None));
-            }
-            match reading.next().await {
-                Ok(piece) => {
-                    if let Some(before) = std::mem::replace(&mut held, piece) {
-                        break Ok((Some(before), Some((reading, held))));
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        match next {
-            Ok((piece, state)) => Ok(piece.map(|piece| (piece, (state, object, broken)))),
-            Err(error) => {
-                *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(std::io::Error::other("the source broke off"))
-            }
-        }
-    });
-    reqwest::Body::wrap_stream(pieces)
 }

@@ -107,6 +107,7 @@ pub(super) async fn verify(
             prefix: prefix.clone(),
             extras: config.delete_extra,
             cut: true,
+            ahead: None,
         };
         let mut events = walk(scope, vec![(0, Range::all())]);
         loop {

@@ -13,10 +13,10 @@ use migrate_plugin_api::StepError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::merge::{Merge, Pair};
+use super::merge::{Merge, Pages, Pair};
 use super::range::{LAST, Range, turned, turns};
 use super::source::Source;
-use super::target::{Start, Target};
+use super::target::{Blob, Start, Target};
 
 /// Ranges that are listed at the same time: each costs two pages of memory on both sides.
 const MAX_RANGES: usize = 4;
@@ -50,6 +50,8 @@ pub(super) struct Scope {
     pub(super) extras: bool,
     /// Whether ranges may be cut.
     pub(super) cut: bool,
+    /// The target's listing from the scope's start on, where it was begun before.
+    pub(super) ahead: Option<Pages<Blob>>,
 }
 
 /// Said of a bucket that was cut and turns out to list in an order of its own: then keys may be
@@ -81,11 +83,15 @@ impl Place {
 }
 
 /// Walks `ranges` of `scope`, which keep their numbers. Ends with its reader.
-pub(super) fn walk(scope: Scope, ranges: Vec<(usize, Range)>) -> mpsc::Receiver<Result<Event, StepError>> {
+pub(super) fn walk(
+    mut scope: Scope,
+    ranges: Vec<(usize, Range)>,
+) -> mpsc::Receiver<Result<Event, StepError>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let mut walk = Walk {
             next: ranges.iter().map(|(number, _)| number + 1).max().unwrap_or(0),
+            ahead: scope.ahead.take(),
             scope: Arc::new(scope),
             sender: sender.clone(),
             waiting: ranges,
@@ -106,6 +112,7 @@ pub(super) fn walk(scope: Scope, ranges: Vec<(usize, Range)>) -> mpsc::Receiver<
 
 struct Walk {
     scope: Arc<Scope>,
+    ahead: Option<Pages<Blob>>,
     sender: mpsc::Sender<Result<Event, StepError>>,
     waiting: Vec<(usize, Range)>,
     active: Vec<(usize, Arc<Place>)>,
@@ -170,7 +177,8 @@ impl Walk {
         self.active.push((number, Arc::clone(&place)));
         let walker =
             Walker { number, place, scope: Arc::clone(&self.scope), sender: self.sender.clone(), long };
-        self.tasks.spawn(async move { walker.run(range).await.map(|()| Ending::Range(number)) });
+        let ahead = if range.after.is_none() { self.ahead.take() } else { None };
+        self.tasks.spawn(async move { walker.run(range, ahead).await.map(|()| Ending::Range(number)) });
     }
 
     /// The range to cut next, if one may be.
@@ -256,10 +264,10 @@ struct Walker {
 }
 
 impl Walker {
-    async fn run(&self, range: Range) -> Result<(), StepError> {
+    async fn run(&self, range: Range, ahead: Option<Pages<Blob>>) -> Result<(), StepError> {
         let after = range.after.as_deref();
         let objects = self.scope.source.list(&self.scope.prefix, after);
-        let blobs = self.scope.target.list(&self.scope.prefix, after);
+        let blobs = ahead.unwrap_or_else(|| self.scope.target.list(&self.scope.prefix, after));
         let mut merge = Merge::new(objects, blobs, self.scope.extras);
         let mut batch = Vec::new();
         let mut more = true;

@@ -27,6 +27,7 @@ impl Pass<'_> {
                     prefix: prefix.clone(),
                     extras: true,
                     cut: !self.cursor.disorder,
+                    ahead: None,
                 };
                 let any = self.source.next_key(prefix, "").await?.is_some();
                 let mut events = walk(scope, vec![(0, Range::all())]);
