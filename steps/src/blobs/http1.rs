@@ -42,6 +42,7 @@ const IDLE: Duration = Duration::from_secs(90);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// What was sent and not acknowledged for so long is lost.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Why there is no answer, or no more of it.
@@ -339,8 +340,8 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::io::{Read, Write as _};
+    use std::net::{Shutdown, SocketAddr, TcpListener};
     use std::sync::mpsc;
     use std::thread;
 
@@ -375,7 +376,7 @@ mod tests {
         (address, told)
     }
 
-    fn head(line: &mut TcpStream) -> Option<String> {
+    fn head(line: &mut impl Read) -> Option<String> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -514,5 +515,45 @@ mod tests {
         assert_eq!(all(answer).await.unwrap(), b"abc");
         let (_, request) = told.recv().unwrap();
         assert!(request.unwrap().starts_with("GET http://bucket.invalid/key HTTP/1.1\r\n"));
+    }
+    #[tokio::test]
+    async fn a_url_of_https_is_asked_with_tls() {
+        use rustls::pki_types::PrivateKeyDer;
+        use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let server = Arc::new(server.with_single_cert(vec![made.cert.der().clone()], key).unwrap());
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = thread::spawn(move || {
+            let (line, _) = listener.accept().unwrap();
+            let mut line = StreamOwned::new(ServerConnection::new(server).unwrap(), line);
+            [(); 2].map(|()| {
+                let request = head(&mut line).unwrap();
+                line.write_all(WHOLE.as_bytes()).unwrap();
+                request
+            })
+        });
+        let mut lines = lines();
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        Arc::get_mut(&mut lines.0).unwrap().connector = HttpsConnector::from((connector, client));
+        for _ in 0..2 {
+            let request = Request::get(format!("https://localhost:{port}/")).body(Body::default()).unwrap();
+            assert_eq!(all(lines.send(request).await.unwrap()).await.unwrap(), b"abc");
+        }
+        let asked = asked.join().unwrap();
+        assert!(
+            asked.iter().all(|request| request.contains(&format!("host: localhost:{port}\r\n"))),
+            "{asked:?}"
+        );
     }
 }

@@ -204,7 +204,7 @@ impl Signer {
     /// `now` as `YYYYMMDDTHHMMSSZ`.
     fn request(&self, place: &Place, wanted: &Wanted<'_>, now: &str) -> Result<Request<Body>, http::Error> {
         let path = format!("{}{}", place.path, encoded(wanted.key));
-        // In the order of their names; `None` is the host, which is sent by itself.
+        // In the order of their names.
         let token = self.credentials.session_token();
         let headers = [
             Some(("host", place.host.as_str())),
