@@ -1,6 +1,10 @@
 //! The built-in steps, a folder a family. Everything that knows AWS, Azure, Kubernetes or Velero
 //! is here; the engine sees only the contract of `migrate-plugin-api`.
 
+// The futures of a copy hold those of the SDKs, 130 types deep; whether the default of 128 is enough for their layout
+// depends on what an incremental build knows already.
+#![recursion_limit = "256"]
+
 mod arm;
 pub mod assess;
 mod aws;
