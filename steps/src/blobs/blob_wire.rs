@@ -204,7 +204,10 @@ impl Wire {
         let server = answer.headers().get("server").and_then(|server| server.to_str().ok());
         self.azurite.learn(server);
         if answer.status() == StatusCode::CREATED {
-            return Ok(answer.headers().clone());
+            let headers = answer.headers().clone();
+            // It is empty, but may say so only at its end.
+            answer.rest().await;
+            return Ok(headers);
         }
         Err(BlobAnswer::of(answer).await.into_error(failed()))
     }

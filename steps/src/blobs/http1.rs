@@ -45,6 +45,9 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
+/// Bytes of a body that nobody needs for which a new connection costs more than reading them.
+const WORTH_READING: usize = 64 << 10;
+
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -142,7 +145,7 @@ impl Lines {
                 Ok(answer) => {
                     let (head, body) = answer.into_parts();
                     let mut coming = OnLine { body, line: Some(line), home: Arc::clone(&self.0) };
-                    coming.ends();
+                    coming.ends(false);
                     return Ok(Answer { head, body: Coming::OnLine(coming), silence: self.0.silence });
                 }
                 Err(mut refused) => match refused.take_message() {
@@ -270,8 +273,8 @@ struct OnLine {
 
 impl OnLine {
     /// Gives the connection back, if all has come and another request may go over it.
-    fn ends(&mut self) {
-        if !self.body.is_end_stream() {
+    fn ends(&mut self, ended: bool) {
+        if !ended && !self.body.is_end_stream() {
             return;
         }
         let Some(mut line) = self.line.take() else { return };
@@ -289,7 +292,8 @@ impl OnLine {
                 Some(line) => line.driver.during(self.body.frame()).await,
                 None => None,
             };
-            self.ends();
+            // Only of a body of known length it is known before its end is read.
+            self.ends(frame.is_none());
             match frame.transpose()?.map(Frame::into_data) {
                 Some(Ok(bytes)) => return Ok(Some(bytes)),
                 // Trailers.
@@ -314,6 +318,16 @@ impl Answer {
         match &self.body {
             Coming::OnLine(coming) => coming.body.size_hint().exact(),
             Coming::Client(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// Reads a body that nobody needs to its end, for the connection's sake; one that goes on isn't worth it.
+    pub(super) async fn rest(mut self) {
+        let mut came = 0;
+        while came < WORTH_READING
+            && let Ok(Some(piece)) = self.chunk().await
+        {
+            came += piece.len();
         }
     }
 
@@ -424,6 +438,18 @@ mod tests {
             requests.iter().map(|(number, head)| (*number, head.lines().next().unwrap())).collect();
         assert_eq!(heads, [(0, "GET /a?b HTTP/1.1"), (1, "GET / HTTP/1.1"), (0, "GET / HTTP/1.1")]);
         assert!(requests[0].1.contains(&format!("host: {address}\r\n")), "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_unknown_length_gives_its_connection_back_at_its_end() {
+        const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        const EMPTY: &str = "HTTP/1.1 201 Created\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        let (address, told) = serve(vec![vec![CHUNKED, EMPTY, WHOLE]]);
+        let lines = lines();
+        assert_eq!(all(get(&lines, address, "/").await.unwrap()).await.unwrap(), b"abc");
+        get(&lines, address, "/").await.unwrap().rest().await;
+        assert_eq!(all(get(&lines, address, "/").await.unwrap()).await.unwrap(), b"abc");
+        assert_eq!(came_by(&told), [0, 0, 0]);
     }
 
     #[tokio::test]
