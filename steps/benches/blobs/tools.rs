@@ -33,6 +33,11 @@ impl Tools {
             tools.azcopy = npm(bench, "azcopy", package, AZCOPY, program)?;
             // The package forgets its run bit.
             succeed(Command::new("chmod").arg("+x").arg(&tools.azcopy))?;
+            // A library that it is linked with, where its own installer would have seen to it.
+            let runs = Command::new(&tools.azcopy).arg("--version").output();
+            if !runs.is_ok_and(|output| output.status.success()) {
+                succeed(Command::new("apt-get").args(["install", "--yes", "--quiet", "libsecret-1-0"]))?;
+            }
         }
         Ok(tools)
     }
