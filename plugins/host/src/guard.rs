@@ -163,23 +163,26 @@ struct Pulse {
     silence: Duration,
     last: [u8; 8],
     since: Instant,
+    looked: Instant,
 }
 
 impl Pulse {
     fn of(path: &OsString, silence: Duration) -> Result<Self, String> {
         let file = File::open(path)
             .map_err(|error| format!("failed to open migrate's pulse {}: {error}", path.display()))?;
-        Ok(Self { file, silence, last: [0; 8], since: Instant::now() })
+        Ok(Self { file, silence, last: [0; 8], since: Instant::now(), looked: Instant::now() })
     }
 
-    /// Whether there was none for too long. Time in which the whole machine sleeps doesn't count: the host
-    /// slept as well, and sees to its lease when it wakes.
+    /// Whether there was none for too long. Time in which the whole machine sleeps doesn't count, nor does time
+    /// in which this process was frozen: the host slept as well, and sees to its lease when it wakes.
     fn is_gone(&mut self) -> bool {
         let mut now = self.last;
         // What can't be read doesn't change.
         let _ = self.file.read_exact_at(&mut now, 0);
-        if now != self.last {
-            (self.last, self.since) = (now, Instant::now());
+        let overslept = self.looked.elapsed() >= self.silence / 2;
+        self.looked = Instant::now();
+        if now != self.last || overslept {
+            (self.last, self.since) = (now, self.looked);
         }
         self.since.elapsed() >= self.silence
     }

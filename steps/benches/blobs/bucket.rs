@@ -20,6 +20,8 @@ use super::gate::Gate;
 use super::nobody::{first_key, nobodys_etag, nobodys_key};
 use super::sink::{Fault, Faults};
 
+/// When objects were written.
+const MODIFIED: &str = "2026-01-01T00:00:00Z";
 /// S3's page of a listing.
 const MAX_PAGE: usize = 1_000;
 
@@ -33,6 +35,8 @@ pub struct Object {
     /// `x-amz-meta-…`, tags, storage class and the like, by header.
     pub headers: BTreeMap<String, String>,
     pub storage_class: Option<String>,
+    /// As a listing says it; else the start of 2026.
+    pub modified: Option<&'static str>,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -171,7 +175,7 @@ impl Bucket {
         let (prefix, after) = (get("prefix"), get("continuation-token").max(get("start-after")));
         let mut text = String::with_capacity(page * 300);
         let (mut count, mut last, mut more) = (0, String::new(), false);
-        let mut write = |key: &str, etag: &str, size: usize, class: &str| {
+        let mut write = |key: &str, etag: &str, size: usize, class: &str, modified: &str| {
             if !key.starts_with(prefix) {
                 return false;
             }
@@ -182,7 +186,7 @@ impl Bucket {
             text.push_str("<Contents><Key>");
             escape(&mut text, key);
             text.push_str(&format!(
-                "</Key><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>&quot;{etag}&quot;</ETag><Size>{size}\
+                "</Key><LastModified>{modified}</LastModified><ETag>&quot;{etag}&quot;</ETag><Size>{size}\
                  </Size><StorageClass>{class}</StorageClass></Contents>"
             ));
             key.clone_into(&mut last);
@@ -192,7 +196,7 @@ impl Bucket {
         if let Some(all) = self.listed {
             for number in first_key(all, after.max(prefix))..all {
                 let key = nobodys_key(number);
-                if key != after && !write(&key, &nobodys_etag(number), 4096, "STANDARD") {
+                if key != after && !write(&key, &nobodys_etag(number), 4096, "STANDARD", MODIFIED) {
                     break;
                 }
             }
@@ -201,7 +205,7 @@ impl Bucket {
             let from = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
             for (key, object) in objects.range::<str, _>((from, Bound::Unbounded)) {
                 let class = object.storage_class.as_deref().unwrap_or("STANDARD");
-                if !write(key, &object.etag, object.bytes.len(), class) {
+                if !write(key, &object.etag, object.bytes.len(), class, object.modified.unwrap_or(MODIFIED)) {
                     break;
                 }
             }

@@ -106,13 +106,23 @@ pub(super) async fn run(
     let mover = Arc::new(Mover::new(Arc::clone(source), Arc::clone(target), config, BTreeMap::new()));
     let mut engine = Engine { ctx, config, source, target, mover, folder, failed: Vec::new(), more: 0 };
     // What the last attempt had begun.
-    if let Some(job) = ctx.handle().filter(|_| engine.orders_file().exists()) {
-        let orders = engine.stored_orders()?;
-        ctx.info(format!("resuming AzCopy's job {job}"));
-        let summary = match engine.follow(engine.resume(job).await?).await {
-            Err(error) if error.class == ErrorClass::Cancelled => return Err(error),
-            // A job that AzCopy can't resume is no loss: what it left is listed.
-            said => said.inspect_err(|e| ctx.warn(line(e))).unwrap_or_default(),
+    if engine.orders_file().exists() {
+        let (orders, summary) = match ctx.handle() {
+            Some(job) => {
+                ctx.info(format!("resuming AzCopy's job {job}"));
+                let summary = match engine.follow(engine.resume(job).await?).await {
+                    Err(error) if error.class == ErrorClass::Cancelled => return Err(error),
+                    // A job that AzCopy can't resume is no loss: what it left is listed.
+                    said => said.inspect_err(|e| ctx.warn(line(e))).unwrap_or_default(),
+                };
+                (engine.stored_orders()?, summary)
+            }
+            // Killed before the job had told its name: when AzCopy has ended, what it made is taken over. Orders
+            // that were not yet written whole were given to nobody.
+            None => {
+                drop(claim(ctx).await?);
+                (engine.stored_orders().unwrap_or_default(), Summary::default())
+            }
         };
         engine.adopt(orders, &summary).await?;
         (engine.failed, engine.more) = (Vec::new(), 0);
@@ -126,7 +136,7 @@ pub(super) async fn run(
             }
             rounds += 1;
         }
-        let counts = engine.phase(phase, cursor.again).await?;
+        let counts = engine.phase(phase, cursor.again, cursor.counts.as_of_seconds).await?;
         cursor.counts.add(&counts);
         if !engine.failed.is_empty() {
             return Err(failed_objects(phase, &engine.failed, engine.more));
@@ -153,7 +163,12 @@ struct Engine<'a> {
 
 impl Engine<'_> {
     /// `again`: what is equal in Velero's repositories is counted already.
-    async fn phase(&mut self, phase: &Phase, again: bool) -> Result<CopyOutputs, StepError> {
+    async fn phase(
+        &mut self,
+        phase: &Phase,
+        again: bool,
+        as_of_seconds: i64,
+    ) -> Result<CopyOutputs, StepError> {
         let again = again && matches!(phase.part, Part::Indexes | Part::Packs);
         let mut counts = CopyOutputs::default();
         let mut batch = Vec::new();
@@ -172,7 +187,7 @@ impl Engine<'_> {
                 let Event::Pairs { pairs, .. } = event? else { continue };
                 for pair in pairs {
                     let Pair::Object(object, blob) = pair else { continue };
-                    if !phase.takes(&object.key) {
+                    if !phase.takes(&object.key) || phase.leaves(&object, as_of_seconds) {
                         continue;
                     }
                     if object.is_folder_marker() {
@@ -222,12 +237,13 @@ impl Engine<'_> {
         if orders.is_empty() {
             return Ok(CopyOutputs::default());
         }
+        // First: the AzCopy of an earlier attempt may still read what is written here.
+        let mut command = self.command().await?;
         let list: String = orders.iter().map(|order| format!("{}\n", order.key)).collect();
         self.write(&self.folder.join("list"), list.as_bytes())?;
         let stored = serde_json::to_vec(&orders)
             .map_err(|e| StepError::permanent("failed to write the list of objects").with_source(e))?;
         self.write(&self.orders_file(), &stored)?;
-        let mut command = self.command().await?;
         command.arg("copy").arg(self.from()).arg(self.to().await?).arg("--list-of-files");
         command.arg(self.folder.join("list"));
         command.args(["--recursive", "--as-subdir=false", "--from-to", "S3Blob"]);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::config::{CopyConfig, Order};
 use super::filter::Filter;
 use super::repository::{self, REPOSITORIES};
+use super::source::Object;
 
 /// Azure's limits of a blob's name.
 const MAX_NAME_CHARS: usize = 1024;
@@ -49,6 +50,11 @@ impl Phase {
             repository::part(key).unwrap_or(file)
         };
         self.filter.takes(key) && (self.part == Part::All || self.part == part())
+    }
+
+    /// Whether `object` is of a backup that ended after the pass began: of its volumes not all need be there.
+    pub(super) fn leaves(&self, object: &Object, as_of_seconds: i64) -> bool {
+        self.part == Part::BackupFiles && object.modified > as_of_seconds
     }
 }
 

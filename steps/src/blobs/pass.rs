@@ -242,7 +242,8 @@ impl Pass<'_> {
                 cursor.counts = *before;
             }
         }
-        cursor.before = Some(Box::new(cursor.counts.clone()));
+        // Later only what is copied counts, once.
+        cursor.before = (!cursor.again).then(|| Box::new(cursor.counts.clone()));
         Ok(phase)
     }
 
@@ -359,7 +360,7 @@ impl Pass<'_> {
         let goes_again = self.goes_again();
         for pair in pairs {
             let Pair::Object(object, blob) = pair else { continue };
-            if !phase.takes(&object.key) {
+            if !phase.takes(&object.key) || phase.leaves(&object, self.cursor.counts.as_of_seconds) {
                 continue;
             }
             let Some(stretch) = self.stretch(range) else { continue };
@@ -390,6 +391,11 @@ impl Pass<'_> {
         blob: Option<Blob>,
         ticket: Option<(usize, u64)>,
     ) -> Result<(), StepError> {
+        let blob = match blob {
+            // The two sides may list in other orders, and this must not be put over another.
+            None if phase.part == Part::Formats => self.target.head(&object.key).await?,
+            listed => listed,
+        };
         let differs = match &blob {
             Some(blob) if standing(&object, blob) == Standing::Equal => {
                 let counts = if self.goes_again() { CopyOutputs::default() } else { skipped(&object) };

@@ -9,6 +9,7 @@ use migrate_plugin_api::{ErrorClass, TypedStep as _, VerifyDepth};
 use super::BlobCopy;
 use super::config::Order;
 use super::stand::World;
+use super::stand::bucket::Object;
 
 fn format(id: &str, rest: &str) -> String {
     format!("{{\"tool\":\"https://github.com/kopia/kopia\",\"uniqueID\":\"{id}\",\"x\":\"{rest}\"}}")
@@ -83,6 +84,30 @@ async fn what_comes_while_a_repository_is_copied_comes_whole() {
     let evidence =
         BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
     assert!(evidence.passed(), "{evidence:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_ends_later_is_left_to_the_next_pass() {
+    let world = world().await;
+    world.refuse(400, "InvalidInput", |kind, name, _| kind == "put-blob" && name == "backups/b/log");
+    world.bucket.put("backups/b/log", "log");
+    assert!(world.apply().await.is_err());
+    world.sink.set_faults(None);
+    // A day later there is another one, of whose volumes nothing is here.
+    for key in ["kopia/shop/p2", "kopia/shop/x2", "backups/b2/velero-backup.json"] {
+        let later = Some("2099-01-01T00:00:00Z");
+        let bytes = key.as_bytes().into();
+        let etag = format!("{key}-1");
+        world.bucket.put_object(key, Object { bytes, etag, modified: later, ..Object::default() });
+    }
+    let outputs = world.resume().await.unwrap();
+    let blobs = world.sink.blobs();
+    assert!(blobs.contains_key("backups/b/velero-backup.json"));
+    assert!(!blobs.contains_key("backups/b2/velero-backup.json"), "its volumes are not here");
+    let verify =
+        BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(verify.passed(), "{verify:?}");
+    assert!(verify.checks.iter().any(|check| check.what == "objects changed since the copy"), "{verify:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

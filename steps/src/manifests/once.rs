@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use migrate_plugin_api::{ErrorClass, Evidence, StepContext, StepError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::apply_set::group_kind;
 use super::order::Manifest;
@@ -173,8 +173,9 @@ impl<'a> Once<'a> {
     ) -> Result<String, StepError> {
         // kube sends a request again after a 503 or 504: by then the first one may have run, and be gone.
         let once = connect_to_probe(ctx, self.cluster).await?;
-        self.unsent.remove(note);
+        // Where it fails otherwise, nothing was sent.
         let answer = target.send(&once, kind, manifest, false).await?;
+        self.unsent.remove(note);
         let refusal = match answer {
             Ok(made) => {
                 return made
@@ -317,11 +318,6 @@ pub(super) fn would_run_again(ctx: &StepContext, evidence: &Evidence, names: &[S
         ctx.run,
         rerun(ctx)
     ))
-}
-
-/// Whether the cluster removes it when it has ended.
-pub(super) fn is_removed_by_itself(object: &DynamicObject) -> bool {
-    object.data.pointer("/spec/ttlSecondsAfterFinished").is_some_and(Value::is_number)
 }
 
 #[cfg(test)]

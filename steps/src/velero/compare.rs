@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::discovery::{Discovery, Scope};
 use kube::{Api, Client, ResourceExt};
-use migrate_plugin_api::{Check, CheckStatus, StepError};
+use migrate_plugin_api::{Check, CheckStatus, StepError, VerifyDepth};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +151,8 @@ struct Verdict {
     doubtful: BTreeMap<&'static str, Vec<String>>,
     /// Those of these that Velero skipped.
     skipped: Vec<String>,
+    /// Not on the target, where it was when the restore ended.
+    lost: Vec<String>,
     /// Not on the target.
     missing: Vec<String>,
 }
@@ -185,8 +187,8 @@ fn judge(
         } else if is(|o| &o.skipped, name) {
             match discarded {
                 Some(discarded) if discarded.contains(name) => explain("discarded by a plugin of Velero's"),
-                // It stood there before the restore, and has been lost since.
-                Some(_) => verdict.missing.push(name.clone()),
+                // It stood there before the restore.
+                Some(_) => verdict.lost.push(name.clone()),
                 None => {
                     doubt("skipped by Velero: discarded by a plugin of its, or there before and lost since");
                     verdict.skipped.push(name.clone());
@@ -198,7 +200,7 @@ fn judge(
             match lone {
                 None => explain("replaced since by its controller"),
                 Some(Lone::MayGo) => doubt("has no controller, and may have ended"),
-                Some(Lone::Stays) => verdict.missing.push(name.clone()),
+                Some(Lone::Stays) => verdict.lost.push(name.clone()),
             }
         } else {
             verdict.missing.push(name.clone());
@@ -208,6 +210,20 @@ fn judge(
 }
 
 impl Verdict {
+    /// What was lost later is missing to a deep look. To a quick one it is a warning: the engine answers its
+    /// failure by restoring again, which can't bring back what the target has been given since.
+    fn at(mut self, depth: VerifyDepth) -> Self {
+        let lost = std::mem::take(&mut self.lost);
+        match depth {
+            VerifyDepth::Deep => self.missing.extend(lost),
+            VerifyDepth::Quick if lost.is_empty() => {}
+            VerifyDepth::Quick => {
+                self.doubtful.entry("there when the restore ended, and gone now").or_default().extend(lost);
+            }
+        }
+        self
+    }
+
     fn check(self, kind: &str, source: usize, is_served: bool) -> Check {
         let mut notes = Vec::new();
         if !self.missing.is_empty() {
@@ -255,13 +271,14 @@ pub(super) struct Comparison {
     pub skipped: BTreeMap<String, Vec<String>>,
 }
 
-/// Looks for the backup's `objects` on the target, where `restore` put them.
+/// Looks for the backup's `objects` on the target, where `restore` put them, as `depth` wants it.
 pub(super) async fn compare(
     client: &Client,
     restore: &str,
     objects: &BTreeMap<String, Vec<String>>,
     outcomes: &BTreeMap<String, KindOutcome>,
     lone: &BTreeMap<String, Lone>,
+    depth: VerifyDepth,
 ) -> Result<Comparison, StepError> {
     let discovery = discover(client).await?;
     let mut comparison = Comparison::default();
@@ -275,7 +292,7 @@ pub(super) async fn compare(
             continue;
         }
         let found = look(client, &discovery, &gvk, restore, names).await?;
-        let mut verdict = judge(&gvk, names, outcomes.get(kind), lone, &found);
+        let mut verdict = judge(&gvk, names, outcomes.get(kind), lone, &found).at(depth);
         comparison.skipped.insert(kind.clone(), std::mem::take(&mut verdict.skipped));
         comparison.missing.extend(verdict.missing.iter().map(|name| format!("{kind} {name}")));
         comparison.checks.push(verdict.check(kind, names.len(), found.is_served));
@@ -432,7 +449,7 @@ mod tests {
             judge(&gvk, &source, Some(&outcome), &BTreeMap::new(), &nothing)
         };
         let known = verdict(json!({ "skipped": source, "discarded": ["shop/discarded"] }));
-        assert_eq!(known.missing, ["shop/there"]);
+        assert_eq!((&known.lost[..], known.missing.len()), (&["shop/there".to_owned()][..], 0));
         assert_eq!(known.explained["discarded by a plugin of Velero's"], ["shop/discarded"]);
         // What an earlier version has stored doesn't tell.
         let check = verdict(json!({ "skipped": source })).check("v1/ConfigMap", 2, true);
@@ -453,7 +470,7 @@ mod tests {
             BTreeMap::from([("shop/tool".to_owned(), Lone::Stays), ("shop/bill".to_owned(), Lone::MayGo)]);
         let nothing = Found { is_served: true, ..Default::default() };
         let verdict = judge(&parse_kind("v1/Pod").unwrap(), &source, None, &lone, &nothing);
-        assert_eq!(verdict.missing, ["shop/tool"]);
+        assert_eq!((&verdict.lost[..], verdict.missing.len()), (&["shop/tool".to_owned()][..], 0));
         assert_eq!(verdict.explained["replaced since by its controller"], ["shop/web-1"]);
         assert_eq!(verdict.doubtful["has no controller, and may have ended"], ["shop/bill"]);
         // Only a Pod is.

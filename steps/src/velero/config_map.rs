@@ -119,21 +119,21 @@ pub(super) fn replaced(
     })
 }
 
-/// Refuses to change what another node has written while a restore may read it.
+/// Refuses to change a map while a restore may read it that is not this run's: it may rely on what this node
+/// has written as well as on what another has.
 async fn refuse_while_read(
     ctx: &StepContext,
     velero: &Velero,
     plugin: Plugin,
     old: &ConfigMap,
 ) -> Result<(), StepError> {
-    if is_of_this_node(ctx, old) {
-        return Ok(());
-    }
+    let is_own = is_of_this_node(ctx, old);
     let restores = list_all(&velero.restores(), "").await;
     let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
     let is_at_work = |restore: &&Restore| {
         let phase = restore.status.clone().unwrap_or_default().phase;
-        matches!(stage(&phase), Stage::Queued | Stage::Working)
+        let is_of_this_run = restore.labels().get(RUN_LABEL) == our_labels(ctx).get(RUN_LABEL);
+        matches!(stage(&phase), Stage::Queued | Stage::Working) && !(is_own && is_of_this_run)
     };
     let Some(restore) = restores.iter().find(is_at_work) else { return Ok(()) };
     Err(StepError::conflict(format!(

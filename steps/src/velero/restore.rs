@@ -291,7 +291,8 @@ impl VeleroRestore {
             }
         };
         let lone_pods = lone_pods(velero, name, &config.objects, outcomes.get("v1/Pod")).await?;
-        let mut compared = compare(&velero.client, name, &config.objects, &outcomes, &lone_pods).await?;
+        let mut compared =
+            compare(&velero.client, name, &config.objects, &outcomes, &lone_pods, VerifyDepth::Deep).await?;
         for (kind, outcome) in outcomes.iter_mut().filter(|(_, outcome)| !outcome.skipped.is_empty()) {
             outcome.discarded = Some(compared.skipped.remove(kind).unwrap_or_default());
         }
@@ -516,7 +517,8 @@ impl TypedStep for VeleroRestore {
         checks.extend(volume_checks(&config.volumes, &volumes));
         checks.extend(claim_checks(&velero, &config.volumes).await?);
         let compared =
-            compare(&velero.client, name, &config.objects, &outputs.outcomes, &outputs.lone_pods).await?;
+            compare(&velero.client, name, &config.objects, &outputs.outcomes, &outputs.lone_pods, depth)
+                .await?;
         checks.extend(compared.checks);
         let unknown = |subject: &str, what: &str, found: &str| Check {
             status: CheckStatus::Warning,

@@ -131,9 +131,9 @@ async fn what_is_lost_after_a_restore_is_missing_also_if_velero_had_skipped_it_o
         json!({ "skipped": ["shop/same", "shop/discarded"], "discarded": ["shop/discarded"] })
     );
     assert_eq!(outputs["lone-pods"], json!({ "shop/db-0": "stays" }));
-    let verified = async |outputs: &Value| {
-        restore_step().verify(&ctx, &config, outputs, VerifyDepth::Deep).await.unwrap()
-    };
+    let verified_at =
+        async |outputs: &Value, depth| restore_step().verify(&ctx, &config, outputs, depth).await.unwrap();
+    let verified = async |outputs: &Value| verified_at(outputs, VerifyDepth::Deep).await;
     assert!(verified(&outputs).await.passed());
     cluster.lock().objects.remove(same);
     cluster.lock().objects.remove("/api/v1/namespaces/shop/pods/db-0");
@@ -147,6 +147,11 @@ async fn what_is_lost_after_a_restore_is_missing_also_if_velero_had_skipped_it_o
             ("v1/Pod", "missing: shop/db-0; replaced since by its controller: shop/web-0"),
         ]
     );
+    // A quick look has nothing restored again for it.
+    let quick = verified_at(&outputs, VerifyDepth::Quick).await;
+    assert!(quick.passed(), "{quick:?}");
+    let note = "there when the restore ended, and gone now: shop/same; discarded by a plugin of Velero's: shop/discarded";
+    assert!(quick.checks.iter().any(|check| check.note.as_deref() == Some(note)), "{quick:?}");
     // What an earlier version has stored is read, and doesn't tell.
     let mut old = outputs.clone();
     old.as_object_mut().unwrap().remove("lone-pods");
@@ -407,8 +412,12 @@ async fn what_another_run_has_written_is_not_changed_under_a_restore() {
     restore_of_another_run(&cluster, "PartiallyFailed");
     step.apply(&ctx, &config).await.unwrap();
     assert_eq!(cluster.writes(), [format!("PATCH {CLASSES}")]);
-    // What this node has written it may change.
+    // Another may rely on what this node has written.
     restore_of_another_run(&cluster, "InProgress");
+    assert_eq!(step.apply(&ctx, &same).await.unwrap_err().class, ErrorClass::Conflict);
+    assert_eq!(step.undo(&ctx, &config, &outputs).await.unwrap_err().class, ErrorClass::Conflict);
+    assert_eq!(cluster.writes(), [format!("PATCH {CLASSES}")], "nothing was changed since");
+    restore_of_another_run(&cluster, "Completed");
     step.apply(&ctx, &same).await.unwrap();
     cluster.finish();
 }
