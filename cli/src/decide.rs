@@ -1,7 +1,7 @@
 //! What people decide about a run: `approve` and `undo`.
 
 use migrate_engine::{
-    DecideRequest, NodeState, RunReport, RunState, RunSummary, UndoAction, UndoPlan, UndoRequest, quoted,
+    DecideRequest, NodeState, RunReport, RunState, RunSummary, UndoAction, UndoPlan, UndoRequest,
 };
 use migrate_plugin_api::{NodeId, RunId};
 
@@ -99,7 +99,7 @@ impl Session<'_> {
         for gate in
             report.nodes.iter().filter(|node| node.state == NodeState::Waiting && node.items.is_none())
         {
-            let node = quoted(&gate.node);
+            let node = gate.node.quoted();
             say!("waiting for a decision: migrate{project} approve {node} --run {run} [--reject]");
         }
         say!("then go on with: {}", self.resume_command(&report.run));

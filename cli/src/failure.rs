@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use miette::{Diagnostic as _, GraphicalReportHandler};
 use migrate_engine::{
     Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
-    RunError, StoreError, quoted,
+    RunError, StoreError,
 };
 use migrate_plugin_api::{ErrorClass, InvalidId, NodeId, Severity, StepError};
 use migrate_plugin_host::{DiscoveryError, SettingsError};
@@ -285,12 +285,12 @@ impl Failure {
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
             Self::Run(RunError::NotRepeatable { nodes }) => {
                 let named: Vec<String> =
-                    nodes.iter().map(|node| format!("--rerun {}", quoted(node))).collect();
+                    nodes.iter().map(|node| format!("--rerun {}", node.quoted())).collect();
                 Some(format!("look for yourself; to do it again all the same, add: {}", named.join(" ")))
             }
             Self::Run(RunError::UndoBlocked { run, nodes }) => {
                 let named: Vec<String> =
-                    nodes.iter().map(|(node, _)| format!("--leave {}", quoted(node))).collect();
+                    nodes.iter().map(|(node, _)| format!("--leave {}", node.quoted())).collect();
                 Some(format!(
                     "when the steps can be used again (`migrate steps` lists them), undo it then; to leave what \
                      they made for good: migrate undo {run} --yes {}",
@@ -298,7 +298,7 @@ impl Failure {
                 ))
             }
             Self::Decide(DecideError::List { waiting, .. }) => {
-                waiting.first().map(|item| format!("name one of them: migrate approve {}", quoted(item)))
+                waiting.first().map(|item| format!("name one of them: migrate approve {}", item.quoted()))
             }
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! What resuming a run would do, as text for people.
 
-use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState, quoted};
+use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState};
 
 use crate::render;
 use crate::table::Table;
@@ -62,7 +62,7 @@ pub fn verdict(plan: &ResumePlan, resume: &str, repeats: bool) -> Vec<String> {
             ));
             lines.push(format!(
                 "  help: look for yourself; to do it again: {resume} --rerun {}",
-                quoted(&node.node)
+                node.node.quoted()
             ));
         }
     }

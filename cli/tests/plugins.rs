@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -48,6 +48,19 @@ impl Project {
 
     fn migrate(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("migrate starts")
+    }
+
+    /// A run whose plugin waits for the file `wait-at-2` to go; its second checkpoint is durable by then.
+    fn run_until_it_waits(&self) -> Child {
+        self.write("wait-at-2", "");
+        let mut run = self.command(&["run", "items.toml"]);
+        let run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.path("items").metadata().map_or(0, |items| items.len()) < 4 {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        run
     }
 
     fn items(&self) -> Vec<String> {
@@ -108,15 +121,7 @@ fn a_plugin_is_listed_with_its_source_and_digest() {
 #[test]
 fn killed_in_the_middle_it_goes_on_from_its_own_cursor_and_leaves_nothing() {
     let project = Project::new();
-    project.write("wait-at-2", "");
-    let mut run = project.command(&["run", "items.toml"]);
-    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    // Its second checkpoint is durable once it waits for the file to go.
-    while project.path("items").metadata().map_or(0, |items| items.len()) < 4 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut run = project.run_until_it_waits();
     run.kill().unwrap();
     run.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -140,14 +145,7 @@ const LEASE_LEFT: Duration = Duration::from_secs(30);
 #[test]
 fn where_migrate_is_stopped_its_plugin_ends_before_another_may_begin() {
     let project = Project::new();
-    project.write("wait-at-2", "");
-    let mut run = project.command(&["run", "items.toml"]);
-    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while project.path("items").metadata().map_or(0, |items| items.len()) < 4 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut run = project.run_until_it_waits();
     let pid = run.id().to_string();
     let signal = |name: &str| Command::new("kill").args([name, &pid]).status().unwrap();
     assert!(signal("-STOP").success());

@@ -32,7 +32,7 @@ pub use report::{
     Changes, FieldChange, ItemCounts, ListPlan, NodeChange, NodePlan, NodeReport, NodeState, NodeUndo,
     PlanReport, REPORT_VERSION, RunReport, RunState, RunStatus, RunSummary, UndoAction, UndoPlan,
 };
-pub use run::{GateDecision, quoted};
+pub use run::GateDecision;
 pub use shutdown::{Shutdown, ShutdownLevel};
 pub use store::StoreError;
 pub use store::holder::{Holder, Pulse};

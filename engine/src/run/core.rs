@@ -105,7 +105,6 @@ impl Cell {
     }
 }
 
-pub use fanout::quoted;
 use fanout::{Fanout, Seat};
 pub(crate) use result::{disproof, mask};
 
@@ -416,7 +415,7 @@ impl Core {
 
     /// Fails the node because only a person may decide to do it again.
     fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
-        let (run, node) = (&self.run, quoted(&self.cells[at].id));
+        let (run, node) = (&self.run, self.cells[at].id.quoted());
         let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
         self.undo_due.remove(&at);
@@ -425,7 +424,7 @@ impl Core {
     /// Fails the node because something else is to be begun while something that it began is there, or
     /// may be.
     fn ask_about_earlier(&mut self, at: usize, message: &str) {
-        let (run, node) = (&self.run, quoted(&self.cells[at].id));
+        let (run, node) = (&self.run, self.cells[at].id.quoted());
         let hint = match self.cells[at].sought {
             Sought::Again => format!(
                 "when it has ended, `migrate resume {run}`; to make it again whatever there is, end it yourself \

@@ -38,5 +38,4 @@ pub(crate) mod state;
 pub(crate) mod undo;
 pub(crate) mod verify;
 
-pub use self::core::quoted;
 pub use gate::GateDecision;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use migrate_plugin_api::{Evidence, Idempotency, NodeId};
 
 use super::change::fields;
-use super::core::{disproof, quoted};
+use super::core::disproof;
 use super::gate::{GATE, GateDecision};
 use super::state::{Again, NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
@@ -228,7 +228,7 @@ fn gate(id: &NodeId, record: &NodeRecord, same: bool, waits: Option<&NodeId>) ->
             None => (Action::Reuse, None),
         },
         (Phase::Open, _) if record.failed => again("it was rejected"),
-        (Phase::Open, None) => wait(format!("a person is to decide: `migrate approve {}`", quoted(id))),
+        (Phase::Open, None) => wait(format!("a person is to decide: `migrate approve {}`", id.quoted())),
         (Phase::Open, Some(decision)) if !decision.approved => {
             wait(format!("{}; `resume` fails with it, and the next one asks again", decision.sentence()))
         }

@@ -33,10 +33,24 @@ fn a_secret_in_place_of_a_reference_is_not_shown() {
     insta::assert_snapshot!(seen.join("\n\n---\n\n"));
 }
 
+/// Where a sensitive parameter may stand, and places where it may not.
+const NODES: &str = r#"[nodes.right]
+step = "velero.backup"
+with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
+
+[nodes.wrong]
+step = "velero.backup"
+with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
+
+[nodes.ask]
+step = "gate"
+with = { message = "Is it ${params.password}?" }
+"#;
+
 /// A reference to a secret is resolved only where a step asks for one.
 #[test]
 fn secrets() {
-    let workflow = r#"schema = 1
+    let head = r#"schema = 1
 name = "w"
 
 [params.password]
@@ -49,26 +63,15 @@ type = "string"
 sensitive = true
 default = "exec:pass show shop/db | head -1"
 
-[nodes.right]
-step = "velero.backup"
-with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
-
-[nodes.wrong]
-step = "velero.backup"
-with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
-
-[nodes.ask]
-step = "gate"
-with = { message = "Is it ${params.password}?" }
 "#;
-    insta::assert_snapshot!(wrong_in(workflow, ENVIRONMENT, &[]));
+    insta::assert_snapshot!(wrong_in(&format!("{head}{NODES}"), ENVIRONMENT, &[]));
 }
 
 /// What is sensitive in a file stays so where another holds it, whatever it is given.
 #[test]
 fn a_secret_that_is_passed_to_a_sub_workflow_stays_one() {
     let dir = tempfile::tempdir().unwrap();
-    let sub = r#"schema = 1
+    let head = r#"schema = 1
 name = "sub"
 
 [params.password]
@@ -76,21 +79,11 @@ type = "string"
 sensitive = true
 default = "env:DB"
 
-[nodes.right]
-step = "velero.backup"
-with = { cluster = "${env.source.cluster}", namespaces = [], password = "${params.password}" }
-
-[nodes.wrong]
-step = "velero.backup"
-with = { cluster = { context = "${params.password}" }, namespaces = ["a", "${params.password}", "x-${params.password}"] }
-
-[nodes.ask]
-step = "gate"
-with = { message = "Is it ${params.password}?" }
 "#;
+    let sub = format!("{head}{NODES}");
     let outer = "schema = 1\nname = \"outer\"\n[params.given]\ntype = \"string\"\n\
                  [nodes.sub]\nstep = \"workflow\"\nwith = { file = \"sub.toml\", params = { password = \"${params.given}\" } }\n";
-    std::fs::write(dir.path().join("sub.toml"), sub).unwrap();
+    std::fs::write(dir.path().join("sub.toml"), &sub).unwrap();
     std::fs::write(dir.path().join("outer.toml"), outer).unwrap();
     let found = |name: &str, workflow: &str| {
         let (workflow, environment) =
@@ -102,7 +95,7 @@ with = { message = "Is it ${params.password}?" }
         places.sort();
         places
     };
-    let alone = found("sub.toml", sub);
+    let alone = found("sub.toml", &sub);
     assert_eq!(alone.len(), 4, "{alone:?}");
     let plain = "[params.plain]\ntype = \"string\"\ndefault = \"env:OTHER\"\n";
     let holds = |file: &str, params: &str| {

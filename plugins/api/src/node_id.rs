@@ -62,6 +62,11 @@ impl NodeId {
         Ok(Self(value))
     }
 
+    /// As it is written on a command line: shells read an item's brackets as patterns.
+    pub fn quoted(&self) -> String {
+        if self.key().is_some() { format!("'{}'", self.0.replace('\'', r"'\''")) } else { self.0.clone() }
+    }
+
     /// Whether `key` can name an item: not empty, not longer than 160 bytes, without control
     /// characters and brackets.
     pub fn is_key(key: &str) -> bool {

@@ -27,12 +27,11 @@ use super::errors::line;
 use super::merge::{Pair, Standing, standing};
 use super::names::{Part, Phase, folder, phases};
 use super::pass::{failed_objects, skipped};
-use super::range::Range;
 use super::repository::{self, MAX_ROUNDS};
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
 use super::transfer::Mover;
-use super::walk::{Event, Scope, walk};
+use super::walk::{Event, walk_all};
 use crate::stdin_lock::claim;
 
 /// Objects of one job: enough to keep AzCopy busy, few enough to take over again after a kill.
@@ -169,19 +168,11 @@ impl Engine<'_> {
         again: bool,
         as_of_seconds: i64,
     ) -> Result<CopyOutputs, StepError> {
-        let again = again && matches!(phase.part, Part::Indexes | Part::Packs);
+        let again = again && phase.part.may_change();
         let mut counts = CopyOutputs::default();
         let mut batch = Vec::new();
         for prefix in &repository::scopes(self.source, phase).await? {
-            let scope = Scope {
-                source: Arc::clone(self.source),
-                target: Arc::clone(self.target),
-                prefix: prefix.clone(),
-                extras: false,
-                cut: true,
-                ahead: None,
-            };
-            let mut events = walk(scope, vec![(0, Range::all())]);
+            let mut events = walk_all(self.source, self.target, prefix, false, true);
             while let Some(event) = events.recv().await {
                 self.ctx.check_cancelled()?;
                 let Event::Pairs { pairs, .. } = event? else { continue };
@@ -190,6 +181,7 @@ impl Engine<'_> {
                     if !phase.takes(&object.key) || phase.leaves(&object, as_of_seconds) {
                         continue;
                     }
+                    let blob = repository::beside(self.target, phase, &object, blob).await?;
                     if object.is_folder_marker() {
                         counts.folder_markers += u64::from(!again);
                     } else if blob.as_ref().is_some_and(|b| standing(&object, b) == Standing::Equal) {

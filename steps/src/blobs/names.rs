@@ -41,6 +41,18 @@ pub(super) enum Part {
     Formats,
 }
 
+impl Part {
+    /// Whether it is what names the rest of a repository.
+    pub(super) fn names_others(self) -> bool {
+        matches!(self, Self::Formats | Self::Indexes)
+    }
+
+    /// Whether a repository in use gets more of it, so that it is gone through again.
+    pub(super) fn may_change(self) -> bool {
+        matches!(self, Self::Indexes | Self::Packs)
+    }
+}
+
 impl Phase {
     /// Whether `key`, which is in one of the scopes, belongs to this phase.
     pub(super) fn takes(&self, key: &str) -> bool {

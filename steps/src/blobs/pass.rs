@@ -231,7 +231,7 @@ impl Pass<'_> {
     /// where an earlier one stopped, something may have come before it since, or have taken its place.
     async fn narrowed(&mut self, mut phase: Phase, begun_before: bool) -> Result<Phase, StepError> {
         phase.scopes = repository::scopes(&self.source, &phase).await?;
-        if !matches!(phase.part, Part::Formats | Part::Indexes) {
+        if !phase.part.names_others() {
             return Ok(phase);
         }
         let cursor = &mut self.cursor;
@@ -353,7 +353,7 @@ impl Pass<'_> {
     /// Whether what is under way was gone through before, and is counted.
     fn goes_again(&self) -> bool {
         let phase = self.phases.get(self.cursor.phase);
-        self.cursor.again && phase.is_some_and(|phase| matches!(phase.part, Part::Indexes | Part::Packs))
+        self.cursor.again && phase.is_some_and(|phase| phase.part.may_change())
     }
 
     async fn pairs(&mut self, phase: &Phase, range: usize, pairs: Vec<Pair>) -> Result<(), StepError> {
@@ -391,11 +391,7 @@ impl Pass<'_> {
         blob: Option<Blob>,
         ticket: Option<(usize, u64)>,
     ) -> Result<(), StepError> {
-        let blob = match blob {
-            // The two sides may list in other orders, and this must not be put over another.
-            None if phase.part == Part::Formats => self.target.head(&object.key).await?,
-            listed => listed,
-        };
+        let blob = repository::beside(&self.target, phase, &object, blob).await?;
         let differs = match &blob {
             Some(blob) if standing(&object, blob) == Standing::Equal => {
                 let counts = if self.goes_again() { CopyOutputs::default() } else { skipped(&object) };

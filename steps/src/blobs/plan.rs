@@ -14,11 +14,10 @@ use super::errors::line;
 use super::merge::{Pair, Standing, standing};
 use super::names::{Part, Phase, everything, invalid_name, metadata};
 use super::pass::DEFAULT_CONCURRENCY;
-use super::range::Range;
 use super::repository;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
-use super::walk::{Event, Scope, walk};
+use super::walk::{Event, walk_all};
 use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
 /// A plan is read by a person who waits.
@@ -180,15 +179,7 @@ async fn count(
     let end = tokio::time::Instant::now() + COUNT_FOR;
     let everything = everything(config);
     for prefix in &everything.scopes {
-        let scope = Scope {
-            source: Arc::clone(source),
-            target: Arc::clone(target),
-            prefix: prefix.clone(),
-            extras: config.delete_extra,
-            cut: true,
-            ahead: None,
-        };
-        let mut events = walk(scope, vec![(0, Range::all())]);
+        let mut events = walk_all(source, target, prefix, config.delete_extra, true);
         loop {
             let event = tokio::select! {
                 () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),

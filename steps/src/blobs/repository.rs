@@ -33,22 +33,14 @@ const MAX_FORMAT_BYTES: u64 = 64 << 10;
 /// Times the repositories are gone through in one attempt.
 pub(super) const MAX_ROUNDS: u32 = 8;
 
-/// The repository's folder and the name in it.
-fn parts(key: &str) -> Option<(&'static str, &str)> {
-    let kind = REPOSITORIES.into_iter().find(|kind| key.starts_with(kind))?;
-    let (_, name) = key[kind.len()..].split_once('/')?;
-    Some((kind, name))
-}
-
 /// Which part of a repository `key` is; `None` if it is in none.
 pub(super) fn part(key: &str) -> Option<Part> {
-    if !REPOSITORIES.iter().any(|kind| key.starts_with(kind)) {
-        return None;
-    }
-    Some(match parts(key) {
-        Some((KOPIA, KOPIA_FORMAT)) | Some((RESTIC, RESTIC_FORMAT)) => Part::Formats,
-        Some((KOPIA, name)) if name.starts_with(KOPIA_INDEXES) => Part::Indexes,
-        Some((RESTIC, name)) if name.starts_with(RESTIC_INDEXES) => Part::Indexes,
+    let kind = REPOSITORIES.into_iter().find(|kind| key.starts_with(kind))?;
+    let name = key[kind.len()..].split_once('/').map(|(_, name)| name);
+    Some(match (kind, name) {
+        (KOPIA, Some(KOPIA_FORMAT)) | (RESTIC, Some(RESTIC_FORMAT)) => Part::Formats,
+        (KOPIA, Some(name)) if name.starts_with(KOPIA_INDEXES) => Part::Indexes,
+        (RESTIC, Some(name)) if name.starts_with(RESTIC_INDEXES) => Part::Indexes,
         _ => Part::Packs,
     })
 }
@@ -58,7 +50,7 @@ pub(super) fn part(key: &str) -> Option<Part> {
 /// # Errors
 /// When the bucket can't be asked which repositories it has.
 pub(super) async fn scopes(source: &Source, phase: &Phase) -> Result<Vec<String>, StepError> {
-    if !matches!(phase.part, Part::Formats | Part::Indexes) {
+    if !phase.part.names_others() {
         return Ok(phase.scopes.clone());
     }
     let mut narrow = Vec::new();
@@ -131,6 +123,17 @@ pub(super) fn restless() -> StepError {
         "pause the source's Velero schedules (`velero schedule pause`) and let its repository maintenance end, \
          then `migrate resume`",
     )
+}
+
+/// The blob of an object's name, as the two listings have it; of a format, which must not be put over
+/// another, by its name where they have none, since the two sides may list in other orders.
+pub(super) async fn beside(
+    target: &Target,
+    phase: &Phase,
+    object: &Object,
+    listed: Option<Blob>,
+) -> Result<Option<Blob>, StepError> {
+    if listed.is_none() && phase.part == Part::Formats { target.head(&object.key).await } else { Ok(listed) }
 }
 
 /// Kopia's format file, of which this much is not encrypted.

@@ -14,10 +14,9 @@ use super::config::{CopyConfig, CopyOutputs, Order};
 use super::merge::{Pair, Standing, standing};
 use super::names::{Phase, everything};
 use super::pass::concurrency;
-use super::range::Range;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
-use super::walk::{Event, Scope, walk};
+use super::walk::{Event, walk_all};
 
 /// Failed checks that are shown one by one.
 const MAX_SHOWN: usize = 50;
@@ -101,15 +100,7 @@ pub(super) async fn verify(
         },
     };
     for prefix in &everything.scopes {
-        let scope = Scope {
-            source: Arc::clone(&source),
-            target: Arc::clone(&target),
-            prefix: prefix.clone(),
-            extras: config.delete_extra,
-            cut: true,
-            ahead: None,
-        };
-        let mut events = walk(scope, vec![(0, Range::all())]);
+        let mut events = walk_all(&source, &target, prefix, config.delete_extra, true);
         loop {
             let event = tokio::select! {
                 () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),

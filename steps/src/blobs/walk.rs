@@ -82,6 +82,19 @@ impl Place {
     }
 }
 
+/// Walks all of `prefix`, from its start.
+pub(super) fn walk_all(
+    source: &Arc<Source>,
+    target: &Arc<Target>,
+    prefix: &str,
+    extras: bool,
+    cut: bool,
+) -> mpsc::Receiver<Result<Event, StepError>> {
+    let (source, target) = (Arc::clone(source), Arc::clone(target));
+    let scope = Scope { source, target, prefix: prefix.to_owned(), extras, cut, ahead: None };
+    walk(scope, vec![(0, Range::all())])
+}
+
 /// Walks `ranges` of `scope`, which keep their numbers. Ends with its reader.
 pub(super) fn walk(
     mut scope: Scope,

@@ -277,12 +277,7 @@ fn is_ours(live: &PartialObjectMeta<DynamicObject>) -> bool {
 
 /// How `migrate resume` is told to make this node again.
 fn rerun(ctx: &StepContext) -> String {
-    // As a shell takes it: an item's name has brackets.
-    let node = match ctx.node.key() {
-        Some(_) => format!("'{}'", ctx.node.as_str().replace('\'', r"'\''")),
-        None => ctx.node.to_string(),
-    };
-    format!("`migrate resume {} --rerun {node}`", ctx.run)
+    format!("`migrate resume {} --rerun {}`", ctx.run, ctx.node.quoted())
 }
 
 fn can_not_be_told(ctx: &StepContext, names: &[String]) -> StepError {

@@ -95,6 +95,10 @@ fn writer(config_map: &ConfigMap) -> String {
     format!("node `{}` of run `{}`", label(NODE_LABEL), label(RUN_LABEL))
 }
 
+fn is_of_this_run(ctx: &StepContext, object: &impl ResourceExt) -> bool {
+    object.labels().get(RUN_LABEL).is_some_and(|run| run == ctx.run.as_str())
+}
+
 fn is_of_this_node(ctx: &StepContext, config_map: &ConfigMap) -> bool {
     our_labels(ctx).iter().all(|(key, value)| config_map.labels().get(key) == Some(value))
 }
@@ -132,8 +136,7 @@ async fn refuse_while_read(
     let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
     let is_at_work = |restore: &&Restore| {
         let phase = restore.status.clone().unwrap_or_default().phase;
-        let is_of_this_run = restore.labels().get(RUN_LABEL) == our_labels(ctx).get(RUN_LABEL);
-        matches!(stage(&phase), Stage::Queued | Stage::Working) && !(is_own && is_of_this_run)
+        matches!(stage(&phase), Stage::Queued | Stage::Working) && !(is_own && is_of_this_run(ctx, *restore))
     };
     let Some(restore) = restores.iter().find(is_at_work) else { return Ok(()) };
     Err(StepError::conflict(format!(
@@ -220,9 +223,7 @@ pub(super) async fn warn_of_another(
     plugin: Plugin,
 ) -> Result<(), StepError> {
     let found = find(velero, plugin).await?;
-    let run = ctx.run.to_string();
-    let is_of_another = |old: &&ConfigMap| old.labels().get(RUN_LABEL) != Some(&run);
-    if let Some(old) = ours(plugin, &found).filter(is_of_another) {
+    if let Some(old) = ours(plugin, &found).filter(|old| !is_of_this_run(ctx, *old)) {
         ctx.warn(format!("Velero maps as {} wrote it: ConfigMap `{}`", writer(old), plugin.name()));
     }
     Ok(())

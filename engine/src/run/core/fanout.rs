@@ -45,11 +45,6 @@ pub(super) struct Seat {
     active: bool,
 }
 
-/// A node as it is written on a command line: shells read brackets as patterns.
-pub fn quoted(id: &NodeId) -> String {
-    if id.key().is_some() { format!("'{}'", id.as_str().replace('\'', r"'\''")) } else { id.to_string() }
-}
-
 impl Core {
     /// The cell of a node or an item.
     pub(super) fn cell_of(&self, id: &NodeId) -> Option<usize> {

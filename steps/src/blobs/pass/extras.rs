@@ -1,14 +1,11 @@
 //! The end of a pass with `delete-extra`: what the bucket has no object for.
 
-use std::sync::Arc;
-
 use futures::StreamExt as _;
 use migrate_plugin_api::StepError;
 
 use super::super::merge::Pair;
-use super::super::range::Range;
 use super::super::target::Blob;
-use super::super::walk::{Event, Scope, walk};
+use super::super::walk::{Event, walk_all};
 use super::Pass;
 
 /// Blobs that are deleted at once, each after a question to the bucket.
@@ -21,16 +18,8 @@ impl Pass<'_> {
         phases.sort_by_key(|phase| phase.part);
         for phase in &phases {
             for prefix in &phase.scopes {
-                let scope = Scope {
-                    source: Arc::clone(&self.source),
-                    target: Arc::clone(&self.target),
-                    prefix: prefix.clone(),
-                    extras: true,
-                    cut: !self.cursor.disorder,
-                    ahead: None,
-                };
                 let any = self.source.next_key(prefix, "").await?.is_some();
-                let mut events = walk(scope, vec![(0, Range::all())]);
+                let mut events = walk_all(&self.source, &self.target, prefix, true, !self.cursor.disorder);
                 loop {
                     let event = tokio::select! {
                         () = self.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
