@@ -222,7 +222,10 @@ impl Engine {
             return Err(RunError::AlreadyUndone(run.id.clone()));
         }
         let stuck = blocked(&facts, &self.catalog);
-        if let Some(node) = leave.iter().find(|node| stuck.iter().all(|(stuck, _)| stuck != *node)) {
+        // Said again of an undo that was interrupted, it asks for what is already so.
+        let is_left = |node: &NodeId| facts.nodes.get(node).is_some_and(|record| record.left);
+        let is_stuck = |node: &NodeId| stuck.iter().any(|(stuck, _)| stuck == node);
+        if let Some(node) = leave.iter().find(|node| !is_stuck(node) && !is_left(node)) {
             return Err(RunError::NotBlocked(node.clone()));
         }
         let nodes: Vec<_> = stuck.into_iter().filter(|(node, _)| !leave.contains(node)).collect();

@@ -243,6 +243,22 @@ async fn an_undo_waits_for_a_step_that_cant_be_asked() {
     assert_eq!(report.node("a").unwrap().reason, Some(format!("as asked for: {unusable}")));
 }
 
+/// The command that was interrupted is given again as it stands.
+#[tokio::test]
+async fn what_an_undo_left_on_request_may_be_asked_for_again() {
+    let project =
+        Project::new("[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test.natural\"\nneeds = [\"a\"]\n");
+    project.run().await;
+    project.script(|s| drop(s.undo.insert("a".into(), [Apply::Permanent].into())));
+    let broken = project.engine().with_unusable([("test.natural".to_owned(), "it is gone".to_owned())]);
+    let request = UndoRequest { leave: [node("b")].into(), ..UndoRequest::default() };
+    for (state, a) in [(RunState::Failed, "failed"), (RunState::Undone, "undone")] {
+        let report = broken.undo(request.clone(), EventSink::discard(), &Shutdown::new()).await.unwrap();
+        assert_eq!(report.state, state);
+        assert_eq!(states(&report), pairs(&[("a", a), ("b", "left")]));
+    }
+}
+
 /// A run that begins by itself to undo what it did stops there, and goes on later.
 #[tokio::test]
 async fn an_undo_that_comes_to_a_step_that_cant_be_asked_fails_and_goes_on_later() {
