@@ -9,7 +9,7 @@ use migrate_steps::rules::{Finding, RuleKind};
 use crate::args::{AssessArgs, Cli};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_document, print_json};
 use crate::say::say;
 use crate::site::{Knowledge, knowledge};
 use crate::table::Table;
@@ -48,14 +48,18 @@ pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
         say!("written to {}", file.display());
     }
     if args.sarif {
-        print(&format!("{:#}\n", sarif::document(&assessment, &known.rules)))?;
+        print_document(&format!("{:#}\n", sarif::document(&assessment, &known.rules)))?;
     } else if cli.json {
         print_json("assessment", &assessment)?;
     } else {
         print(&shown(&assessment, &known))?;
     }
-    let is_open = assessment.findings.iter().any(|finding| !finding.rewritten);
-    Ok(if args.check && is_open { Exit::Failed } else { Exit::Done })
+    Ok(if args.check && is_open(&assessment) { Exit::Failed } else { Exit::Done })
+}
+
+/// Whether something is left, or was not seen: of that it can't be said that nothing is.
+fn is_open(assessment: &Assessment) -> bool {
+    !assessment.unreadable.is_empty() || assessment.findings.iter().any(|finding| !finding.rewritten)
 }
 
 /// The EKS cluster to ask about, where one is named.
@@ -152,4 +156,15 @@ fn shown(assessment: &Assessment, known: &Knowledge) -> String {
         assessment.hours
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_not_done() {
+        assert!(!is_open(&Assessment::default()));
+        assert!(is_open(&Assessment { unreadable: vec!["ingresses".to_owned()], ..Assessment::default() }));
+    }
 }

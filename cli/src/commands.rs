@@ -173,10 +173,9 @@ impl Session<'_> {
 
     /// That an earlier run of the workflow is not at its end: a person may have wanted to go on with it.
     async fn say_begun_before(&self, workflow: &str) -> Result<(), Failure> {
-        use RunState::{Failed, Interrupted, Waiting};
         let runs = self.engine.runs().await?;
-        let open = |run: &&RunSummary| matches!(run.state, Failed | Interrupted | Waiting);
-        if let Some(run) = runs.iter().find(|run| run.workflow == workflow).filter(open) {
+        let last = runs.iter().find(|run| run.workflow == workflow);
+        if let Some(run) = last.filter(|run| is_resumable(run.state)) {
             say!("note: this begins another; run {} of {workflow} is not finished", run.run);
             say!("  to go on with that one: {}", self.resume_command(&run.run));
         }
@@ -184,8 +183,10 @@ impl Session<'_> {
     }
 
     async fn resume(&self, args: &ResumeArgs) -> Result<Exit, Failure> {
+        let named = run_id(args.run.named())?;
+        let is_named = named.is_some();
         let request = ResumeRequest {
-            run: run_id(args.run.named())?,
+            run: named,
             accept_changes: args.accept_changes,
             params: params(&args.params)?,
             ..again(&args.again)?
@@ -194,9 +195,31 @@ impl Session<'_> {
             self.engine.resume(request, events, shutdown).await
         };
         match self.advance(work).await {
-            Err(Failure::Run(RunError::AlreadyDone(run))) => self.already_done(run).await,
+            Err(Failure::Run(RunError::AlreadyDone(run))) => {
+                if !is_named {
+                    self.none_is_left(&run).await?;
+                }
+                self.already_done(run).await
+            }
             result => result,
         }
+    }
+
+    /// That the newest run is done says nothing of another that is not, unless its workflow was begun anew.
+    async fn none_is_left(&self, done: &RunId) -> Result<(), Failure> {
+        let runs = self.engine.runs().await?;
+        let newest = |run: &RunSummary| runs.iter().find(|other| other.workflow == run.workflow) == Some(run);
+        let open: Vec<&str> = runs
+            .iter()
+            .filter(|run| is_resumable(run.state) && newest(run))
+            .map(|run| run.run.as_str())
+            .collect();
+        let Some(first) = open.first() else { return Ok(()) };
+        Err(Failure::Usage(format!(
+            "run {done}, the newest, is done, but not {}; say which is meant: migrate{} resume {first}",
+            open.join(", "),
+            self.project_option()
+        )))
     }
 
     /// There is nothing to do, which is no error.
@@ -219,7 +242,11 @@ impl Session<'_> {
         if report.state == RunState::Failed {
             say!("to do a node again: {} --rerun NODE", self.resume_command(&report.run));
         }
-        Ok(exit_of(report.state))
+        Ok(match report.state {
+            // It is still worked on; what it has finished holds.
+            RunState::Running => Exit::Done,
+            state => exit_of(state),
+        })
     }
 
     async fn status(&self, args: &RunArgs) -> Result<Exit, Failure> {
@@ -440,6 +467,10 @@ impl Session<'_> {
             None => Source::read(shipped::file(workflow)?)?,
         })
     }
+}
+
+fn is_resumable(state: RunState) -> bool {
+    matches!(state, RunState::Failed | RunState::Interrupted | RunState::Waiting)
 }
 
 fn exit_of(state: RunState) -> Exit {

@@ -15,12 +15,8 @@ use crate::table::Table;
 
 impl Session<'_> {
     pub(crate) async fn approve(&self, args: &ApproveArgs) -> Result<Exit, Failure> {
-        let run = run_id(args.run.named())?;
-        if run.is_none() {
-            self.one_run_waits(&args.node).await?;
-        }
         let request = DecideRequest {
-            run,
+            run: run_id(args.run.named())?,
             node: NodeId::new(args.node.clone())?,
             approved: !args.reject,
             by: user(),
@@ -39,21 +35,6 @@ impl Session<'_> {
             None => say!("go on with: {resume}"),
         }
         Ok(Exit::Done)
-    }
-
-    /// An answer stands: whoever doesn't say which run is meant must not be able to mean another.
-    async fn one_run_waits(&self, node: &str) -> Result<(), Failure> {
-        let mut runs = self.engine.runs().await?;
-        runs.retain(|run| run.state == RunState::Waiting);
-        let [newest, _, ..] = &runs[..] else { return Ok(()) };
-        let named: Vec<&str> = runs.iter().map(|run| run.run.as_str()).collect();
-        Err(Failure::Usage(format!(
-            "{} runs wait at a gate: {}; say which is meant: migrate{} approve {node} --run {}",
-            named.len(),
-            named.join(", "),
-            self.project_option(),
-            newest.run
-        )))
     }
 
     pub(crate) async fn undo(&self, args: &UndoArgs) -> Result<Exit, Failure> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::render;
-use crate::say::say;
+use crate::say::{say, styled};
 use crate::scaffold::ScaffoldError;
 use crate::shipped::UnknownWorkflow;
 
@@ -145,7 +145,7 @@ impl Failure {
             Self::Plugins(_) | Self::PluginSettings(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
-                RunError::Refused(_) | RunError::Changed(_) => Exit::Invalid,
+                RunError::Refused(_) | RunError::Changed(..) => Exit::Invalid,
                 RunError::UnknownRun(_)
                 | RunError::NoRuns
                 | RunError::UnknownNode { .. }
@@ -159,9 +159,12 @@ impl Failure {
                 RunError::Store(_) => Exit::Store,
                 _ => Exit::Failed,
             },
-            Self::Decide(DecideError::NotAGate(_) | DecideError::List { .. } | DecideError::LongNote) => {
-                Exit::Usage
-            }
+            Self::Decide(
+                DecideError::NotAGate(_)
+                | DecideError::List { .. }
+                | DecideError::SeveralRuns { .. }
+                | DecideError::LongNote,
+            ) => Exit::Usage,
             Self::Scaffold(ScaffoldError::Name(_) | ScaffoldError::Taken(_)) => Exit::Usage,
             Self::Decide(_) | Self::Scaffold(_) | Self::Steps(_) | Self::NoSelf(_) => Exit::Failed,
             Self::Serve(_) | Self::Stdout(_) => Exit::Failed,
@@ -197,7 +200,7 @@ impl Failure {
                 RunError::Refused(_) => "refused",
                 RunError::Invalid(_) => "invalid",
                 RunError::Read(_) => "unreadable-file",
-                RunError::Changed(_) => "changed",
+                RunError::Changed(..) => "changed",
                 RunError::UnknownRun(_) => "unknown-run",
                 RunError::NoRuns => "no-runs",
                 RunError::AlreadyDone(_) => "already-done",
@@ -227,7 +230,7 @@ impl Failure {
             _ => Vec::new(),
         };
         let changes = match self {
-            Self::Run(RunError::Changed(changes)) => Some(changes.as_ref().clone()),
+            Self::Run(RunError::Changed(_, changes)) => Some(changes.as_ref().clone()),
             _ => None,
         };
         ErrorDocument {
@@ -247,16 +250,26 @@ impl Failure {
         match self {
             Self::Invalid(diagnostics) => print_mistakes(diagnostics),
             Self::Run(RunError::Refused(plan)) => print_refusal(plan),
-            Self::Run(RunError::Changed(changes)) => print_changes(changes),
+            Self::Run(RunError::Changed(_, changes)) => {
+                for line in render::changes(changes) {
+                    say!("{line}");
+                }
+                say!("error: {self}; nothing was touched");
+                self.say_hint();
+            }
             _ => {
                 say!("error: {self}");
                 for cause in self.causes() {
                     say!("  because {cause}");
                 }
-                if let Some(hint) = self.hint() {
-                    say!("  help: {hint}");
-                }
+                self.say_hint();
             }
+        }
+    }
+
+    fn say_hint(&self) {
+        if let Some(hint) = self.hint() {
+            say!("  help: {hint}");
         }
     }
 
@@ -283,6 +296,9 @@ impl Failure {
             Self::Step(error) => error.hint.clone(),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
+            Self::Run(RunError::Changed(run, _)) => Some(format!(
+                "undo the changes, or accept that these nodes run again: migrate resume {run} --accept-changes"
+            )),
             Self::Run(RunError::NotRepeatable { nodes }) => {
                 let named: Vec<String> =
                     nodes.iter().map(|node| format!("--rerun {}", node.quoted())).collect();
@@ -297,9 +313,12 @@ impl Failure {
                     named.join(" ")
                 ))
             }
-            Self::Decide(DecideError::List { waiting, .. }) => {
-                waiting.first().map(|item| format!("name one of them: migrate approve {}", item.quoted()))
-            }
+            Self::Decide(DecideError::List { run, waiting, .. }) => waiting
+                .first()
+                .map(|item| format!("name one of them: migrate approve {} --run {run}", item.quoted())),
+            Self::Decide(DecideError::SeveralRuns { node, runs }) => runs
+                .first()
+                .map(|run| format!("say which is meant: migrate approve {} --run {run}", node.quoted())),
             _ => None,
         }
     }
@@ -438,7 +457,7 @@ fn print_mistakes(diagnostics: &Diagnostics) {
             // The handler writes to a string, which can't fail; the message is what matters.
             text = mistake.to_string();
         }
-        say!("{text}");
+        styled(&text);
     }
     say!("error: {diagnostics}; nothing was touched");
     if let Some(help) = diagnostics.help() {
@@ -453,16 +472,10 @@ fn print_refusal(plan: &PlanReport) {
     say!("error: the preflight found problems; nothing was touched");
 }
 
-fn print_changes(changes: &Changes) {
-    for line in render::changes(changes) {
-        say!("{line}");
-    }
-    say!("error: the run's files have changed since these nodes ran; nothing was touched");
-    say!("  help: undo the changes, or accept that these nodes run again: migrate resume --accept-changes");
-}
-
 #[cfg(test)]
 mod tests {
+    use migrate_plugin_api::RunId;
+
     use super::*;
 
     #[test]
@@ -471,7 +484,7 @@ mod tests {
         let failures = [
             Failure::Run(RunError::NoRuns),
             Failure::Run(RunError::NotRepeatable { nodes: vec![node] }),
-            Failure::Run(RunError::Changed(Box::default())),
+            Failure::Run(RunError::Changed(RunId::new("20260131-2359-abcd").unwrap(), Box::default())),
             Failure::Stdout(std::io::Error::other("gone")),
         ];
         for failure in failures {

@@ -42,6 +42,8 @@ pub fn page(assessment: &Assessment, rules: &RuleSet) -> String {
         assessment.readiness,
         assessment.hours
     );
+    list(&mut out, "Could not be read: what it holds is not in here", &assessment.unreadable);
+    list(&mut out, "Left out: links are not followed", &assessment.left_out);
     out.push_str("<h2>Workloads</h2>\n<table><tr><th>Workload<th>Ready<th>Wave<th>Rewritten<th>Input<th>Manual<th>Hours<th>Needs</tr>\n");
     for w in &assessment.workloads {
         let _ = writeln!(
@@ -73,6 +75,18 @@ pub fn page(assessment: &Assessment, rules: &RuleSet) -> String {
     out
 }
 
+/// A section with what the rest of the page doesn't tell of, if there is any.
+fn list(out: &mut String, title: &str, entries: &[String]) {
+    if entries.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "<h2 class=\"error\">{title}</h2>\n<ul>");
+    for entry in entries {
+        let _ = writeln!(out, "<li>{}", escaped(entry));
+    }
+    out.push_str("</ul>\n");
+}
+
 fn row(out: &mut String, finding: &Finding, rules: &RuleSet) {
     let severity = format!("{:?}", finding.severity).to_lowercase();
     let link = rules
@@ -100,6 +114,25 @@ fn row(out: &mut String, finding: &Finding, rules: &RuleSet) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_told() {
+        let rules = RuleSet::shipped();
+        let missing = ["Could not be read", "Left out"];
+        let seen = page(&Assessment::default(), &rules);
+        assert!(missing.iter().all(|title| !seen.contains(title)), "{seen}");
+        let unseen = Assessment {
+            unreadable: vec!["ingresses.networking.k8s.io".to_owned()],
+            left_out: vec!["a<b>".to_owned()],
+            ..Assessment::default()
+        };
+        let page = page(&unseen, &rules);
+        assert!(missing.iter().all(|title| page.contains(title)), "{page}");
+        assert!(
+            page.contains("<li>ingresses.networking.k8s.io\n") && page.contains("<li>a&lt;b&gt;\n"),
+            "{page}"
+        );
+    }
 
     #[test]
     fn what_is_no_html_becomes_none() {

@@ -10,7 +10,7 @@ use crate::args::{Level, LogsArgs};
 use crate::commands::run_id;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{Reader, print, print_json};
 use crate::render;
 
 /// How often a followed run is looked at: often enough to read along, seldom enough to cost nothing.
@@ -31,10 +31,9 @@ pub async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result<Exit, 
     loop {
         let history = engine.history(&request).await?;
         for entry in &history.entries {
-            if json {
-                print_json("", entry)?;
-            } else {
-                print(&line(entry))?;
+            let reader = if json { print_json("", entry)? } else { print(&line(entry))? };
+            if reader == Reader::Gone {
+                return Ok(Exit::Done);
             }
         }
         if !args.follow || !history.alive {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use migrate_plugin_api::{NodeId, Progress};
 
+use crate::output::harmless;
 use crate::say::say;
 
 /// Redraws a second on a terminal: fluent, and cheap over ssh.
@@ -66,7 +67,7 @@ impl Board {
             let bar = self.lines.add(ProgressBar::new_spinner());
             bar.set_style(style());
             bar.set_prefix(format!("{:>width$}", node.as_str(), width = self.width));
-            bar.set_message(step.to_owned());
+            bar.set_message(harmless(step));
             bar.enable_steady_tick(TICK);
             bar
         } else {
@@ -80,7 +81,7 @@ impl Board {
         let Some(line) = self.running.get_mut(node) else { return };
         let text = describe(progress, line.started.elapsed());
         if self.terminal {
-            line.bar.set_message(text);
+            line.bar.set_message(harmless(&text));
         } else if line.last_plain.elapsed() >= PLAIN_INTERVAL {
             line.last_plain = Instant::now();
             self.say_of(node, &text);

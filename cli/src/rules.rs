@@ -22,7 +22,7 @@ pub fn rules(cli: &Cli, args: &RulesArgs) -> Result<Exit, Failure> {
         match cli.json {
             true => print_json("rule", &serde_json::json!({ "rule": rule }))?,
             false => print(&explained(rule))?,
-        }
+        };
         return Ok(Exit::Done);
     }
     if args.counts {
@@ -32,7 +32,7 @@ pub fn rules(cli: &Cli, args: &RulesArgs) -> Result<Exit, Failure> {
         match cli.json {
             true => print_json("rule-counts", &counts)?,
             false => print(&format!("{}\n", counted(&rules)))?,
-        }
+        };
         return Ok(Exit::Done);
     }
     if cli.json {

@@ -19,9 +19,25 @@ pub fn document(assessment: &Assessment, rules: &RuleSet) -> Value {
         "runs": [{
             "tool": { "driver": { "name": "migrate", "version": env!("CARGO_PKG_VERSION"), "rules": described } },
             "columnKind": "unicodeCodePoints",
+            "invocations": [invocation(assessment)],
             "results": results,
         }],
     })
+}
+
+/// How the look went: what could not be read or was left out is nothing without findings.
+fn invocation(assessment: &Assessment) -> Value {
+    let notification = |level: &str, text: String| json!({ "level": level, "message": { "text": text } });
+    let unreadable = assessment
+        .unreadable
+        .iter()
+        .map(|what| notification("error", format!("{what} could not be read: what it holds is not in here")));
+    let left_out = assessment
+        .left_out
+        .iter()
+        .map(|path| notification("warning", format!("{path} was left out: links are not followed")));
+    json!({ "executionSuccessful": assessment.unreadable.is_empty(),
+        "toolExecutionNotifications": unreadable.chain(left_out).collect::<Vec<_>>() })
 }
 
 fn level(severity: RuleSeverity) -> &'static str {
@@ -59,4 +75,28 @@ fn uri(path: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_told() {
+        let told = |unreadable: &[&str], left_out: &[&str]| {
+            let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let assessment = Assessment {
+                unreadable: named(unreadable),
+                left_out: named(left_out),
+                ..Assessment::default()
+            };
+            document(&assessment, &RuleSet::shipped())["runs"][0]["invocations"][0].clone()
+        };
+        assert_eq!(told(&[], &[]), json!({ "executionSuccessful": true, "toolExecutionNotifications": [] }));
+        let unseen = told(&["ingresses"], &["link.yaml"]);
+        assert_eq!(unseen["executionSuccessful"], false);
+        let levels: Vec<_> =
+            (0..2).map(|at| unseen["toolExecutionNotifications"][at]["level"].clone()).collect();
+        assert_eq!(levels, ["error", "warning"]);
+    }
 }

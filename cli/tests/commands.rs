@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs `migrate ARGS…` in `project`.
 fn migrate(project: &Path, args: &[&str]) -> String {
@@ -553,24 +554,146 @@ fn a_run_whose_workflow_is_gone_goes_on_with_its_own() {
     }
 }
 
+const GATE: &str = "[nodes.go]\nstep = \"gate\"\nwith = { message = \"On?\", approvers = \"ada\" }\n";
+
+fn workflow(project: &Path, name: &str, nodes: &str) -> String {
+    let file = format!("{name}.toml");
+    fs::write(project.join(&file), format!("schema = 1\nname = \"{name}\"\n{nodes}")).expect("written");
+    file
+}
+
+/// `migrate ARGS…` must end with `exit` and say all of `told`.
+#[track_caller]
+fn says(project: &Path, exit: &str, args: &[&str], told: &[&str]) -> String {
+    let said = migrate(project, args);
+    assert!(said.starts_with(exit) && told.iter().all(|told| said.contains(told)), "{args:?}: {said}");
+    said
+}
+
+/// The run that is named first.
+fn first_run(said: &str) -> String {
+    let run = said.split_whitespace().skip_while(|word| *word != "run").nth(1).expect("a run");
+    run.trim_end_matches(':').to_owned()
+}
+
+/// A run of `nodes` beside one that works as long as this lives.
+struct Living {
+    project: std::path::PathBuf,
+    run: std::process::Child,
+}
+
+impl Living {
+    fn begin(project: &Path, nodes: &str) -> Self {
+        const HOLD: &str = "[nodes.hold]\nstep = \"exec\"\n\
+            with = { command = [\"sh\", \"-c\", \"touch started; while test -e hold; do sleep 0.02; done\"] }\n";
+        fs::write(project.join("hold"), "").expect("written");
+        let file = workflow(project, "living", &format!("{HOLD}{nodes}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+        command.args(["run", &file]).current_dir(project).env_remove("MIGRATE_PROJECT");
+        let run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("migrate starts");
+        let living = Self { project: project.to_owned(), run };
+        living.wait_for("started", || project.join("started").exists());
+        living
+    }
+
+    fn wait_for(&self, what: &str, is_so: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{what} does not come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn end(mut self) -> Option<i32> {
+        fs::remove_file(self.project.join("hold")).expect("removed");
+        self.run.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.project.join("hold"));
+        let _ = self.run.wait();
+    }
+}
+
 /// An answer stands, and what is undone is gone.
 #[test]
 fn a_decision_that_could_be_about_several_runs_must_say_which() {
     let project = empty();
-    let gate = "[nodes.go]\nstep = \"gate\"\nwith = { message = \"On?\", approvers = \"ada\" }\n";
-    fs::write(project.path().join("w.toml"), format!("schema = 1\nname = \"w\"\n{gate}")).expect("written");
-    let say = |exit: &str, args: &[&str], told: &[&str]| {
-        let said = migrate(project.path(), args);
-        assert!(said.starts_with(exit) && told.iter().all(|told| said.contains(told)), "{args:?}: {said}");
-        said
-    };
-    let ran = say("exit 4", &["run", "w.toml"], &["waiting for a decision"]);
-    let first = ran.split_whitespace().skip_while(|word| *word != "run").nth(1).expect("a run");
-    let first = first.trim_end_matches(':');
+    let project = project.path();
+    let w = workflow(project, "w", GATE);
+    let first = first_run(&says(project, "exit 4", &["run", &w], &["waiting for a decision"]));
     let begins = format!("note: this begins another; run {first} of w is not finished");
-    say("exit 4", &["run", "w.toml"], &[&begins, &format!("migrate resume {first}")]);
-    say("exit 2", &["approve", "go"], &["2 runs wait at a gate", first]);
-    say("exit 0", &["status"], &["On? (for ada)"]);
-    say("exit 0", &["approve", "go", "--run", first], &[first, "it asked: On? (for ada)"]);
-    say("exit 0", &["undo"], &["the newest; not finished either:", first]);
+    says(project, "exit 4", &["run", &w], &[&begins, &format!("migrate resume {first}")]);
+    says(
+        project,
+        "exit 2",
+        &["approve", "go"],
+        &["gate `go` waits in 2 runs", &first, "migrate approve go --run 2"],
+    );
+    says(project, "exit 0", &["status"], &["On? (for ada)"]);
+    says(project, "exit 0", &["approve", "go", "--run", &first], &[&first, "it asked: On? (for ada)"]);
+    says(project, "exit 0", &["undo"], &["the newest; not finished either:", &first]);
+}
+
+/// The newest run is not always the one that is meant.
+#[test]
+fn a_decision_is_about_the_run_that_asks_and_not_about_the_one_that_lives() {
+    let project = empty();
+    let project = project.path();
+    let waits = first_run(&says(project, "exit 4", &["run", &workflow(project, "w", GATE)], &[]));
+    let living = Living::begin(project, GATE);
+    living.wait_for("its question", || migrate(project, &["status"]).contains("On? (for ada)"));
+    says(project, "exit 2", &["approve", "go"], &["gate `go` waits in 2 runs", &waits]);
+    says(project, "exit 0", &["status"], &["On? (for ada)"]);
+    says(project, "exit 0", &["approve", "go", "--run", &waits], &[&waits]);
+    let said =
+        says(project, "exit 0", &["approve", "go"], &["it asked: On?", "it is taken up within seconds"]);
+    assert!(!said.contains(&waits), "{said}");
+    living.wait_for("its answer", || !migrate(project, &["status"]).contains("On? (for ada)"));
+    assert_eq!(living.end(), Some(0));
+}
+
+#[test]
+fn a_living_run_is_not_called_interrupted_by_who_verifies_it() {
+    let project = empty();
+    let living = Living::begin(project.path(), "");
+    let said = says(project.path(), "exit 0", &["verify"], &["running"]);
+    assert!(!said.contains("interrupted"), "{said}");
+    assert_eq!(living.end(), Some(0));
+}
+
+#[test]
+fn who_follows_a_run_ends_when_nobody_reads_it() {
+    let project = empty();
+    let living = Living::begin(project.path(), "");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut follow = Command::new(env!("CARGO_BIN_EXE_migrate"));
+    follow.args(["logs", "--follow"]).current_dir(project.path()).env_remove("MIGRATE_PROJECT");
+    let status = follow.stdout(writer).status().expect("migrate starts");
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(living.end(), Some(0), "the run outlived it");
+}
+
+/// A script that resumes until it is told "done" must not be told it of another run.
+#[test]
+fn a_run_that_is_done_says_nothing_of_one_that_is_not() {
+    let project = empty();
+    let project = project.path();
+    let fails = workflow(
+        project,
+        "fails",
+        "[nodes.a]\nstep = \"exec\"\nwith = { command = [\"test\", \"-e\", \"go\"] }\n",
+    );
+    let passes = workflow(project, "passes", "[nodes.a]\nstep = \"exec\"\nwith = { command = [\"true\"] }\n");
+    let failed = first_run(&says(project, "exit 1", &["run", &fails], &[]));
+    let done = first_run(&says(project, "exit 0", &["run", &passes], &[]));
+    says(project, "exit 2", &["resume"], &[&format!("run {done}, the newest, is done, but not {failed}")]);
+    says(project, "exit 0", &["resume", &done], &["there is nothing to resume"]);
+    fs::write(project.join("go"), "").expect("written");
+    says(project, "exit 0", &["run", &fails], &["note: this begins another"]);
+    // Who began it anew has given it up.
+    says(project, "exit 0", &["resume"], &["there is nothing to resume"]);
 }

@@ -13,7 +13,7 @@ use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, U
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES, question};
 use crate::run::heartbeat::with_right;
-use crate::run::state::RunFacts;
+use crate::run::state::{NodeRecord, RunFacts};
 use crate::run::undo::{Action, Undo, action, blocked, order, rest};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -24,7 +24,7 @@ use crate::workflow::NodeOutline;
 /// A decision about a gate.
 #[derive(Debug, Clone)]
 pub struct DecideRequest {
-    /// The run; default: the newest.
+    /// The run; default: the only one in which the gate waits.
     pub run: Option<RunId>,
     /// The gate.
     pub node: NodeId,
@@ -93,6 +93,14 @@ pub enum DecideError {
         /// The items that wait for a decision.
         waiting: Vec<NodeId>,
     },
+    /// It waits in several runs: an answer stands, so it must be said which of them is meant.
+    #[error("gate `{node}` waits in {} runs: {}", .runs.len(), .runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(", "))]
+    SeveralRuns {
+        /// The gate.
+        node: NodeId,
+        /// The newest first.
+        runs: Vec<RunId>,
+    },
     /// Somebody was first.
     #[error("gate `{node}` was already {}", .decision.sentence())]
     Decided {
@@ -118,13 +126,17 @@ impl Engine {
     /// within a second, and without one `resume` does. Durable when it returns; the first one stands.
     ///
     /// # Errors
-    /// When the gate does not wait, or somebody was first.
+    /// When the gate does not wait, or in several runs of which none is named, or somebody was first.
     pub async fn decide(&self, request: DecideRequest) -> Result<Approval, DecideError> {
         if request.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE_BYTES) {
             return Err(DecideError::LongNote);
         }
         let store = self.existing_store().await?.ok_or(RunError::NoRuns)?;
-        let run = find(&*store, request.run.as_ref()).await?;
+        let named = match request.run {
+            Some(run) => Some(run),
+            None => the_one_that_waits(&*store, &request.node).await?,
+        };
+        let run = find(&*store, named.as_ref()).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await.map_err(RunError::from)?);
         let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
         let node = request.node;
@@ -262,6 +274,35 @@ impl Engine {
         let run = find(&*store, run).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         Ok((run, facts))
+    }
+}
+
+/// The run in which the gate, or an item of it, waits for an answer, alive or not; where it has one in all of them,
+/// the newest; `None` if it waits in none.
+async fn the_one_that_waits(store: &dyn Store, gate: &NodeId) -> Result<Option<RunId>, DecideError> {
+    let (mut open, mut answered) = (Vec::new(), None);
+    for run in store.runs().await.map_err(RunError::from)? {
+        let facts = RunFacts::fold(store.facts(&run.id).await.map_err(RunError::from)?);
+        let is_meant = |node: &NodeId| node == gate || node.whole() == *gate;
+        let asks = facts.nodes.iter().filter(|(node, record)| is_meant(node) && record.is_waiting());
+        let keys: Vec<_> = asks.filter_map(|(_, record)| record.key.as_ref()).collect();
+        if facts.undo.is_some() || keys.is_empty() {
+            continue;
+        }
+        let mut is_open = false;
+        for key in keys {
+            is_open |= store.decision(&run.id, key).await.map_err(RunError::from)?.is_none();
+        }
+        if is_open {
+            open.push(run.id);
+        } else {
+            answered.get_or_insert(run.id);
+        }
+    }
+    match open.len() {
+        0 => Ok(answered),
+        1 => Ok(open.pop()),
+        _ => Err(DecideError::SeveralRuns { node: gate.clone(), runs: open }),
     }
 }
 

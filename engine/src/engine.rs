@@ -276,7 +276,7 @@ impl Engine {
         let TakenUp { checked, facts, places, batch, changed, again } =
             self.ready(&*store, &run, facts, &request).await?;
         if !changed.is_empty() && !request.accept_changes {
-            return Err(RunError::Changed(Box::new(changed)));
+            return Err(RunError::Changed(id, Box::new(changed)));
         }
         self.admit(&id, &checked, &without(&facts, &changed), true, &events, shutdown).await?;
         for node in again {
@@ -299,7 +299,12 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let (run, facts) = self.facts_of(request.run.as_ref()).await?;
+        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
+        let run = find(&*store, request.run.as_ref()).await?;
+        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
+        let holder = self.holder_of(&*store, &run.id).await?;
+        let facts = RunFacts::fold(store.facts(&run.id).await?);
+        let alive = holder.is_some() && facts.ended.is_none();
         let cancel = CancellationToken::new();
         let verifier = Verifier {
             run: &run,
@@ -311,7 +316,7 @@ impl Engine {
             cancel: &cancel,
         };
         let level = shutdown.subscribe();
-        tokio::pin! { let work = verifier.verify(facts); }
+        tokio::pin! { let work = verifier.verify(facts, alive); }
         tokio::select! {
             report = &mut work => Ok(report),
             () = stop_requested(level) => {

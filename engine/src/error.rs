@@ -49,9 +49,9 @@ pub enum RunError {
     /// A file that the run was started from can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Finished or begun nodes have another config now; nothing was touched.
-    #[error("the workflow or the environment has changed since the run")]
-    Changed(Box<Changes>),
+    /// Finished or begun nodes of this run have another config now; nothing was touched.
+    #[error("the files of run `{0}` have changed since these nodes ran")]
+    Changed(RunId, Box<Changes>),
     /// There is no run to resume, or not this one.
     #[error("there is no run `{0}`")]
     UnknownRun(String),

@@ -356,7 +356,7 @@ async fn a_node_that_would_be_skipped_now_is_a_change() {
     });
     project.run().await;
     project.write_workflow(&workflow("copy").replace("== 'copy'", "== 'import'"));
-    let RunError::Changed(changes) = resume(&project).await.unwrap_err() else { panic!("not told") };
+    let RunError::Changed(_, changes) = resume(&project).await.unwrap_err() else { panic!("not told") };
     assert_eq!(
         serde_json::to_value(&changes.nodes).unwrap(),
         json!([{

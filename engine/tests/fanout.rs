@@ -199,7 +199,7 @@ async fn a_reordered_list_changes_nothing_and_a_changed_one_is_told_exactly() {
     assert_eq!(report.nodes[1].node.as_str(), "copy[mail]");
 
     let error = resume(&project, list("shop,files,web")).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     assert_eq!(
         serde_json::to_value(&changes.nodes).unwrap(),
         json!([
@@ -246,7 +246,7 @@ async fn an_item_of_another_config_is_told_by_itself() {
     project.run().await;
     project.write_workflow(&PARAM.replace("is one", "is it"));
     let error = resume(&project, ResumeRequest::default()).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     let nodes: Vec<&str> = changes.nodes.iter().map(|change| change.node.as_str()).collect();
     assert_eq!(nodes, ["copy[files]", "copy[mail]", "copy[shop]"]);
     assert_eq!(changes.nodes[0].fields[0].field, "with.text");
@@ -418,7 +418,7 @@ async fn a_node_that_becomes_a_list_is_told_and_its_effect_not_taken_for_the_ite
     project.write_workflow(
         &plain.replace("with = { value = 1 }", "for_each = [1, 2]\nwith = { value = \"${each.value}\" }"),
     );
-    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::Changed(_))));
+    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::Changed(..))));
     let report = resume(&project, accept()).await.unwrap();
     assert_eq!(report.state, RunState::Done);
     assert_eq!((effects_of(&project, "copy[1]"), effects_of(&project, "copy[2]")), (1, 1));

@@ -113,7 +113,7 @@ async fn a_sub_workflow_is_taken_up_where_it_stopped_and_changes_in_its_file_are
     )
     .unwrap();
     let error = resume(&project, ResumeRequest::default()).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     let told: Vec<(&str, &str)> =
         changes.nodes.iter().map(|change| (change.node.as_str(), change.fields[0].field.as_str())).collect();
     assert_eq!(told, [("images/pull[a]", "with.value"), ("images/pull[b]", "with.value")]);

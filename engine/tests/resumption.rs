@@ -96,7 +96,7 @@ async fn a_plan_of_a_changed_run_says_what_resume_refuses_with() {
     insta::assert_snapshot!(shown(&told));
     let refused =
         resume(&project, ResumeRequest { rerun: vec![node("d")], ..ResumeRequest::default() }).await;
-    let Err(RunError::Changed(changes)) = refused else { panic!("{refused:?}") };
+    let Err(RunError::Changed(_, changes)) = refused else { panic!("{refused:?}") };
     assert_eq!(*changes, told.changes, "the same explanation");
     project.calls();
     let accept = ResumeRequest { rerun: vec![node("d")], accept_changes: true, ..ResumeRequest::default() };

@@ -222,7 +222,7 @@ async fn changes_are_told_exactly_and_rerun_only_when_accepted() {
     project.write_workflow(&format!("{CHAIN}retry = {{ attempts = 5 }}\n"));
     project.write_environment("[site]\nname = \"there\"\n");
     let error = resume(&project, ResumeRequest::default()).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     assert_eq!(
         serde_json::to_value(&changes.nodes).unwrap(),
         json!([{
@@ -245,7 +245,7 @@ async fn changes_are_told_exactly_and_rerun_only_when_accepted() {
     project.upgrade();
     let rerun = vec![NodeId::new("c").unwrap()];
     let error = resume(&project, ResumeRequest { rerun, ..Default::default() }).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     let fields: Vec<_> = changes.nodes.iter().flat_map(|n| &n.fields).map(|f| f.field.as_str()).collect();
     assert_eq!(fields, ["step version", "step version"]);
 }
@@ -264,7 +264,7 @@ async fn an_effect_that_could_not_be_looked_at_is_still_changed_only_when_accept
     project.write_environment("[site]\nname = \"there\"\n");
     project.calls();
     let error = resume(&project, ResumeRequest::default()).await.unwrap_err();
-    let RunError::Changed(changes) = error else { panic!("{error}") };
+    let RunError::Changed(_, changes) = error else { panic!("{error}") };
     assert_eq!(changes.nodes[0].node.as_str(), "a");
     assert!(project.calls().is_empty(), "nothing was touched");
     let keys = project.effects().into_iter().filter(|(node, _)| node == "a").count();

@@ -39,10 +39,10 @@ pub(crate) struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// The report of the run with the evidence of now.
-    pub(crate) async fn verify(&self, facts: RunFacts) -> RunReport {
+    /// The report of the run with the evidence of now. `alive`: whether a process works on it.
+    pub(crate) async fn verify(&self, facts: RunFacts, alive: bool) -> RunReport {
         let began = Instant::now();
-        let mut report = facts.report(self.run, false);
+        let mut report = facts.report(self.run, alive);
         let places: BTreeMap<NodeId, usize> =
             report.nodes.iter().enumerate().map(|(at, entry)| (entry.node.clone(), at)).collect();
         // What was removed is nobody's claim any more.

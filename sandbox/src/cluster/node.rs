@@ -4,6 +4,7 @@
 //! other made.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic, Result};
@@ -96,9 +97,13 @@ pub fn proxy(layout: &Layout, cluster: Cluster) -> Daemon {
         ])
 }
 
-/// Removes the kubelets' folder outside the sandbox, as far as it is empty.
+/// Removes what the kubelets, which have ended, left outside the sandbox.
 pub fn clean() {
     let folder = Path::new(DEVICE_PLUGINS);
+    // Somebody answers: a kubelet of the machine's own.
+    if UnixStream::connect(folder.join("kubelet.sock")).is_ok() {
+        return;
+    }
     for file in ["kubelet.sock", "DEPRECATION"] {
         let _ = fs::remove_file(folder.join(file));
     }

@@ -378,7 +378,7 @@ impl Lives<'_> {
             request.from.clear();
             first = take_up(&request).await;
         }
-        let Err(RunError::Changed(changes)) = first else { return first };
+        let Err(RunError::Changed(_, changes)) = first else { return first };
         if world.lock().calls != calls {
             world.broken("something was touched before changes were accepted".to_owned());
         }
