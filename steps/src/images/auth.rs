@@ -98,6 +98,8 @@ struct State {
 
 /// Makes the `Authorization` header of one registry.
 pub(crate) struct Authenticator {
+    /// For the token service. Follows no redirect: on a 307 it would repeat a token or a refresh token,
+    /// which are in the body, to wherever that points.
     http: reqwest::Client,
     host: String,
     endpoint: Url,
@@ -206,8 +208,10 @@ impl Authenticator {
     }
 
     fn missing(&self) -> StepError {
-        StepError::auth(format!("registry {} asks for credentials and there are none", self.host))
-            .with_hint("give `username` and `password` for it in migration.toml, or `aws` for ECR")
+        StepError::auth(format!("registry {} asks for credentials and there are none", self.host)).with_hint(
+            "give `username` and `password` for it in migration.toml, or log in to it with Docker; \
+                 where it is ECR, give `aws`",
+        )
     }
 
     async fn token(
@@ -217,6 +221,7 @@ impl Authenticator {
         service: Option<&str>,
         scope: &Scope,
     ) -> Result<Token, StepError> {
+        self.refuse_open_line(realm)?;
         if let Credentials::Entra(identity) = &self.credentials {
             return self.entra_token(state, identity, realm, service, scope).await;
         }
@@ -237,6 +242,17 @@ impl Authenticator {
         let answer = self.ask_token(request, "get a token").await?;
         let life = answer.expires_in.map_or(DEFAULT_TOKEN_LIFE, Duration::from_secs);
         self.keep(answer.token.or(answer.access_token), life)
+    }
+
+    /// What was said over TLS must not lead a login to where it can be read on the way.
+    fn refuse_open_line(&self, realm: &Url) -> Result<(), StepError> {
+        let is_open = self.endpoint.scheme() == "https" && realm.scheme() != "https";
+        if !is_open || matches!(self.credentials, Credentials::Anonymous) {
+            return Ok(());
+        }
+        let place = realm.host_str().unwrap_or("an unnamed host");
+        Err(StepError::auth(format!("registry {} wants its login sent to {place} without TLS", self.host))
+            .with_hint("its token service is set up wrongly: the realm that it names must begin with https"))
     }
 
     /// `POST /oauth2/exchange` with the Entra token, then `/oauth2/token` for the scope:

@@ -1,7 +1,8 @@
 use azure_core::credentials::{AccessToken, TokenRequestOptions};
-use wiremock::matchers::{body_string_contains, header, method, path, query_param};
+use wiremock::matchers::{body_string_contains, header, method, path, path_regex, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+use super::super::registry::Registry;
 use super::*;
 
 /// An identity that gives one token for ACR's scope and nothing else.
@@ -149,4 +150,50 @@ fn challenges_as_registries_write_them() {
     assert_eq!(read(&[r#"Basic realm="https://ecr",service="ecr.amazonaws.com""#]), Some(Challenge::Basic));
     assert_eq!(read(&["Negotiate"]), None);
     assert_eq!(read(&[]), None);
+}
+
+/// On a 307 a client repeats what it has posted.
+#[tokio::test]
+async fn no_token_follows_a_redirect() {
+    let (server, elsewhere) = tokio::join!(MockServer::start(), MockServer::start());
+    challenge_with(&server, &server.uri()).await;
+    Mock::given(path_regex("^/oauth2/"))
+        .respond_with(
+            ResponseTemplate::new(307)
+                .insert_header("location", format!("{}/taken", elsewhere.uri()).as_str()),
+        )
+        .mount(&server)
+        .await;
+    let endpoint = Url::parse(&server.uri()).unwrap();
+    let logins = [
+        Credentials::Entra(Arc::new(Identity)),
+        Credentials::Password { username: "u".into(), password: Secret::new("p") },
+    ];
+    for login in logins {
+        let limits = super::super::stand::limits();
+        let registry = Registry::new("example.azurecr.io", Some(&endpoint), login, limits).unwrap();
+        let error = registry.ping().await.unwrap_err();
+        assert!(error.message.ends_with(": 307"), "{error}");
+    }
+    assert!(elsewhere.received_requests().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_login_never_leaves_tls() {
+    let challenge = "Bearer realm=\"http://example.azurecr.io/oauth2/token\",service=\"example.azurecr.io\"";
+    let logins = [
+        Credentials::Entra(Arc::new(Identity)),
+        Credentials::Password { username: "u".into(), password: Secret::new("p") },
+    ];
+    for login in logins {
+        let endpoint = Url::parse("https://example.azurecr.io").unwrap();
+        let auth = Authenticator::new(reqwest::Client::new(), "example.azurecr.io".into(), endpoint, login);
+        let answer =
+            http::Response::builder().status(401).header(WWW_AUTHENTICATE, challenge).body("").unwrap();
+        auth.first().await.unwrap().learn(&answer.into()).unwrap();
+        let error = auth.header(&Scope::Ping).await.unwrap_err();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(error, @"registry example.azurecr.io wants its login sent to example.azurecr.io without TLS");
+        }
+    }
 }

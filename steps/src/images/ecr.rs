@@ -1,11 +1,16 @@
 //! ECR's password: `GetAuthorizationToken`, renewed before its 12 hours end.
+//!
+//! Invariant: of an answer against us only AWS's code and words are kept. The SDK's own text may quote
+//! the answer, which holds the password.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_sdk_ecr::error::{DisplayErrorContext, SdkError};
+use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use migrate_plugin_api::{Secret, StepContext, StepError};
+use regex::Regex;
 use tokio::sync::Mutex;
 
 use crate::site::AwsAccess;
@@ -16,10 +21,26 @@ const RENEW_AFTER: Duration = Duration::from_secs(10 * 60 * 60);
 /// Where the service says when the token ends, it is renewed so long before.
 const MARGIN: Duration = Duration::from_secs(30 * 60);
 
+/// A private registry, in every partition of AWS: as `ecrPattern` of
+/// <https://github.com/awslabs/amazon-ecr-credential-helper> has it.
+static REGISTRY: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r"^[0-9]{12}\.dkr[.-]ecr(?:-fips)?\.[a-z0-9][a-z0-9_-]*\.(?:amazonaws\.(?:com(?:\.cn)?|eu)|on\.(?:aws|amazonwebservices\.com\.cn)|sc2s\.sgov\.gov|c2s\.ic\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)$",
+    )
+    .expect("a constant")
+});
+
 struct Login {
     user: String,
     password: Secret,
     renew_at: Instant,
+}
+
+/// Whether `host` is a registry that ECR's password is made for. A stand-in for the API makes
+/// passwords for a stand-in of the registry, wherever that is; it is known by an endpoint without TLS,
+/// which AWS has nowhere.
+pub(crate) fn is_registry(host: &str, access: &AwsAccess) -> bool {
+    REGISTRY.is_match(host) || access.ecr_endpoint.as_ref().is_some_and(|url| url.scheme() == "http")
 }
 
 /// ECR's API. Sends nothing yet.
@@ -35,23 +56,42 @@ pub(crate) async fn client(ctx: &StepContext, access: &AwsAccess) -> aws_sdk_ecr
 /// What ECR answered against us.
 pub(crate) fn error<E, R>(message: String, error: &SdkError<E, R>) -> StepError
 where
-    E: std::error::Error + 'static,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,
 {
-    let text = DisplayErrorContext(error).to_string();
+    let (code, said) = match error {
+        SdkError::ServiceError(failure) => {
+            let words = [failure.err().code(), failure.err().message()];
+            let words: Vec<&str> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+            (failure.err().code().unwrap_or_default(), words.join(": "))
+        }
+        SdkError::ResponseError(_) => ("", String::new()),
+        // Nothing was answered: there is nothing to quote.
+        _ => ("", causes(error)),
+    };
     let error = match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => StepError::transient(message),
         SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
             StepError::transient(message)
         }
-        SdkError::ServiceError(_) if text.contains("Throttl") => StepError::throttled(message, None),
-        SdkError::ServiceError(_) if text.contains("ServerException") => StepError::transient(message),
+        SdkError::ServiceError(_) if code.contains("Throttl") => StepError::throttled(message, None),
+        SdkError::ServiceError(_) if code == "ServerException" => StepError::transient(message),
+        SdkError::ServiceError(_) if code.is_empty() => {
+            return StepError::transient(format!("{message}: the answer can't be read"))
+                .with_hint("check `ecr-endpoint` in `[source.aws]`, and what is between here and ECR");
+        }
         _ => StepError::auth(message).with_hint(
             "check `[source.aws]` in migration.toml; it needs ecr:GetAuthorizationToken, and \
              ecr:DescribeRepositories and ecr:DescribeImages to find images",
         ),
     };
-    error.with_source(text)
+    if said.is_empty() { error } else { error.with_source(said) }
+}
+
+/// What is below `error`, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let below = std::iter::successors(error.source(), |cause| cause.source());
+    below.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Logs in to ECR with AWS credentials.
@@ -128,6 +168,58 @@ mod tests {
         assert_eq!(renew_after(None, now), RENEW_AFTER);
         assert_eq!(renew_after(Some(now + hour), now), hour - MARGIN);
         assert_eq!(renew_after(Some(now + 12 * hour), now), RENEW_AFTER);
+    }
+
+    /// A login at what answers at `endpoint` in place of ECR.
+    async fn login(endpoint: &str, folder: &std::path::Path) -> EcrLogin {
+        let file = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
+        std::fs::write(folder.join("credentials"), file).unwrap();
+        let ctx = super::super::stand::host().context("pull", folder);
+        let access = serde_json::json!({
+            "region": "us-east-1", "credentials-file": "credentials", "ecr-endpoint": endpoint });
+        EcrLogin::new(&ctx, &serde_json::from_value(access).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cant_be_read_is_not_quoted() {
+        use wiremock::matchers::method;
+        use wiremock::{Mock, MockServer, ResponseTemplate};
+
+        let server = MockServer::start().await;
+        let canary = BASE64.encode("AWS:canary");
+        let answer =
+            serde_json::json!({ "authorizationData": [{ "authorizationToken": canary, "expiresAt": "x" }] });
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&server)
+            .await;
+        let folder = tempfile::tempdir().unwrap();
+        let error = login(&server.uri(), folder.path()).await.password().await.unwrap_err();
+        let shown = format!("{error:?} {:?}", error.to_record());
+        assert!(!shown.contains(&canary) && !shown.contains("authorizationToken"), "{shown}");
+        insta::assert_snapshot!(error, @"failed to get an ECR authorization token in us-east-1: the answer can't be read");
+    }
+
+    #[tokio::test]
+    async fn what_ecr_says_against_us_is_told_by_its_code_and_words() {
+        use wiremock::matchers::method;
+        use wiremock::{Mock, MockServer, ResponseTemplate};
+
+        let server = MockServer::start().await;
+        let answer =
+            serde_json::json!({ "__type": "AccessDeniedException", "message": "User is not authorized" });
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(400).set_body_json(answer))
+            .mount(&server)
+            .await;
+        let folder = tempfile::tempdir().unwrap();
+        let error = login(&server.uri(), folder.path()).await.password().await.unwrap_err();
+        assert_eq!(error.class, migrate_plugin_api::ErrorClass::Auth);
+        assert_eq!(error.to_record().causes, ["AccessDeniedException: User is not authorized"]);
+
+        type Asked = aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenError;
+        let unsent = SdkError::<Asked, ()>::construction_failure("no credentials");
+        assert_eq!(super::error("failed".to_owned(), &unsent).to_record().causes, ["no credentials"]);
     }
 
     #[tokio::test]

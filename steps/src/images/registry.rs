@@ -4,15 +4,15 @@
 //! Every small request is tried again here, by class and with the waits that the registry asks
 //! for. Nothing is kept on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK};
 use http::{Method, StatusCode};
 use migrate_plugin_api::{ErrorClass, StepError};
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
@@ -95,8 +95,16 @@ pub(crate) struct Registry {
     tags: Mutex<HashMap<String, Tags>>,
     /// Answers to what was asked ahead: repository and tag.
     ahead: Mutex<HashMap<(String, String), Option<Descriptor>>>,
-    /// The registry said that it has no referrers API.
-    no_referrers: AtomicBool,
+    referrers: Mutex<Referrers>,
+}
+
+/// What is known of the referrers API of a registry.
+#[derive(Default)]
+struct Referrers {
+    /// It has answered once.
+    answers: bool,
+    /// Repositories that said before that there is none. A proxy has some with it and some without.
+    lacking: HashSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -120,12 +128,15 @@ impl Registry {
             None => Url::parse(&format!("https://{host}"))
                 .map_err(|e| StepError::permanent(format!("`{host}` is no registry host")).with_source(e))?,
         };
-        let http = tls::client(Speaks::Http2)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| StepError::permanent("failed to set up the registry client").with_source(e))?;
-        let auth = Authenticator::new(http.clone(), host.to_owned(), endpoint.clone(), credentials);
+        let client = || {
+            tls::client(Speaks::Http2)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .user_agent(concat!("migrate/", env!("CARGO_PKG_VERSION")))
+        };
+        let failed = |e| StepError::permanent("failed to set up the registry client").with_source(e);
+        let http = client().build().map_err(failed)?;
+        let tokens = client().redirect(Policy::none()).build().map_err(failed)?;
+        let auth = Authenticator::new(tokens, host.to_owned(), endpoint.clone(), credentials);
         Ok(Arc::new(Self {
             host: host.to_owned(),
             endpoint,
@@ -137,7 +148,7 @@ impl Registry {
             limits,
             tags: Mutex::default(),
             ahead: Mutex::default(),
-            no_referrers: AtomicBool::new(false),
+            referrers: Mutex::default(),
         }))
     }
 
@@ -296,26 +307,32 @@ impl Registry {
     }
 
     /// What names `digest` as its subject, by the referrers API; empty where the registry has none.
+    ///
+    /// # Errors
+    /// Every refusal that doesn't say so: ECR gives them where it can't ask the upstream of a
+    /// pull-through cache, and what is not listed would be left behind without a word.
     pub(crate) async fn referrers(
         &self,
         repository: &str,
         digest: &Digest,
     ) -> Result<Vec<Descriptor>, StepError> {
-        if self.no_referrers.load(Ordering::Relaxed) {
+        if self.referrers.lock().await.lacking.contains(repository) {
             return Ok(Vec::new());
         }
         let what = format!("list the referrers of {}", label(repository, &digest.to_string()));
         let mut next = Some(self.url(&format!("{repository}/referrers/{digest}"))?);
         let mut found = Vec::new();
-        for _ in 0..MAX_PAGES {
+        for turn in 0..MAX_PAGES {
             let Some(url) = next.take() else { break };
             let request = || self.http.get(url.clone()).header(ACCEPT, manifest::OCI_INDEX);
             let response = self.send(&what, &Scope::Pull(repository.to_owned()), request).await?;
             match response.status() {
-                StatusCode::OK => {}
-                // "MUST be 404 when the API is not supported"; older registries say other things.
-                status if status.is_client_error() && status != StatusCode::FORBIDDEN => {
-                    self.no_referrers.store(true, Ordering::Relaxed);
+                StatusCode::OK => self.referrers.lock().await.answers = true,
+                status if turn == 0 && says_no_referrers(status) => {
+                    let mut known = self.referrers.lock().await;
+                    if !known.answers {
+                        known.lacking.insert(repository.to_owned());
+                    }
                     return Ok(Vec::new());
                 }
                 _ => return Err(self.refusal(&what, response).await),
@@ -476,6 +493,11 @@ impl Registry {
             StepError::permanent(format!("`{}` is no registry endpoint", self.endpoint)).with_source(e)
         })
     }
+}
+
+/// "MUST be 404 when the API is not supported"; Artifactory has said 406 (go-containerregistry #1962).
+fn says_no_referrers(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE)
 }
 
 fn is_final(status: StatusCode) -> bool {

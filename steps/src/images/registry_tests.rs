@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::TryStreamExt;
 use wiremock::matchers::{header, header_exists, method, path, query_param};
@@ -319,8 +319,57 @@ async fn referrers_come_page_by_page_and_an_absent_api_is_remembered() {
         .expect(1)
         .mount(&server)
         .await;
+    let registry = anonymous(&server);
     assert!(registry.referrers("b", &digest).await.unwrap().is_empty());
     assert!(registry.referrers("b", &digest).await.unwrap().is_empty());
+    assert_eq!(
+        registry.referrers("a", &digest).await.unwrap().len(),
+        2,
+        "another repository is another matter"
+    );
+}
+
+/// As ECR where it can't log in to the upstream of a pull-through cache.
+#[tokio::test]
+async fn referrers_that_are_refused_are_an_error_and_leave_other_repositories_alone() {
+    let server = MockServer::start().await;
+    let digest = Digest::of(b"subject");
+    let words = r#"{"errors":[{"code":"UNKNOWN","message":"upstream login"}]}"#;
+    let refused = || ResponseTemplate::new(400).set_body_string(words);
+    let at = |repository: &str| format!("/v2/{repository}/referrers/{digest}");
+    let page = || {
+        let index = Index::new(vec![Descriptor::new(OCI, Digest::of(b"sbom"), 1)]);
+        ResponseTemplate::new(200).set_body_json(index)
+    };
+    Mock::given(path(at("cached"))).respond_with(refused()).mount(&server).await;
+    Mock::given(path(at("own"))).respond_with(page()).mount(&server).await;
+    Mock::given(path(at("gone")))
+        .respond_with(ResponseTemplate::new(404))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(path(at("gone"))).respond_with(page()).mount(&server).await;
+    let next = format!("<{}?page=2>; rel=\"next\"", at("long"));
+    for code in [400, 404] {
+        let second = ResponseTemplate::new(code).set_body_string(words);
+        let second = Mock::given(path(at("long"))).and(query_param("page", "2")).respond_with(second);
+        second.up_to_n_times(1).mount(&server).await;
+    }
+    Mock::given(path(at("long")))
+        .respond_with(page().insert_header("link", next.as_str()))
+        .mount(&server)
+        .await;
+    let registry = anonymous(&server);
+    let error = registry.referrers("cached", &digest).await.unwrap_err();
+    let text = error.to_string().replace(&digest.to_string(), "DIGEST");
+    insta::assert_snapshot!(text, @"failed to list the referrers of cached@DIGEST at registry.example: 400 UNKNOWN upstream login");
+    assert_eq!(registry.referrers("own", &digest).await.unwrap().len(), 1);
+    // A registry that has answered has the API, whatever it says of one repository.
+    assert!(registry.referrers("gone", &digest).await.unwrap().is_empty());
+    assert_eq!(registry.referrers("gone", &digest).await.unwrap().len(), 1);
+    for _ in 0..2 {
+        registry.referrers("long", &digest).await.unwrap_err();
+    }
 }
 
 #[tokio::test]
