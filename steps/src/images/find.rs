@@ -1,7 +1,7 @@
 //! `ecr.images`: which images of ECR repositories are to be moved, resolved to digests once. Reads
 //! only.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -20,6 +20,9 @@ use super::reference::ImageRef;
 use crate::site::{AwsAccess, RegistryRef};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Images that are told one by one; a plan must stay readable.
+const MOST_NAMED: usize = 20;
 
 /// Config of `ecr.images`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -44,7 +47,8 @@ pub struct FindConfig {
     /// Only what was pulled in so many days, as ECR remembers it.
     #[serde(default)]
     pub pulled_within_days: Option<u32>,
-    /// Only images that are in use: those of this list, by tag or digest (`${nodes.inventory.images}`).
+    /// Only images that are in use: those of this list, by tag or digest (`${nodes.inventory.images}`). Those
+    /// that the other fields leave out are told, and one that is not in ECR is an error.
     #[serde(default)]
     pub in_use: Option<Vec<String>>,
 }
@@ -53,7 +57,7 @@ pub struct FindConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct FindOutputs {
-    /// `HOST/repository:tag@digest`, sorted, each once.
+    /// `HOST/repository:tag@digest`, or `HOST/repository@digest` for what has no tag, sorted, each once.
     pub images: Vec<String>,
     /// Repositories that were looked into.
     pub repositories: u64,
@@ -81,12 +85,15 @@ impl TypedStep for Find {
         };
         let mut plan = StepPlan::new(format!("find images in {}", config.from.host));
         match find(ctx, config).await {
-            Ok(found) => {
-                plan.summary = format!("find {} images in {}", found.images.len(), config.from.host);
-                plan.items = Some(found.images.len() as u64);
-                if found.images.is_empty() {
+            Ok(Found { outputs, left, gone }) => {
+                plan.summary = format!("find {} images in {}", outputs.images.len(), config.from.host);
+                plan.items = Some(outputs.images.len() as u64);
+                if outputs.images.is_empty() {
                     plan.problems.push(Problem::warning("no image passes the filters"));
                 }
+                plan.problems.extend(refuse(&gone).err().map(|error| errors::problem(&error, "in-use")));
+                plan.problems
+                    .extend(said(&left).into_iter().map(|said| Problem::warning(said).in_field("in-use")));
             }
             Err(error) => plan.problems.push(errors::problem(&error, "aws")),
         }
@@ -103,14 +110,16 @@ impl TypedStep for Find {
     }
 
     async fn apply(&self, ctx: &StepContext, config: &FindConfig) -> Result<FindOutputs, StepError> {
-        let found = find(ctx, config).await?;
+        let Found { outputs, left, gone } = find(ctx, config).await?;
+        refuse(&gone)?;
+        said(&left).into_iter().for_each(|said| ctx.warn(said));
         ctx.info(format!(
             "{} images of {} repositories, {} left out",
-            found.images.len(),
-            found.repositories,
-            found.left_out
+            outputs.images.len(),
+            outputs.repositories,
+            outputs.left_out
         ));
-        Ok(found)
+        Ok(outputs)
     }
 
     /// What was found is to be there still; what is new since was not asked for.
@@ -145,9 +154,44 @@ impl TypedStep for Find {
     }
 }
 
-async fn find(ctx: &StepContext, config: &FindConfig) -> Result<FindOutputs, StepError> {
+/// What was found, and what was not although it is in use.
+struct Found {
+    outputs: FindOutputs,
+    /// It is in ECR, as far as that was asked, and the filters leave it out.
+    left: Vec<ImageRef>,
+    /// ECR has it not.
+    gone: Vec<ImageRef>,
+}
+
+/// What is in use and left out, one line each.
+fn said(left: &[ImageRef]) -> Vec<String> {
+    let named = left.iter().take(MOST_NAMED);
+    let mut said: Vec<String> =
+        named.map(|image| format!("image {} is in use and left out by the filters", image.short())).collect();
+    if left.len() > MOST_NAMED {
+        said.push(format!("{} more images are in use and left out by the filters", left.len() - MOST_NAMED));
+    }
+    said
+}
+
+/// What is in use and not there can be moved by nobody.
+fn refuse(gone: &[ImageRef]) -> Result<(), StepError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let mut names: Vec<String> = gone.iter().take(MOST_NAMED).map(ImageRef::short).collect();
+    if gone.len() > MOST_NAMED {
+        names.push(format!("and {} more", gone.len() - MOST_NAMED));
+    }
+    Err(StepError::permanent(format!("in use and not in ECR: {}", names.join(", "))).with_hint(
+        "push it again (through a pull-through cache: pull it once), or stop what uses it and take the \
+         inventory again",
+    ))
+}
+
+async fn find(ctx: &StepContext, config: &FindConfig) -> Result<Found, StepError> {
     let client = ecr::client(ctx, &config.aws).await;
-    let filter = Filter::new(config, SystemTime::now())?;
+    let mut filter = Filter::new(config, SystemTime::now())?;
     let mut names = Vec::new();
     let mut pages = client.describe_repositories().into_paginator().items().send();
     while let Some(repository) = pages.next().await {
@@ -167,7 +211,8 @@ async fn find(ctx: &StepContext, config: &FindConfig) -> Result<FindOutputs, Ste
         }
     }
     found.images.sort();
-    Ok(found)
+    let (left, gone) = filter.unfound();
+    Ok(Found { outputs: found, left, gone })
 }
 
 async fn images_of(
@@ -189,20 +234,48 @@ struct Filter<'a> {
     config: &'a FindConfig,
     pushed_after: Option<SystemTime>,
     pulled_after: Option<SystemTime>,
-    /// `repository:tag` and `repository@digest`.
-    in_use: Option<HashSet<String>>,
+    /// By repository.
+    in_use: Option<BTreeMap<String, Vec<Used>>>,
+}
+
+/// An image that is in use.
+struct Used {
+    image: ImageRef,
+    /// ECR has it.
+    is_there: bool,
+    /// It is among what was found.
+    is_found: bool,
+}
+
+impl Used {
+    /// Whether the image under `tag` is meant. A digest is meant whatever the tag has become since.
+    fn means(&self, tag: Option<&str>, digest: &Digest) -> bool {
+        match &self.image.digest {
+            Some(wanted) => wanted == digest,
+            None => tag.is_some() && self.image.tag.as_deref() == tag,
+        }
+    }
+
+    /// Whether an image with these tags is meant.
+    fn means_any(&self, tags: &[String], digest: &Digest) -> bool {
+        self.means(None, digest) || tags.iter().any(|tag| self.means(Some(tag), digest))
+    }
 }
 
 impl<'a> Filter<'a> {
     fn new(config: &'a FindConfig, now: SystemTime) -> Result<Self, StepError> {
         let after = |days: Option<u32>| days.and_then(|days| now.checked_sub(DAY * days));
         let in_use = config.in_use.as_ref().map(|images| {
-            let parsed = images.iter().map(|image| ImageRef::parse(image));
-            let ours = parsed
-                .filter(|image| image.as_ref().is_ok_and(|i| i.host == config.from.host) || image.is_err());
-            ours.map(|image| image.map(|image| names(&image))).collect::<Result<Vec<_>, _>>()
+            let images =
+                images.iter().map(|image| ImageRef::parse(image)).collect::<Result<BTreeSet<_>, _>>()?;
+            let mut by_repository: BTreeMap<String, Vec<Used>> = BTreeMap::new();
+            for image in images.into_iter().filter(|image| image.host == config.from.host) {
+                let all = by_repository.entry(image.repository.clone()).or_default();
+                all.push(Used { image, is_there: false, is_found: false });
+            }
+            Ok::<_, StepError>(by_repository)
         });
-        let in_use = in_use.transpose()?.map(|names| names.into_iter().flatten().collect());
+        let in_use = in_use.transpose()?;
         Ok(Self {
             config,
             pushed_after: after(config.pushed_within_days),
@@ -213,7 +286,7 @@ impl<'a> Filter<'a> {
 
     /// Adds `image` of `repository` to `found`, a reference for each of its tags.
     fn take(
-        &self,
+        &mut self,
         host: &str,
         repository: &str,
         image: &ImageDetail,
@@ -224,26 +297,42 @@ impl<'a> Filter<'a> {
             StepError::permanent(format!("ECR names an image of {repository}")).with_source(e)
         })?;
         let tags = image.image_tags.as_deref().unwrap_or_default();
-        let is_recent = self.is_recent(image);
-        let before = found.images.len();
-        for tag in tags {
-            if is_recent && any(&self.config.tags, tag) && self.is_used(repository, Some(tag), &digest) {
-                found.images.push(format!("{host}/{repository}:{tag}@{digest}"));
-            } else {
-                found.left_out += 1;
-            }
-        }
-        if tags.is_empty() {
-            if is_recent && self.config.untagged && self.is_used(repository, None, &digest) {
-                found.images.push(format!("{host}/{repository}@{digest}"));
-            } else {
-                found.left_out += 1;
-            }
-        }
-        if found.images.len() > before {
+        let wanted =
+            if self.is_recent(image) { self.wanted(repository, tags, &digest) } else { BTreeSet::new() };
+        let names = wanted.iter().map(|tag| match tag {
+            Some(tag) => format!("{host}/{repository}:{tag}@{digest}"),
+            None => format!("{host}/{repository}@{digest}"),
+        });
+        found.images.extend(names);
+        found.left_out += (tags.len().max(1) - wanted.len()) as u64;
+        if !wanted.is_empty() {
             found.bytes += image.image_size_in_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
         }
+        for one in self.in_use.iter_mut().filter_map(|all| all.get_mut(repository)).flatten() {
+            if one.means_any(tags, &digest) {
+                one.is_there = true;
+                one.is_found |= match &one.image.digest {
+                    Some(_) => !wanted.is_empty(),
+                    None => wanted.contains(&one.image.tag),
+                };
+            }
+        }
         Ok(())
+    }
+
+    /// Under which of its `tags` an image is wanted; `None` is its digest alone.
+    fn wanted(&self, repository: &str, tags: &[String], digest: &Digest) -> BTreeSet<Option<String>> {
+        let used = self.in_use.as_ref().map(|all| all.get(repository).map_or(&[][..], Vec::as_slice));
+        if tags.is_empty() {
+            // `untagged` is about what nobody names; its digest is as good a name as a tag.
+            let is_named = used.is_some_and(|used| used.iter().any(|one| one.means_any(tags, digest)));
+            let is_wanted = is_named || self.config.untagged && used.is_none();
+            return is_wanted.then_some(None).into_iter().collect();
+        }
+        let is_used =
+            |tag: &String| used.is_none_or(|used| used.iter().any(|one| one.means(Some(tag), digest)));
+        let wanted = tags.iter().filter(|tag| any(&self.config.tags, tag) && is_used(tag));
+        wanted.map(|tag| Some(tag.clone())).collect()
     }
 
     fn is_recent(&self, image: &ImageDetail) -> bool {
@@ -256,19 +345,15 @@ impl<'a> Filter<'a> {
             && is_after(image.last_recorded_pull_time.as_ref(), self.pulled_after)
     }
 
-    fn is_used(&self, repository: &str, tag: Option<&str>, digest: &Digest) -> bool {
-        let Some(in_use) = &self.in_use else { return true };
-        in_use.contains(&format!("{repository}@{digest}"))
-            || tag.is_some_and(|tag| in_use.contains(&format!("{repository}:{tag}")))
-    }
-}
-
-/// By what an image may be meant. A digest is meant whatever the tag has become since.
-fn names(image: &ImageRef) -> Vec<String> {
-    match (&image.digest, &image.tag) {
-        (Some(digest), _) => vec![format!("{}@{digest}", image.repository)],
-        (None, Some(tag)) => vec![format!("{}:{tag}", image.repository)],
-        (None, None) => Vec::new(),
+    /// What is in use and was not found: what the filters leave out, and what ECR has not.
+    fn unfound(self) -> (Vec<ImageRef>, Vec<ImageRef>) {
+        let all = self.in_use.into_iter().flatten().flat_map(|(_, used)| used);
+        let unfound = all.filter(|one| !one.is_found);
+        // A repository that is not wanted was not looked into.
+        let (left, gone): (Vec<Used>, Vec<Used>) =
+            unfound.partition(|one| one.is_there || !any(&self.config.repositories, &one.image.repository));
+        let images = |all: Vec<Used>| all.into_iter().map(|one| one.image).collect();
+        (images(left), images(gone))
     }
 }
 
@@ -293,7 +378,8 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use migrate_plugin_api::{Step, Typed};
+    use migrate_plugin_api::testing::RecordingHost;
+    use migrate_plugin_api::{LogLevel, Severity, Step, Typed};
     use serde_json::{Value, json};
     use wiremock::matchers::{body_partial_json, header};
     use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -368,20 +454,48 @@ mod tests {
         server
     }
 
+    /// What is needed to ask it.
+    struct Site {
+        server: MockServer,
+        folder: tempfile::TempDir,
+        host: std::sync::Arc<RecordingHost>,
+    }
+
+    impl Site {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
+            std::fs::write(folder.path().join("credentials"), file).unwrap();
+            Self { server: ecr().await, folder, host: super::super::stand::host() }
+        }
+
+        fn context(&self) -> StepContext {
+            self.host.context("find", self.folder.path())
+        }
+
+        fn config(&self, with: &Value) -> Value {
+            let endpoint = self.server.uri();
+            let mut config = json!({
+                "from": { "host": "r.example" },
+                "aws": { "region": "us-east-1", "credentials-file": "credentials", "ecr-endpoint": endpoint },
+            });
+            config.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+            config
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            let log = self.host.recorded().log;
+            log.into_iter().filter(|(level, _)| *level == LogLevel::Warn).map(|(_, line)| line).collect()
+        }
+    }
+
     async fn found(with: Value) -> Vec<String> {
-        let server = ecr().await;
-        let folder = tempfile::tempdir().unwrap();
-        let file = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
-        std::fs::write(folder.path().join("credentials"), file).unwrap();
-        let ctx = super::super::stand::host().context("find", folder.path());
-        let mut config = json!({
-            "from": { "host": "r.example" },
-            "aws": { "region": "us-east-1", "credentials-file": "credentials", "ecr-endpoint": server.uri() },
-        });
-        config.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+        let site = Site::start().await;
+        let (ctx, config) = (site.context(), site.config(&with));
         let step = Typed(Find);
         let outputs = step.apply(&ctx, &config).await.unwrap();
         assert!(step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap().passed());
+        assert_eq!(site.warnings(), [] as [String; 0]);
         let images = outputs["images"].as_array().unwrap();
         images.iter().map(|image| image.as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
     }
@@ -405,5 +519,44 @@ mod tests {
             found(json!({ "in-use": ["r.example/tools/job:7", "docker.io/nginx:1", old] })).await,
             [all[0], all[3]]
         );
+        // A pod runs what its tag has left behind since.
+        let bare = format!("r.example/shop/web:1.0@{}", Digest::of(b"bare"));
+        assert_eq!(found(json!({ "in-use": [bare] })).await, ["r.example/shop/web"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_and_left_out_is_named() {
+        let site = Site::start().await;
+        let (step, ctx) = (Typed(Find), site.context());
+        let old = format!("r.example/shop/web@{}", Digest::of(b"old"));
+        let in_use =
+            json!(["r.example/shop/web:1.0", old, "r.example/shop/web:1.1", "r.example/tools/job:7"]);
+        let with = json!({ "in-use": in_use, "pushed-within-days": 30, "repositories": ["shop/*"], "tags": ["1.*"] });
+        let config = site.config(&with);
+        let plan = step.plan(&ctx, &config).await.unwrap();
+        assert!(plan.problems.iter().all(|p| p.severity == Severity::Warning), "{:?}", plan.problems);
+        let told: Vec<String> = plan.problems.into_iter().map(|problem| problem.message).collect();
+        let outputs = step.apply(&ctx, &config).await.unwrap();
+        assert_eq!(outputs["images"].as_array().unwrap().len(), 1);
+        assert_eq!(site.warnings(), told);
+        let told = told.join("\n").replace(&Digest::of(b"old").to_string(), "OLD");
+        insta::assert_snapshot!(told, @r"
+        image shop/web@OLD is in use and left out by the filters
+        image shop/web:1.0 is in use and left out by the filters
+        image tools/job:7 is in use and left out by the filters
+        ");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_and_not_in_ecr_is_an_error() {
+        let site = Site::start().await;
+        let (step, ctx) = (Typed(Find), site.context());
+        let gone = format!("r.example/shop/web:1.0@{}", Digest::of(b"gone"));
+        let config = site.config(&json!({ "in-use": [gone, "r.example/shop/web:9", "r.example/other:1"] }));
+        let plan = step.plan(&ctx, &config).await.unwrap();
+        let error = step.apply(&ctx, &config).await.unwrap_err();
+        assert_eq!(plan.problems.last().unwrap().message, error.message);
+        let text = error.to_string().replace(&Digest::of(b"gone").to_string(), "GONE");
+        insta::assert_snapshot!(text, @"in use and not in ECR: other:1, shop/web:1.0@GONE, shop/web:9");
     }
 }
