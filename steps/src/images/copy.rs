@@ -18,6 +18,7 @@ use super::deliver::Delivery;
 use super::errors;
 use super::graph::{self, Depth};
 use super::meter::{Meter, drive};
+use super::moved;
 use super::names::NameRule;
 use super::pull::read_source;
 use super::push::{PushOutputs, said};
@@ -92,6 +93,7 @@ impl TypedStep for Copy {
                 target.look_ahead(ahead.into_iter().collect()),
             );
             let mut images = images?;
+            moved::tell(ctx, images.iter().map(|image| (image.reference.to_string(), image.moved.as_ref())));
             config.names.apply(&mut images)?;
             let delivery = Delivery {
                 source: Arc::clone(&source),

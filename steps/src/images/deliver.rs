@@ -2,8 +2,9 @@
 //!
 //! The order is what makes it safe: every conflict is found before a byte moves; a blob crosses
 //! once, and is mounted into further repositories; a manifest goes up when everything below it is
-//! there; tags come last. What the target has already is not sent again, so a repeated attempt
-//! goes on where the first one stopped, and dropping it at any point leaves nothing wrong.
+//! there; tags come last, and each is looked for once more right before. What the target has already
+//! is not sent again, so a repeated attempt goes on where the first one stopped, and dropping it at
+//! any point leaves nothing wrong.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -96,6 +97,8 @@ struct Job<'a> {
     found: &'a Found,
     traffic: Mutex<Traffic>,
     sending: Semaphore,
+    /// Held while a list of referrers is read and written: two images may have one subject.
+    listing: Mutex<()>,
 }
 
 impl Delivery<'_> {
@@ -104,8 +107,13 @@ impl Delivery<'_> {
         let found = self.check().await?;
         let needs = Needs::of(self.images, &found);
         self.meter.expect(self.images.len() as u64, needs.bytes());
-        let job =
-            Job { needs, found: &found, traffic: Mutex::default(), sending: Semaphore::new(BLOBS_AT_ONCE) };
+        let job = Job {
+            needs,
+            found: &found,
+            traffic: Mutex::default(),
+            sending: Semaphore::new(BLOBS_AT_ONCE),
+            listing: Mutex::default(),
+        };
         // Workers instead of one future each: what waits in line takes no memory.
         let (next_blob, next_image) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let lead = async || {
@@ -264,7 +272,7 @@ impl Delivery<'_> {
             }
         });
         try_join_all(follows).await?;
-        self.bring_manifests(image, job.found, &job.traffic).await?;
+        self.bring_manifests(job, image).await?;
         job.needs.commit(index);
         self.prove(job, index, image).await
     }
@@ -288,13 +296,8 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    async fn bring_manifests(
-        &self,
-        image: &Image,
-        found: &Found,
-        traffic: &Mutex<Traffic>,
-    ) -> Result<(), StepError> {
-        let repository = &image.target;
+    async fn bring_manifests(&self, job: &Job<'_>, image: &Image) -> Result<(), StepError> {
+        let (repository, found) = (&image.target, job.found);
         let mut written = 0;
         let tags: Vec<_> = tags_of(image).filter(|(tag, digest)| is_due(image, found, tag, digest)).collect();
         for manifest in &image.manifests {
@@ -306,20 +309,46 @@ impl Delivery<'_> {
             }
         }
         for (tag, digest) in tags {
-            if let Some(manifest) = image.manifests.iter().find(|m| m.digest == *digest) {
-                self.target.put_manifest(repository, tag, manifest).await?;
+            let Some(manifest) = image.manifests.iter().find(|m| m.digest == *digest) else { continue };
+            let _listing = if is_referrers_list(image, tag) { Some(job.listing.lock().await) } else { None };
+            if let Some(reference) = self.still_free(image, tag, digest).await? {
+                self.target.put_manifest(repository, &reference, manifest).await?;
                 written += 1;
             }
         }
-        written += self.list_referrers(image).await?;
-        traffic.lock().await.manifests_written += written;
+        written += self.list_referrers(job, image).await?;
+        job.traffic.lock().await.manifests_written += written;
         self.meter.item();
         Ok(())
     }
 
+    /// Under which name the manifest `digest` is to be written for `tag`, if at all. Hours may have passed
+    /// since the first look, and whoever else pushes to the target has set the tag.
+    async fn still_free(
+        &self,
+        image: &Image,
+        tag: &str,
+        digest: &Digest,
+    ) -> Result<Option<String>, StepError> {
+        let is_list = is_referrers_list(image, tag);
+        if self.overwrite && !is_list {
+            return Ok(Some(tag.to_owned()));
+        }
+        match self.target.head_manifest(&image.target, tag).await? {
+            None => Ok(Some(tag.to_owned())),
+            Some(there) if there.digest == *digest => Ok(None),
+            // What is in ours is added to it afterwards.
+            Some(_) if is_list => Ok(Some(digest.to_string())),
+            Some(there) => {
+                self.refuse(&[Clash::of(image, tag, digest, &there.digest)])?;
+                Ok(None)
+            }
+        }
+    }
+
     /// Where the target has no referrers API, the client keeps the list: an index under the tag
     /// `sha256-<hex>` of the subject (OCI distribution 1.1, "unavailable referrers API").
-    async fn list_referrers(&self, image: &Image) -> Result<u64, StepError> {
+    async fn list_referrers(&self, job: &Job<'_>, image: &Image) -> Result<u64, StepError> {
         let repository = &image.target;
         let mut subjects: BTreeMap<&Digest, Vec<Descriptor>> = BTreeMap::new();
         for manifest in &image.manifests[image.own..] {
@@ -335,6 +364,7 @@ impl Delivery<'_> {
                 continue;
             }
             let tag = subject.as_tag();
+            let _listing = job.listing.lock().await;
             let mut list = match self.target.get_manifest(repository, &tag).await? {
                 Some(existing) => existing.parts.manifests,
                 None => Vec::new(),
@@ -375,7 +405,7 @@ fn is_due(image: &Image, found: &Found, tag: &str, digest: &Digest) -> bool {
 }
 
 /// Whether `tag` is the referrers tag schema's, not a person's.
-fn is_referrers_list(image: &Image, tag: &str) -> bool {
+pub(crate) fn is_referrers_list(image: &Image, tag: &str) -> bool {
     image.manifests.iter().any(|manifest| manifest.digest.as_tag() == tag)
 }
 
@@ -386,6 +416,12 @@ pub(crate) struct Clash {
     pub target: Digest,
 }
 
+impl Clash {
+    fn of(image: &Image, tag: &str, source: &Digest, target: &Digest) -> Self {
+        Self { name: format!("{}:{tag}", image.target), source: source.clone(), target: target.clone() }
+    }
+}
+
 /// Every tag of `images` that points at something else at the target.
 pub(crate) fn conflicts(images: &[Image], at: &HashMap<(String, String), Option<Digest>>) -> Vec<Clash> {
     let mut found = Vec::new();
@@ -394,11 +430,7 @@ pub(crate) fn conflicts(images: &[Image], at: &HashMap<(String, String), Option<
             let key = (image.target.clone(), tag.to_owned());
             let Some(Some(there)) = at.get(&key) else { continue };
             if there != digest && !is_referrers_list(image, tag) {
-                found.push(Clash {
-                    name: format!("{}:{tag}", key.0),
-                    source: digest.clone(),
-                    target: there.clone(),
-                });
+                found.push(Clash::of(image, tag, digest, there));
             }
         }
     }

@@ -9,6 +9,7 @@ use migrate_plugin_api::StepError;
 use super::content::{Attached, Content};
 use super::digest::Digest;
 use super::manifest::{Descriptor, Manifest};
+use super::moved::MovedTag;
 use super::reference::ImageRef;
 
 /// Images that are looked at side by side. Registries serve many small reads at once.
@@ -35,6 +36,8 @@ pub(crate) struct Image {
     /// The reference's tag, if it points at `digest`. Where a reference has both, the tag may have
     /// moved on since; then it must not be set to an older image at the target.
     pub tag: Option<String>,
+    /// The reference's tag, if it does not.
+    pub moved: Option<MovedTag>,
     pub digest: Digest,
     /// Children before parents, the image's own manifest last of its graph, then what goes with it.
     pub manifests: Vec<Manifest>,
@@ -102,11 +105,14 @@ pub(crate) async fn read(
         Ok::<_, StepError>(match &reference.digest {
             // A digest says what is meant whatever the tag has become since.
             Some(digest) => {
-                let (root, tagged) =
+                let (root, now) =
                     futures::try_join!(content.manifest(reference, digest), content.resolve(reference))?;
-                (root, reference.tag.clone().filter(|_| tagged.as_ref() == Some(digest)))
+                match reference.tag.clone() {
+                    Some(tag) if now.as_ref() != Some(digest) => (root, None, Some(MovedTag { tag, now })),
+                    tag => (root, tag, None),
+                }
             }
-            None => (content.tagged(reference).await?, reference.tag.clone()),
+            None => (content.tagged(reference).await?, reference.tag.clone(), None),
         })
     };
     let expect = async {
@@ -115,7 +121,7 @@ pub(crate) async fn read(
         }
         Ok(())
     };
-    let ((root, tag), ()) = futures::try_join!(top, expect)?;
+    let ((root, tag, moved), ()) = futures::try_join!(top, expect)?;
     let root = root.ok_or_else(missing)?;
     let digest = root.digest.clone();
     let mut walk = Walk { content, reference, seen: HashSet::new(), manifests: Vec::new() };
@@ -129,6 +135,7 @@ pub(crate) async fn read(
         reference: reference.clone(),
         target: reference.repository.clone(),
         tag,
+        moved,
         digest,
         manifests: walk.manifests,
         own,

@@ -20,6 +20,7 @@ use super::deliver::Delivery;
 use super::errors;
 use super::graph::{self, Depth, Image};
 use super::meter::{Meter, drive};
+use super::moved;
 use super::names::NameRule;
 use super::push::{PushOutputs, said};
 use super::reference;
@@ -130,6 +131,7 @@ impl TypedStep for Import {
         let work = async {
             let content: Arc<dyn Content> = Arc::new(RegistryContent(Arc::clone(&source)));
             let mut images = graph::read_all(&*content, &references, Depth::WithAttached).await?;
+            moved::tell(ctx, images.iter().map(|image| (image.reference.to_string(), image.moved.as_ref())));
             config.names.apply(&mut images)?;
             let delivery = Delivery {
                 source: content,

@@ -22,6 +22,7 @@ mod import;
 mod layout;
 mod manifest;
 mod meter;
+mod moved;
 mod names;
 mod needs;
 mod pace;

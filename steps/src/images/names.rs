@@ -6,6 +6,8 @@ use migrate_plugin_api::StepError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::deliver::{is_referrers_list, tags_of};
+use super::digest::Digest;
 use super::graph::Image;
 use super::reference::{self, ImageRef};
 
@@ -63,18 +65,23 @@ impl NameRule {
     /// Names every image of `images`.
     ///
     /// # Errors
-    /// `Permanent` when two images that differ would get the same name and tag.
+    /// `Permanent` when two images that differ would get the same name and tag, or what goes with two would
+    /// (cosign's `sha256-….sig`, where one image is signed in two repositories). Lists of referrers are
+    /// merged.
     pub(crate) fn apply(&self, images: &mut [Image]) -> Result<(), StepError> {
         for image in images.iter_mut() {
             image.target = self.name(&image.reference.repository)?;
         }
-        let mut taken: BTreeMap<(&str, &str), &Image> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, &str), (&Image, &Digest)> = BTreeMap::new();
         for image in images.iter() {
-            let Some(tag) = image.tag.as_deref() else { continue };
-            match taken.get(&(image.target.as_str(), tag)) {
-                Some(other) if other.digest != image.digest => return Err(collision(other, image, tag)),
-                _ => taken.insert((&image.target, tag), image),
-            };
+            for (tag, digest) in tags_of(image).filter(|(tag, _)| !is_referrers_list(image, tag)) {
+                match taken.get(&(image.target.as_str(), tag)) {
+                    Some((other, theirs)) if *theirs != digest && differ(other, image, tag) => {
+                        return Err(collision(other, image, tag));
+                    }
+                    _ => taken.insert((&image.target, tag), (image, digest)),
+                };
+            }
         }
         Ok(())
     }
@@ -88,7 +95,7 @@ impl NameRule {
             let Some(tag) = reference.tag.as_deref() else { continue };
             match taken.get(&(name.clone(), tag)) {
                 Some(other) if other.repository != reference.repository => {
-                    return Err(told(&other.short(), &reference.short(), &format!("{name}:{tag}")));
+                    return Err(told("images", &other.short(), &reference.short(), &format!("{name}:{tag}")));
                 }
                 _ => taken.insert((name, tag), reference),
             };
@@ -97,17 +104,33 @@ impl NameRule {
     }
 }
 
-fn collision(one: &Image, other: &Image, tag: &str) -> StepError {
-    told(&one.reference.short(), &other.reference.short(), &format!("{}:{tag}", one.target))
+/// Whether two digests of one tag are two things: what is attached in one repository was only signed
+/// once more between two looks.
+fn differ(one: &Image, other: &Image, tag: &str) -> bool {
+    is_own(one, tag) || is_own(other, tag) || one.reference.repository != other.reference.repository
 }
 
-fn told(one: &str, other: &str, name: &str) -> StepError {
-    StepError::permanent(format!("images {one} and {other} would both be {name} at the target"))
+fn is_own(image: &Image, tag: &str) -> bool {
+    image.tag.as_deref() == Some(tag)
+}
+
+fn collision(one: &Image, other: &Image, tag: &str) -> StepError {
+    let name = format!("{}:{tag}", one.target);
+    let what = if is_own(one, tag) && is_own(other, tag) { "images" } else { "what is attached to images" };
+    told(what, &one.reference.short(), &other.reference.short(), &name)
+}
+
+fn told(what: &str, one: &str, other: &str, name: &str) -> StepError {
+    StepError::permanent(format!("{what} {one} and {other} would both be {name} at the target"))
         .with_hint("give one of their repositories a name of its own under `names.repositories`")
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
+    use super::super::content::Attached;
+    use super::super::manifest::Manifest;
     use super::*;
 
     fn rule(text: serde_json::Value) -> NameRule {
@@ -136,5 +159,40 @@ mod tests {
         let error = flat.check(&[reference("a/b-c:1"), reference("a-b/c:1")]).unwrap_err();
         insta::assert_snapshot!(error, @"images a/b-c:1 and a-b/c:1 would both be a-b-c:1 at the target");
         flat.check(&[reference("a/b-c:1"), reference("a-b/c:2"), reference("a/b-c:3")]).unwrap();
+    }
+
+    /// `repository:1`, the same image everywhere, with an attachment under the tag that `suffix` makes.
+    fn signed(repository: &str, suffix: &str, attached: &str) -> Image {
+        let manifest = Manifest::read("a", "", Bytes::from_static(b"{\"schemaVersion\":2}"), None).unwrap();
+        let tag = format!("{}{suffix}", manifest.digest.as_tag());
+        Image {
+            reference: ImageRef::parse(&format!("r.example/{repository}:1")).unwrap(),
+            target: repository.to_owned(),
+            tag: Some("1".to_owned()),
+            moved: None,
+            digest: manifest.digest.clone(),
+            manifests: vec![manifest],
+            own: 1,
+            attached: vec![Attached { digest: Digest::of(attached.as_bytes()), tag: Some(tag) }],
+        }
+    }
+
+    #[test]
+    fn what_is_attached_to_two_images_never_gets_one_name() {
+        let one = rule(serde_json::json!({ "repositories": { "a/base": "base", "b/base": "base" } }));
+        let error =
+            one.apply(&mut [signed("a/base", ".sig", "a"), signed("b/base", ".sig", "b")]).unwrap_err();
+        let tag = signed("a/base", ".sig", "a").attached[0].tag.clone().unwrap();
+        let text = error.to_string().replace(&tag, "TAG");
+        insta::assert_snapshot!(text, @"what is attached to images a/base:1 and b/base:1 would both be base:TAG at the target");
+        for (other, suffix, attached, why) in [
+            ("b/base", ".sig", "a", "one signature"),
+            ("b/base", "", "b", "lists are merged"),
+            ("c/base", ".sig", "b", "another name"),
+            ("a/base", ".sig", "b", "signed between two looks"),
+        ] {
+            let mut images = [signed("a/base", suffix, "a"), signed(other, suffix, attached)];
+            assert!(one.apply(&mut images).is_ok(), "{why}");
+        }
     }
 }

@@ -166,6 +166,7 @@ mod tests {
             reference: ImageRef::parse(&format!("r.example/{target}:1")).unwrap(),
             target: target.to_owned(),
             tag: Some("1".to_owned()),
+            moved: None,
             digest: manifest.digest.clone(),
             manifests: vec![manifest],
             own: 1,

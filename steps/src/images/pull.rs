@@ -22,6 +22,7 @@ use super::graph::{self, Depth, Image};
 use super::layout::{Layout, Stored};
 use super::manifest::{Descriptor, Platform};
 use super::meter::{Meter, drive};
+use super::moved::{self, MovedTag};
 use super::reference::{self, ImageRef};
 use crate::site::{AwsAccess, RegistryRef};
 
@@ -72,6 +73,9 @@ pub struct PulledImage {
     /// `1.0`; none where it was asked for by digest, or where the tag has moved on since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// That tag, where it has moved on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moved: Option<MovedTag>,
     /// What it is.
     pub(crate) digest: Digest,
     /// Manifests and blobs, each once, with what goes with the image.
@@ -119,6 +123,7 @@ impl TypedStep for Pull {
         let meter = Meter::default();
         let work = pull(&content, &layout, &references, &meter);
         let (images, bytes_fetched) = drive(ctx, &meter, "pulling images", work).await?;
+        moved::tell(ctx, images.iter().map(|image| (image.reference.clone(), image.moved.as_ref())));
         ctx.info(format!("pulled {} images, {bytes_fetched} bytes from {}", images.len(), config.from.host));
         Ok(PullOutputs { layout: config.layout.clone(), images, bytes_fetched })
     }
@@ -184,7 +189,11 @@ pub(super) async fn read_source(
         while let Some(look) = looks.next().await {
             ctx.check_cancelled()?;
             match look {
-                Ok(image) => images.push(image),
+                Ok(image) => {
+                    let moved = image.moved.as_ref();
+                    plan.problems.extend(moved.map(|moved| moved.problem(&image.reference.to_string())));
+                    images.push(image);
+                }
                 Err(error) => plan.problems.push(errors::problem(&error, "images")),
             }
         }
@@ -241,6 +250,7 @@ async fn pull(
             reference: image.reference.to_string(),
             repository: image.reference.repository.clone(),
             tag: image.tag.clone(),
+            moved: image.moved.clone(),
             digest: image.digest.clone(),
             bytes: image.bytes(),
             platforms: platforms(layout, image).await?,
@@ -273,6 +283,11 @@ async fn check(layout: &Layout, image: &PulledImage, depth: VerifyDepth) -> Resu
     };
     let named = named.map_or_else(|| "missing".to_owned(), |digest| digest.to_string());
     let mut checks = vec![Check::equal(&subject, "digest", &expected, named)];
+    if let Some(moved) = &image.moved {
+        let named = ImageRef { tag: Some(moved.tag.clone()), ..reference.clone() };
+        let there = layout.resolve(&named).await?;
+        checks.push(moved.check(&subject, &image.digest, there.as_ref()));
+    }
     let graph = match graph::read(layout, &reference, Depth::WithAttached).await {
         Ok(graph) => graph,
         Err(error) => {

@@ -18,6 +18,7 @@ use super::errors;
 use super::graph::{self, Depth};
 use super::layout::Layout;
 use super::meter::{Meter, drive};
+use super::moved;
 use super::names::NameRule;
 use super::pull::{PulledImage, in_layout};
 use super::verify::{self, Delivered};
@@ -69,6 +70,9 @@ impl TypedStep for Push {
         let images = config.field::<Vec<PulledImage>>("images")?;
         let to = config.field::<RegistryRef>("to")?;
         let mut plan = plan_target(ctx, to, "push", images.as_ref().map(Vec::len)).await?;
+        for image in images.iter().flatten() {
+            plan.problems.extend(image.moved.as_ref().map(|moved| moved.problem(&image.reference)));
+        }
         if let Some(images) = &images
             && let Err(error) = check_names(config, images)
         {
@@ -100,6 +104,7 @@ impl TypedStep for Push {
             ))
             .with_hint("it was pulled again since: run the node that pulls it once more"));
         }
+        moved::tell(ctx, config.images.iter().map(|image| (image.reference.clone(), image.moved.as_ref())));
         config.names.apply(&mut images)?;
         let meter = Meter::default();
         let cursor = Cursor::load(ctx);
@@ -114,8 +119,12 @@ impl TypedStep for Push {
         let traffic = drive(ctx, &meter, "pushing images", delivery.run()).await?;
         ctx.info(format!("{} images are in {}: {}", images.len(), target.host, said(&traffic)));
         let images = images.iter().zip(&config.images);
-        let images =
-            images.map(|(image, pulled)| Delivered::new(image, &pulled.reference, &target.host)).collect();
+        let images = images
+            .map(|(image, pulled)| Delivered {
+                moved: pulled.moved.clone(),
+                ..Delivered::new(image, &pulled.reference, &target.host)
+            })
+            .collect();
         Ok(PushOutputs { images, traffic })
     }
 

@@ -5,12 +5,24 @@ use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    CancellationToken, ErrorClass, Step, StepContext, StepError, StepPlan, Typed, VerifyDepth, unknown,
+    CancellationToken, Check, CheckStatus, ErrorClass, LogLevel, Step, StepContext, StepError, StepPlan,
+    Typed, VerifyDepth, unknown,
 };
 use serde_json::{Value, json};
 
+use wiremock::matchers::{method, path, path_regex};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::auth::Credentials;
+use super::content::RegistryContent;
+use super::deliver::Delivery;
 use super::digest::Digest;
-use super::stand::{Stand, host, noise};
+use super::graph::Image;
+use super::manifest::{Manifest, OCI_INDEX, OCI_MANIFEST};
+use super::meter::Meter;
+use super::reference::ImageRef;
+use super::registry::Registry;
+use super::stand::{Stand, cursor, host, limits, noise};
 
 struct Pair {
     source: Stand,
@@ -435,4 +447,150 @@ async fn a_plan_says_what_would_move_and_what_is_in_the_way() {
     config["overwrite"] = json!(true);
     let plan = copy().plan(&pair.context(), &config).await.unwrap();
     assert!(plan.problems.is_empty() && plan.destroys.len() == 1, "{plan:?}");
+}
+
+/// Asked for by tag and digest, and the tag has moved on at the source: the image goes along, its tag
+/// does not, and everybody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_has_moved_on_is_told_in_plan_log_and_evidence() {
+    let pair = Pair::start().await;
+    let old = pair.source.image("shop/web", "latest", &[noise(40, 1_000)]).await;
+    let old = old["digest"].as_str().unwrap().to_owned();
+    let new = pair.source.image("shop/web", "latest", &[noise(41, 1_000)]).await;
+    let new = new["digest"].as_str().unwrap().to_owned();
+    let asked = format!("shop/web:latest@{old}");
+    let said = |text: &str| {
+        let hosts = [(&pair.source.host, "SOURCE"), (&old, "OLD"), (&new, "NEW")];
+        hosts.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from.as_str(), to))
+    };
+    let warned = || {
+        let log = pair.host.recorded().log;
+        log.into_iter().filter(|(level, _)| *level == LogLevel::Warn).map(|(_, line)| said(&line)).collect()
+    };
+    let told = |checks: &[Check]| {
+        let told: Vec<Check> = checks.iter().filter(|c| c.status == CheckStatus::Warning).cloned().collect();
+        assert_eq!(told.len(), 1, "{checks:?}");
+        assert_eq!((told[0].what.as_str(), told[0].target.as_str()), ("tag latest", "missing"));
+        said(told[0].note.as_deref().unwrap())
+    };
+    let warning = "image SOURCE/shop/web:latest@OLD goes along without its tag, which points at NEW at the source by now";
+    let note = "it was not set: it points at NEW at the source by now";
+
+    let config = pair.copy_config(&[&asked]);
+    let plan = copy().plan(&pair.context(), &config).await.unwrap();
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(said(&plan.problems[0].message), warning);
+    let copied = copy().apply(&pair.context(), &config).await.unwrap();
+    let lines: Vec<String> = warned();
+    assert_eq!(lines, [warning]);
+    assert_eq!(pair.target.digest("shop/web", "latest").await, None);
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = copy().verify(&pair.context(), &config, &copied, depth).await.unwrap();
+        assert!(evidence.passed(), "{evidence:#?}");
+        assert_eq!(told(&evidence.checks), note);
+    }
+
+    // The same through a layout on disk.
+    let pulled = pair.pull(&[&asked]).await.unwrap();
+    let config = pair.pull_config(&[&asked]);
+    let evidence = pull().verify(&pair.context(), &config, &pulled, VerifyDepth::Quick).await.unwrap();
+    assert_eq!(told(&evidence.checks), note);
+    let config = pair.push_config(&pulled);
+    let plan = push().plan(&pair.context(), &config).await.unwrap();
+    assert_eq!(said(&plan.problems[0].message), warning);
+    let pushed = push().apply(&pair.context(), &config).await.unwrap();
+    let lines: Vec<String> = warned();
+    assert_eq!(lines, [warning; 3]);
+    let evidence = push().verify(&pair.context(), &config, &pushed, VerifyDepth::Quick).await.unwrap();
+    assert_eq!(told(&evidence.checks), note);
+
+    // Somebody has set it since, to what it is at the source.
+    pair.target.image("shop/web", "latest", &[noise(41, 1_000)]).await;
+    let evidence = push().verify(&pair.context(), &config, &pushed, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.checks.iter().all(|check| check.status == CheckStatus::Passed), "{evidence:#?}");
+}
+
+/// Somebody else pushes the tag to the target while the copy is under way.
+#[tokio::test]
+async fn a_tag_that_somebody_sets_during_the_copy_stays() {
+    let server = MockServer::start().await;
+    let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [
+        { "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(b"layer"), "size": 5 }] });
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let manifest = Manifest::read("shop/web", OCI_MANIFEST, bytes.into(), None).unwrap();
+    let theirs = Digest::of(b"theirs").to_string();
+    let there = ResponseTemplate::new(200)
+        .insert_header("docker-content-digest", theirs.as_str())
+        .insert_header("content-length", "7");
+    let tag = || Mock::given(method("HEAD")).and(path("/v2/shop/web/manifests/1"));
+    tag().respond_with(ResponseTemplate::new(404)).up_to_n_times(1).mount(&server).await;
+    tag().respond_with(there).mount(&server).await;
+    Mock::given(method("HEAD"))
+        .and(path_regex("^/v2/shop/web/blobs/"))
+        .respond_with(ResponseTemplate::new(200).insert_header("content-length", "5"))
+        .mount(&server)
+        .await;
+    Mock::given(method("PUT")).respond_with(ResponseTemplate::new(201)).expect(0).mount(&server).await;
+    let endpoint = server.uri().parse().unwrap();
+    let registry =
+        Registry::new("registry.example", Some(&endpoint), Credentials::Anonymous, limits()).unwrap();
+    let images = [Image {
+        reference: ImageRef::parse("registry.example/shop/web:1").unwrap(),
+        target: "shop/web".to_owned(),
+        tag: Some("1".to_owned()),
+        moved: None,
+        digest: manifest.digest.clone(),
+        manifests: vec![manifest],
+        own: 1,
+        attached: Vec::new(),
+    }];
+    let delivery = Delivery {
+        source: Arc::new(RegistryContent(Arc::clone(&registry))),
+        target: registry,
+        images: &images,
+        overwrite: false,
+        meter: &Meter::default(),
+        cursor: &cursor(),
+    };
+    let error = delivery.run().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict, "{error}");
+    let text = error.to_string().replace(&theirs, "THEIRS").replace(&images[0].digest.to_string(), "OURS");
+    insta::assert_snapshot!(text, @"image shop/web:1 exists in registry.example with digest THEIRS instead of OURS");
+}
+
+/// Two repositories become one, and each has a list of what refers to the same image.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_referrers_of_two_repositories_become_one() {
+    let pair = Pair::start().await;
+    let mut sboms = Vec::new();
+    for team in ["a", "b"] {
+        let repository = format!("team-{team}/base");
+        let layer = pair.source.put_blob(&repository, noise(50, 100)).await;
+        let kind = "application/vnd.oci.image.layer.v1.tar";
+        let image = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": { "mediaType": kind, "digest": layer, "size": 100 }, "layers": [] });
+        let subject = pair.source.put_manifest(&repository, "1", OCI_MANIFEST, &image).await;
+        let mut sbom = image.clone();
+        sbom["subject"] = subject.clone();
+        sbom["annotations"] = json!({ "of": team });
+        let digest = Digest::of(&serde_json::to_vec(&sbom).unwrap()).to_string();
+        let referrer = pair.source.put_manifest(&repository, &digest, OCI_MANIFEST, &sbom).await;
+        let list = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [referrer] });
+        let stem = subject["digest"].as_str().unwrap().replace(':', "-");
+        pair.source.put_manifest(&repository, &stem, OCI_INDEX, &list).await;
+        sboms.push((stem, digest));
+    }
+    let (stem, _) = sboms[0].clone();
+    sboms.sort();
+    for overwrite in [false, true] {
+        let mut config = pair.copy_config(&["team-a/base:1", "team-b/base:1"]);
+        let name = format!("base-{overwrite}");
+        config["names"] = json!({ "repositories": { "team-a/base": name, "team-b/base": name } });
+        config["overwrite"] = json!(overwrite);
+        copy().apply(&pair.context(), &config).await.unwrap();
+        let list = pair.target.client().get_manifest(&name, &stem).await.unwrap().unwrap();
+        let mut listed: Vec<String> = list.parts.manifests.iter().map(|m| m.digest.to_string()).collect();
+        listed.sort();
+        assert_eq!(listed, sboms.iter().map(|(_, digest)| digest.clone()).collect::<Vec<_>>());
+    }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::content::RegistryContent;
 use super::digest::Digest;
 use super::graph::{self, Depth, Image};
+use super::moved::MovedTag;
 use super::reference::ImageRef;
 use super::registry::Registry;
 
@@ -31,6 +32,9 @@ pub(crate) struct Delivered {
     pub digest: Digest,
     /// Every manifest that came with it, its own included: platforms, signatures, SBOMs.
     pub manifests: Vec<Digest>,
+    /// The tag that it was asked for with and that it did not get, since it points elsewhere by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<MovedTag>,
     /// How it got there, where there is more than one way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way: Option<Way>,
@@ -66,6 +70,7 @@ impl Delivered {
             target: target.to_string(),
             digest: image.digest.clone(),
             manifests: image.manifests.iter().map(|manifest| manifest.digest.clone()).collect(),
+            moved: image.moved.clone(),
             way: None,
             reason: None,
         }
@@ -100,7 +105,11 @@ async fn look(
             checks.push(Check::equal(&subject, "manifest", digest.to_string(), "missing"));
         }
     }
-    let whole = checks.iter().all(|check| check.status == CheckStatus::Passed);
+    if let Some(moved) = &image.moved {
+        let there = target.head_manifest(repository, &moved.tag).await?;
+        checks.push(moved.check(&subject, &image.digest, there.as_ref().map(|found| &found.digest)));
+    }
+    let whole = checks.iter().all(|check| check.status != CheckStatus::Failed);
     if depth == VerifyDepth::Deep && whole {
         checks.extend(blobs(target, image, &reference, &subject).await?);
     }
