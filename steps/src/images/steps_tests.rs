@@ -558,21 +558,23 @@ async fn a_tag_that_somebody_sets_during_the_copy_stays() {
     insta::assert_snapshot!(text, @"image shop/web:1 exists in registry.example with digest THEIRS instead of OURS");
 }
 
-/// Two repositories become one, and each has a list of what refers to the same image.
+/// Two repositories become one, and each has a list of what refers to the same image. The image between
+/// them shares a blob with either, so that the second is written when the first is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_of_referrers_of_two_repositories_become_one() {
     let pair = Pair::start().await;
     let mut sboms = Vec::new();
-    for team in ["a", "b"] {
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    for (team, seed) in [("a", 51), ("b", 52)] {
         let repository = format!("team-{team}/base");
         let layer = pair.source.put_blob(&repository, noise(50, 100)).await;
-        let kind = "application/vnd.oci.image.layer.v1.tar";
+        let own = pair.source.put_blob(&repository, noise(seed, 100)).await;
         let image = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": { "mediaType": kind, "digest": layer, "size": 100 }, "layers": [] });
         let subject = pair.source.put_manifest(&repository, "1", OCI_MANIFEST, &image).await;
         let mut sbom = image.clone();
         sbom["subject"] = subject.clone();
-        sbom["annotations"] = json!({ "of": team });
+        sbom["layers"] = json!([{ "mediaType": kind, "digest": own, "size": 100 }]);
         let digest = Digest::of(&serde_json::to_vec(&sbom).unwrap()).to_string();
         let referrer = pair.source.put_manifest(&repository, &digest, OCI_MANIFEST, &sbom).await;
         let list = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [referrer] });
@@ -580,12 +582,15 @@ async fn lists_of_referrers_of_two_repositories_become_one() {
         pair.source.put_manifest(&repository, &stem, OCI_INDEX, &list).await;
         sboms.push((stem, digest));
     }
+    pair.source.image("tools/job", "1", &[noise(50, 100), noise(52, 100)]).await;
     let (stem, _) = sboms[0].clone();
     sboms.sort();
     for overwrite in [false, true] {
-        let mut config = pair.copy_config(&["team-a/base:1", "team-b/base:1"]);
+        let mut config = pair.copy_config(&["team-a/base:1", "tools/job:1", "team-b/base:1"]);
         let name = format!("base-{overwrite}");
-        config["names"] = json!({ "repositories": { "team-a/base": name, "team-b/base": name } });
+        let between = format!("job-{overwrite}");
+        let names = json!({ "team-a/base": name, "team-b/base": name, "tools/job": between });
+        config["names"] = json!({ "repositories": names });
         config["overwrite"] = json!(overwrite);
         copy().apply(&pair.context(), &config).await.unwrap();
         let list = pair.target.client().get_manifest(&name, &stem).await.unwrap().unwrap();
