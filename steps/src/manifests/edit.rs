@@ -35,7 +35,7 @@ pub(crate) enum Edit {
         /// To what.
         to: String,
     },
-    /// The key there becomes another.
+    /// The key there becomes another; where that one is there already, it stays as it is and this one goes.
     Rename {
         /// Where.
         path: Path,
@@ -138,9 +138,16 @@ impl Edit {
                 }
                 Self::Delete { path }
             }
+            Self::Rename { path, to } if is_taken(root, &path, &to) => Self::Delete { path }.settled(root),
             other => other,
         }
     }
+}
+
+/// Whether the map around what is at `path` has the key `to` as another entry.
+pub(crate) fn is_taken(root: &Node, path: &[Segment<'_>], to: &str) -> bool {
+    let Some((Segment::Key(name), parent)) = path.split_last() else { return false };
+    *name != to && root.follow(parent).is_some_and(|map| map.get(to).is_some())
 }
 
 /// `value` inserted at `path`, one level higher.
@@ -174,8 +181,8 @@ impl Sheet {
     /// Makes `edit`.
     ///
     /// # Errors
-    /// When it can't be made, or what came out is anything else than what was meant. Then nothing is
-    /// changed.
+    /// When it can't be made, or what came out is anything else than what was meant, or has a key twice in
+    /// a map where it stood once. Then nothing is changed.
     pub(crate) fn edit(&mut self, edit: Edit) -> Result<(), EditError> {
         let refused = edit.refused();
         let (text, root) = (self.text.as_str(), &self.root);
@@ -190,7 +197,7 @@ impl Sheet {
             return Err(refused);
         }
         match Self::read(edited)? {
-            Some(sheet) if sheet.root.same(&meant) => *self = sheet,
+            Some(sheet) if sheet.root.same(&meant) && sheet.root.doubles() <= root.doubles() => *self = sheet,
             _ => return Err(refused),
         }
         Ok(())

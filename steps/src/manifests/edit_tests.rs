@@ -110,6 +110,21 @@ fn keys_are_renamed_added_and_removed_on_their_lines() {
 }
 
 #[test]
+fn a_key_that_is_there_is_not_made_twice() {
+    let text = "a:\n  old: 'x' # first\n  new: y # second\nb: {old: x, new: y}\n";
+    let rename = |path: &str| Edit::Rename { path: plain(path), to: "new".into() };
+    let out = apply(text, rename("a.old")).unwrap();
+    assert_eq!(out, "a:\n  new: y # second\nb: {old: x, new: y}\n");
+    assert_eq!(apply(&out, rename("b.old")).unwrap(), "a:\n  new: y # second\nb: {new: y}\n");
+    // To its own name.
+    assert_eq!(apply(&out, rename("a.new")).unwrap(), out);
+    // What was there twice before is not ours.
+    let twice = "a: 1\na: 2\nb: 3\n";
+    let set = Edit::Set { path: plain("b"), value: 4.into() };
+    assert_eq!(apply(twice, set).unwrap(), "a: 1\na: 2\nb: 4\n");
+}
+
+#[test]
 fn items_are_added_and_removed() {
     let first = Edit::Delete { path: with_index(&container(1, "args"), 0) };
     assert_eq!(edited(first), "-                - --first");

@@ -3,7 +3,7 @@
 //! Invariants: a node of a text knows its bytes there; an alias is followed (its node has the bytes of
 //! what it stands for), but never beyond a bound; nothing of a text is changed here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
@@ -232,6 +232,20 @@ impl Node {
         Self { kind, span: 0..0 }
     }
 
+    /// Entries whose key their map has already: no valid YAML, but the parser reads it.
+    pub(crate) fn doubles(&self) -> usize {
+        match &self.kind {
+            Kind::Scalar { .. } => 0,
+            Kind::List { items, .. } => items.iter().map(Self::doubles).sum(),
+            Kind::Map { entries, .. } => {
+                let mut seen = HashSet::with_capacity(entries.len());
+                let own =
+                    entries.iter().filter_map(|e| e.key.text()).filter(|key| !seen.insert(*key)).count();
+                own + entries.iter().map(|e| e.value.doubles()).sum::<usize>()
+            }
+        }
+    }
+
     fn count(&self) -> usize {
         match &self.kind {
             Kind::Scalar { .. } => 1,
@@ -412,6 +426,13 @@ mod tests {
         let other: Value = serde_yaml_ng::from_str(text).unwrap();
         assert_eq!(documents[0].root.to_value(), other);
         assert!(documents[0].root.same(&Node::of_value(&other)));
+    }
+
+    #[test]
+    fn keys_that_a_map_has_twice_are_counted() {
+        let doubles = |text: &str| read(text).unwrap()[0].root.doubles();
+        assert_eq!(doubles("a: {b: 1, c: 2}\nb: [{a: 1}, {a: 1}]\n"), 0);
+        assert_eq!(doubles("a: 1\nb: [{c: 1, \"c\": 2, c: 3}]\n'a': 2\n"), 3);
     }
 
     #[test]

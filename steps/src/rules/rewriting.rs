@@ -10,7 +10,7 @@ use super::lists;
 use super::object::{Object, objects};
 use super::path::Path;
 use super::set::RuleSet;
-use crate::manifests::edit::{Edit, EditError, Sheet};
+use crate::manifests::edit::{Edit, EditError, Sheet, is_taken};
 use crate::manifests::yaml::to_yaml;
 use crate::workload::{Segment, display};
 
@@ -267,6 +267,9 @@ fn note(rule: &str, object: &Object<'_>, at: &Path, effects: &Effects, changes: 
     for edit in &effects.edits {
         match edit {
             Edit::Set { path, value } => push(path, there(path), shown(value)),
+            Edit::Rename { path, to } if is_taken(object.node, path, to) => {
+                push(path, there(path), String::new());
+            }
             Edit::Replace { path, from, to } => push(path, from.clone(), to.clone()),
             Edit::Rename { path, to } => {
                 let old = match path.last() {

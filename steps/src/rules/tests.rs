@@ -268,3 +268,26 @@ fn a_quota_lets_in_what_it_has_room_for() {
     assert_eq!(found("\"requests.storage\" = \"29Gi\"", "", stateful).len(), 1);
     assert_eq!(found("persistentvolumeclaims = \"2\"", "", stateful).len(), 1);
 }
+
+#[test]
+fn what_becomes_one_key_stands_there_once() {
+    let service = |annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  annotations:\n{annotations}spec:\n  \
+             type: LoadBalancer\n  ports: [{{port: 80}}]\n"
+        )
+    };
+    let key = "service.beta.kubernetes.io/azure-load-balancer-internal";
+    let old = "    service.beta.kubernetes.io/aws-load-balancer-internal: \"true\"\n";
+    let new = "    service.beta.kubernetes.io/aws-load-balancer-scheme: internal\n";
+    let done = format!("    {key}: \"true\"\n");
+    for before in
+        [format!("{old}{new}"), format!("{new}{old}"), format!("{old}{done}"), format!("{done}{new}{old}")]
+    {
+        let (set, text, inputs) = (RuleSet::shipped(), service(&before), Inputs::default());
+        let all = set.rewrite(&text, &read(&text).unwrap(), &facts(&text), &inputs).unwrap();
+        assert_eq!(all.text, service(&done), "{before}");
+        let removed = all.changes.iter().filter(|change| change.new.is_empty()).count();
+        assert_eq!(removed, before.lines().count() - 1, "{:?}", all.changes);
+    }
+}
