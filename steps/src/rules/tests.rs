@@ -291,3 +291,50 @@ fn what_becomes_one_key_stands_there_once() {
         assert_eq!(removed, before.lines().count() - 1, "{:?}", all.changes);
     }
 }
+
+/// Rules of `area` that find something, with whether it is rewritten.
+fn of_area(area: &str, text: &str, inputs: &Inputs) -> Vec<(String, bool)> {
+    let all = found(text, inputs).into_iter().filter(|f| f.rule.starts_with(area));
+    all.map(|f| (f.rule, f.rewritten)).collect()
+}
+
+#[test]
+fn jobs_are_dropped_only_if_they_do_nothing_but_refresh_a_pull_secret() {
+    let job = |containers: &str| {
+        format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: a}}\nspec:\n  template:\n    spec:\n      containers:\n{containers}"
+        )
+    };
+    let container = |script: &str| format!("        - command: [sh, -c, \"{script}\"]\n");
+    let images = |containers: String| of_area("EKS-IMG", &job(&containers), &Inputs::default());
+    let (dropped, stays) = ([("EKS-IMG-006".to_owned(), true)], [("EKS-IMG-007".to_owned(), false)]);
+    let refresh =
+        "aws ecr get-login-password > t; kubectl create secret docker-registry ecr --docker-password=x";
+    assert_eq!(images(container(refresh)), dropped);
+    assert_eq!(
+        images(
+            "        - command: [aws, ecr, get-login-password]\n".to_owned()
+                + &container("kubectl create secret docker-registry x")
+        ),
+        dropped
+    );
+    // It patches accounts, and says who it is.
+    assert_eq!(
+        images(container(&format!(
+            "aws sts get-caller-identity; {refresh}; kubectl patch sa default -p imagePullSecrets"
+        ))),
+        dropped
+    );
+    for other in [
+        "aws ecr get-login-password | docker login --password-stdin r && docker build .",
+        "aws ecr get-login-password | helm registry login r && kubectl apply -f app.yaml",
+        &format!("{refresh}; docker push r/a"),
+        &format!("{refresh}; kubectl -n shop rollout restart deployment/web"),
+        &format!("{refresh}; kubectl apply -f app.yaml"),
+        &format!("{refresh}; aws s3 cp dump s3://backup"),
+    ] {
+        assert_eq!(images(container(other)), stays, "{other}");
+    }
+    assert_eq!(images(container(refresh) + &container("pg_dump > /backup/x")), stays, "another container");
+    assert_eq!(images(container("kubectl create secret docker-registry x")), []);
+}

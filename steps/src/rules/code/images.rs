@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::strings;
+use super::{items, pods, strings};
 use crate::manifests::edit::Edit;
 use crate::rules::engine::{Look, Match};
 use crate::rules::path::{Path, owned};
@@ -40,6 +40,34 @@ const ADDON_ACCOUNTS: [&str; 19] = [
     "730335286997",
 ];
 
+/// Agents that send to CloudWatch or X-Ray and know no other place.
+/// <https://docs.aws.amazon.com/xray/latest/devguide/xray-daemon.html>
+/// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-setup-EKS-addon.html>
+static AGENT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new("(^|/)((amazon-)?cloudwatch-agent|aws-xray-daemon)(:|@|$)").expect("a constant")
+});
+
+/// A command that logs in to ECR, or asks for the password.
+static LOGIN: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("ecr +get-(login|authorization-token)").expect("a constant"));
+
+/// A command that makes a pull secret, or gives it to service accounts.
+static PULL_SECRET: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new("kubectl.*(docker-registry|imagePullSecrets|dockerc(onfigjson|fg))").expect("a constant")
+});
+
+/// What a job that only refreshes a pull secret does not do: work with images, or with running workloads.
+static OTHER_WORK: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"\b(docker|podman|nerdctl|helm) +[a-z]|\b(buildah|buildctl|kaniko|crane|skopeo|oras|regctl)\b",
+        r"|\bkubectl [^;&|]*\b(rollout|scale|exec|cp|set +(image|env|resources)|apply +-[fk] +[^-\s])",
+    ))
+    .expect("a constant")
+});
+
+/// Which service the CLI of AWS is asked for.
+static AWS_CLI: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\baws +([a-z0-9-]+)").expect("a constant"));
+
 fn images<'a>(look: &Look<'a>) -> Vec<(Path, &'a str)> {
     let mut found = Vec::new();
     if !look.object.keys.has("image") {
@@ -68,14 +96,17 @@ fn is_addon(image: &str) -> bool {
     host(image).is_some_and(|host| ADDON_ACCOUNTS.contains(&&host[..12]))
 }
 
-/// Images of a private registry, and of every registry that the site renames.
+/// Images of a private registry, and of every registry that the site renames. Those of an add-on too, beside
+/// others: such a workload is not dropped, and nobody pulls them without AWS's credentials.
 pub(super) fn ecr(look: &Look<'_>) -> Vec<Match> {
     let mut found = Vec::new();
-    for (path, image) in images(look) {
+    let images = images(look);
+    let is_dropped = images.iter().all(|(_, image)| is_addon(image));
+    for (path, image) in images {
         let at = Match::at(path.clone()).found(image);
         match (new_name(look, image), host(image)) {
             (Some(new), _) if new != image => found.push(at.edit(Edit::Set { path, value: new.into() })),
-            (None, Some(host)) if !is_addon(image) => {
+            (None, Some(host)) if !is_dropped => {
                 let mut at = at;
                 at.need(look.inputs.entry("registries", host));
                 found.push(at);
@@ -106,6 +137,84 @@ pub(super) fn addon(look: &Look<'_>) -> Vec<Match> {
         }
         _ => Vec::new(),
     }
+}
+
+/// DaemonSets all of whose images are agents of AWS.
+pub(super) fn agent(look: &Look<'_>) -> Vec<Match> {
+    let images = images(look);
+    if images.is_empty() || !images.iter().all(|(_, image)| AGENT.is_match(image)) {
+        return Vec::new();
+    }
+    let mut found = Match::at(Vec::new());
+    found.effects.drop = true;
+    vec![found]
+}
+
+/// Agents of AWS in everything else, and beside other containers.
+pub(super) fn agent_beside(look: &Look<'_>) -> Vec<Match> {
+    if look.object.kind == "DaemonSet" && !agent(look).is_empty() {
+        return Vec::new();
+    }
+    let agents = images(look).into_iter().filter(|(_, image)| AGENT.is_match(image));
+    agents.map(|(path, image)| Match::at(path).found(image)).collect()
+}
+
+/// Where containers log in to ECR, and whether the pod does nothing but refresh a pull secret: each of its
+/// containers fetches the password or makes the secret, and none works with images.
+fn logins(look: &Look<'_>) -> (Vec<Match>, bool) {
+    let (mut found, mut refreshes) = (Vec::new(), true);
+    if !look.object.keys.has("containers") {
+        return (found, false);
+    }
+    let mut has_secret = false;
+    for (pod, spec) in pods(look.object) {
+        for list in ["initContainers", "containers"] {
+            for (path, container) in items(spec, &pod, list) {
+                let (mut all, mut places) = (String::new(), Vec::new());
+                for field in ["command", "args"] {
+                    for (path, word) in items(container, &path, field) {
+                        let Some(word) = word.text() else { continue };
+                        if word.contains("get-login") || word.contains("get-authorization-token") {
+                            places.push(path);
+                        }
+                        // A script: each line is a command, or goes on.
+                        all.push_str(&word.replace("\\\n", " ").replace('\n', ";"));
+                        all.push(' ');
+                    }
+                }
+                let (logs_in, makes_secret) = (LOGIN.is_match(&all), PULL_SECRET.is_match(&all));
+                if logs_in {
+                    found.extend(places.into_iter().map(Match::at));
+                }
+                has_secret |= makes_secret;
+                refreshes &= (makes_secret || logs_in) && !does_other_work(&all);
+            }
+        }
+    }
+    (found, refreshes && has_secret)
+}
+
+fn does_other_work(commands: &str) -> bool {
+    let services = AWS_CLI.captures_iter(commands).filter_map(|found| found.get(1));
+    OTHER_WORK.is_match(commands)
+        || services
+            .map(|service| service.as_str())
+            .any(|service| !matches!(service, "ecr" | "sts" | "configure") && !service.starts_with('-'))
+}
+
+/// Jobs that do nothing but refresh a pull secret for ECR.
+pub(super) fn refresh(look: &Look<'_>) -> Vec<Match> {
+    let (mut found, refreshes) = logins(look);
+    found.truncate(usize::from(refreshes));
+    found.iter_mut().for_each(|found| found.effects.drop = true);
+    found
+}
+
+/// Log-ins to ECR in whatever does more than that.
+pub(super) fn login(look: &Look<'_>) -> Vec<Match> {
+    let (found, refreshes) = logins(look);
+    let is_job = matches!(look.object.kind.as_str(), "CronJob" | "Job");
+    if is_job && refreshes { Vec::new() } else { found }
 }
 
 /// References to images of a private registry outside of image fields: environment, arguments,

@@ -33,6 +33,10 @@ pub(crate) type Code = fn(&Look<'_>) -> Vec<Match>;
 pub(crate) fn find(name: &str) -> Option<Code> {
     Some(match name {
         "addon-image" => images::addon,
+        "agent-image" => images::agent,
+        "agent-beside" => images::agent_beside,
+        "ecr-refresh" => images::refresh,
+        "ecr-login" => images::login,
         "ecr-image" => images::ecr,
         "ecr-text" => images::ecr_text,
         "public-image" => images::public,
