@@ -82,6 +82,8 @@ pub(crate) struct Facts {
     pub aws_default_class: bool,
     /// Volumes of AWS.
     pub volumes: BTreeSet<String>,
+    /// Volumes of others that belong to no class.
+    pub other_volumes: BTreeSet<String>,
     /// SecretStores of AWS, by kind and name.
     pub stores: BTreeSet<(String, String)>,
     /// Whether the objects are those of a cluster, not of files.
@@ -154,6 +156,8 @@ impl Facts {
                     || node.at(&["spec", "awsElasticBlockStore"]).is_some()
                 {
                     self.volumes.insert(object.name.clone());
+                } else if node.text_at(&["spec", "storageClassName"]).is_none_or(str::is_empty) {
+                    self.other_volumes.insert(object.name.clone());
                 }
             }
             "SecretStore" | "ClusterSecretStore" if node.at(&["spec", "provider", "aws"]).is_some() => {

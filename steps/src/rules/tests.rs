@@ -1,5 +1,6 @@
 //! Every shipped rule is held to its examples.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::read;
@@ -296,6 +297,82 @@ fn what_becomes_one_key_stands_there_once() {
 fn of_area(area: &str, text: &str, inputs: &Inputs) -> Vec<(String, bool)> {
     let all = found(text, inputs).into_iter().filter(|f| f.rule.starts_with(area));
     all.map(|f| (f.rule, f.rewritten)).collect()
+}
+
+#[test]
+fn a_claim_of_no_class_needs_a_volume_that_is_there() {
+    let claim = |spec: &str| {
+        format!("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: a}}\nspec: {{{spec}}}\n")
+    };
+    let volume = |spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: by-hand}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let storage = |text: String| of_area("EKS-STO", &text, &Inputs::default());
+    let open = [("EKS-STO-029".to_owned(), false)];
+    let bound = claim("storageClassName: \"\", volumeName: by-hand");
+    // One that AWS's provisioner named, as from a backup: no other comes instead of it.
+    let named = "storageClassName: \"\", volumeName: pvc-0f6f9bb0-6a3c-4f0e-9a43-5f1f1e0c7a11";
+    assert_eq!(storage(claim(named)), open);
+    assert_eq!(storage(bound.clone()), open);
+    assert_eq!(storage(claim("storageClassName: \"\"")), open);
+    let on_aws = volume("csi: {driver: efs.csi.aws.com, volumeHandle: fs-1}");
+    assert_eq!(storage(bound.clone() + &on_aws)[..1], open);
+    assert_eq!(storage(bound.clone() + &volume("storageClassName: slow, nfs: {server: a, path: /}")), open);
+    assert_eq!(storage(bound + &volume("nfs: {server: a, path: /}")), []);
+    assert_eq!(storage(claim("storageClassName: \"\"") + &volume("nfs: {server: a, path: /}")), []);
+    // No class at all is the default one.
+    assert_eq!(storage(claim("storageClassName: , volumeName: by-hand")), []);
+}
+
+#[test]
+fn the_size_of_a_claim_on_efs_is_asked_for_however_large_it_is() {
+    let claim = |size: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: a, namespace: shop}}\nspec: \
+             {{storageClassName: efs-sc, resources: {{requests: {{storage: {size}}}}}}}\n"
+        )
+    };
+    let inputs: Inputs =
+        toml::from_str("storage-classes = { efs-sc = \"nfs\" }\nclaim-sizes = { \"shop/a\" = \"4Ti\" }")
+            .unwrap();
+    let sizes = |size: &str, inputs: &Inputs| of_area("EKS-STO-015", &claim(size), inputs);
+    for size in ["5Gi", "100Gi", "8Ti", "odd"] {
+        assert_eq!(sizes(size, &Inputs::default()), [("EKS-STO-015".to_owned(), false)], "{size}");
+        assert_eq!(sizes(size, &inputs), [("EKS-STO-015".to_owned(), true)], "{size}");
+    }
+    assert_eq!(sizes("4Ti", &inputs), []);
+    // Its class would hide that its size is not known.
+    let unsized_claim = Inputs { claim_sizes: BTreeMap::new(), ..inputs };
+    let text = claim("5Gi");
+    assert_eq!(rewritten(&RuleSet::shipped(), &text, &unsized_claim).unwrap(), text);
+    let needs: Vec<_> = found(&text, &unsized_claim).into_iter().flat_map(|f| f.needs).collect();
+    assert_eq!(needs, ["rewrite.claim-sizes.\"shop/a\""; 2]);
+}
+
+#[test]
+fn a_class_stays_one_of_ebs_while_a_setting_waits_for_its_input() {
+    let class = |parameters: &str| {
+        format!(
+            "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: gp3}}\nprovisioner: ebs.csi.aws.com\n\
+             parameters: {{{parameters}}}\n"
+        )
+    };
+    let inputs: Inputs =
+        toml::from_str("provisioned-iops-sku = \"UltraSSD_LRS\"\ndisk-encryption-sets = { k = \"set\" }")
+            .unwrap();
+    for parameters in ["type: io2", "type: gp3, kmsKeyId: k", "kmskeyid: k"] {
+        let text = class(parameters);
+        let open = rewritten(&RuleSet::shipped(), &text, &Inputs::default()).unwrap();
+        assert!(open.contains("provisioner: ebs.csi.aws.com"), "{open}");
+        assert!(found(&open, &Inputs::default()).iter().any(|f| !f.needs.is_empty()), "{open}");
+        let done = rewritten(&RuleSet::shipped(), &open, &inputs).unwrap();
+        assert!(done.contains("provisioner: disk.csi.azure.com") && !done.contains("kms"), "{done}");
+        // Its claims are those of a class that is there.
+        let claim = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: a}\nspec: {storageClassName: gp3}\n";
+        assert_eq!(found(&(done + claim), &inputs), []);
+    }
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "claim-default-class" => storage::default_class,
         "claim-size" => storage::size,
         "claim-volume" => storage::volume,
+        "claim-without-class" => storage::classless,
+        "ebs-class" => storage::ebs_class,
         "node-group" => nodes::group,
         "capacity" => nodes::capacity,
         "karpenter-keys" => nodes::karpenter,

@@ -7,6 +7,7 @@ use regex::Regex;
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
+use crate::rules::inputs::Lookup;
 use crate::rules::path::{Path, Pattern, key, with};
 
 /// Classes that exist on EKS by custom.
@@ -31,8 +32,12 @@ static CLASSES: LazyLock<[Pattern; 3]> = LazyLock::new(|| {
     .map(|pattern| Pattern::parse(pattern).expect("a constant"))
 });
 
-/// The smallest NFS share of Azure Files on provisioned premium storage, in GiB.
-const SHARE_GIB: u64 = 100;
+/// Provisioners of EBS: the old one in the tree, the add-on's, that of Auto Mode.
+const EBS: [&str; 3] = ["kubernetes.io/aws-ebs", "ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"];
+
+/// How a key of KMS is named: its driver reads parameters in any case.
+/// <https://github.com/kubernetes-sigs/aws-ebs-csi-driver/blob/master/docs/parameters.md>
+const KMS_KEYS: [&str; 3] = ["kmsKeyId", "kmsKeyID", "kmskeyid"];
 
 /// Claims and claim templates of the object, with the names that they are looked up by.
 pub(super) fn claims<'a>(look: &Look<'a>) -> Vec<(Path, &'a Node, String)> {
@@ -56,9 +61,16 @@ pub(super) fn is_of_aws(look: &Look<'_>, class: &str) -> bool {
     look.facts.classes.contains_key(class) || CUSTOMARY.is_match(class)
 }
 
-/// A class by name.
+/// A class by name. A claim on EFS keeps its class until its size is given: by that it is found.
 pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
     let mut all: Vec<Match> = Vec::new();
+    let unsized_claims: Vec<(Path, Lookup)> = claims(look)
+        .into_iter()
+        .filter_map(|(path, spec, name)| {
+            Some((with(&path, "storageClassName"), share_size(look, spec, &name)?))
+        })
+        .filter(|(_, size)| size.is_err())
+        .collect();
     for pattern in CLASSES.iter() {
         for (path, node) in look.object.find(pattern) {
             let Some(name) = node.text().filter(|name| !name.is_empty() && !node.is_null()) else { continue };
@@ -68,11 +80,14 @@ pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
             let mut found = Match::at(path.clone()).found(name);
             match look.inputs.storage_classes.get(name) {
                 Some(new) if new != name => {
+                    if let Some((_, size)) = unsized_claims.iter().find(|(claim, _)| *claim == path) {
+                        found.need(size.clone());
+                    }
                     all.push(found.edit(Edit::Set { path, value: new.as_str().into() }));
                 }
                 Some(_) => {}
                 // A class that is among the files is rewritten itself, and keeps its name.
-                None if look.facts.classes.contains_key(name) && !look.facts.is_live => {}
+                None if look.facts.has_made("StorageClass", name) && !look.facts.is_live => {}
                 None if is_of_aws(look, name) => {
                     found.need(look.inputs.entry("storage-classes", name));
                     all.push(found);
@@ -106,26 +121,29 @@ pub(super) fn default_class(look: &Look<'_>) -> Vec<Match> {
     all
 }
 
-/// A claim on EFS, whose size is fiction there and real on Azure Files.
+/// The size that the site gives a claim on EFS; `None` for claims on anything else.
+fn share_size(look: &Look<'_>, spec: &Node, name: &str) -> Option<Lookup> {
+    let class = spec.text_at(&["storageClassName"]).unwrap_or_default();
+    let is_efs = match look.facts.classes.get(class) {
+        Some(by) => by == "efs.csi.aws.com",
+        None => class == "efs" || class.starts_with("efs-"),
+    };
+    let full = match look.object.namespace.as_str() {
+        "" => name.to_owned(),
+        namespace => format!("{namespace}/{name}"),
+    };
+    let by_name = |missing| look.inputs.entry("claim-sizes", name).map_err(|_| missing);
+    is_efs.then(|| look.inputs.entry("claim-sizes", &full).or_else(by_name))
+}
+
+/// A claim on EFS, whose size is fiction there, however large, and real on Azure Files.
 pub(super) fn size(look: &Look<'_>) -> Vec<Match> {
     let mut all = Vec::new();
     for (path, spec, name) in claims(look) {
-        let class = spec.text_at(&["storageClassName"]).unwrap_or_default();
-        let by = look.facts.classes.get(class).map(String::as_str);
-        let is_efs =
-            by == Some("efs.csi.aws.com") || (by.is_none() && (class == "efs" || class.starts_with("efs-")));
-        let size = spec.text_at(&["resources", "requests", "storage"]);
-        let Some(size) = size.filter(|size| is_efs && gib(size).is_some_and(|gib| gib < SHARE_GIB)) else {
-            continue;
-        };
+        let Some(size) = spec.text_at(&["resources", "requests", "storage"]) else { continue };
+        let Some(wanted) = share_size(look, spec, &name) else { continue };
         let path = [path, vec![key("resources"), key("requests"), key("storage")]].concat();
         let mut found = Match::at(path.clone()).found(size);
-        let full = match look.object.namespace.as_str() {
-            "" => name.clone(),
-            namespace => format!("{namespace}/{name}"),
-        };
-        let short = look.inputs.entry("claim-sizes", &name);
-        let wanted = look.inputs.entry("claim-sizes", &full).or_else(|missing| short.map_err(|_| missing));
         match found.need(wanted) {
             Some(new) if new != size => all.push(found.edit(Edit::Set { path, value: new.into() })),
             Some(_) => {}
@@ -135,23 +153,51 @@ pub(super) fn size(look: &Look<'_>) -> Vec<Match> {
     all
 }
 
-fn gib(size: &str) -> Option<u64> {
-    let digits = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
-    let number: u64 = size[..digits].parse().ok()?;
-    Some(match &size[digits..] {
-        "Ti" | "T" => number.saturating_mul(1024),
-        "Pi" | "P" => number.saturating_mul(1024 * 1024),
-        "Gi" | "G" => number,
-        "Mi" | "M" => number / 1024,
-        "Ki" | "k" => number / 1024 / 1024,
-        "" => number / 1024 / 1024 / 1024,
-        _ => return None,
-    })
+/// A class of EBS. It stays one while a setting of it waits for an input: Azure's driver refuses what it
+/// does not know, and of a class that is Azure's already no rule would tell.
+pub(super) fn ebs_class(look: &Look<'_>) -> Vec<Match> {
+    let node = look.object.node;
+    let Some(by) = node.text_at(&["provisioner"]).filter(|by| EBS.contains(by)) else { return Vec::new() };
+    let path = vec![key("provisioner")];
+    let mut found = Match::at(path.clone()).found(by);
+    for arn in KMS_KEYS.iter().filter_map(|key| node.text_at(&["parameters", key])) {
+        found.need(look.inputs.entry("disk-encryption-sets", arn));
+    }
+    if matches!(node.text_at(&["parameters", "type"]), Some("io1" | "io2")) {
+        found.need(look.inputs.single("provisioned-iops-sku"));
+    }
+    vec![found.edit(Edit::Set { path, value: "disk.csi.azure.com".into() })]
 }
 
-/// A claim that is bound to a volume of AWS by name.
+/// Whether the claim asks for no class, which is another thing than to name none: nothing is provisioned.
+fn is_classless(spec: &Node) -> bool {
+    spec.get("storageClassName").is_some_and(|class| class.text() == Some("") && !class.is_null())
+}
+
+/// A claim of no class, and no volume among the objects that it could have on AKS.
+pub(super) fn classless(look: &Look<'_>) -> Vec<Match> {
+    let mut all = Vec::new();
+    for (path, spec, _) in claims(look).into_iter().filter(|(_, spec, _)| is_classless(spec)) {
+        let volume = spec.text_at(&["volumeName"]).filter(|name| !name.is_empty());
+        let others = &look.facts.other_volumes;
+        let is_there = volume.map_or(!others.is_empty(), |name| others.contains(name));
+        if !is_there {
+            let found = Match::at(with(&path, "storageClassName"));
+            all.push(match volume {
+                Some(volume) => found.found(volume),
+                None => found,
+            });
+        }
+    }
+    all
+}
+
+/// A claim that is bound to a volume of AWS by name. One of no class would not get another.
 pub(super) fn volume(look: &Look<'_>) -> Vec<Match> {
-    let Some(name) = look.object.node.text_at(&["spec", "volumeName"]) else { return Vec::new() };
+    let Some(spec) = look.object.node.get("spec").filter(|spec| !is_classless(spec)) else {
+        return Vec::new();
+    };
+    let Some(name) = spec.text_at(&["volumeName"]) else { return Vec::new() };
     if !PROVISIONED.is_match(name) && !look.facts.volumes.contains(name) {
         return Vec::new();
     }
