@@ -90,8 +90,8 @@ pub(crate) struct Facts {
     pub is_live: bool,
     /// Service accounts of pods that mount a SecretProviderClass.
     pub provider_users: Named<String>,
-    /// Groups of Kubernetes that `aws-auth` maps roles to.
-    pub groups: BTreeSet<String>,
+    /// Groups and users of Kubernetes that stand for principals of IAM, by `aws-auth` or by an access entry.
+    pub iam_subjects: BTreeSet<String>,
     /// Groups of load balancers: the first Ingress of each, which makes the Gateway.
     pub gateways: BTreeMap<String, Name>,
     /// Ports, redirect and certificates that the Ingresses of a group ask for together.
@@ -165,6 +165,9 @@ impl Facts {
             }
             "ConfigMap" if object.name == "aws-auth" => self.aws_auth(object),
             "NodeGroup" if object.group == EKS_API_GROUP => self.node_group(object),
+            "AccessEntry" if object.group == EKS_API_GROUP => {
+                self.iam_subjects(node.get("spec"), "kubernetesGroups");
+            }
             "Ingress" => super::code::ingress::gather(object, self),
             _ => {}
         }
@@ -212,16 +215,23 @@ impl Facts {
             default.iter().any(|key| object.node.text_at(&["metadata", "annotations", key]) == Some("true"));
     }
 
-    /// Groups only: the roles in it are nobody's business here.
+    /// What roles and users of IAM are called in the cluster; they themselves are nobody's business here.
     fn aws_auth(&mut self, object: &Object<'_>) {
         for key in ["mapRoles", "mapUsers"] {
             let Some(text) = object.node.text_at(&["data", key]) else { continue };
             let Ok(documents) = super::document::read(text) else { continue };
             for entry in documents.iter().flat_map(|document| document.root.items()) {
-                let groups = entry.get("groups").map_or(&[][..], |groups| groups.items());
-                let own = groups.iter().filter_map(|g| g.text()).filter(|g| !g.starts_with("system:"));
-                self.groups.extend(own.map(str::to_owned));
+                self.iam_subjects(Some(entry), "groups");
             }
         }
+    }
+
+    /// The groups and the user of one principal. A name with `{{…}}` is another for every session.
+    fn iam_subjects(&mut self, entry: Option<&super::document::Node>, groups: &str) {
+        let groups = entry.and_then(|entry| entry.get(groups)).map_or(&[][..], |groups| groups.items());
+        let user = entry.and_then(|entry| entry.get("username"));
+        let names = groups.iter().chain(user).filter_map(|name| name.text());
+        let own = names.filter(|name| !name.starts_with("system:") && !name.contains("{{"));
+        self.iam_subjects.extend(own.map(str::to_owned));
     }
 }

@@ -300,6 +300,40 @@ fn of_area(area: &str, text: &str, inputs: &Inputs) -> Vec<(String, bool)> {
 }
 
 #[test]
+fn who_comes_from_iam_is_known_by_the_config_map_and_by_access_entries() {
+    let text = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: aws-auth, namespace: kube-system}
+data:
+  mapUsers: |
+    - {userarn: "arn:aws:iam::123456789012:user/alice", username: alice, groups: [developers]}
+  mapRoles: |
+    - {rolearn: "arn:aws:iam::123456789012:role/nodes", username: "system:node:{{EC2PrivateDNSName}}", groups: ["system:nodes"]}
+---
+apiVersion: eks.aws/2017-11-01
+kind: AccessEntry
+metadata: {name: "arn:aws:iam::123456789012:role/audit"}
+spec: {username: audit, kubernetesGroups: [auditors]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: all, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: view}
+subjects:
+  - {kind: User, name: alice}
+  - {kind: Group, name: developers}
+  - {kind: User, name: audit}
+  - {kind: Group, name: auditors}
+  - {kind: Group, name: "system:nodes"}
+  - {kind: ServiceAccount, name: alice}
+"#;
+    let all = found(text, &Inputs::default()).into_iter().filter(|f| f.rule == "EKS-ID-012");
+    let names: Vec<_> = all.filter_map(|f| f.found).collect();
+    assert_eq!(names, ["alice", "developers", "audit", "auditors"]);
+}
+
+#[test]
 fn a_claim_of_no_class_needs_a_volume_that_is_there() {
     let claim = |spec: &str| {
         format!("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: a}}\nspec: {{{spec}}}\n")

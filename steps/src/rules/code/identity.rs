@@ -94,7 +94,7 @@ pub(super) fn pods(look: &Look<'_>) -> Vec<Match> {
     all
 }
 
-/// Subjects of bindings that only `aws-auth` gives a meaning.
+/// Subjects of bindings that only `aws-auth` or an access entry gives a meaning.
 pub(super) fn groups(look: &Look<'_>) -> Vec<Match> {
     let subjects = look.object.node.get("subjects").map_or(&[][..], |subjects| subjects.items());
     let mut all = Vec::new();
@@ -102,7 +102,7 @@ pub(super) fn groups(look: &Look<'_>) -> Vec<Match> {
         let name = subject.text_at(&["name"]).unwrap_or_default();
         let is_person = matches!(subject.text_at(&["kind"]), Some("User" | "Group"));
         let is_aws =
-            name.starts_with("arn:aws") || name.starts_with("eks:") || look.facts.groups.contains(name);
+            name.starts_with("arn:aws") || name.starts_with("eks:") || look.facts.iam_subjects.contains(name);
         if is_person && is_aws {
             let path = with(&with_index(&[key("subjects")], at), "name");
             all.push(Match::at(path).found(name));
