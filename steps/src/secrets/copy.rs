@@ -1,7 +1,7 @@
 //! `secrets.copy`: secrets of AWS Secrets Manager into an Azure Key Vault. Natural to repeat: what has its
 //! value already is not set again, since Key Vault makes a new version each time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{StreamExt, TryStreamExt};
 use migrate_plugin_api::{
@@ -53,7 +53,7 @@ pub(crate) struct Config {
     /// Whether what is split is copied whole too, for readers that take fields out themselves.
     #[serde(default)]
     pub keep_whole: bool,
-    /// Whether `AWSPREVIOUS` becomes an older version.
+    /// Whether `AWSPREVIOUS` becomes an older version, where the vault does not have the secret yet.
     #[serde(default)]
     pub previous: bool,
     /// Whether a secret that is in the vault with another value gets a new version.
@@ -104,6 +104,13 @@ pub(crate) struct Older {
     pub source_version: String,
     /// Version in the vault.
     pub version: String,
+}
+
+/// Secrets that got, or were to get, their older version from this node, before that was so. Of another's the
+/// older value may be what is in use.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Place {
+    begun: BTreeSet<String>,
 }
 
 /// What the vault has under an item's name.
@@ -183,18 +190,34 @@ async fn look(vault: &Vault, item: &Item) -> Result<There, StepError> {
     })
 }
 
+/// Whether a value that somebody may use gives way to the item's.
+fn is_replaced(item: &Item, there: &There, place: &Place) -> bool {
+    match there {
+        There::Other => true,
+        There::Older(_) => !place.begun.contains(&item.target),
+        There::Nothing | There::Same(_) | There::Managed | There::Deleted => false,
+    }
+}
+
 /// Why the items can't be set.
-fn refusals(vault: &str, items: &[Item], there: &[There], overwrite: bool) -> Vec<Problem> {
+fn refusals(vault: &str, items: &[Item], there: &[There], overwrite: bool, place: &Place) -> Vec<Problem> {
     let problem = |(item, there): (&Item, &There)| {
         let (name, host) = (&item.target, vault);
         let short = host.split('.').next().unwrap_or_default();
         let (message, field, hint) = match there {
-            There::Other if !overwrite => (
-                format!("secret {name} is in {host} with another value than {}", item.subject()),
-                "overwrite",
-                "compare both; `overwrite = true` makes a new version, or give it another name in `[rewrite.secrets]`"
-                    .to_owned(),
-            ),
+            There::Other | There::Older(_) if !overwrite && is_replaced(item, there, place) => {
+                let value = if matches!(there, There::Other) {
+                    "another value than"
+                } else {
+                    "the previous value of"
+                };
+                (
+                    format!("secret {name} is in {host} with {value} {}", item.subject()),
+                    "overwrite",
+                    "compare both; `overwrite = true` makes a new version, or give it another name in `[rewrite.secrets]`"
+                        .to_owned(),
+                )
+            }
             There::Managed => (
                 format!("secret {name} in {host} belongs to a certificate"),
                 "names",
@@ -230,18 +253,30 @@ fn refuse(problems: Vec<Problem>, class: fn(String) -> StepError) -> Result<(), 
 }
 
 /// Makes the vault have the item.
-async fn put(ctx: &StepContext, vault: &Vault, item: &Item, there: &There) -> Result<Copied, StepError> {
+async fn put(
+    ctx: &StepContext,
+    vault: &Vault,
+    item: &Item,
+    there: &There,
+    place: &mut Place,
+) -> Result<Copied, StepError> {
     let mut previous = None;
     if let Some(older) = &item.previous {
         let version = match there {
             There::Older(version) => Some(version.clone()),
-            There::Same(_) => find_older(vault, item, older).await?,
-            _ => Some(set(vault, item, older).await?),
+            There::Nothing => {
+                place.begun.insert(item.target.clone());
+                ctx.checkpoint(&*place).await?;
+                Some(set(vault, item, older).await?)
+            }
+            There::Same(_) | There::Other | There::Managed | There::Deleted => {
+                find_older(vault, item, older).await?
+            }
         };
         if version.is_none() {
             // It would be the current one for a moment, and what reads then would fail.
             ctx.warn(format!(
-                "the previous version of {} is left out: secret {} has the current value already",
+                "the previous version of {} is left out: secret {} is in use already",
                 item.subject(),
                 item.target
             ));
@@ -378,6 +413,7 @@ impl TypedStep for SecretsCopy {
             plan.problems.push(problem);
             return Ok(plan);
         }
+        let place: Place = ctx.cursor()?.unwrap_or_default();
         let source = Source::new(ctx, &config.aws).await;
         let items = match config.items(&source).await {
             Ok(Ok(items)) => items,
@@ -403,7 +439,8 @@ impl TypedStep for SecretsCopy {
                     items.len(),
                     config.vault.name
                 );
-                let others = items.iter().zip(&there).filter(|(_, there)| matches!(there, There::Other));
+                let others =
+                    items.iter().zip(&there).filter(|(item, there)| is_replaced(item, there, &place));
                 let others = others.map(|(item, _)| {
                     format!(
                         "the current value of secret {} in {}, which stays as an older version",
@@ -412,7 +449,8 @@ impl TypedStep for SecretsCopy {
                 });
                 plan.destroys.extend(others.filter(|_| config.overwrite));
                 let host = Address::parse(&config.vault.name).map(|address| address.host().to_owned());
-                plan.problems.extend(refusals(&host.unwrap_or_default(), &items, &there, config.overwrite));
+                let host = host.unwrap_or_default();
+                plan.problems.extend(refusals(&host, &items, &there, config.overwrite, &place));
             }
             Err(error) => plan.problems.push(problem_of(&error, "vault")),
         }
@@ -437,13 +475,14 @@ impl TypedStep for SecretsCopy {
         let vault = self.vault(ctx, config).await?;
         let there = survey(&vault, &items).await?;
         let host = Address::parse(&config.vault.name).map_err(StepError::permanent)?.host().to_owned();
-        refuse(refusals(&host, &items, &there, config.overwrite), StepError::conflict)?;
+        let mut place: Place = ctx.cursor()?.unwrap_or_default();
+        refuse(refusals(&host, &items, &there, config.overwrite, &place), StepError::conflict)?;
         let total = items.len() as u64;
         let mut secrets = Vec::with_capacity(items.len());
         for (done, (item, there)) in items.iter().zip(&there).enumerate() {
             ctx.check_cancelled()?;
             ctx.progress(Progress::message(item.target.clone()).items(done as u64, total));
-            secrets.push(put(ctx, &vault, item, there).await?);
+            secrets.push(put(ctx, &vault, item, there, &mut place).await?);
         }
         ctx.progress(Progress::message("done").items(total, total));
         let equal = there.iter().filter(|there| matches!(there, There::Same(_))).count();

@@ -210,11 +210,13 @@ async fn the_previous_value_becomes_an_older_version_whenever_the_copy_is_broken
     stage.text("shop/a", "old");
     stage.text("shop/a", "new");
     let config = stage.with("previous", true.into());
-    // The answer to the second set is lost, and the version of the first is the current one until then.
-    stage.vault.state().trouble = vec![(500, false)];
+    // The answer to the first set is lost, and its version is the current one until the second.
+    stage.vault.state().trouble = vec![(500, true)];
     assert!(stage.apply(&config).await.unwrap_err().class.is_retryable());
-    stage.vault.put("shop-a", "old");
-    let outputs = stage.apply(&config).await.unwrap();
+    let again = stage.ctx.clone().with_state(None, stage.host.recorded().cursors.pop());
+    let plan = stage.step.plan(&again, &config).await.unwrap();
+    assert!(plan.problems.is_empty() && plan.destroys.is_empty(), "{plan:?}");
+    let outputs = stage.step.apply(&again, &config).await.unwrap();
     assert_eq!(stage.vault.values("shop-a"), ["old", "new"]);
     let evidence = stage.verify(&config, &outputs).await;
     assert!(evidence.passed() && evidence.checks.len() == 2, "{evidence:?}");
@@ -234,6 +236,44 @@ async fn the_previous_value_becomes_an_older_version_whenever_the_copy_is_broken
     stage.vault.put("shop-a", "new");
     let outputs = stage.apply(&stage.with("previous", true.into())).await.unwrap();
     assert_eq!((outputs["secrets"][0].get("previous"), stage.vault.state().sets), (None, 0));
+}
+
+#[tokio::test]
+async fn a_value_in_use_gives_way_to_the_current_one_alone_and_only_where_that_is_asked_for() {
+    // Two rotations after the first copy: nobody takes the second one's value any more.
+    let stage = Stage::new().await;
+    stage.text("shop/a", "old");
+    stage.text("shop/a", "new");
+    stage.vault.put("shop-a", "old0");
+    let mut config = stage.with("previous", true.into());
+    config["overwrite"] = true.into();
+    let outputs = stage.apply(&config).await.unwrap();
+    assert_eq!(stage.vault.values("shop-a"), ["old0", "new"]);
+    assert_eq!(outputs["secrets"][0].get("previous"), None);
+    let log = stage.host.recorded().log;
+    let told = "the previous version of shop/a is left out: secret shop-a is in use already";
+    assert!(log.iter().any(|(_, line)| line == told), "{log:?}");
+    assert!(stage.verify(&config, &outputs).await.passed());
+
+    // One rotation: the vault's value is the previous one.
+    let stage = Stage::new().await;
+    stage.text("shop/a", "old");
+    stage.text("shop/a", "new");
+    stage.vault.put("shop-a", "old");
+    let config = stage.with("previous", true.into());
+    let problems = stage.step.plan(&stage.ctx, &config).await.unwrap().problems;
+    let told = "secret shop-a is in shop.vault.azure.net with the previous value of shop/a";
+    assert_eq!((problems.len(), problems[0].message.as_str()), (1, told));
+    let error = stage.apply(&config).await.unwrap_err();
+    assert_eq!((error.class, stage.vault.state().sets), (ErrorClass::Conflict, 0));
+    let mut config = config;
+    config["overwrite"] = true.into();
+    let plan = stage.step.plan(&stage.ctx, &config).await.unwrap();
+    assert_eq!(plan.destroys.len(), 1);
+    let outputs = stage.apply(&config).await.unwrap();
+    assert_eq!(stage.vault.values("shop-a"), ["old", "new"]);
+    assert!(outputs["secrets"][0]["previous"]["version"].is_string());
+    assert!(stage.verify(&config, &outputs).await.passed());
 }
 
 #[tokio::test]

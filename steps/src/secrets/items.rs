@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use migrate_plugin_api::{Problem, Secret};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::names::{field_name, vault_name};
 use super::source::{Content, Held, Version};
@@ -75,10 +76,10 @@ pub(crate) fn items(held: &[Held], shape: &Shape<'_>) -> Result<Vec<Item>, Vec<P
     for held in held {
         let fields = shape.split.iter().find(|(named, _)| is_named(named, held)).map(|(_, fields)| fields);
         if fields.is_none() || shape.keep_whole {
-            all.push(item(held, None, vault_name(shape.names, &held.name), &mut problems));
+            all.push(item(held, None, vault_name(shape.names, held), &mut problems));
         }
         for field in fields.into_iter().flatten() {
-            let target = field_name(shape.names, &held.name, field);
+            let target = field_name(shape.names, held, field);
             all.push(item(held, Some(field), target, &mut problems));
         }
     }
@@ -169,17 +170,26 @@ pub(crate) fn value(
         (Content::Text(text), Some(_)) => text,
     };
     let field = field.map_or("", String::as_str);
-    let object: Value = serde_json::from_str(text.expose()).map_err(|_| "is no JSON, and has no fields")?;
+    let no_json = "is no JSON, and has no fields";
+    let whole: &RawValue = serde_json::from_str(text.expose()).map_err(|_| no_json)?;
     // A field may have a dot in its name; otherwise the dots are a way, as in `jmesPath`.
-    let found = object.get(field).or_else(|| field.split('.').try_fold(&object, |at, key| at.get(key)));
-    match found {
-        None | Some(Value::Null) => Err("has no such field"),
-        Some(Value::String(text)) => Ok((Secret::new(text.as_str()), "text/plain")),
-        Some(value @ (Value::Object(_) | Value::Array(_))) => {
-            Ok((Secret::new(value.to_string()), "application/json"))
+    let found = member(whole, field).or_else(|| field.split('.').try_fold(whole, member));
+    // As it is written: a number that is read and written again may be another.
+    let written = found.map_or("null", RawValue::get);
+    match written.as_bytes().first() {
+        Some(b'n') => Err("has no such field"),
+        Some(b'"') => {
+            let text: String = serde_json::from_str(written).map_err(|_| no_json)?;
+            Ok((Secret::new(text), "text/plain"))
         }
-        Some(value) => Ok((Secret::new(value.to_string()), "text/plain")),
+        Some(b'{' | b'[') => Ok((Secret::new(written), "application/json")),
+        _ => Ok((Secret::new(written), "text/plain")),
     }
+}
+
+/// A field of what is an object.
+fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    serde_json::from_str::<BTreeMap<String, &'a RawValue>>(object.get()).ok()?.remove(name)
 }
 
 /// Of AWS's tags and description those that fit.

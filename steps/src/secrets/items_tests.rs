@@ -79,6 +79,25 @@ fn fields_become_secrets_of_their_own() {
             ("shop-db-user", "u", "text/plain"),
         ]
     );
+    // To the letter: what reads it on EKS gets it so too.
+    let json = r#"{"pin":12345678901234567890123,"version":1.10,"small":1e-7,"is":true,
+        "list":[1.0, 2],"deep":{"pin":0.10, "text":"\u00e4"},"text":"\u00e4\n"}"#;
+    let all_of_it = [held("shop/db", text(json))];
+    let fields = split("shop/db", &["pin", "version", "small", "is", "list", "deep", "deep.pin", "text"]);
+    let found = items(&all_of_it, &Shape { names: &none, split: &fields, keep_whole: false }).unwrap();
+    let seen: BTreeMap<_, _> =
+        found.iter().map(|item| (item.field.as_deref().unwrap(), item.current.value.expose())).collect();
+    let expected = [
+        ("deep", r#"{"pin":0.10, "text":"\u00e4"}"#),
+        ("deep.pin", "0.10"),
+        ("is", "true"),
+        ("list", "[1.0, 2]"),
+        ("pin", "12345678901234567890123"),
+        ("small", "1e-7"),
+        ("text", "ä\n"),
+        ("version", "1.10"),
+    ];
+    assert_eq!(seen, expected.into());
     let wrong = split("shop/db", &["none", "gone", "deep.gone"]);
     let wrong = items(&all, &Shape { names: &none, split: &wrong, keep_whole: false });
     assert_eq!(messages(wrong).matches("has no such field").count(), 3);
