@@ -99,12 +99,16 @@ impl Manager {
         what: &str,
         build: impl Fn() -> reqwest::RequestBuilder + Send + Sync,
     ) -> Result<reqwest::Response, Failure> {
-        let mut tries = 1;
+        let (mut tries, mut is_renewed) = (1, false);
         loop {
             let token = self.tokens.get().await.map_err(Failure::Login)?;
             let request = build().bearer_auth(token.expose()).timeout(errors::ANSWER_TIMEOUT);
             let (error, pause) = match request.send().await {
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+                    if !is_renewed && self.tokens.forget(&token).await {
+                        is_renewed = true;
+                        continue;
+                    }
                     let error = errors::status(format!("failed to {what}"), response).await;
                     return Err(Failure::Login(error));
                 }
@@ -121,5 +125,47 @@ impl Manager {
             tries += 1;
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use migrate_plugin_api::ErrorClass;
+    use wiremock::matchers::header;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::tokens::testing::Numbers;
+
+    /// Takes one token only.
+    async fn manager(token: &str) -> (MockServer, Manager) {
+        let server = MockServer::start().await;
+        let bearer = format!("Bearer {token}");
+        Mock::given(header("authorization", bearer))
+            .respond_with(ResponseTemplate::new(200))
+            .mount(&server)
+            .await;
+        Mock::given(wiremock::matchers::any()).respond_with(ResponseTemplate::new(401)).mount(&server).await;
+        let identity = Arc::new(Numbers { lasts: 3_600.into(), ..Numbers::default() });
+        let manager = Manager {
+            http: reqwest::Client::new(),
+            endpoint: Url::parse(&server.uri()).unwrap(),
+            tokens: Tokens::of(identity, "s/.default".to_owned(), "Azure Resource Manager"),
+            pause: Duration::from_millis(1),
+        };
+        (server, manager)
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_renewed_once() {
+        let (_server, manager) = self::manager("token-2").await;
+        let answer = manager.send("look", || manager.http.get(manager.endpoint.clone())).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let (server, manager) = self::manager("none of ours").await;
+        let refused = manager.send("look", || manager.http.get(manager.endpoint.clone())).await;
+        assert_eq!(StepError::from(refused.unwrap_err()).class, ErrorClass::Auth);
+        assert_eq!(server.received_requests().await.unwrap().len(), 2);
     }
 }

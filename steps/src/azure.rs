@@ -1,5 +1,6 @@
 //! Who we are to Azure: the identities that a person or a machine usually has.
 
+use std::error::Error as StdError;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -31,16 +32,16 @@ pub(crate) fn credential() -> Arc<dyn TokenCredential> {
     Arc::new(Chain { sources: LazyLock::new(sources), chosen: OnceCell::new() })
 }
 
-fn sources() -> Vec<Arc<dyn TokenCredential>> {
-    let mut sources: Vec<Arc<dyn TokenCredential>> = Vec::new();
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
     if let Ok(workload) = WorkloadIdentityCredential::new(None) {
-        sources.push(workload);
+        sources.push(Source { identity: workload, is_set_up: true });
     }
     if let Ok(tools) = DeveloperToolsCredential::new(None) {
-        sources.push(tools);
+        sources.push(Source { identity: tools, is_set_up: true });
     }
     if let Ok(managed) = ManagedIdentityCredential::new(None) {
-        sources.push(managed);
+        sources.push(Source { identity: managed, is_set_up: false });
     }
     sources
 }
@@ -138,19 +139,47 @@ impl TokenCredential for Application {
 
 /// A token that Entra did not give, in the words of the contract.
 pub(crate) fn no_token(message: impl Into<String>, error: azure_core::Error) -> StepError {
-    match error.kind() {
-        ErrorKind::Io => StepError::transient(message).with_source(error),
-        _ => StepError::auth(message).with_source(error).with_hint(
+    match is_away(&error) {
+        true => StepError::transient(message).with_source(error),
+        false => StepError::auth(message).with_source(error).with_hint(
             "log in with `az login`, run with a managed or workload identity, or check `service-principal` \
              in migration.toml",
         ),
     }
 }
 
+/// What the Azure CLI says where it can't reach Entra: the words of its HTTP library. It has no code for that.
+/// <https://github.com/Azure/azure-cli/issues/11829>, <https://github.com/Azure/azure-cli/issues/27856>.
+const CLI_IS_CUT_OFF: [&str; 3] = ["Max retries exceeded with url", "Connection aborted", "Read timed out"];
+
+/// Whether Entra, or what stands for it on this machine, did not answer or was busy: that passes.
+/// The identities of `azure_identity` call every failure `Credential`, and keep what it was as its cause.
+fn is_away(error: &azure_core::Error) -> bool {
+    let passes = |error: &azure_core::Error| match error.kind() {
+        ErrorKind::Io | ErrorKind::Connection => true,
+        ErrorKind::HttpResponse { status, .. } => matches!(u16::from(*status), 408 | 429 | 500..=599),
+        _ => false,
+    };
+    let first: &(dyn StdError + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |error| (*error).source());
+    causes.any(|error| error.downcast_ref().is_some_and(passes)) || {
+        let said = error.to_string();
+        CLI_IS_CUT_OFF.iter().any(|words| said.contains(words))
+    }
+}
+
+/// An identity that a machine may have.
+#[derive(Debug)]
+struct Source {
+    identity: Arc<dyn TokenCredential>,
+    /// Somebody has set it up. A managed identity is there or not, and only its silence tells.
+    is_set_up: bool,
+}
+
 /// The first identity that gives a token serves all later requests.
 #[derive(Debug)]
 struct Chain {
-    sources: LazyLock<Vec<Arc<dyn TokenCredential>>>,
+    sources: LazyLock<Vec<Source>>,
     chosen: OnceCell<usize>,
 }
 
@@ -162,16 +191,18 @@ impl TokenCredential for Chain {
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
         if let Some(index) = self.chosen.get() {
-            return self.sources[*index].get_token(scopes, options).await;
+            return self.sources[*index].identity.get_token(scopes, options).await;
         }
         let mut reasons = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
-            match source.get_token(scopes, options.clone()).await {
+            match source.identity.get_token(scopes, options.clone()).await {
                 Ok(token) => {
                     // Two first requests at once may both get here; either's choice is good.
                     let _ = self.chosen.set(index);
                     return Ok(token);
                 }
+                // The next one may have other rights, and would be asked from then on.
+                Err(error) if source.is_set_up && is_away(&error) => return Err(error),
                 Err(error) => reasons.push(error.to_string()),
             }
         }

@@ -88,3 +88,91 @@ async fn what_entra_refuses_is_for_a_person_and_its_trouble_passes() {
     assert!(error.class.is_retryable(), "{error:?}");
     assert!(shown(&error).contains("failed to get an Entra token: no answer from 127.0.0.1: "), "{error:?}");
 }
+
+/// An identity that only fails.
+#[derive(Debug)]
+struct Fails(fn() -> azure_core::Error);
+
+#[async_trait]
+impl TokenCredential for Fails {
+    async fn get_token(
+        &self,
+        _: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        Err((self.0)())
+    }
+}
+
+#[derive(Debug)]
+struct Gives;
+
+#[async_trait]
+impl TokenCredential for Gives {
+    async fn get_token(
+        &self,
+        _: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        Ok(AccessToken::new("T0KEN", OffsetDateTime::now_utc() + Span::hours(1)))
+    }
+}
+
+fn credential_error(message: &'static str) -> azure_core::Error {
+    azure_core::Error::with_message(ErrorKind::Credential, message)
+}
+
+fn answered(status: u16) -> azure_core::Error {
+    let kind = ErrorKind::HttpResponse { status: status.into(), error_code: None, raw_response: None };
+    let cause = azure_core::Error::new(kind, "AADSTS");
+    azure_core::Error::with_error(ErrorKind::Credential, cause, "authentication failed")
+}
+
+/// What a chain of these says first, and how it ends.
+async fn chained(sources: fn() -> Vec<Source>) -> Result<AccessToken, StepError> {
+    let chain = Chain { sources: LazyLock::new(sources), chosen: OnceCell::new() };
+    chain.get_token(&["s/.default"], None).await.map_err(|e| no_token("failed to get an Entra token", e))
+}
+
+#[tokio::test]
+async fn an_entra_that_is_away_is_no_reason_to_log_in_or_to_be_somebody_else() {
+    let cut_off = "ERROR: HTTPSConnectionPool(host='login.microsoftonline.com', port=443): Max retries exceeded with url: /";
+    for error in [crate::tokens::testing::away(), answered(503), answered(429), credential_error(cut_off)] {
+        let error = no_token("failed", error);
+        assert!(error.class.is_retryable() && error.hint.is_none(), "{error:?}");
+    }
+    for error in [answered(400), answered(401), credential_error("Please run 'az login' to setup account.")] {
+        let error = no_token("failed", error);
+        assert_eq!(error.class, ErrorClass::Auth);
+        assert!(error.hint.is_some());
+    }
+    // The managed identity of the machine has other rights than the pod's.
+    let error = chained(|| {
+        vec![
+            Source { identity: Arc::new(Fails(crate::tokens::testing::away)), is_set_up: true },
+            Source { identity: Arc::new(Gives), is_set_up: false },
+        ]
+    });
+    assert!(error.await.unwrap_err().class.is_retryable());
+    // Nobody is logged in, and where there is no managed identity its address is silent.
+    let error = chained(|| {
+        vec![
+            Source {
+                identity: Arc::new(Fails(|| credential_error("Please run 'az login'"))),
+                is_set_up: true,
+            },
+            Source { identity: Arc::new(Fails(crate::tokens::testing::away)), is_set_up: false },
+        ]
+    });
+    assert_eq!(error.await.unwrap_err().class, ErrorClass::Auth);
+    let given = chained(|| {
+        vec![
+            Source {
+                identity: Arc::new(Fails(|| credential_error("Please run 'az login'"))),
+                is_set_up: true,
+            },
+            Source { identity: Arc::new(Gives), is_set_up: false },
+        ]
+    });
+    assert_eq!(given.await.unwrap().token.secret(), "T0KEN");
+}

@@ -124,11 +124,28 @@ impl Tokens {
         *held = Some(Held::new(token.clone(), Instant::now(), lasts));
         Ok(token)
     }
+
+    /// A token was refused: it is not given again. It may have ended before its time: while a machine
+    /// sleeps, [`Instant`] stands still. Whether another may help: one that a person gave is all there is.
+    pub(crate) async fn forget(&self, refused: &Secret) -> bool {
+        if matches!(self.login, Login::Given(_)) {
+            return false;
+        }
+        let mut held = self.held.lock().await;
+        // By now somebody else may have another.
+        if held.as_ref().is_some_and(|held| held.token == *refused) {
+            *held = None;
+        }
+        true
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
     use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+    use azure_core::error::ErrorKind;
     use azure_core::time::{Duration as Span, OffsetDateTime};
     use migrate_plugin_api::async_trait;
 
@@ -150,26 +167,14 @@ pub(crate) mod testing {
             Ok(AccessToken::new(TOKEN, OffsetDateTime::now_utc() + self.0))
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-
-    use azure_core::credentials::{AccessToken, TokenRequestOptions};
-    use azure_core::error::ErrorKind;
-    use azure_core::time::{Duration as Span, OffsetDateTime};
-    use migrate_plugin_api::{ErrorClass, async_trait};
-
-    use super::*;
 
     /// Numbers its tokens, which last so many seconds; or can't be reached.
     #[derive(Debug, Default)]
-    struct Numbers {
-        asked: AtomicI64,
-        given: AtomicI64,
-        lasts: AtomicI64,
-        away: AtomicBool,
+    pub(crate) struct Numbers {
+        pub asked: AtomicI64,
+        pub given: AtomicI64,
+        pub lasts: AtomicI64,
+        pub away: AtomicBool,
     }
 
     #[async_trait]
@@ -181,13 +186,33 @@ mod tests {
         ) -> azure_core::Result<AccessToken> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             if self.away.load(Ordering::Relaxed) {
-                return Err(azure_core::Error::with_message(ErrorKind::Io, "no answer"));
+                return Err(away());
             }
             let number = self.given.fetch_add(1, Ordering::Relaxed) + 1;
             let ends = OffsetDateTime::now_utc() + Span::seconds(self.lasts.load(Ordering::Relaxed));
             Ok(AccessToken::new(format!("token-{number}"), ends))
         }
     }
+
+    /// How the machine's identities say that Entra doesn't answer (`azure_identity`, `authentication_error`).
+    pub(crate) fn away() -> azure_core::Error {
+        let cause = azure_core::Error::new(ErrorKind::Connection, "dns error");
+        azure_core::Error::with_error(
+            ErrorKind::Credential,
+            cause,
+            "WorkloadIdentityCredential authentication failed. dns error",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use migrate_plugin_api::ErrorClass;
+
+    use super::testing::Numbers;
+    use super::*;
 
     fn tokens(lasts: i64) -> (Arc<Numbers>, Tokens) {
         let numbers = Arc::new(Numbers { lasts: lasts.into(), ..Numbers::default() });
@@ -234,5 +259,20 @@ mod tests {
         let error = token(&tokens).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });
         assert_eq!(error.message, "failed to get an Entra token for a service");
+        assert_eq!(error.hint, None, "nobody has to log in");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_refused_is_not_given_again() {
+        let (_, tokens) = tokens(3_600);
+        let first = tokens.get().await.unwrap();
+        assert!(tokens.forget(&first).await);
+        assert_eq!(token(&tokens).await.unwrap(), "token-2");
+        // Two were refused at once: the second forgets nothing.
+        assert!(tokens.forget(&first).await);
+        assert_eq!(token(&tokens).await.unwrap(), "token-2");
+        let login = Login::Given(Secret::new("given"));
+        let given = Tokens { login, scope: String::new(), service: String::new(), held: Mutex::default() };
+        assert!(!given.forget(&given.get().await.unwrap()).await);
     }
 }

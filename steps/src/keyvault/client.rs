@@ -277,12 +277,28 @@ impl Vault {
         }
     }
 
+    /// With another token where the first is refused.
     async fn send_once(&self, method: &Method, url: &Url, body: Option<&[u8]>) -> Result<Answer, StepError> {
+        let token = self.tokens.get().await?;
+        let answer = self.send_as(&token, method, url, body).await?;
+        if answer.status == StatusCode::UNAUTHORIZED && self.tokens.forget(&token).await {
+            return self.send_as(&self.tokens.get().await?, method, url, body).await;
+        }
+        Ok(answer)
+    }
+
+    async fn send_as(
+        &self,
+        token: &Secret,
+        method: &Method,
+        url: &Url,
+        body: Option<&[u8]>,
+    ) -> Result<Answer, StepError> {
         let unreachable = |e: reqwest::Error| {
             StepError::transient(format!("no answer from {}", self.host)).with_source(e.without_url())
         };
         let mut request = self.http.request(method.clone(), url.clone());
-        request = request.bearer_auth(self.tokens.get().await?.expose());
+        request = request.bearer_auth(token.expose());
         if let Some(body) = body {
             request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_vec());
         }
