@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use migrate_plugin_api::{StepContext, StepError};
+use serde_json::Value;
 use url::Url;
 
 use crate::images::errors;
@@ -19,6 +20,9 @@ const ARM: &str = "https://management.azure.com";
 
 /// Tries of one request.
 const MAX_TRIES: u32 = 5;
+
+/// Pages of one list that are read: a resource group has room for 800 resources of a kind.
+const MAX_PAGES: usize = 100;
 
 /// Why Azure did not do it.
 #[derive(Debug)]
@@ -126,6 +130,54 @@ impl Manager {
             tokio::time::sleep(pause).await;
         }
     }
+
+    /// All of a list; nothing where what it is of is not there.
+    ///
+    /// # Errors
+    /// `what` completes "failed to …".
+    pub(crate) async fn list(
+        &self,
+        path: &str,
+        api_version: &str,
+        what: &str,
+    ) -> Result<Vec<Value>, StepError> {
+        let mut url = self.url(path, api_version)?;
+        let mut all = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let response = self.send(what, || self.http.get(url.clone())).await?;
+            if response.status() == StatusCode::NOT_FOUND {
+                return Ok(all);
+            }
+            let mut page = json_of(what, response).await?;
+            if let Some(Value::Array(items)) = page.get_mut("value").map(Value::take) {
+                all.extend(items);
+            }
+            let Some(next) = page["nextLink"].as_str().filter(|next| !next.is_empty()) else {
+                return Ok(all);
+            };
+            let next = Url::parse(next).map_err(|e| {
+                StepError::permanent(format!("failed to {what}: there is no next page")).with_source(e)
+            })?;
+            // Whatever host it names: the token goes to Resource Manager.
+            url.set_path(next.path());
+            url.set_query(next.query());
+        }
+        Err(StepError::permanent(format!("failed to {what}: it has no end")))
+    }
+}
+
+/// What was answered.
+///
+/// # Errors
+/// When it refuses, or is no JSON. `what` completes "failed to …".
+pub(crate) async fn json_of(what: &str, response: reqwest::Response) -> Result<Value, StepError> {
+    if !response.status().is_success() {
+        return Err(errors::status(format!("failed to {what}"), response).await);
+    }
+    response
+        .json()
+        .await
+        .map_err(|e| errors::network(format!("failed to {what}: no answer that can be read"), e))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const IDENTITY_VERSIONS: [&str; 3] = ["2023-01-31", "2023-07-31-preview", "2024-
 const AUTHORIZATION_VERSIONS: [&str; 2] = ["2020-10-01-preview", "2022-04-01"];
 const GROUP_VERSIONS: [&str; 3] = ["2021-04-01", "2022-09-01", "2024-03-01"];
 
-const IDENTITIES: &str = "/providers/microsoft.managedidentity/userassignedidentities/";
+const IDENTITIES: &str = "/providers/microsoft.managedidentity/userassignedidentities";
 const CREDENTIALS: &str = "/federatedidentitycredentials/";
 const ASSIGNMENTS: &str = "/providers/microsoft.authorization/roleassignments/";
 const DEFINITIONS: &str = "/providers/microsoft.authorization/roledefinitions";
@@ -126,6 +126,11 @@ impl Azure {
         }
         let mut resources = self.0.resources.lock().unwrap_or_else(PoisonError::into_inner);
         match parts.method {
+            Method::GET
+                if lower.ends_with(IDENTITIES) || lower.ends_with(CREDENTIALS.trim_end_matches('/')) =>
+            {
+                ok(json!({ "value": children(&resources, lower) }))
+            }
             Method::GET => resources.get(lower).cloned().map_or_else(|| Err(missing(path)), ok),
             Method::DELETE => {
                 let gone = resources.remove(lower).is_some();
@@ -185,6 +190,12 @@ impl Azure {
             })
             .collect())
     }
+}
+
+/// What is right under `id`. Azure gives long lists in pages.
+fn children<'a>(resources: &'a Resources, id: &str) -> Vec<&'a Value> {
+    let is_child = |there: &str| there.strip_prefix(id).is_some_and(|rest| rest.rfind('/') == Some(0));
+    resources.iter().filter(|(there, _)| is_child(there)).map(|(_, value)| value).collect()
 }
 
 fn credential(resources: &Resources, identity: &str, id: &str, body: &[u8]) -> Result<Value, Refusal> {

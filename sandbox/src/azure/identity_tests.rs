@@ -64,6 +64,20 @@ async fn credentials_are_twenty_and_each_for_another_subject() {
     assert_eq!(put("c0".into(), credential("other")).await.0, 200);
     let wrong = json!({ "properties": { "issuer": "http://issuer/", "subject": "s", "audiences": ["a"] } });
     assert_eq!(put("c0".into(), wrong).await.0, 400);
+    let names = |list: &Value| -> Vec<String> {
+        list["value"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let listed = format!("{GROUP}{IDENTITY}/federatedIdentityCredentials?api-version=2023-01-31");
+    let credentials = names(&desk.ask(Method::GET, &listed, None).await.2);
+    assert_eq!((credentials.len(), credentials[0].as_str()), (20, "c0"));
+    let all = IDENTITY.trim_end_matches("/web");
+    let listed = format!("{GROUP}{all}?api-version=2023-01-31");
+    assert_eq!(names(&desk.ask(Method::GET, &listed, None).await.2), ["web"]);
     // With the identity its credentials go.
     let id = format!("{GROUP}{IDENTITY}?api-version=2023-01-31");
     assert_eq!(desk.ask(Method::DELETE, &id, None).await.0, 200);

@@ -37,6 +37,25 @@ fn reads(name: &str) -> bool {
     READING.iter().any(|verb| name.starts_with(verb)) || name == "Scan" || name == "ConditionCheckItem"
 }
 
+/// Actions of Systems Manager on Parameter Store; the others run commands, patch machines and so on.
+/// <https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssystemsmanager.html>
+const OF_PARAMETERS: [&str; 6] = [
+    "DeleteParameter",
+    "DescribeParameters",
+    "GetParameter",
+    "LabelParameterVersion",
+    "PutParameter",
+    "UnlabelParameterVersion",
+];
+
+/// Whether an action of Systems Manager, or one of those that `Get*` stands for, is of Parameter Store.
+fn is_of_parameters(name: &str) -> bool {
+    name.contains("Parameter")
+        || name
+            .strip_suffix('*')
+            .is_some_and(|start| OF_PARAMETERS.iter().any(|action| action.starts_with(start)))
+}
+
 /// The role for an action of a service, where there is one.
 /// <https://learn.microsoft.com/azure/role-based-access-control/built-in-roles>
 fn role(service: &str, name: &str) -> Option<&'static str> {
@@ -47,6 +66,7 @@ fn role(service: &str, name: &str) -> Option<&'static str> {
         "sqs" if name == "*" => "Azure Service Bus Data Owner",
         "sqs" => "Azure Service Bus Data Receiver",
         "sns" if name.starts_with("Publish") => "Azure Service Bus Data Sender",
+        "ssm" if !is_of_parameters(name) => return None,
         "secretsmanager" | "ssm" if reads(name) => "Key Vault Secrets User",
         "secretsmanager" | "ssm" => "Key Vault Secrets Officer",
         "kms" if !name.starts_with("Create") && name != "*" => "Key Vault Crypto User",
@@ -70,6 +90,8 @@ pub(crate) enum Policy {
     Document(Value),
     /// Why it is not known.
     Unread(String),
+    /// The ARN of one that sets the role's bounds, and gives nothing.
+    Boundary(String),
 }
 
 /// Policies of an account: as `aws iam get-account-authorization-details` prints them, or as read from IAM.
@@ -113,7 +135,9 @@ impl Account {
                 let missing = || Policy::Unread(format!("policy {arn} is not among the account's details"));
                 managed.get(arn).cloned().map_or_else(missing, Policy::Document)
             });
-            (text(role, "Arn").to_owned(), own.chain(attached).collect())
+            let bounds = role.get("PermissionsBoundary").map(|bounds| text(bounds, "PermissionsBoundaryArn"));
+            let bounds = bounds.map(|arn| Policy::Boundary(arn.to_owned()));
+            (text(role, "Arn").to_owned(), own.chain(attached).chain(bounds).collect())
         };
         Self { roles: list(details, "RoleDetailList").map(role).collect() }
     }
@@ -137,6 +161,10 @@ fn access(policies: &[Policy]) -> Access {
             Policy::Document(document) => document,
             Policy::Unread(reason) => {
                 open.insert(reason.clone());
+                continue;
+            }
+            Policy::Boundary(arn) => {
+                open.insert(format!("a permissions boundary is not carried over: {arn}"));
                 continue;
             }
         };
@@ -169,6 +197,9 @@ fn take(
     }
     if actions.is_empty() {
         open.insert("a statement allows all but some actions (NotAction)".to_owned());
+    }
+    if statement.get("NotResource").is_some() {
+        open.insert(format!("all but some resources (NotResource): {}", actions.join(", ")));
     }
     if statement.get("Condition").is_some() {
         open.insert(format!("a condition is not carried over: {}", actions.join(", ")));
@@ -243,6 +274,41 @@ mod tests {
         assert_eq!(
             (all.proposals.len(), all.open.as_slice()),
             (0, &["no role of Azure is proposed for *".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn of_systems_manager_only_parameters_are_secrets() {
+        for (name, expected) in [
+            ("GetParameter", Some("Key Vault Secrets User")),
+            ("GetParametersByPath", Some("Key Vault Secrets User")),
+            ("Get*", Some("Key Vault Secrets User")),
+            ("PutParameter", Some("Key Vault Secrets Officer")),
+            ("*", Some("Key Vault Secrets Officer")),
+            ("SendCommand", None),
+            ("StartSession", None),
+            ("PutInventory", None),
+            ("PutInv*", None),
+            ("GetCommandInvocation", None),
+        ] {
+            assert_eq!(role("ssm", name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_bounds_a_role_is_told() {
+        let account = Account::of(&json!({ "RoleDetailList": [{
+            "Arn": "arn:aws:iam::1:role/web",
+            "PermissionsBoundary": { "PermissionsBoundaryType": "Policy", "PermissionsBoundaryArn": "arn:aws:iam::1:policy/b" },
+            "RolePolicyList": [{ "PolicyDocument": { "Statement":
+                { "Effect": "Allow", "Action": "s3:GetObject", "NotResource": "arn:aws:s3:::payroll/*" } } }],
+        }] }));
+        assert_eq!(
+            account.access("arn:aws:iam::1:role/web").unwrap().open,
+            [
+                "a permissions boundary is not carried over: arn:aws:iam::1:policy/b",
+                "all but some resources (NotResource): s3:GetObject",
+            ]
         );
     }
 }

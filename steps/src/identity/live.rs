@@ -61,7 +61,9 @@ impl Iam {
         let mut all = Vec::new();
         match self.ask(&[("Action", "GetRole"), ("RoleName", name)]).await? {
             // IAM finds roles by their names in the account of whoever asks.
-            Ok(xml) if texts(&xml, "Arn").first().is_some_and(|found| found == arn) => {}
+            Ok(xml) if texts(&xml, "Arn").first().is_some_and(|found| found == arn) => {
+                all.extend(texts(&xml, "PermissionsBoundaryArn").pop().map(Policy::Boundary));
+            }
             Ok(_) => {
                 return Ok(vec![Policy::Unread(format!(
                     "role {arn} is of another account: its policies are not read"

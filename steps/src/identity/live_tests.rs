@@ -23,7 +23,11 @@ impl Respond for Stand {
             url::form_urlencoded::byte_serialize(json.as_bytes()).collect::<String>().replace('+', "%20")
         };
         let body = match (field("Action"), field("RoleName"), field("PolicyArn")) {
-            ("GetRole", "web", _) => format!("<Role><RoleName>web</RoleName><Arn>{ROLE}</Arn></Role>"),
+            ("GetRole", "web", _) => format!(
+                "<Role><RoleName>web</RoleName><Arn>{ROLE}</Arn><PermissionsBoundary><PermissionsBoundaryType>Policy\
+                 </PermissionsBoundaryType><PermissionsBoundaryArn>arn:aws:iam::1:policy/b</PermissionsBoundaryArn>\
+                 </PermissionsBoundary></Role>"
+            ),
             ("GetRole", "other", _) => "<Role><Arn>arn:aws:iam::999999999999:role/other</Arn></Role>".to_owned(),
             ("ListRolePolicies", "web", _) => {
                 "<PolicyNames><member>own &amp; only</member></PolicyNames><IsTruncated>false</IsTruncated>".to_owned()
@@ -82,7 +86,13 @@ async fn own_and_attached_policies_of_each_role_are_read_and_what_is_not_is_told
             ("Storage Blob Data Reader", "arn:aws:s3:::a+b&c=d/*".to_owned())
         ]
     );
-    assert_eq!(found.open, ["policy arn:aws:iam::1:policy/denied could not be read (AccessDenied)"]);
+    assert_eq!(
+        found.open,
+        [
+            "a permissions boundary is not carried over: arn:aws:iam::1:policy/b",
+            "policy arn:aws:iam::1:policy/denied could not be read (AccessDenied)"
+        ]
+    );
     assert!(account.access(other).unwrap().open[0].contains("is of another account"));
     assert!(account.access(gone).unwrap().open[0].contains("could not be read (NoSuchEntity)"));
 }

@@ -4,10 +4,13 @@
 //! where it is not there. What is there under such a name and is something else is left alone, and told
 //! before anything is made.
 //!
+//! Invariant: only what this node of this run has made is taken back. An identity says so itself, by a tag, and
+//! what is planned in it is its maker's; what is made in the identity of another is in the cursor before it is made.
+//!
 //! <https://learn.microsoft.com/en-us/rest/api/managedidentity/user-assigned-identities>,
 //! <https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,9 +20,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::plan::{Association, Identity};
+use super::plan::{Association, Held, Holding, Identity, is_named_for};
 use super::render::AUDIENCE;
-use crate::arm::Manager;
+use crate::arm::{Manager, json_of};
 use crate::images::errors;
 use crate::site::AzureAccess;
 
@@ -30,6 +33,10 @@ const GROUP_VERSION: &str = "2021-04-01";
 
 /// Tag of an identity with the role that it stands for: by it we know our own.
 const ROLE_TAG: &str = "migrate-role";
+
+/// Tag of an identity with the run and the node that made it. Not with the key: made again by the same node, it is
+/// still that node's.
+const MAKER_TAG: &str = "migrate-made-by";
 
 /// The longest value of a tag.
 /// <https://learn.microsoft.com/azure/azure-resource-manager/management/tag-resources#limitations>
@@ -78,6 +85,9 @@ pub(crate) struct Made {
     pub principal_id: String,
     /// Its federated credentials.
     pub credentials: Vec<String>,
+    /// Those of them that this node has made.
+    #[serde(default)]
+    pub added: Vec<String>,
     /// Its roles.
     pub assignments: Vec<MadeAssignment>,
 }
@@ -92,6 +102,15 @@ pub(crate) struct MadeAssignment {
     pub scope: String,
     /// Its ID; empty where somebody else had assigned the role before.
     pub id: String,
+    /// Whether this node has made it.
+    #[serde(default)]
+    pub added: bool,
+}
+
+/// IDs of what this node makes in identities of others, before it is there.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Place {
+    added: BTreeSet<String>,
 }
 
 /// One resource group, in which the identities are.
@@ -100,14 +119,25 @@ pub(crate) struct Azure {
     group: String,
     location: String,
     issuer: String,
+    /// Who makes them.
+    maker: String,
     limits: Limits,
 }
 
 /// What is there under an identity's name.
 enum There {
     Nothing,
-    /// The client ID, the principal ID, and the names of the plan's credentials that are there.
-    Ours(String, String, Vec<String>),
+    Ours(Ours),
+}
+
+/// An identity of the role.
+struct Ours {
+    client_id: String,
+    principal_id: String,
+    /// Whether this node has made it.
+    is_own: bool,
+    /// Names of the plan's credentials that are there.
+    credentials: Vec<String>,
 }
 
 /// Where the identities are to be made.
@@ -129,12 +159,35 @@ impl Azure {
             ),
             location: site.location.to_owned(),
             issuer: site.issuer.to_owned(),
+            maker: tag(&format!("{}/{}", ctx.run, ctx.node)),
             limits,
         })
     }
 
     fn id(&self, name: &str) -> String {
-        format!("{}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}", self.group)
+        format!("{}/{name}", self.all())
+    }
+
+    fn all(&self) -> String {
+        format!("{}/providers/Microsoft.ManagedIdentity/userAssignedIdentities", self.group)
+    }
+
+    /// What there is of these identities, and of others of their roles, with whatever credentials. Reads only.
+    ///
+    /// # Errors
+    /// When Azure refuses or does not answer.
+    pub(crate) async fn held(&self, identities: &[Identity], prefix: &str) -> Result<Held, StepError> {
+        let roles: BTreeSet<&str> = identities.iter().map(|identity| identity.role_arn.as_str()).collect();
+        let mut held = Held::new();
+        for found in self.manager.list(&self.all(), IDENTITY_VERSION, "list the identities").await? {
+            let name = found["name"].as_str().unwrap_or_default();
+            let is_of =
+                |role: &&&str| found["tags"][ROLE_TAG] == tag(role) && is_named_for(name, prefix, role);
+            let Some(role) = roles.iter().find(is_of) else { continue };
+            let credentials = self.credentials(name).await?.into_keys().collect();
+            held.insert(name.to_ascii_lowercase(), Holding { role_arn: (*role).to_owned(), credentials });
+        }
+        Ok(held)
     }
 
     /// What stands in the way of the plan, and how many identities are there already. Reads only.
@@ -173,25 +226,33 @@ impl Azure {
             );
             return Ok(Err(vec![message]));
         }
-        let (client, principal) = ids(&found, &identity.name)?;
-        let (mut there, mut wrong) = (Vec::new(), Vec::new());
+        let (client_id, principal_id) = ids(&found, &identity.name)?;
+        let is_own = found["tags"][MAKER_TAG] == self.maker;
+        let found = self.credentials(&identity.name).await?;
+        let (mut credentials, mut wrong) = (Vec::new(), Vec::new());
         for account in &identity.accounts {
-            match self.credential(&identity.name, account).await? {
+            let name = account.credential();
+            match found.get(&name) {
                 None => {}
-                Some(credential) if self.is_for(&credential, account) => there.push(account.credential()),
+                Some(credential) if self.is_for(credential, account) => credentials.push(name),
                 Some(_) => wrong.push(format!(
-                    "credential {} of identity {} is there with another issuer, subject or audience",
-                    account.credential(),
+                    "credential {name} of identity {} is there with another issuer, subject or audience",
                     identity.name
                 )),
             }
         }
-        Ok(if wrong.is_empty() { Ok(There::Ours(client, principal, there)) } else { Err(wrong) })
+        let ours = Ours { client_id, principal_id, is_own, credentials };
+        Ok(if wrong.is_empty() { Ok(There::Ours(ours)) } else { Err(wrong) })
     }
 
-    async fn credential(&self, identity: &str, account: &Association) -> Result<Option<Value>, StepError> {
-        let id = format!("{}/federatedIdentityCredentials/{}", self.id(identity), account.credential());
-        self.get(&id, IDENTITY_VERSION, &format!("look at credential {}", account.credential())).await
+    /// All credentials of an identity, by name.
+    async fn credentials(&self, identity: &str) -> Result<BTreeMap<String, Value>, StepError> {
+        let path = format!("{}/federatedIdentityCredentials", self.id(identity));
+        let what = format!("list the credentials of identity {identity}");
+        let found = self.manager.list(&path, IDENTITY_VERSION, &what).await?;
+        // Ours have no capitals, and names know no case.
+        let named = |credential: Value| Some((credential["name"].as_str()?.to_ascii_lowercase(), credential));
+        Ok(found.into_iter().filter_map(named).collect())
     }
 
     fn is_for(&self, credential: &Value, account: &Association) -> bool {
@@ -213,81 +274,106 @@ impl Azure {
     ) -> Result<Vec<Made>, StepError> {
         self.survey(identities).await?;
         let roles = self.roles(assignments).await?;
+        let mut place: Place = ctx.cursor()?.unwrap_or_default();
         let mut all = Vec::with_capacity(identities.len());
         for (done, identity) in identities.iter().enumerate() {
             ctx.check_cancelled()?;
             ctx.progress(
                 Progress::message(identity.name.clone()).items(done as u64, identities.len() as u64),
             );
-            all.push(self.make_one(identity, assignments, &roles).await?);
+            all.push(self.make_one(ctx, identity, assignments, &roles, &mut place).await?);
         }
         Ok(all)
     }
 
     async fn make_one(
         &self,
+        ctx: &StepContext,
         identity: &Identity,
         assignments: &[Assignment],
         roles: &BTreeMap<(String, String), String>,
+        place: &mut Place,
     ) -> Result<Made, StepError> {
         let id = self.id(&identity.name);
-        let (client_id, principal_id, there) = match self.look(identity).await? {
-            Ok(There::Ours(client, principal, there)) => (client, principal, there),
-            Ok(There::Nothing) => {
-                let body =
-                    json!({ "location": self.location, "tags": { ROLE_TAG: tag(&identity.role_arn) } });
-                let what = format!("make identity {}", identity.name);
-                let made = self.put(&id, IDENTITY_VERSION, &body, &what).await?;
-                let (client, principal) = ids(&made, &identity.name)?;
-                (client, principal, Vec::new())
-            }
+        let ours = match self.look(identity).await? {
+            Ok(There::Ours(ours)) => ours,
+            Ok(There::Nothing) => self.make_identity(identity).await?,
             Err(conflicts) => return Err(StepError::conflict(conflicts.join("; "))),
         };
+        let credential_id = |name: &str| format!("{id}/federatedIdentityCredentials/{name}");
+        let names: Vec<String> = identity.accounts.iter().map(Association::credential).collect();
+        let missing = names.iter().filter(|name| !ours.credentials.contains(name));
+        let mut new: BTreeSet<String> = missing.map(|name| credential_id(name)).collect();
+        let mut wanted = Vec::new();
+        for assignment in assignments.iter().filter(|assignment| assignment.role_arn == identity.role_arn) {
+            let role = &roles[&(assignment.scope.clone(), assignment.role.clone())];
+            let scope = assignment.scope.trim_end_matches('/');
+            let name = guid(&[scope, role, &ours.principal_id]);
+            let id = format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{name}");
+            let what = format!("assign {} on {scope} to identity {}", assignment.role, identity.name);
+            if self.get(&id, AUTHORIZATION_VERSION, &what).await?.is_none() {
+                new.insert(id.clone());
+            }
+            let role_name = assignment.role.clone();
+            wanted.push((
+                MadeAssignment { role: role_name, scope: scope.to_owned(), id, added: false },
+                role,
+                what,
+            ));
+        }
+        if !ours.is_own && !new.is_empty() {
+            place.added.extend(new.iter().cloned());
+            ctx.checkpoint(&*place).await?;
+        }
+        let is_added = |id: &str| ours.is_own || place.added.contains(id);
         // One after another: Azure refuses two at once for one identity.
         for account in &identity.accounts {
             let name = account.credential();
-            if there.contains(&name) {
+            if !new.contains(&credential_id(&name)) {
                 continue;
             }
             let body = json!({ "properties": { "issuer": self.issuer, "subject": account.subject(), "audiences": [AUDIENCE] } });
             let what = format!("make credential {name} of identity {}", identity.name);
-            self.put(&format!("{id}/federatedIdentityCredentials/{name}"), IDENTITY_VERSION, &body, &what)
-                .await?;
+            self.put(&credential_id(&name), IDENTITY_VERSION, &body, &what).await?;
         }
-        let mut made = Vec::new();
-        for assignment in assignments.iter().filter(|assignment| assignment.role_arn == identity.role_arn) {
-            let role = &roles[&(assignment.scope.clone(), assignment.role.clone())];
-            made.push(self.assign(assignment, role, &principal_id, &identity.name).await?);
+        let mut made = Vec::with_capacity(wanted.len());
+        for (mut assignment, role, what) in wanted {
+            if new.contains(&assignment.id)
+                && !self.assign(&assignment, role, &ours.principal_id, &what).await?
+            {
+                assignment.id = String::new();
+            }
+            assignment.added = !assignment.id.is_empty() && is_added(&assignment.id);
+            made.push(assignment);
         }
-        let credentials = identity.accounts.iter().map(Association::credential).collect();
-        Ok(Made { name: identity.name.clone(), id, client_id, principal_id, credentials, assignments: made })
+        let added = names.iter().filter(|name| is_added(&credential_id(name))).cloned().collect();
+        let Ours { client_id, principal_id, .. } = ours;
+        let name = identity.name.clone();
+        Ok(Made { name, id, client_id, principal_id, credentials: names, added, assignments: made })
     }
 
+    async fn make_identity(&self, identity: &Identity) -> Result<Ours, StepError> {
+        let tags = json!({ ROLE_TAG: tag(&identity.role_arn), MAKER_TAG: self.maker });
+        let body = json!({ "location": self.location, "tags": tags });
+        let what = format!("make identity {}", identity.name);
+        let made = self.put(&self.id(&identity.name), IDENTITY_VERSION, &body, &what).await?;
+        let (client_id, principal_id) = ids(&made, &identity.name)?;
+        Ok(Ours { client_id, principal_id, is_own: true, credentials: Vec::new() })
+    }
+
+    /// Whether it did not have the role on this scope already, under a name of somebody else's.
     async fn assign(
         &self,
-        assignment: &Assignment,
+        assignment: &MadeAssignment,
         role: &str,
         principal: &str,
-        identity: &str,
-    ) -> Result<MadeAssignment, StepError> {
-        let scope = assignment.scope.trim_end_matches('/');
-        let name = guid(&[scope, role, principal]);
-        let id = format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{name}");
-        let mut made =
-            MadeAssignment { role: assignment.role.clone(), scope: scope.to_owned(), id: id.clone() };
-        let what = format!("assign {} on {scope} to identity {identity}", assignment.role);
-        if self.get(&id, AUTHORIZATION_VERSION, &what).await?.is_some() {
-            return Ok(made);
-        }
+        what: &str,
+    ) -> Result<bool, StepError> {
         let body = json!({ "properties": {
             "roleDefinitionId": role, "principalId": principal, "principalType": "ServicePrincipal" } });
-        match self.put(&id, AUTHORIZATION_VERSION, &body, &what).await {
-            Ok(_) => Ok(made),
-            // The same role on the same scope, under a name of somebody else's.
-            Err(error) if error.message.contains("RoleAssignmentExists") => {
-                made.id = String::new();
-                Ok(made)
-            }
+        match self.put(&assignment.id, AUTHORIZATION_VERSION, &body, what).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.message.contains("RoleAssignmentExists") => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -342,9 +428,9 @@ impl Azure {
             let client = found["properties"]["clientId"].as_str().unwrap_or("not there");
             checks.push(Check::equal(&subject, "client ID", &made.client_id, client));
             let planned = identities.iter().find(|identity| identity.name == made.name);
+            let credentials = self.credentials(&made.name).await?;
             for account in planned.iter().flat_map(|identity| &identity.accounts) {
-                let found = self.credential(&made.name, account).await?;
-                let said = match &found {
+                let said = match credentials.get(&account.credential()) {
                     Some(credential) if self.is_for(credential, account) => account.subject(),
                     Some(_) => "another issuer, subject or audience".to_owned(),
                     None => "not there".to_owned(),
@@ -368,28 +454,68 @@ impl Azure {
         Ok(checks)
     }
 
-    /// Takes back what was made: roles, credentials, and identities that carry our tag.
+    /// Takes back what this node has made. An identity that others made, or have added credentials to, stays:
+    /// made again it would be another.
     ///
     /// # Errors
     /// When Azure refuses or does not answer.
-    pub(crate) async fn take_back(&self, identities: &[Identity], made: &[Made]) -> Result<(), StepError> {
+    pub(crate) async fn take_back(
+        &self,
+        ctx: &StepContext,
+        identities: &[Identity],
+        made: &[Made],
+    ) -> Result<(), StepError> {
         for made in made {
-            for assignment in made.assignments.iter().filter(|assignment| !assignment.id.is_empty()) {
-                self.delete(&assignment.id, AUTHORIZATION_VERSION, &format!("take back {}", assignment.role))
-                    .await?;
-            }
             let what = format!("look at identity {}", made.name);
-            let Some(found) = self.get(&made.id, IDENTITY_VERSION, &what).await? else { continue };
-            let role =
-                identities.iter().find(|identity| identity.name == made.name).map(|i| tag(&i.role_arn));
-            if role.is_none_or(|role| found["tags"][ROLE_TAG] != role) {
+            let found = self.get(&made.id, IDENTITY_VERSION, &what).await?;
+            // Deleted, or deleted and made again by others: its roles outlive it.
+            let found =
+                found.filter(|found| found["properties"]["principalId"] == made.principal_id.as_str());
+            let Some(found) = found else {
+                self.unassign(made).await?;
                 continue;
-            }
-            for name in &made.credentials {
+            };
+            let planned = identities.iter().find(|identity| identity.name == made.name);
+            let accounts: Vec<&Association> =
+                planned.iter().flat_map(|identity| &identity.accounts).collect();
+            let mut others = Vec::new();
+            for (name, credential) in self.credentials(&made.name).await? {
+                let is_ours = made.added.contains(&name)
+                    && accounts.iter().any(|a| a.credential() == name && self.is_for(&credential, a));
+                if !is_ours {
+                    others.push(name);
+                    continue;
+                }
                 let id = format!("{}/federatedIdentityCredentials/{name}", made.id);
                 self.delete(&id, IDENTITY_VERSION, &format!("delete credential {name}")).await?;
             }
-            self.delete(&made.id, IDENTITY_VERSION, &format!("delete identity {}", made.name)).await?;
+            let is_own = found["tags"][MAKER_TAG] == self.maker;
+            if is_own && !others.is_empty() {
+                ctx.warn(format!(
+                    "identity {} stays, with its roles: it has credentials that others made: {}",
+                    made.name,
+                    others.join(", ")
+                ));
+                continue;
+            }
+            self.unassign(made).await?;
+            match is_own {
+                true => {
+                    self.delete(&made.id, IDENTITY_VERSION, &format!("delete identity {}", made.name))
+                        .await?;
+                }
+                false => {
+                    ctx.warn(format!("identity {} stays: this node of this run has not made it", made.name))
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn unassign(&self, made: &Made) -> Result<(), StepError> {
+        for assignment in made.assignments.iter().filter(|assignment| assignment.added) {
+            let what = format!("take back {}", assignment.role);
+            self.delete(&assignment.id, AUTHORIZATION_VERSION, &what).await?;
         }
         Ok(())
     }
@@ -437,16 +563,6 @@ fn is_early(message: &str) -> bool {
     ["PrincipalNotFound", "ConcurrentFederatedIdentityCredentialsWritesForSingleManagedIdentity"]
         .iter()
         .any(|code| message.contains(code))
-}
-
-async fn json_of(what: &str, response: reqwest::Response) -> Result<Value, StepError> {
-    if !response.status().is_success() {
-        return Err(errors::status(format!("failed to {what}"), response).await);
-    }
-    response
-        .json()
-        .await
-        .map_err(|e| errors::network(format!("failed to {what}: no answer that can be read"), e))
 }
 
 /// Client and principal ID.

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::Method;
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{ErrorClass, Step, Typed, VerifyDepth};
+use migrate_plugin_api::{ErrorClass, LogLevel, Step, Typed, VerifyDepth};
 
 use super::super::map::IdentityMap;
 use super::*;
@@ -24,6 +24,8 @@ struct Inner {
     writes: Vec<String>,
     /// Answers of the next writes of credentials and assignments.
     trouble: Vec<(u16, &'static str)>,
+    /// IDs with this in them may not be written.
+    refused: Option<&'static str>,
 }
 
 #[derive(Clone, Default)]
@@ -43,16 +45,17 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
     let query: BTreeMap<String, String> =
         url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let path = parts.uri.path().to_owned();
+    // IDs know no case.
+    let key = path.to_lowercase();
     let version = match () {
-        () if path.contains("Microsoft.Authorization") => "2022-04-01",
-        () if path.contains("Microsoft.ManagedIdentity") => "2023-01-31",
+        () if key.contains("microsoft.authorization") => "2022-04-01",
+        () if key.contains("microsoft.managedidentity") => "2023-01-31",
         () => "2021-04-01",
     };
     if query.get("api-version").map(String::as_str) != Some(version) {
         return refusal(400, "InvalidApiVersionParameter");
     }
     let mut inner = stand.0.lock().unwrap();
-    let key = path.to_lowercase();
     if path == GROUP {
         return axum::Json(json!({ "id": GROUP })).into_response();
     }
@@ -67,7 +70,11 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
     }
     let parent =
         path.split_once("/federatedIdentityCredentials/").map(|(identity, _)| identity.to_lowercase());
+    let is_list = |kind: &str| key.ends_with(kind);
     match parts.method {
+        Method::GET if is_list("/userassignedidentities") || is_list("/federatedidentitycredentials") => {
+            list(&inner, &key, query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0))
+        }
         Method::GET => inner.resources.get(&key).map_or_else(
             || refusal(404, "ResourceNotFound"),
             |found| axum::Json(found.clone()).into_response(),
@@ -82,6 +89,9 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
         },
         Method::PUT => {
             let mut body: Value = serde_json::from_slice(&body).unwrap();
+            if inner.refused.is_some_and(|refused| key.contains(refused)) {
+                return refusal(403, "AuthorizationFailed");
+            }
             let is_child = parent.is_some() || key.contains("roleassignments");
             if is_child && !inner.trouble.is_empty() {
                 let (status, code) = inner.trouble.remove(0);
@@ -129,8 +139,27 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
     }
 }
 
+/// What is right under `key`, two a page.
+fn list(inner: &Inner, key: &str, skip: usize) -> Response {
+    let item = |(id, body): (&String, &Value)| {
+        let name = id.strip_prefix(&format!("{key}/")).filter(|name| !name.contains('/'))?;
+        let mut body = body.clone();
+        body["name"] = name.into();
+        Some(body)
+    };
+    let all: Vec<Value> = inner.resources.iter().filter_map(item).collect();
+    let mut page = json!({ "value": all.iter().skip(skip).take(2).collect::<Vec<_>>() });
+    if skip + 2 < all.len() {
+        let version = "api-version=2023-01-31";
+        page["nextLink"] =
+            format!("https://management.azure.com{key}?{version}&$skiptoken={}", skip + 2).into();
+    }
+    axum::Json(page).into_response()
+}
+
 struct Stage {
     stand: Stand,
+    host: Arc<RecordingHost>,
     ctx: StepContext,
     step: Typed<IdentityMap>,
     config: Value,
@@ -162,7 +191,36 @@ impl Stage {
             "assignments": [{ "role-arn": ROLE, "role": "Storage Blob Data Reader", "scope": SCOPE }],
         });
         let step = Typed(IdentityMap { limits: Limits { pause: Duration::from_millis(1) } });
-        Self { stand, ctx, step, config, folder }
+        Self { stand, host, ctx, step, config, folder }
+    }
+
+    /// Another node that maps one account, which no manifest has, to the same role.
+    fn other(&self, account: &str) -> (StepContext, Value) {
+        std::fs::create_dir_all(self.folder.path().join("none")).unwrap();
+        std::fs::write(self.folder.path().join("none/none.yaml"), "").unwrap();
+        let mut config = self.config.clone();
+        config["from"] = "none".into();
+        config["to"] = "other".into();
+        config["associations"] =
+            json!([{ "namespace": "jobs", "service-account": account, "role-arn": ROLE }]);
+        (self.host.context("other", self.folder.path()), config)
+    }
+
+    /// What is there, without roles: names of identities and credentials.
+    fn names(&self) -> Vec<String> {
+        let inner = self.stand.0.lock().unwrap();
+        let named = inner.resources.keys().filter(|id| id.contains("userassignedidentities"));
+        named.map(|id| id.rsplit('/').next().unwrap().to_owned()).collect()
+    }
+
+    fn assignments(&self) -> usize {
+        let inner = self.stand.0.lock().unwrap();
+        inner.resources.keys().filter(|id| id.contains("roleassignments")).count()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let log = self.host.recorded().log;
+        log.into_iter().filter(|(level, _)| *level == LogLevel::Warn).map(|(_, line)| line).collect()
     }
 
     fn writes(&self) -> Vec<String> {
@@ -318,6 +376,16 @@ async fn what_can_not_be_assigned_is_told_in_the_plan() {
         let problems = stage.step.plan(&stage.ctx, &config).await.unwrap().problems;
         assert!(problems[0].message.contains(words), "{problems:?}");
     }
+    let stray = "arn:aws:iam::123456789012:role/team/web";
+    let mut config = stage.config.clone();
+    config["assignments"][0]["role-arn"] = stray.into();
+    let problems = stage.step.plan(&stage.ctx, &config).await.unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].message, format!("no service account has the role {stray}"));
+    assert_eq!(problems[0].hint, Some(format!("did you mean `{ROLE}`?")));
+    assert_eq!(problems[0].field.as_deref(), Some("assignments"));
+    let error = stage.step.apply(&stage.ctx, &config).await.unwrap_err();
+    assert_eq!((error.class, stage.writes().len()), (ErrorClass::Permanent, 0));
     let mut config = stage.config.clone();
     config["azure"] = Value::Null;
     assert_eq!(
@@ -331,4 +399,86 @@ async fn what_can_not_be_assigned_is_told_in_the_plan() {
         (error.message.as_str(), stage.writes().len()),
         ("there is no role `No Such Role` in Azure", 0)
     );
+}
+
+#[tokio::test]
+async fn what_was_there_before_is_not_taken_back() {
+    let stage = Stage::new().await;
+    let first = stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    let (ctx, config) = stage.other("runner");
+    let second = stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(second["made"][0]["client-id"], first["made"][0]["client-id"]);
+    assert_eq!(stage.names(), ["id-web", "jobs_runner", "shop_api", "shop_web"]);
+
+    stage.step.undo(&ctx, &config, &second).await.unwrap();
+    assert_eq!(
+        (stage.names(), stage.assignments()),
+        (vec!["id-web".to_owned(), "shop_api".to_owned(), "shop_web".to_owned()], 1)
+    );
+    assert_eq!(stage.warnings(), ["identity id-web stays: this node of this run has not made it"]);
+    let evidence = stage.step.verify(&stage.ctx, &stage.config, &first, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+
+    // Whoever made it leaves it to those who came later, with the roles that they found.
+    stage.step.apply(&ctx, &config).await.unwrap();
+    stage.step.undo(&stage.ctx, &stage.config, &first).await.unwrap();
+    assert_eq!(
+        (stage.names(), stage.assignments()),
+        (vec!["id-web".to_owned(), "jobs_runner".to_owned()], 1)
+    );
+    let told = "identity id-web stays, with its roles: it has credentials that others made: jobs_runner";
+    assert_eq!(stage.warnings()[1..], [told]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_has_made_in_the_identity_of_another_is_taken_back() {
+    let stage = Stage::new().await;
+    let mut bare = stage.config.clone();
+    bare["assignments"] = json!([]);
+    stage.step.apply(&stage.ctx, &bare).await.unwrap();
+    let (ctx, config) = stage.other("runner");
+    // The credential is made, and the role is refused.
+    stage.stand.0.lock().unwrap().refused = Some("roleassignments");
+    assert_eq!(stage.step.apply(&ctx, &config).await.unwrap_err().class, ErrorClass::Auth);
+    assert_eq!(stage.names().len(), 4);
+    stage.stand.0.lock().unwrap().refused = None;
+    let ctx = ctx.with_state(None, stage.host.recorded().cursors.pop());
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["made"][0]["added"], json!(["jobs_runner"]));
+    assert_eq!(outputs["made"][0]["assignments"][0]["added"], true);
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!(
+        (stage.names(), stage.assignments()),
+        (vec!["id-web".to_owned(), "shop_api".to_owned(), "shop_web".to_owned()], 0)
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_comes_later_goes_where_there_is_room() {
+    let stage = Stage::new().await;
+    std::fs::write(stage.folder.path().join("in/accounts.yaml"), "").unwrap();
+    let accounts = |first: &str| -> Value {
+        let names = std::iter::once(first.to_owned()).chain((0..19).map(|at| format!("m{at:02}")));
+        names.map(|name| json!({ "namespace": "shop", "service-account": name, "role-arn": ROLE })).collect()
+    };
+    let mut config = stage.config.clone();
+    config["associations"] = accounts("z");
+    let before = stage.step.apply(&stage.ctx, &config).await.unwrap();
+    assert_eq!(before["made"].as_array().unwrap().len(), 1);
+    let mut more = accounts("a");
+    more.as_array_mut().unwrap().extend(config["associations"].as_array().unwrap()[..1].iter().cloned());
+    config["associations"] = more;
+    let plan = stage.step.plan(&stage.ctx, &config).await.unwrap();
+    assert_eq!(plan.problems, [] as [migrate_plugin_api::Problem; 0]);
+    assert_eq!(plan.summary, "make 2 managed identities in shop, of which 1 are there");
+    let after = stage.step.apply(&stage.ctx, &config).await.unwrap();
+    for (account, id) in before["client-ids"].as_object().unwrap() {
+        assert_eq!(&after["client-ids"][account], id, "{account}");
+    }
+    assert_eq!(after["made"][1]["credentials"], json!(["shop_a"]));
+    let evidence = stage.step.verify(&stage.ctx, &config, &after, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    assert_eq!(stage.step.apply(&stage.ctx, &config).await.unwrap(), after);
+    stage.step.undo(&stage.ctx, &config, &after).await.unwrap();
+    assert_eq!(stage.resources(), 0);
 }

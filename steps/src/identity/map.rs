@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::iam::Account;
 use super::live;
 use super::make::{Assignment, Azure, Limits, Made, Site};
-use super::plan::{Association, Identity, plan};
+use super::plan::{Association, Held, Identity, plan};
 use super::render::{self, Place};
 use crate::manifests::source;
 use crate::manifests::tree::{self, Draft};
@@ -137,44 +137,91 @@ impl Config {
         Azure::new(ctx, &site, limits).await.map(Some)
     }
 
-    fn associations(&self, ctx: &StepContext) -> Result<BTreeSet<Association>, StepError> {
+    /// Who has which role, without what the roles may do.
+    fn wanted(&self, ctx: &StepContext) -> Result<Wanted, StepError> {
         let facts = source::open(&ctx.path(&self.from))?.facts;
         let mut all: BTreeSet<Association> = self.associations.iter().cloned().collect();
-        all.extend(facts.roles.iter().map(|(namespace, name, role)| Association {
-            namespace: namespace.to_owned(),
-            service_account: name.to_owned(),
-            role_arn: role.clone(),
-        }));
-        Ok(all)
+        let mut told = Vec::new();
+        for (namespace, name, role) in facts.roles.iter() {
+            let is_it = |a: &&Association| a.namespace == namespace && a.service_account == name;
+            match self.associations.iter().find(is_it) {
+                // On EKS it takes precedence over the annotation: `buildPodPatchConfig` in
+                // <https://github.com/aws/amazon-eks-pod-identity-webhook/blob/master/pkg/handler/handler.go>.
+                Some(association) if association.role_arn != *role => told.push(format!(
+                    "service account {namespace}/{name} is annotated with {role}, and gets {} by its Pod Identity \
+                     association, as on EKS",
+                    association.role_arn
+                )),
+                Some(_) => {}
+                None => {
+                    all.insert(Association {
+                        namespace: namespace.to_owned(),
+                        service_account: name.to_owned(),
+                        role_arn: role.clone(),
+                    });
+                }
+            }
+        }
+        Ok(Wanted { associations: all, told, account: None })
     }
 
-    /// As planned, without what the roles may do.
-    fn bare(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
-        planned(&self.associations(ctx)?, &self.prefix, None)
-    }
-
-    async fn identities(&self, ctx: &StepContext) -> Result<Vec<Identity>, StepError> {
-        let all = self.associations(ctx)?;
+    /// With what the roles may do.
+    async fn informed(&self, ctx: &StepContext) -> Result<Wanted, StepError> {
+        let mut wanted = self.wanted(ctx)?;
         // What is wrong with the plan is told before anybody is asked.
-        planned(&all, &self.prefix, None)?;
-        let account = match (&self.policies, &self.aws) {
+        wanted.identities(&self.prefix, &Held::new())?;
+        wanted.account = match (&self.policies, &self.aws) {
             (Some(file), _) => Some(read_account(&ctx.path(file))?),
             (None, Some(aws)) => {
-                let roles = all.iter().map(|association| association.role_arn.as_str()).collect();
+                let roles = wanted.associations.iter().map(|a| a.role_arn.as_str()).collect();
                 Some(live::account(ctx, aws, &roles).await?)
             }
             (None, None) => None,
         };
-        planned(&all, &self.prefix, account.as_ref())
+        Ok(wanted)
+    }
+
+    /// Assignments to roles that no identity stands for: nobody would get them.
+    fn strays(&self, identities: &[Identity]) -> Vec<Problem> {
+        let roles: BTreeSet<&str> = identities.iter().map(|identity| identity.role_arn.as_str()).collect();
+        let strays: BTreeSet<&str> = self.assignments.iter().map(|a| a.role_arn.as_str()).collect();
+        let problem = |stray: &&str| {
+            let similarity = |role: &str| strsim::jaro_winkler(role, stray);
+            let near = roles.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+            let problem = Problem::error(format!("no service account has the role {stray}"));
+            let problem = problem.in_field("assignments");
+            match near {
+                Some(near) => problem.with_hint(format!("did you mean `{near}`?")),
+                None => problem,
+            }
+        };
+        strays.difference(&roles).map(problem).collect()
     }
 }
 
-fn planned(
-    all: &BTreeSet<Association>,
-    prefix: &str,
-    account: Option<&Account>,
-) -> Result<Vec<Identity>, StepError> {
-    plan(all, prefix, account).map_err(|wrong| StepError::permanent(wrong.join("; ")))
+/// What is to be planned.
+struct Wanted {
+    associations: BTreeSet<Association>,
+    /// What a person should know of them.
+    told: Vec<String>,
+    /// What the roles may do, where that is known.
+    account: Option<Account>,
+}
+
+impl Wanted {
+    fn identities(&self, prefix: &str, held: &Held) -> Result<Vec<Identity>, StepError> {
+        plan(&self.associations, prefix, self.account.as_ref(), held)
+            .map_err(|wrong| StepError::permanent(wrong.join("; ")))
+    }
+
+    /// Also as Azure has them already, where it is asked.
+    async fn settled(&self, prefix: &str, azure: Option<&Azure>) -> Result<Vec<Identity>, StepError> {
+        let identities = self.identities(prefix, &Held::new())?;
+        match azure {
+            Some(azure) => self.identities(prefix, &azure.held(&identities, prefix).await?),
+            None => Ok(identities),
+        }
+    }
 }
 
 /// Client IDs by service account.
@@ -208,6 +255,38 @@ fn read_account(file: &std::path::Path) -> Result<Account, StepError> {
     Ok(Account::of(&details))
 }
 
+impl IdentityMap {
+    /// What a plan says of the identities.
+    async fn survey(
+        &self,
+        ctx: &StepContext,
+        config: &Config,
+        wanted: &Wanted,
+        identities: &[Identity],
+        plan: &mut StepPlan,
+    ) {
+        plan.items = Some(identities.len() as u64);
+        plan.problems.extend(config.strays(identities));
+        let warning = |told: &String| Problem::warning(told.clone()).in_field("associations");
+        plan.problems.extend(wanted.told.iter().map(warning));
+        let looked = async {
+            let Some(azure) = config.azure(ctx, self.limits).await? else { return Ok(None) };
+            let identities = wanted.settled(&config.prefix, Some(&azure)).await?;
+            Ok::<_, StepError>(Some((identities.len(), azure.survey(&identities).await?)))
+        };
+        match looked.await {
+            Ok(Some((count, there))) => {
+                plan.items = Some(count as u64);
+                let group = &config.resource_group;
+                plan.summary =
+                    format!("make {count} managed identities in {group}, of which {there} are there");
+            }
+            Ok(None) => {}
+            Err(e) => plan.problems.push(tree::problem_of(&e, "azure")),
+        }
+    }
+}
+
 #[async_trait]
 impl TypedStep for IdentityMap {
     const NAME: &'static str = "identity.map";
@@ -231,26 +310,13 @@ impl TypedStep for IdentityMap {
             return Ok(plan);
         }
         if ctx.path(&config.from).exists() {
-            match config.identities(ctx).await {
-                Ok(identities) => {
-                    plan.items = Some(identities.len() as u64);
-                    let looked = async {
-                        match config.azure(ctx, self.limits).await? {
-                            Some(azure) => azure.survey(&identities).await.map(Some),
-                            None => Ok(None),
-                        }
-                    };
-                    match looked.await {
-                        Ok(Some(there)) => {
-                            let (count, group) = (identities.len(), &config.resource_group);
-                            plan.summary = format!(
-                                "make {count} managed identities in {group}, of which {there} are there"
-                            );
-                        }
-                        Ok(None) => {}
-                        Err(e) => plan.problems.push(tree::problem_of(&e, "azure")),
-                    }
-                }
+            let planned = async {
+                let wanted = config.informed(ctx).await?;
+                let identities = wanted.identities(&config.prefix, &Held::new())?;
+                Ok::<_, StepError>((wanted, identities))
+            };
+            match planned.await {
+                Ok((wanted, identities)) => self.survey(ctx, config, &wanted, &identities, &mut plan).await,
                 Err(e) => plan.problems.push(tree::problem_of(&e, "from")),
             }
         }
@@ -265,7 +331,17 @@ impl TypedStep for IdentityMap {
         if let Some(problem) = config.problem() {
             return Err(StepError::permanent(problem.message));
         }
-        let identities = config.identities(ctx).await?;
+        let wanted = config.informed(ctx).await?;
+        let azure = config.azure(ctx, self.limits).await?;
+        if let Some(problem) =
+            config.strays(&wanted.identities(&config.prefix, &Held::new())?).into_iter().next()
+        {
+            return Err(StepError { hint: problem.hint, ..StepError::permanent(problem.message) });
+        }
+        let identities = wanted.settled(&config.prefix, azure.as_ref()).await?;
+        for told in &wanted.told {
+            ctx.warn(told.clone());
+        }
         let place = Place {
             resource_group: &config.resource_group,
             location: &config.location,
@@ -278,7 +354,7 @@ impl TypedStep for IdentityMap {
         draft.write("identities.tf", render::terraform(&identities, &place).as_bytes(), false)?;
         draft.commit()?;
         ctx.info(format!("{} identities are planned in {}", identities.len(), config.to.display()));
-        let made = match config.azure(ctx, self.limits).await? {
+        let made = match azure {
             Some(azure) => {
                 let made = azure.make(ctx, &identities, &config.assignments).await?;
                 ctx.info(format!("{} identities are in {}", made.len(), config.resource_group));
@@ -301,13 +377,15 @@ impl TypedStep for IdentityMap {
         let folder = format!("folder {}", config.to.display());
         let digest = if to.is_dir() { tree::digest(&to)? } else { "not there".to_owned() };
         let mut checks = vec![Check::equal(folder, "sha256", &outputs.digest, digest)];
-        let now = config.bare(ctx)?.len().to_string();
-        checks.push(Check::equal(
-            "service accounts",
-            "identities",
-            outputs.identities.len().to_string(),
-            now,
-        ));
+        let now = config.wanted(ctx)?;
+        let then: BTreeSet<&Association> = outputs.identities.iter().flat_map(|i| &i.accounts).collect();
+        let changed = then.symmetric_difference(&now.associations.iter().collect()).count();
+        checks.push(Check::equal("service accounts", "changed since", "0", changed.to_string()));
+        checks.extend(now.told.into_iter().map(|told| {
+            let mut check = Check::equal("service accounts", "roles", "", "").with_note(told);
+            check.status = CheckStatus::Warning;
+            check
+        }));
         if let Some(azure) = config.azure(ctx, self.limits).await? {
             checks.extend(azure.compare(&outputs.identities, &outputs.made).await?);
         }
@@ -328,7 +406,7 @@ impl TypedStep for IdentityMap {
     /// What is in Azure goes first, then the folder, unless somebody has changed it.
     async fn undo(&self, ctx: &StepContext, config: &Config, outputs: &Outputs) -> Result<(), StepError> {
         if let Some(azure) = config.azure(ctx, self.limits).await? {
-            azure.take_back(&outputs.identities, &outputs.made).await?;
+            azure.take_back(ctx, &outputs.identities, &outputs.made).await?;
         }
         let to = ctx.path(&config.to);
         if !to.is_dir() {
@@ -414,5 +492,55 @@ mod tests {
             assert!(step.apply(&ctx, &wrong).await.is_err());
         }
         assert!(!dir.path().join("out").exists());
+    }
+
+    #[tokio::test]
+    async fn an_association_counts_before_an_annotation_and_two_roles_are_none() {
+        let (_dir, ctx) = project();
+        let step = Typed(IdentityMap::default());
+        let mut both = config();
+        let association = |role: &str| {
+            serde_json::json!({ "namespace": "shop", "service-account": "web",
+                "role-arn": format!("arn:aws:iam::123456789012:role/{role}") })
+        };
+        both["associations"] = serde_json::json!([association("a-shop")]);
+        let problems = step.plan(&ctx, &both).await.unwrap().problems;
+        let told = "service account shop/web is annotated with arn:aws:iam::123456789012:role/shop, and gets \
+                    arn:aws:iam::123456789012:role/a-shop by its Pod Identity association, as on EKS";
+        assert_eq!((problems.len(), problems[0].message.as_str()), (1, told));
+        assert_eq!(problems[0].severity, migrate_plugin_api::Severity::Warning);
+        let outputs = step.apply(&ctx, &both).await.unwrap();
+        let of = |at: usize| {
+            (&outputs["identities"][at]["name"], outputs["identities"][at]["accounts"].as_array().unwrap())
+        };
+        assert_eq!(
+            (of(0).0, of(0).1.len(), &of(0).1[0]["service-account"]),
+            (&"id-a-shop".into(), 1, &"web".into())
+        );
+        assert_eq!(
+            (of(1).0, of(1).1.len(), &of(1).1[0]["service-account"]),
+            (&"id-shop".into(), 1, &"api".into())
+        );
+        let evidence = step.verify(&ctx, &both, &outputs, VerifyDepth::Quick).await.unwrap();
+        assert!(evidence.passed());
+        assert!(evidence.checks.iter().any(|check| check.note.as_deref() == Some(told)));
+        // Nobody is told what the account has anyway.
+        both["associations"] = serde_json::json!([association("shop")]);
+        assert!(step.plan(&ctx, &both).await.unwrap().problems.is_empty());
+        // Only one of them can be what EKS has.
+        both["associations"] = serde_json::json!([association("a"), association("b")]);
+        let problems = step.plan(&ctx, &both).await.unwrap().problems;
+        assert!(problems[0].message.contains("shop/web has two roles, arn:"), "{problems:?}");
+        assert!(step.apply(&ctx, &both).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn another_role_of_an_account_is_noticed_though_there_are_as_many_identities() {
+        let (_dir, ctx) = project();
+        let step = Typed(IdentityMap::default());
+        let outputs = step.apply(&ctx, &config()).await.unwrap();
+        let mut changed = config();
+        changed["associations"][0]["role-arn"] = "arn:aws:iam::123456789012:role/other".into();
+        assert!(!step.verify(&ctx, &changed, &outputs, VerifyDepth::Quick).await.unwrap().passed());
     }
 }

@@ -12,9 +12,15 @@ use super::iam::{Access, Account};
 /// <https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations>
 const CREDENTIALS: usize = 20;
 
-/// The longest name of an identity.
+/// The shortest and the longest name of an identity.
 /// <https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftmanagedidentity>
-const NAME_CHARS: usize = 128;
+const NAME_CHARS: std::ops::RangeInclusive<usize> = 3..=128;
+
+/// Room for `-N` at the end of a name.
+const NUMBER_CHARS: usize = 4;
+
+/// The most identities of one role: what `NUMBER_CHARS` have room for.
+const IDENTITIES: u16 = 999;
 
 /// The longest name of a federated credential.
 const CREDENTIAL_CHARS: usize = 120;
@@ -87,7 +93,20 @@ pub(crate) struct Identity {
     pub access: Option<Access>,
 }
 
-/// One identity a role, or more where more accounts share the role than one identity has room for.
+/// An identity of ours that is there.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    /// The role that it stands for.
+    pub role_arn: String,
+    /// Names of all its credentials, whoever made them.
+    pub credentials: BTreeSet<String>,
+}
+
+/// What is there, by name in lower case: Azure's names know no case.
+pub(crate) type Held = BTreeMap<String, Holding>;
+
+/// One identity a role, or more where more accounts share the role than one identity has room for. Whoever
+/// has a credential keeps it, whatever else is planned by now: its pods know the identity.
 ///
 /// # Errors
 /// Everything that is wrong, in words.
@@ -95,46 +114,106 @@ pub(crate) fn plan(
     associations: &BTreeSet<Association>,
     prefix: &str,
     account: Option<&Account>,
+    held: &Held,
 ) -> Result<Vec<Identity>, Vec<String>> {
-    let wrong: Vec<String> = associations.iter().filter_map(Association::wrong).collect();
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
+    let mut wrong: Vec<String> = associations.iter().filter_map(Association::wrong).collect();
+    let mut roles = BTreeMap::new();
     let mut by_role: BTreeMap<&str, Vec<Association>> = BTreeMap::new();
     for association in associations {
-        by_role.entry(&association.role_arn).or_default().push(association.clone());
+        let Association { namespace, service_account, role_arn } = association;
+        if let Some(other) = roles.insert((namespace, service_account), role_arn) {
+            wrong.push(format!(
+                "service account {namespace}/{service_account} has two roles, {other} and {role_arn}"
+            ));
+        }
+        by_role.entry(role_arn).or_default().push(association.clone());
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
     }
     let mut taken = BTreeSet::new();
     let mut identities = Vec::new();
     for (role, accounts) in by_role {
-        let short = role.rsplit('/').next().unwrap_or(role);
-        for part in accounts.chunks(CREDENTIALS) {
-            identities.push(Identity {
-                name: free(&fitting(&format!("{prefix}{short}"), NAME_CHARS - 4), &mut taken),
-                role_arn: role.to_owned(),
-                accounts: part.to_vec(),
-                access: account.and_then(|account| account.access(role)),
-            });
+        for (name, accounts) in parts(prefix, role, accounts, held, &mut taken) {
+            let access = account.and_then(|account| account.access(role));
+            identities.push(Identity { name, role_arn: role.to_owned(), accounts, access });
         }
     }
     Ok(identities)
 }
 
-/// Letters, digits and hyphens, beginning with one of the first two.
-fn fitting(name: &str, most: usize) -> String {
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(most).collect();
-    let name = name.trim_matches('-');
-    if name.is_empty() { "identity".to_owned() } else { name.to_owned() }
+/// A role's accounts by the names of their identities.
+fn parts(
+    prefix: &str,
+    role: &str,
+    mut accounts: Vec<Association>,
+    held: &Held,
+    taken: &mut BTreeSet<String>,
+) -> Vec<(String, Vec<Association>)> {
+    let of_role = held.iter().filter(|(_, holding)| holding.role_arn == role);
+    let homes: BTreeMap<&str, &str> = of_role
+        .flat_map(|(name, holding)| holding.credentials.iter().map(|held| (held.as_str(), name.as_str())))
+        .collect();
+    let mut parts = Vec::new();
+    for name in names(prefix, role) {
+        if accounts.is_empty() {
+            break;
+        }
+        let key = name.to_ascii_lowercase();
+        let holding = held.get(&key);
+        if taken.contains(&key) || holding.is_some_and(|holding| holding.role_arn != role) {
+            continue;
+        }
+        let mut room = CREDENTIALS.saturating_sub(holding.map_or(0, |holding| holding.credentials.len()));
+        let mut is_here = |account: &Association| match homes.get(account.credential().as_str()) {
+            Some(home) => *home == key,
+            None if room > 0 => {
+                room -= 1;
+                true
+            }
+            None => false,
+        };
+        let (part, others): (Vec<_>, Vec<_>) = accounts.into_iter().partition(|account| is_here(account));
+        accounts = others;
+        if !part.is_empty() {
+            taken.insert(key);
+            parts.push((name, part));
+        }
+    }
+    parts
 }
 
-/// `name`, or the first of `name-2`, `name-3`, … that is free. Azure's names know no case.
-fn free(name: &str, taken: &mut BTreeSet<String>) -> String {
-    let candidates = std::iter::once(name.to_owned()).chain((2..).map(|at| format!("{name}-{at}")));
-    let mut free = candidates.skip_while(|name| taken.contains(&name.to_ascii_lowercase()));
-    let name = free.next().unwrap_or_default();
-    taken.insert(name.to_ascii_lowercase());
-    name
+/// What the identities of a role are called: `name`, `name-2`, `name-3`, …
+fn names(prefix: &str, role: &str) -> impl Iterator<Item = String> {
+    let name = base(prefix, role);
+    let numbered = name.clone();
+    std::iter::once(name).chain((2..=IDENTITIES).map(move |at| format!("{numbered}-{at}")))
+}
+
+fn base(prefix: &str, role: &str) -> String {
+    let short = role.rsplit('/').next().unwrap_or(role);
+    fitting(&format!("{prefix}{short}"))
+}
+
+/// Whether an identity of the role may be called so.
+pub(crate) fn is_named_for(name: &str, prefix: &str, role: &str) -> bool {
+    let (name, base) = (name.to_ascii_lowercase(), base(prefix, role).to_ascii_lowercase());
+    let is_number = |text: &str| {
+        !text.starts_with('0') && text.parse().is_ok_and(|at: u16| (2..=IDENTITIES).contains(&at))
+    };
+    name.strip_prefix(&base).is_some_and(|end| end.is_empty() || end.strip_prefix('-').is_some_and(is_number))
+}
+
+/// Letters, digits and hyphens, beginning with one of the first two.
+fn fitting(name: &str) -> String {
+    let most = NAME_CHARS.end() - NUMBER_CHARS;
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(most).collect();
+    match name.trim_matches('-') {
+        "" => "identity".to_owned(),
+        short if short.len() < *NAME_CHARS.start() => format!("{short}-identity"),
+        name => name.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +232,7 @@ mod tests {
     fn a_role_becomes_one_identity_with_a_credential_for_each_account() {
         let all: BTreeSet<_> =
             [of("shop", "web", "web"), of("shop", "api", "web"), of("db", "x", "path/to/Web")].into();
-        let planned = plan(&all, "id-", None).unwrap();
+        let planned = plan(&all, "id-", None, &Held::new()).unwrap();
         let seen: Vec<_> = planned.iter().map(|i| (i.name.as_str(), i.accounts.len())).collect();
         assert_eq!(seen, [("id-Web", 1), ("id-web-2", 2)]);
         assert_eq!(planned[1].accounts[0].subject(), "system:serviceaccount:shop:api");
@@ -178,7 +257,7 @@ mod tests {
     #[test]
     fn more_accounts_than_an_identity_has_room_for_get_another() {
         let all: BTreeSet<_> = (0..45).map(|at| of("shop", &format!("a{at}"), "web")).collect();
-        let planned = plan(&all, "", None).unwrap();
+        let planned = plan(&all, "", None, &Held::new()).unwrap();
         let seen: Vec<_> = planned.iter().map(|i| (i.name.as_str(), i.accounts.len())).collect();
         assert_eq!(seen, [("web", 20), ("web-2", 20), ("web-3", 5)]);
     }
@@ -188,6 +267,80 @@ mod tests {
         let mut odd = of("shop", "web", "web");
         odd.role_arn = "arn:aws:s3:::bucket".to_owned();
         let all: BTreeSet<_> = [odd, of("", "web", "web"), of("shop", "$(reboot)", "web")].into();
-        assert_eq!(plan(&all, "", None).unwrap_err().len(), 3);
+        assert_eq!(plan(&all, "", None, &Held::new()).unwrap_err().len(), 3);
+    }
+
+    #[test]
+    fn one_account_has_one_role() {
+        let all: BTreeSet<_> = [of("shop", "web", "a"), of("shop", "web", "b")].into();
+        assert_eq!(
+            plan(&all, "", None, &Held::new()).unwrap_err(),
+            [
+                "service account shop/web has two roles, arn:aws:iam::123456789012:role/a and arn:aws:iam::123456789012:role/b"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_are_as_long_as_azure_wants_them() {
+        assert_eq!(fitting("ci"), "ci-identity");
+        assert_eq!(fitting("-x-"), "x-identity");
+        assert_eq!(fitting("--"), "identity");
+        assert_eq!(fitting("web"), "web");
+        assert_eq!(fitting(&"a".repeat(200)).len(), 124);
+    }
+
+    #[test]
+    fn who_has_a_credential_keeps_it_and_the_others_take_what_room_there_is() {
+        let role = |name: &str| format!("arn:aws:iam::123456789012:role/{name}");
+        let names = |of: &[String]| of.iter().map(|name| format!("shop_{name}")).collect::<BTreeSet<_>>();
+        let numbered =
+            |range: std::ops::Range<usize>| range.map(|at| format!("m{at:02}")).collect::<Vec<_>>();
+        let held = Held::from([
+            ("web".to_owned(), Holding { role_arn: role("web"), credentials: names(&numbered(0..20)) }),
+            ("web-3".to_owned(), Holding { role_arn: role("web"), credentials: names(&["z".to_owned()]) }),
+            // Of another role with the same end, which sorts before it.
+            ("web-2".to_owned(), Holding { role_arn: role("a/web"), credentials: BTreeSet::new() }),
+        ]);
+        let mut all: BTreeSet<_> = numbered(0..20).iter().map(|name| of("shop", name, "web")).collect();
+        // Two that sort first, one that is there, and one of that other role.
+        all.extend([
+            of("shop", "a", "web"),
+            of("shop", "b", "web"),
+            of("shop", "z", "web"),
+            of("shop", "y", "a/web"),
+        ]);
+        let planned = plan(&all, "", None, &held).unwrap();
+        let seen: Vec<_> = planned.iter().map(|i| (i.name.as_str(), i.accounts.len())).collect();
+        assert_eq!(seen, [("web-2", 1), ("web", 20), ("web-3", 3)]);
+        assert!(planned[1].accounts.iter().all(|account| account.service_account.starts_with('m')));
+        // What others have added takes room too.
+        let held = Held::from([(
+            "web".to_owned(),
+            Holding {
+                role_arn: role("web"),
+                credentials: numbered(0..20).into_iter().map(|name| format!("by-hand-{name}")).collect(),
+            },
+        )]);
+        let planned = plan(&[of("shop", "web", "web")].into(), "", None, &held).unwrap();
+        assert_eq!(planned[0].name, "web-2");
+    }
+
+    #[test]
+    fn an_identity_of_a_role_is_known_by_its_name() {
+        let role = "arn:aws:iam::123456789012:role/team/Web";
+        for (name, is_it) in [
+            ("id-web", true),
+            ("ID-Web-2", true),
+            ("id-web-999", true),
+            ("id-web-1", false),
+            ("id-web-02", false),
+            ("id-web2", false),
+            ("id-web-1000", false),
+            ("id-webber", false),
+            ("other-web", false),
+        ] {
+            assert_eq!(is_named_for(name, "id-", role), is_it, "{name}");
+        }
     }
 }
