@@ -20,7 +20,7 @@ use url::Url;
 use super::answer::{Answer, Expect};
 use super::exec::secrets;
 use super::mask::Mask;
-use super::request::{Failure, Request, is_refusal, shown};
+use super::request::{Failure, Redirects, Request, is_refusal, shown};
 use super::{KEPT_BYTES, Repeated};
 use crate::duration::Span;
 
@@ -67,6 +67,10 @@ pub(crate) struct Config {
     /// The body as text, instead of `json`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// Who may answer a GET or HEAD that is redirected: `same-origin` (the same name with TLS, too) or `any`;
+    /// default: same-origin
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirects: Option<Redirects>,
     /// What the answer must be; default: a status from 200 to 299
     #[serde(default)]
     pub expect: Expect,
@@ -223,6 +227,7 @@ impl Config {
                 .map(String::into_bytes),
             timeout: self.answer_timeout.map_or(ANSWER_TIMEOUT, |span| span.0),
             expected: &self.expect.status,
+            redirects: self.redirects.unwrap_or_default(),
             mask: &mask,
         };
         tokio::select! {

@@ -133,6 +133,7 @@ async fn a_redirect_is_followed_by_who_reads_and_carries_nothing_to_another_host
     other.answers("GET", "/there", ResponseTemplate::new(200).set_body_string("there")).await;
     let secrets = json!({
         "bearer": "env:TOKEN", "secret-headers": { "X-Api-Key": "env:TOKEN" }, "headers": { "X-Mine": "1" },
+        "redirects": "any",
     });
     let outputs = stand.apply(&stand.config("/near", secrets.clone())).await.unwrap();
     assert_eq!(outputs["body"], "there");
@@ -150,6 +151,40 @@ async fn a_redirect_is_followed_by_who_reads_and_carries_nothing_to_another_host
     assert_eq!(other.received().await.len(), 1, "a body goes nowhere else");
     let error = stand.apply(&stand.config("/circle", json!({}))).await.unwrap_err();
     assert!(error.message.ends_with("is redirected in a circle"), "{error}");
+}
+
+/// As an ingress does before DNS has moved: its canonical name still leads to the old side.
+#[tokio::test]
+async fn what_another_host_answers_is_not_the_word_of_the_one_that_was_asked() {
+    let (new, old) = (Stand::new().await, Stand::new().await);
+    let away = format!("{}/health?token={CANARY}", old.server.uri());
+    let redirect = |status| ResponseTemplate::new(status).insert_header("location", away.as_str());
+    new.answers("GET", "/health", redirect(308)).await;
+    new.answers("GET", "/near", ResponseTemplate::new(301).insert_header("location", "/health")).await;
+    new.answers("GET", "/moved", ResponseTemplate::new(301).insert_header("location", "/ready")).await;
+    let ready = || ResponseTemplate::new(200).set_body_json(json!({ "status": "ready" }));
+    old.answers("GET", "/health", ready()).await;
+    new.answers("GET", "/ready", ready()).await;
+
+    let expect = json!({ "expect": { "json": { "/status": "ready" } } });
+    for path in ["/health", "/near"] {
+        let config = new.config(path, expect.clone());
+        let outputs = json!({ "status": 200, "body": "", "body_truncated": false, "json": null });
+        let verified = Typed(Http).verify(&new.context(), &config, &outputs, VerifyDepth::Quick).await;
+        for error in [new.apply(&config).await.unwrap_err(), verified.unwrap_err()] {
+            let told = format!("/health` is redirected to another origin, {}", old.server.uri());
+            assert!(error.message.ends_with(&told), "{error}");
+            assert!(!error.class.is_retryable() && error.hint.unwrap().contains("redirects"));
+        }
+    }
+    assert!(old.received().await.is_empty(), "it is not even asked");
+
+    new.apply(&new.config("/moved", expect.clone())).await.unwrap();
+    let mut any = new.config("/health", expect);
+    any["redirects"] = "any".into();
+    new.apply(&any).await.unwrap();
+    let only = json!({ "expect": { "status": [308] } });
+    assert_eq!(new.apply(&new.config("/health", only)).await.unwrap()["status"], 308);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! One request over HTTP and its answer.
 //!
-//! Invariants: a redirect is followed for `GET` and `HEAD` only, to another origin without any of the
-//! node's headers, and never from TLS to none; what was not sent is told from what may have arrived.
+//! Invariants: a redirect is followed for `GET` and `HEAD` only, to another origin only where its author
+//! lets it answer and then without any of the node's headers, and never from TLS to none; what was not
+//! sent is told from what may have arrived.
 
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use http::header::{HeaderMap, LOCATION};
 use http::{Method, StatusCode};
 use migrate_plugin_api::StepError;
 use reqwest::{Client, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::KEPT_BYTES;
@@ -22,6 +25,17 @@ const MAX_REDIRECTS: usize = 5;
 /// A service that can't be connected to in this time is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Who may answer for the address that is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Redirects {
+    /// Itself, and the same name with TLS: another host's word says nothing of it.
+    #[default]
+    SameOrigin,
+    /// Whoever it points to.
+    Any,
+}
+
 /// A request that is ready to be sent.
 pub(super) struct Request<'a> {
     pub method: Method,
@@ -32,6 +46,7 @@ pub(super) struct Request<'a> {
     pub timeout: Duration,
     /// Redirects with these are an answer.
     pub expected: &'a [u16],
+    pub redirects: Redirects,
     pub mask: &'a Mask,
 }
 
@@ -67,11 +82,11 @@ impl Request<'_> {
             .build()
             .map_err(|e| Failure::NotSent(StepError::permanent("failed to set up HTTP").with_source(e)))?;
         let limit = self.timeout;
-        let name = self.name();
+        let (name, asked) = (self.name(), self.url.clone());
         let work = async {
             for _ in 0..=MAX_REDIRECTS {
                 let response = self.send_once(&client).await?;
-                match self.redirected(&response) {
+                match self.redirected(&asked, &response) {
                     None => return self.read(response).await,
                     Some(next) => self.turn_to(next.map_err(Failure::NoAnswer)?),
                 }
@@ -100,8 +115,8 @@ impl Request<'_> {
         })
     }
 
-    /// Where the answer sends us, if it does.
-    fn redirected(&self, response: &Response) -> Option<Result<Url, StepError>> {
+    /// Where the answer sends us, if it does. `asked`: the address of the node.
+    fn redirected(&self, asked: &Url, response: &Response) -> Option<Result<Url, StepError>> {
         let status = response.status();
         let is_redirect = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
         let is_read = matches!(self.method, Method::GET | Method::HEAD);
@@ -114,6 +129,11 @@ impl Request<'_> {
             Ok(next) if !matches!(next.scheme(), "http" | "https") => refused("to what is no web address"),
             Ok(next) if self.url.scheme() == "https" && next.scheme() == "http" => {
                 refused("away from TLS, which is not followed")
+            }
+            Ok(next) if self.redirects == Redirects::SameOrigin && !is_its_own(asked, &next) => {
+                let origin = next.origin().ascii_serialization();
+                refused(&format!("to another origin, {origin}"))
+                    .map_err(|e| e.with_hint("`redirects = \"any\"` lets whoever it is redirected to answer"))
             }
             Ok(next) => Ok(next),
             Err(_) => refused("to what is no address"),
@@ -149,8 +169,38 @@ impl Request<'_> {
     }
 }
 
+/// Whether what `next` answers is the word of `asked`: one origin, or the same name with TLS.
+fn is_its_own(asked: &Url, next: &Url) -> bool {
+    let is_upgrade = (asked.scheme(), next.scheme()) == ("http", "https")
+        && asked.host() == next.host()
+        && asked.port().is_none()
+        && next.port().is_none();
+    asked.origin() == next.origin() || is_upgrade
+}
+
 /// Whether the answer itself says that nothing was done.
 pub(super) fn is_refusal(status: StatusCode) -> bool {
     // A time-out of the server (408) is no word about what came of the request.
     status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_name_with_tls_is_no_other() {
+        let own = |asked: &str, next: &str| is_its_own(&asked.parse().unwrap(), &next.parse().unwrap());
+        assert!(own("http://20.1.2.3/health", "http://20.1.2.3:80/ready"));
+        assert!(own("http://shop.example/health", "https://SHOP.example/health"));
+        for next in [
+            "https://shop.example/health",
+            "http://20.1.2.3:8080/health",
+            "https://20.1.2.3:8443/health",
+            "http://20.1.2.4/health",
+        ] {
+            assert!(!own("http://20.1.2.3/health", next), "{next}");
+        }
+        assert!(!own("http://shop.example:8080/", "https://shop.example/"), "another service, perhaps");
+    }
 }
