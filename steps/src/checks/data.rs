@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryFutureExt;
+use jiff::Timestamp;
 use kube::Client;
 use migrate_plugin_api::{
     Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
@@ -15,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Comparison, Files, FilesResult, Side};
-use super::rows::{self, Rows, Table};
+use super::rows::{self, Reading, Rows, Table};
 use crate::exec::Container;
 use crate::kubernetes::{connect, one_cluster, reach};
 use crate::rollout::POLL_INTERVAL;
@@ -23,6 +24,9 @@ use crate::site::ClusterRef;
 
 /// So long a pod that is being replaced is waited for: the grace period of most, and a start.
 const REPLACEMENT_LIMIT: Duration = Duration::from_secs(120);
+
+/// What was compared so long ago is told to be of then: long enough that it isn't said of what has just ended.
+const FRESH: Duration = Duration::from_secs(5 * 60);
 
 /// `verify.data`.
 pub(crate) struct VerifyData;
@@ -73,6 +77,10 @@ pub(crate) struct Outputs {
     pub rows: Vec<RowsResult>,
     /// One a check of `files`.
     pub files: Vec<FilesResult>,
+    /// When both sides had been read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub compared_at: Option<Timestamp>,
 }
 
 impl Config {
@@ -146,6 +154,15 @@ fn refuse_same(check: &str, uids: (Option<String>, Option<String>)) -> Result<()
     }
 }
 
+/// Two pods can lead to one database.
+fn refuse_same_server(check: &str, source: &Reading, target: &Reading) -> Result<(), StepError> {
+    match source.server == target.server {
+        true => Err(StepError::permanent(format!("{check}: source and target are the same database server"))
+            .with_hint("`psql` goes where PGHOST in its pod says: look at it on both sides")),
+        false => Ok(()),
+    }
+}
+
 async fn gather(ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
     config.check()?;
     let source = connect(ctx, &config.source).await?;
@@ -159,12 +176,15 @@ async fn gather(ctx: &StepContext, config: &Config) -> Result<Outputs, StepError
                 rows::read(ctx, &source, rows).map_err(|e| check.at("source", e)),
                 rows::read(ctx, &target, rows).map_err(|e| check.at("target", e))
             )?;
+            refuse_same_server(&check.name, &source, &target)?;
+            let (source, target) = (source.tables, target.tables);
             outputs.rows.push(RowsResult { check: check.name.clone(), source, target });
         }
         if let Some(files) = &check.files {
             outputs.files.push(compare_files(ctx, check, files, &source, &target).await?);
         }
     }
+    outputs.compared_at = Some(Timestamp::now());
     Ok(outputs)
 }
 
@@ -269,6 +289,25 @@ fn judge(outputs: &Outputs) -> Evidence {
     evidence
 }
 
+/// What is remembered is no comparison of now, which is said where it isn't plain.
+fn of_then(outputs: &Outputs, now: Timestamp) -> Option<Check> {
+    let is_fresh = |at: Timestamp| now.duration_since(at).unsigned_abs() < FRESH;
+    if outputs.compared_at.is_some_and(is_fresh) {
+        return None;
+    }
+    let names = outputs.rows.iter().map(|r| &r.check).chain(outputs.files.iter().map(|f| &f.check));
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    let then = outputs.compared_at.map_or_else(|| "earlier".to_owned(), |at| format!("{at:.0}"));
+    Some(Check {
+        subject: format!("comparisons ({})", names.join(", ")),
+        what: "read".to_owned(),
+        source: then.clone(),
+        target: then,
+        status: CheckStatus::Warning,
+        note: Some("compared then and not since; `migrate verify --deep` compares again".to_owned()),
+    })
+}
+
 #[async_trait]
 impl TypedStep for VerifyData {
     const NAME: &'static str = "verify.data";
@@ -341,7 +380,11 @@ impl TypedStep for VerifyData {
         depth: VerifyDepth,
     ) -> Result<Evidence, StepError> {
         match depth {
-            VerifyDepth::Quick => Ok(judge(outputs)),
+            VerifyDepth::Quick => {
+                let mut evidence = judge(outputs);
+                evidence.checks.extend(of_then(outputs, Timestamp::now()));
+                Ok(evidence)
+            }
             VerifyDepth::Deep => Ok(judge(&gather(ctx, config).await?)),
         }
     }
@@ -351,7 +394,9 @@ impl TypedStep for VerifyData {
 mod tests {
     use super::*;
     use crate::checks::files::{Difference, Totals};
+    use migrate_plugin_api::testing::RecordingHost;
     use serde_json::json;
+    use std::sync::Arc;
 
     fn table(name: &str, rows: u64, checksum: &str) -> Table {
         Table { table: name.to_owned(), rows, checksum: checksum.to_owned() }
@@ -393,6 +438,7 @@ mod tests {
                     target: "1:1".into(),
                 }),
             }],
+            compared_at: None,
         };
         let evidence = judge(&outputs);
         assert!(!evidence.passed());
@@ -408,14 +454,69 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_never_compared_with_itself() {
+        let reading = |server: &str| Reading { server: server.to_owned(), tables: vec![table("a", 1, "1")] };
+        let (eks, aks) = (reading("2026-11-24 10:02:11.123456+00"), reading("2026-11-24 10:02:11.123457+00"));
+        assert!(refuse_same_server("orders", &eks, &aks).is_ok());
+        let error = refuse_same_server("orders", &eks, &eks).unwrap_err();
+        assert_eq!(error.message, "orders: source and target are the same database server");
+        assert!(!error.class.is_retryable() && error.hint.unwrap().contains("PGHOST"));
+    }
+
+    /// A finished node is looked at again without any cluster: it says so, and fails nothing.
+    #[tokio::test]
+    async fn what_was_compared_long_ago_is_told_to_be_of_then() {
+        let same = vec![table("orders", 2, "5")];
+        let result = RowsResult { check: "orders".into(), source: same.clone(), target: same };
+        let files = FilesResult {
+            check: "uploads".into(),
+            source: Totals { files: 1, ..Totals::default() },
+            target: Totals { files: 1, ..Totals::default() },
+            ..FilesResult::default()
+        };
+        let quick = async |compared_at: Option<Timestamp>| {
+            let outputs = Outputs { rows: vec![result.clone()], files: vec![files.clone()], compared_at };
+            // As it is stored, also without the time.
+            let outputs: Outputs = serde_json::from_value(serde_json::to_value(outputs).unwrap()).unwrap();
+            let config =
+                json!({ "source": { "context": "eks" }, "target": { "context": "aks" }, "checks": [] });
+            let ctx = Arc::new(RecordingHost::default()).context("verify-data", "/nowhere");
+            let config = serde_json::from_value(config).unwrap();
+            VerifyData.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap()
+        };
+        let now = Timestamp::now();
+        let warnings = |evidence: &Evidence| {
+            assert!(evidence.passed());
+            evidence.checks.iter().filter(|check| check.status == CheckStatus::Warning).count()
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(warnings(&quick(Some(now)).await), 0);
+        // A clock that is another machine's proves nothing.
+        for then in [Some(now - hour), Some(now + hour), None] {
+            assert_eq!(warnings(&quick(then).await), 1, "{then:?}");
+        }
+        let monday = quick(Some("2026-11-23T10:02:11.5Z".parse().unwrap())).await;
+        let told = lines(&monday);
+        insta::assert_snapshot!(told.lines().last().unwrap(), @"Warning comparisons (orders, uploads) | read | 2026-11-23T10:02:11Z | 2026-11-23T10:02:11Z | compared then and not since; `migrate verify --deep` compares again");
+    }
+
+    #[test]
     fn equal_data_passes_and_no_data_is_said() {
         let same = Totals { files: 1, others: 0, bytes: 1, sum: [1, 2, 3, 4] };
         let files = |totals| FilesResult { source: totals, target: totals, ..FilesResult::default() };
         let rows =
             |tables: Vec<Table>| RowsResult { check: "a".into(), source: tables.clone(), target: tables };
-        let full = Outputs { rows: vec![rows(vec![table("a", 1, "1")])], files: vec![files(same)] };
+        let full = Outputs {
+            rows: vec![rows(vec![table("a", 1, "1")])],
+            files: vec![files(same)],
+            ..Outputs::default()
+        };
         assert!(judge(&full).checks.iter().all(|c| c.status == CheckStatus::Passed));
-        let empty = Outputs { rows: vec![rows(Vec::new())], files: vec![files(Totals::default())] };
+        let empty = Outputs {
+            rows: vec![rows(Vec::new())],
+            files: vec![files(Totals::default())],
+            ..Outputs::default()
+        };
         assert!(judge(&empty).checks.iter().all(|c| c.status == CheckStatus::Warning));
     }
 

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::Api;
 use kube::client::Body;
+use kube::core::Status;
 use kube::{Client, ResourceExt};
 use migrate_plugin_api::{StepContext, StepError};
 use schemars::JsonSchema;
@@ -26,7 +27,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// A refused connection is reported well within this; a connection that still stands then is made.
 const TCP_SETTLE: Duration = Duration::from_secs(2);
 
-/// How much of an answer is read, to look for a text in it.
+/// How much of an answer is read, to look for a text in it: 1 MiB.
 const BODY_BYTES: usize = 1024 * 1024;
 
 /// How much a command or a query may print.
@@ -282,9 +283,26 @@ async fn http(client: &Client, probe: &Http) -> Result<Look, StepError> {
     let sent = client.send(request).await;
     let response = sent.map_err(|e| kube_error(format!("failed to reach {subject}"), e))?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), BODY_BYTES).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    Ok(judge_http(probe, status, &body))
+    let body = beginning(response.into_body())
+        .await
+        .map_err(|e| StepError::transient(format!("the answer of {subject} broke off")).with_source(e))?;
+    match refused(&body) {
+        Some(refusal) => Err(kube_error(format!("failed to ask {subject}"), kube::Error::Api(refusal))),
+        None => Ok(judge_http(probe, status, &body)),
+    }
+}
+
+/// As much of an answer as is looked at.
+async fn beginning(mut body: Body) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut bytes = Vec::new();
+    while bytes.len() < BODY_BYTES
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data[..data.len().min(BODY_BYTES - bytes.len())]);
+        }
+    }
+    Ok(bytes)
 }
 
 fn judge_http(probe: &Http, status: StatusCode, body: &[u8]) -> Look {
@@ -299,16 +317,46 @@ fn judge_http(probe: &Http, status: StatusCode, body: &[u8]) -> Look {
     }
     let Some(text) = &probe.contains else { return Look::new(expected, found, true) };
     let contains = String::from_utf8_lossy(body).contains(text.as_str());
-    let found = if contains { format!("{found} with the text") } else { format!("{found} without the text") };
+    let found = match contains {
+        true => format!("{found} with the text"),
+        false if body.len() < BODY_BYTES => format!("{found} without the text"),
+        false => format!("{found} without the text in its first MiB"),
+    };
     Look::new(format!("{expected} with `{}`", shown(text)), found, contains)
+}
+
+/// The API server's own answer, instead of the Service's.
+fn own_status(body: &[u8]) -> Option<Status> {
+    let status: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let is_status = status["kind"] == "Status" && status["apiVersion"] == "v1";
+    is_status.then(|| serde_json::from_value(status).unwrap_or_default())
+}
+
+/// What says that the API server didn't ask the Service: it refuses us, or is in trouble itself. A Service
+/// that can't be asked is 503 as well, told by its words: `no endpoints available for service "web"`
+/// (pkg/registry/core/service/storage of Kubernetes), `error trying to reach service: …`
+/// (k8s.io/apimachinery/pkg/util/proxy/transport.go).
+fn refused(body: &[u8]) -> Option<Box<Status>> {
+    let status = own_status(body)?;
+    let is_of_service = ["for service ", "reach service"].iter().any(|words| status.message.contains(words));
+    let is_refused = matches!(status.code, 401 | 403 | 429 | 500 | 503 | 504) && !is_of_service;
+    is_refused.then(|| Box::new(status))
 }
 
 /// The API server's own words (`no endpoints available for service "web"`). What an application
 /// answers is never repeated.
 fn status_message(body: &[u8]) -> Option<String> {
-    let status: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let is_status = status["kind"] == "Status" && status["apiVersion"] == "v1";
-    is_status.then(|| shown(status["message"].as_str().unwrap_or_default()))
+    own_status(body).map(|status| shown(&status.message))
+}
+
+/// A pod that doesn't run (yet) is something seen; that nobody could say is not.
+fn running(found: Result<Container, StepError>) -> Result<Result<Container, Look>, StepError> {
+    match found {
+        Err(e) if e.class.is_retryable() && e.source.is_none() => {
+            Ok(Err(Look::new("a pod that runs", e.message, false)))
+        }
+        found => found.map(Ok),
+    }
 }
 
 async fn tcp(client: &Client, probe: &Tcp) -> Result<Look, StepError> {
@@ -397,15 +445,19 @@ fn target_port(service: &Service, pod: &Pod, port: u16) -> Option<u16> {
 }
 
 async fn exec(ctx: &StepContext, client: &Client, probe: &Exec) -> Result<Look, StepError> {
-    let container = match (&probe.pod, &probe.selector) {
+    let found = match (&probe.pod, &probe.selector) {
         (Some(pod), _) => {
             let (namespace, pod, container) = (probe.namespace.clone(), pod.clone(), probe.container.clone());
-            Container { client: client.clone(), namespace, pod, container }.ready().await?
+            Container { client: client.clone(), namespace, pod, container }.ready().await
         }
         (None, selector) => {
             let selector = selector.as_deref().unwrap_or_default();
-            Container::select(client, &probe.namespace, selector, probe.container.as_deref()).await?
+            Container::select(client, &probe.namespace, selector, probe.container.as_deref()).await
         }
+    };
+    let container = match running(found)? {
+        Ok(container) => container,
+        Err(look) => return Ok(look),
     };
     let command: Vec<&str> = probe.command.iter().map(String::as_str).collect();
     let (stdout, ended) = container.output(ctx, &command, None, OUTPUT_BYTES).await?;
@@ -430,7 +482,10 @@ async fn sql(ctx: &StepContext, client: &Client, probe: &Sql) -> Result<Look, St
         pod: probe.pod.clone(),
         container: probe.container.clone(),
     };
-    let container = container.ready().await?;
+    let container = match running(container.ready().await)? {
+        Ok(container) => container,
+        Err(look) => return Ok(look),
+    };
     let command = psql(&probe.database, &probe.user)?;
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let query = format!("{};\n", probe.query.trim_end().trim_end_matches(';'));
@@ -491,7 +546,9 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use migrate_plugin_api::ErrorClass;
     use serde_json::json;
+    use tokio::io::AsyncWriteExt;
 
     fn probe(extra: serde_json::Value) -> Http {
         let mut probe = json!({ "namespace": "shop", "service": "web", "port": 80 });
@@ -526,6 +583,67 @@ mod tests {
         let closed = probe(json!({ "status": 404 }));
         assert!(judge_http(&closed, StatusCode::NOT_FOUND, b"not here").passed);
         assert!(!judge_http(&closed, StatusCode::NOT_FOUND, gone).passed);
+    }
+
+    #[test]
+    fn what_the_api_server_refuses_is_no_word_of_the_service() {
+        let body = |code: u16, message: &str| {
+            json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code })
+                .to_string()
+                .into_bytes()
+        };
+        let class = |code, message| {
+            let status = refused(&body(code, message))?;
+            Some(kube_error("failed", kube::Error::Api(status)).class)
+        };
+        assert_eq!(class(403, "services \"web:80\" is forbidden"), Some(ErrorClass::Auth));
+        assert!(class(503, "apiserver is shutting down").unwrap().is_retryable());
+        assert!(class(500, "etcdserver: request timed out").unwrap().is_retryable());
+        assert!(class(429, "too many requests").unwrap().is_retryable());
+        assert_eq!(class(503, "no endpoints available for service \"web\""), None);
+        assert_eq!(class(503, "error trying to reach service: dial tcp: connection refused"), None);
+        assert_eq!(class(404, "services \"web\" not found"), None);
+        assert!(refused(br#"{"kind":"Status","of":"shop"}"#).is_none(), "the Service's own");
+    }
+
+    /// What a Service answers that sends `head` and then `body`, and closes.
+    async fn answered(head: &str, body: Vec<u8>, extra: serde_json::Value) -> Result<Look, StepError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let answer = [format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").into_bytes(), body].concat();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&answer).await;
+        });
+        let client = Client::try_from(kube::Config::new(server.parse().unwrap())).unwrap();
+        http(&client, &probe(extra)).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_none() {
+        let error = answered("content-length: 100", b"0123456789".to_vec(), json!({})).await.unwrap_err();
+        assert!(error.class.is_retryable());
+        assert_eq!(error.message, "the answer of Service shop/web broke off");
+    }
+
+    #[tokio::test]
+    async fn a_text_is_looked_for_in_the_beginning_of_a_long_page() {
+        let page = |at: usize| {
+            let mut page = vec![b' '; 2 * BODY_BYTES];
+            page[at..at + 7].copy_from_slice(b"welcome");
+            page
+        };
+        let look = async |at| {
+            let head = format!("content-length: {}", 2 * BODY_BYTES);
+            answered(&head, page(at), json!({ "contains": "welcome" })).await.unwrap()
+        };
+        assert!(look(0).await.passed);
+        let late = look(BODY_BYTES + 1).await;
+        assert_eq!(
+            (late.passed, late.found.as_str()),
+            (false, "status 200 without the text in its first MiB")
+        );
     }
 
     #[tokio::test]

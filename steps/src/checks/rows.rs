@@ -16,6 +16,9 @@ const OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 /// The last line that psql prints: a script or an answer that was cut off lacks it.
 const END: &str = "-- whole --";
 
+/// What psql prints first: the server that was read, wherever `PGHOST` led. Every role may ask for it.
+const SERVER: &str = "server|";
+
 /// Which tables to compare.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -48,6 +51,16 @@ pub(crate) struct Table {
     pub checksum: String,
 }
 
+/// What one side holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// When the server started, to the microsecond: it tells servers apart. Their `system_identifier` doesn't,
+    /// since a restore of its files keeps it.
+    pub server: String,
+    /// Its tables.
+    pub tables: Vec<Table>,
+}
+
 /// `psql` without the user's settings, without a prompt, stopping at the first error.
 ///
 /// # Errors
@@ -69,7 +82,7 @@ pub(crate) async fn read(
     ctx: &StepContext,
     container: &Container,
     rows: &Rows,
-) -> Result<Vec<Table>, StepError> {
+) -> Result<Reading, StepError> {
     let command = psql(&rows.database, &rows.user)?;
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let script = script(&rows.tables)?;
@@ -108,6 +121,7 @@ fn script(tables: &[String]) -> Result<String, StepError> {
          SET LOCAL lc_monetary = 'C';\n\
          SET LOCAL quote_all_identifiers = off;\n",
     );
+    script.push_str(&format!("SELECT '{SERVER}' || pg_postmaster_start_time();\n"));
     for table in tables {
         let (from, name) = (quoted_table(table)?, literal(table));
         script.push_str(&format!(
@@ -150,15 +164,17 @@ fn whole(text: &str) -> Option<&str> {
     text.trim_end().strip_suffix(END).filter(|lines| lines.is_empty() || lines.ends_with('\n'))
 }
 
-fn parse(text: &str) -> Option<Vec<Table>> {
-    let lines = text.lines().filter(|line| !line.is_empty());
-    lines
+fn parse(text: &str) -> Option<Reading> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let server = lines.next()?.strip_prefix(SERVER)?.to_owned();
+    let tables: Option<Vec<Table>> = lines
         .map(|line| {
             let mut parts = line.splitn(3, '|');
             let (rows, checksum, table) = (parts.next()?, parts.next()?, parts.next()?);
             Some(Table { table: table.to_owned(), rows: rows.parse().ok()?, checksum: checksum.to_owned() })
         })
-        .collect()
+        .collect();
+    Some(Reading { server, tables: tables? })
 }
 
 #[cfg(test)]
@@ -182,13 +198,20 @@ mod tests {
 
     #[test]
     fn what_psql_prints_is_read() {
-        let tables = parse("200000|-12345678901234567890|orders\n\n0|0|odd|name\n").unwrap();
+        let server = "server|2026-11-24 10:02:11.123456+00\n";
+        let reading =
+            parse(&format!("{server}200000|-12345678901234567890|orders\n\n0|0|odd|name\n")).unwrap();
+        let Reading { server: started, tables } = reading;
+        assert_eq!(started, "2026-11-24 10:02:11.123456+00");
         assert_eq!(
             tables[0],
             Table { table: "orders".into(), rows: 200_000, checksum: "-12345678901234567890".into() }
         );
         assert_eq!(tables[1].table, "odd|name");
-        assert!(parse("ERROR").is_none());
+        assert!(parse(server).unwrap().tables.is_empty());
+        for odd in ["", "ERROR", "1|2|orders\n", &format!("{server}ERROR")] {
+            assert!(parse(odd).is_none(), "{odd:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::site::ClusterRef;
 /// Restored pods pull their images and start within this on a healthy cluster.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// When a result is looked at again, pods run already; this covers one hiccup.
+/// When a result is looked at again, pods run already; this covers one hiccup. What one look may take is
+/// the check's own affair.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `smoke.test`.
@@ -72,6 +73,11 @@ pub(crate) struct Outputs {
 }
 
 impl SmokeCheck {
+    /// How long it may take until it passes.
+    fn timeout(&self) -> Duration {
+        self.timeout.map_or(CHECK_TIMEOUT, |span| span.0)
+    }
+
     fn probe(&self) -> Result<Probe, StepError> {
         let name = &self.name;
         let mut probes: Vec<Probe> = Vec::new();
@@ -145,16 +151,18 @@ fn failure(name: &str, probe: &Probe, look: &Result<Look, StepError>) -> String 
     }
 }
 
-/// Looks until it passes or `timeout` is over. Refused credentials don't get better by waiting.
+/// Looks until it passes or `timeout` is over, each time for at most `limit`. Refused credentials don't get
+/// better by waiting.
 async fn settle(
     ctx: &StepContext,
     client: &Client,
     probe: &Probe,
+    limit: Duration,
     timeout: Duration,
 ) -> Result<Result<Look, StepError>, StepError> {
     let deadline = Instant::now() + timeout;
     loop {
-        let look = probe.look(ctx, client, probe.limit(timeout)).await;
+        let look = probe.look(ctx, client, limit).await;
         match &look {
             Ok(seen) if seen.passed => return Ok(look),
             Err(e) if e.class == ErrorClass::Cancelled => return look.map(Ok),
@@ -222,8 +230,8 @@ impl TypedStep for SmokeTest {
         let mut checks = Vec::new();
         for (smoke, probe) in &probes {
             ctx.progress(Progress::message(&smoke.name).items(checks.len() as u64, total));
-            let timeout = smoke.timeout.map_or(CHECK_TIMEOUT, |span| span.0);
-            let look = settle(ctx, &client, probe, timeout).await?;
+            let timeout = smoke.timeout();
+            let look = settle(ctx, &client, probe, probe.limit(timeout), timeout).await?;
             if !look.as_ref().is_ok_and(|look| look.passed) {
                 return Err(failed(&client, &probes, &smoke.name, probe, look).await);
             }
@@ -251,10 +259,22 @@ impl TypedStep for SmokeTest {
     ) -> Result<Evidence, StepError> {
         let probes = config.probes()?;
         let client = connect_to_probe(ctx, &config.cluster).await?;
-        let mut checks = Vec::new();
+        let (mut checks, mut unseen) = (Vec::new(), None);
         for (smoke, probe) in &probes {
-            let look = settle(ctx, &client, probe, VERIFY_TIMEOUT).await?;
-            checks.push(check(&smoke.name, probe, look));
+            let limit = probe.limit(smoke.timeout());
+            let look = settle(ctx, &client, probe, limit, VERIFY_TIMEOUT).await?;
+            let message = failure(&smoke.name, probe, &look);
+            match look {
+                Err(e) if e.class.is_retryable() || e.class == ErrorClass::Auth => {
+                    unseen = unseen.or(Some(StepError { message, ..e }));
+                }
+                look => checks.push(check(&smoke.name, probe, look)),
+            }
+        }
+        // That one could not be seen disproves nothing; that another does not work does.
+        if let Some(error) = unseen.filter(|_| checks.iter().all(|check| check.status != CheckStatus::Failed))
+        {
+            return Err(error);
         }
         checks.extend(images(&client, &probes).await?);
         Ok(Evidence { checks })
@@ -290,7 +310,114 @@ async fn failed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use migrate_plugin_api::testing::RecordingHost;
     use serde_json::json;
+    use std::sync::Arc;
+    use wiremock::matchers::{method, path};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    /// A stand-in for an API server, and a folder with a kubeconfig that leads to it.
+    struct Stand {
+        server: MockServer,
+        project: tempfile::TempDir,
+    }
+
+    impl Stand {
+        async fn new() -> Self {
+            let (server, project) = (MockServer::start().await, tempfile::tempdir().unwrap());
+            let kubeconfig = json!({
+                "apiVersion": "v1", "kind": "Config",
+                "clusters": [{ "name": "a", "cluster": { "server": server.uri() } }],
+                "users": [{ "name": "a", "user": {} }],
+                "contexts": [{ "name": "aks", "context": { "cluster": "a", "user": "a" } }],
+            });
+            std::fs::write(project.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+            let stand = Self { server, project };
+            let none = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [] });
+            stand
+                .answers("/api/v1/namespaces/shop/pods", ResponseTemplate::new(200).set_body_json(none))
+                .await;
+            stand
+        }
+
+        async fn answers(&self, at: &str, answer: ResponseTemplate) {
+            Mock::given(method("GET")).and(path(at)).respond_with(answer).mount(&self.server).await;
+        }
+
+        async fn verify(&self, checks: serde_json::Value) -> Result<Evidence, StepError> {
+            let mut config = config(checks);
+            config.cluster.kubeconfig = Some("kubeconfig".into());
+            let ctx = Arc::new(RecordingHost::default()).context("smoke-test", self.project.path());
+            SmokeTest.verify(&ctx, &config, &Outputs { checks: Vec::new() }, VerifyDepth::Quick).await
+        }
+    }
+
+    const WEB: &str = "/api/v1/namespaces/shop/services/web:80/proxy/";
+
+    fn web() -> serde_json::Value {
+        json!({ "name": "web answers", "http": { "namespace": "shop", "service": "web", "port": 80 } })
+    }
+
+    /// The API server's own answer.
+    fn status(code: u16, message: &str) -> ResponseTemplate {
+        ResponseTemplate::new(code).set_body_json(json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": "ServiceUnavailable", "code": code,
+        }))
+    }
+
+    #[tokio::test]
+    async fn what_took_long_and_passed_is_not_disproved_for_taking_long() {
+        let stand = Stand::new().await;
+        let slow = VERIFY_TIMEOUT + Duration::from_millis(300);
+        stand.answers(WEB, ResponseTemplate::new(200).set_delay(slow)).await;
+        let evidence = stand.verify(json!([web()])).await.unwrap();
+        assert!(evidence.passed(), "{evidence:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_can_not_be_asked_disproves_nothing() {
+        let stand = Stand::new().await;
+        let postgres = json!({ "name": "database runs",
+            "rollout": { "namespace": "shop", "kind": "stateful-set", "name": "postgres" } });
+        let at = "/apis/apps/v1/namespaces/shop/statefulsets/postgres";
+        stand.answers(at, status(503, "etcd leader changed")).await;
+        stand.answers(WEB, ResponseTemplate::new(200)).await;
+        let error = stand.verify(json!([web(), postgres])).await.unwrap_err();
+        assert!(error.class.is_retryable());
+        assert_eq!(error.message, "database runs: failed to read StatefulSet shop/postgres");
+
+        // What is seen not to work is said, whatever else can't be seen.
+        stand.server.reset().await;
+        stand.answers(at, status(503, "etcd leader changed")).await;
+        stand.answers(WEB, status(503, "no endpoints available for service \"web\"")).await;
+        stand
+            .answers(
+                "/api/v1/namespaces/shop/pods",
+                ResponseTemplate::new(200).set_body_json(json!({
+                    "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [],
+                })),
+            )
+            .await;
+        let evidence = stand.verify(json!([postgres, web()])).await.unwrap();
+        let failed: Vec<_> = evidence.failures().map(|check| check.subject.as_str()).collect();
+        assert_eq!(failed, ["web answers (Service shop/web)"]);
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_does_not_run_is_seen() {
+        let stand = Stand::new().await;
+        let pod = json!({ "metadata": { "name": "postgres-0", "namespace": "shop" },
+            "spec": { "containers": [{ "name": "postgres" }] }, "status": { "phase": "Pending" } });
+        stand
+            .answers("/api/v1/namespaces/shop/pods/postgres-0", ResponseTemplate::new(200).set_body_json(pod))
+            .await;
+        let orders = json!({ "name": "orders can be read", "sql": { "namespace": "shop", "pod": "postgres-0",
+            "database": "shop", "user": "shop", "query": "select 1" } });
+        let evidence = stand.verify(json!([orders])).await.unwrap();
+        let failed: Vec<_> = evidence.failures().map(|check| check.target.as_str()).collect();
+        assert_eq!(failed, ["pod shop/postgres-0 is Pending"]);
+    }
 
     fn config(checks: serde_json::Value) -> Config {
         serde_json::from_value(json!({ "cluster": { "context": "aks" }, "checks": checks })).unwrap()
