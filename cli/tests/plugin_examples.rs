@@ -266,12 +266,12 @@ fn the_shipped_example_runs_with_its_plugins_and_lost_rows_stop_it() {
     assert!(database.run("insert into items values (2)"));
     let done = project.migrate(&web, &["resume"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-    assert_eq!(project.read("set"), "shop.example 10\n");
+    assert_eq!(project.read("set"), "shop.example 255\n");
     let posted = web.posted.lock().unwrap().clone();
     assert_eq!(posted.len(), 1);
     assert!(posted[0].0.contains(WEBHOOK_CANARY));
     let text = &posted[0].1["attachments"][0]["content"]["body"][0]["text"];
-    assert_eq!(text, &json!("The shop's weight is 10; it was 0."));
+    assert_eq!(text, &json!("The shop's weight is 255; it was 0."));
 
     let undone = project.migrate(&web, &["undo", "--yes"]);
     assert!(said(&undone).contains("shift"), "{}", said(&undone));

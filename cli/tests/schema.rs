@@ -1,10 +1,11 @@
-//! The JSON Schemas for editors take everything that we ship and show.
+//! The JSON Schemas for editors take everything that we ship and show; references name all that there is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use migrate_engine::{Action, HistoryKind, UndoAction};
+use serde_json::{Value, json};
 
 fn schema(args: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_migrate")).arg("schema").args(args).output().unwrap();
@@ -80,4 +81,31 @@ fn the_reference_of_migration_toml_names_every_field() {
     };
     let missing: Vec<&String> = named.iter().filter(|name| !is_told(name)).collect();
     assert!(missing.is_empty(), "docs/migration-toml.md doesn't name {missing:?}");
+}
+
+/// All that a `T` can be, from what serde says to one that it can't.
+fn variants<T: serde::de::DeserializeOwned>(unknown: Value) -> Vec<String> {
+    let error = serde_json::from_value::<T>(unknown).err().expect("there is none of that name").to_string();
+    let (_, all) = error.split_once("expected one of ").expect("serde names what it expects");
+    all.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_of_json_names_every_action_and_type() {
+    let reference = read("docs/json.md");
+    let row = |command: &str| {
+        let begin = format!("| {command} |");
+        reference.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("no row {command}"))
+    };
+    let unknown = || json!("unheard-of");
+    for (command, all, least) in [
+        ("`plan [RUN]`", variants::<Action>(unknown()), 9),
+        ("`undo` without `--yes`", variants::<UndoAction>(unknown()), 4),
+        ("`logs`", variants::<HistoryKind>(json!({ "type": "unheard-of" })), 20),
+    ] {
+        assert!(all.len() >= least, "{command}: {all:?}");
+        let missing: Vec<_> =
+            all.iter().filter(|name| !row(command).contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "docs/json.md: {command} doesn't name {missing:?}");
+    }
 }
