@@ -57,7 +57,7 @@ pub(crate) struct Readiness {
     pub updated: i64,
     /// Pods that there should be.
     pub wanted: i64,
-    /// Whether all of them are, of the newest revision.
+    /// Whether all of them are, of the newest revision, and none of an older one is left.
     pub is_ready: bool,
 }
 
@@ -66,6 +66,8 @@ impl std::fmt::Display for Readiness {
         write!(f, "{} of {} pods available", self.available, self.wanted)?;
         if self.updated < self.wanted && !self.is_ready {
             write!(f, ", {} of the newest revision", self.updated)?;
+        } else if self.available >= self.wanted && !self.is_ready {
+            write!(f, ", not all of the newest revision")?;
         }
         Ok(())
     }
@@ -76,7 +78,8 @@ pub(crate) fn is_workload(kind: &str) -> bool {
     matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet")
 }
 
-/// Judges a workload by its own status.
+/// Judges a workload by its own status, as `kubectl rollout status` does:
+/// <https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go>.
 pub(crate) fn readiness(object: &Value) -> Readiness {
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64);
     let is_daemon = text(object, &["kind"]) == Some("DaemonSet");
@@ -93,13 +96,16 @@ pub(crate) fn readiness(object: &Value) -> Readiness {
     };
     let is_seen =
         number("/status/observedGeneration").unwrap_or(0) >= number("/metadata/generation").unwrap_or(0);
-    // Pods of these strategies are replaced by hand, a part of them at a time.
+    // Pods of this strategy are replaced by hand; below a partition they stay as they are.
     let strategy = object.pointer("/spec/updateStrategy/type").and_then(Value::as_str);
     let partition = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
-    let is_updated = updated >= wanted || strategy == Some("OnDelete") || partition > 0;
+    let is_updated = updated >= wanted - partition || strategy == Some("OnDelete");
+    // What is available may be pods of before, beside new ones that never run.
+    let is_deployment = text(object, &["kind"]) == Some("Deployment");
+    let is_replaced = !is_deployment || number("/status/replicas").unwrap_or(0) <= updated;
     // A new daemon has not counted its nodes yet.
     let is_counted = !is_daemon || object.pointer("/status/observedGeneration").is_some();
-    let is_ready = is_seen && is_counted && is_updated && available >= wanted;
+    let is_ready = is_seen && is_counted && is_updated && is_replaced && available >= wanted;
     Readiness { available, updated, wanted, is_ready }
 }
 
@@ -157,15 +163,33 @@ impl Workload {
 
     /// The first trouble that its pods have, as `; pod …`.
     pub(crate) async fn why(&self, client: &Client, object: &Value) -> Result<String, StepError> {
-        let labels = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-        let selector: Vec<String> = labels
-            .into_iter()
-            .flatten()
-            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
-            .collect();
-        let pods = list_pods(client, &self.namespace, Some(&selector.join(","))).await?;
+        // Without one, every pod of the namespace would be its own.
+        let Some(selector) = selector(object) else { return Ok(String::new()) };
+        let pods = list_pods(client, &self.namespace, Some(&selector)).await?;
         Ok(pods.iter().find_map(trouble).map(|t| format!("; {t}")).unwrap_or_default())
     }
+}
+
+/// By what a workload finds its pods: `app=web,tier in (a,b),!old`.
+fn selector(object: &Value) -> Option<String> {
+    let labels = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    let labels = labels.into_iter().flatten();
+    let mut all: Vec<String> =
+        labels.filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
+    let expressions = object.pointer("/spec/selector/matchExpressions").and_then(Value::as_array);
+    for expression in expressions.into_iter().flatten() {
+        let key = text(expression, &["key"])?;
+        let values = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let values = values.collect::<Vec<_>>().join(",");
+        all.push(match text(expression, &["operator"])? {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return None,
+        });
+    }
+    (!all.is_empty()).then(|| all.join(","))
 }
 
 /// Sleeps, and ends at once when the run is asked to stop.
@@ -273,8 +297,35 @@ mod tests {
         let on_delete = json!({ "kind": "StatefulSet", "metadata": { "generation": 1 }, "spec": { "replicas": 1,
             "updateStrategy": { "type": "OnDelete" } }, "status": { "observedGeneration": 1, "availableReplicas": 1 } });
         assert!(readiness(&on_delete).is_ready);
+        let in_parts = |updated: i64| {
+            json!({ "kind": "StatefulSet", "spec": { "replicas": 3, "updateStrategy": { "rollingUpdate": {
+                "partition": 1 } } }, "status": { "availableReplicas": 3, "updatedReplicas": updated } })
+        };
+        assert!(readiness(&in_parts(2)).is_ready && !readiness(&in_parts(1)).is_ready);
         let new_daemon = json!({ "kind": "DaemonSet", "metadata": { "generation": 1 }, "status": {} });
         assert!(!readiness(&new_daemon).is_ready);
+    }
+
+    #[test]
+    fn an_old_pod_that_still_runs_makes_no_deployment_ready() {
+        let status = json!({ "replicas": 2, "updatedReplicas": 1, "availableReplicas": 1 });
+        let mut deployment = json!({ "kind": "Deployment", "spec": { "replicas": 1 }, "status": status });
+        let now = readiness(&deployment);
+        assert!(!now.is_ready);
+        assert_eq!(now.to_string(), "1 of 1 pods available, not all of the newest revision");
+        deployment["status"]["replicas"] = json!(1);
+        assert!(readiness(&deployment).is_ready);
+    }
+
+    #[test]
+    fn pods_are_found_by_the_whole_selector_or_not_at_all() {
+        let of = |spec: Value| selector(&json!({ "spec": { "selector": spec } }));
+        let expressions = json!([{ "key": "tier", "operator": "In", "values": ["a", "b"] },
+            { "key": "old", "operator": "DoesNotExist" }, { "key": "web", "operator": "Exists" }]);
+        let both = of(json!({ "matchLabels": { "app": "web" }, "matchExpressions": expressions }));
+        assert_eq!(both.as_deref(), Some("app=web,tier in (a,b),!old,web"));
+        assert_eq!(of(json!({})), None);
+        assert_eq!(of(json!({ "matchExpressions": [{ "key": "a", "operator": "Gt" }] })), None);
     }
 
     #[test]
