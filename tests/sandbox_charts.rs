@@ -157,6 +157,15 @@ needs = ["apply-chart", "overlay"]
 with = { cluster = "${env.target.cluster}", directory = "charts/out/production" }
 "#;
 
+/// What a chart makes up is another thing each time.
+const MADE_UP: &str = r#"
+schema = 1
+name = "made-up"
+[nodes.apply]
+step = "manifest.apply"
+with = { cluster = "${env.target.cluster}", directory = "charts/made-up", namespace = "charts" }
+"#;
+
 #[test]
 fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
     let sandbox = Sandbox::reset();
@@ -179,6 +188,15 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
     write("shop/templates/namespace.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: charts}\n");
     let template = deployment("chart", "'{{ .Values.zone }}'", "'{{ .Values.image }}:1.0'");
     write("shop/templates/web.yaml", &template);
+    let clean = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: clean, namespace: charts, annotations: {helm.sh/hook: pre-delete}}\n\
+                 spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: nginx}]}}}\n";
+    write("shop/templates/clean.yaml", clean);
+    write("made-up.toml", MADE_UP);
+    write("made-up/Chart.yaml", "apiVersion: v2\nname: made-up\nversion: 1.0.0\n");
+    write(
+        "made-up/templates/secret.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: made-up, namespace: '{{ .Release.Namespace }}'}\nstringData: {password: '{{ randAlphaNum 12 }}'}\n",
+    );
     write("production/kustomization.yaml", "resources: [web.yaml]\n");
     write("production/web.yaml", &deployment("overlay", "us-east-1a", &format!("{IMAGE}/shop/web:1.0")));
     let site = |site: String| {
@@ -195,6 +213,11 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
             let found = sandbox.kubectl("aks", &["-n", "charts", "get", "deployment", name, "-o", spec]);
             assert_eq!(found.trim(), "shop.azurecr.io/shop/web:1.0 eastus-1", "{name}");
         }
+        let jobs = sandbox.kubectl("aks", &["-n", "charts", "get", "jobs", "-o", "name"]);
+        assert_eq!(jobs.trim(), "", "what the chart has for its deletion has run");
+        let refused = sandbox.migrate(&["plan", "charts/made-up.toml", "--json"]).env("PATH", &path).output();
+        let refused = String::from_utf8(refused.unwrap().stdout).unwrap();
+        assert!(refused.contains("Secret charts/made-up: /stringData/password"), "{refused}");
         // Somebody changes one of them by hand: the next plan says so.
         let zone =
             r#"{"spec":{"template":{"spec":{"nodeSelector":{"topology.kubernetes.io/zone":"eastus-2"}}}}}"#;
@@ -209,6 +232,7 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
     let ends = |plan: &serde_json::Value, end: &str| plan["summary"].as_str().unwrap().ends_with(end);
     assert!(ends(&chart, ": 0 new, 1 to change, 1 as they are"), "{chart}");
     assert!(ends(&overlay, ": 0 new, 0 to change, 1 as they are"), "{overlay}");
+    assert!(chart["problems"].to_string().contains("Job charts/clean is left out"), "{chart}");
     let field = "/spec/template/spec/nodeSelector/topology.kubernetes.io~1zone";
     assert_eq!(chart["destroys"], serde_json::json!([format!("fields of Deployment charts/chart: {field}")]));
     // What was there stays as it was.

@@ -15,13 +15,14 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::apply_set::{Prune, Record, group_kind};
+use super::apply_set::{Prune, Record, group_kind, is_label};
+use super::folder::{self, Folder};
 use super::once::{self, Once};
 use super::order::{self, Manifest};
 use super::outlook::{Outlook, differing};
 use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
 use super::target::{Target, established, namespace_exists};
-use super::{folder, tree};
+use super::tree;
 use crate::duration::Span;
 use crate::inventory::Catalog;
 use crate::kubernetes::{connect, kube_error, reach};
@@ -45,6 +46,10 @@ pub(crate) struct Config {
     pub cluster: ClusterRef,
     /// Folder of manifests.
     pub directory: PathBuf,
+    /// Namespace of the release that a chart of Helm in the folder becomes (`default` where none is given), and of objects
+    /// that name none (which are refused otherwise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Takes fields over from other managers instead of failing with a conflict.
     #[serde(default)]
     pub force_conflicts: bool,
@@ -59,13 +64,26 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The objects of the folder, as they are applied.
-    fn manifests(&self, root: &Path) -> Result<Vec<Manifest>, StepError> {
-        let Some(prune) = &self.prune else { return folder::manifests(root) };
-        prune.check()?;
-        let mut manifests = folder::whole(root)?;
-        prune.mark(&mut manifests)?;
-        Ok(manifests)
+    /// What is in the folder, as it is applied.
+    async fn folder(&self, client: &Client, root: &Path) -> Result<Folder, StepError> {
+        let namespace = self.namespace.as_deref();
+        if let Some(name) = namespace.filter(|name| !is_label(name)) {
+            return Err(StepError::permanent(format!("`{}` is no name of a namespace", name.escape_debug())));
+        }
+        let mut folder = match &self.prune {
+            Some(prune) => {
+                prune.check()?;
+                folder::whole(root, namespace)?
+            }
+            None => folder::manifests(root, namespace)?,
+        };
+        if let Some(namespace) = namespace {
+            folder.place(&Catalog::of(client).await?, namespace)?;
+        }
+        if let Some(prune) = &self.prune {
+            prune.mark(&mut folder.manifests)?;
+        }
+        Ok(folder)
     }
 }
 
@@ -121,6 +139,9 @@ pub(crate) struct Outputs {
     pub applied: Vec<Applied>,
     /// Objects of kinds that the target doesn't serve.
     pub skipped: Vec<Skipped>,
+    /// Objects that Helm makes for a deletion, a rollback or a test.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Skipped>,
     /// Objects that were deleted: `prune`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pruned: Vec<Pruned>,
@@ -444,8 +465,10 @@ impl TypedStep for ManifestApply {
             }
             return Ok(plan);
         }
-        match config.manifests(&root) {
-            Ok(manifests) => {
+        match config.folder(&client, &root).await {
+            Ok(folder) => {
+                plan.problems.extend(folder.told().map(Problem::warning));
+                let manifests = folder.manifests;
                 plan.items = Some(manifests.len() as u64);
                 let target = Target::of(&client, config);
                 let Outlook { problems, new, same, changed, uids } =
@@ -472,8 +495,10 @@ impl TypedStep for ManifestApply {
     }
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
-        let manifests = config.manifests(&ctx.path(&config.directory))?;
         let client = connect(ctx, &config.cluster).await?;
+        let folder = config.folder(&client, &ctx.path(&config.directory)).await?;
+        folder.told().for_each(|note| ctx.warn(note));
+        let manifests = folder.manifests;
         let target = Target::of(&client, config);
         let mut wanted = Wanted::of(&manifests);
         let mut record = match &config.prune {
@@ -482,6 +507,7 @@ impl TypedStep for ManifestApply {
         };
         let mut once = Once::of(ctx, &config.cluster)?;
         let mut outputs = apply_all(ctx, &target, &manifests, &mut once, &mut wanted.uids).await?;
+        outputs.left_out = folder.left_out;
         let deadline = Instant::now() + config.rollout_timeout.map_or(ROLLOUT_TIMEOUT, |span| span.0);
         for workload in outputs.workloads() {
             workload.wait(ctx, &client, deadline).await?;
@@ -535,7 +561,7 @@ impl TypedStep for ManifestApply {
         }));
         if depth == VerifyDepth::Deep {
             let target = Target { force: true, ..Target::of(&client, config) };
-            let manifests = config.manifests(&ctx.path(&config.directory))?;
+            let manifests = config.folder(&client, &ctx.path(&config.directory)).await?.manifests;
             let drifted = drifted(ctx, &target, manifests, &ended).await?;
             let what = "objects that are no longer as applied";
             checks.push(Check::equal(cluster, what, "none", tree::listed(&drifted)));
@@ -553,7 +579,7 @@ impl TypedStep for ManifestApply {
                 None => Check::equal(workload.to_string(), "present", "yes", "no"),
             });
         }
-        checks.extend(outputs.skipped.iter().map(|skipped| Check {
+        checks.extend(outputs.skipped.iter().chain(&outputs.left_out).map(|skipped| Check {
             subject: skipped.object.clone(),
             what: "applied".to_owned(),
             source: skipped.file.clone(),

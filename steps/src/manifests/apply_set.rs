@@ -77,7 +77,7 @@ fn id_of(name: &str, namespace: &str, kind: &str, group: &str) -> String {
 }
 
 /// Lower-case letters, digits and `-` between letters or digits.
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.len() <= NAMESPACE_LIMIT
         && text.starts_with(inner)

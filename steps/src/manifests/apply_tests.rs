@@ -536,3 +536,46 @@ async fn the_records_namespace_may_be_among_the_manifests_and_must_be_somewhere(
     world.config.prune = Some(Prune { set: "web/a".to_owned(), namespace: "sets".to_owned() });
     assert_eq!(world.plan().await.problems[0].message, "`web/a` can't name a set");
 }
+
+#[tokio::test]
+async fn what_names_no_namespace_goes_where_the_config_says_or_nowhere() {
+    let mut world = World::new(&[("Service", "web")]).await;
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\n\
+                apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\n";
+    fs::write(world.project.path().join("in/all.yaml"), text).unwrap();
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.message, "ConfigMap a in all.yaml names no namespace");
+    world.config.namespace = Some("No".to_owned());
+    assert_eq!(world.apply().await.unwrap_err().message, "`No` is no name of a namespace");
+    world.config.namespace = Some("shop".to_owned());
+    assert!(world.plan().await.summary.contains(": 2 new, 0 to change, 0 as they are"));
+    world.apply().await.unwrap();
+    assert!(world.has("configmaps/shop/a"));
+    world.server.with(|held| {
+        assert_eq!(held.objects["clusterroles//reader"]["metadata"]["namespace"], Value::Null);
+    });
+    // Twice the same, once it is there.
+    let both =
+        format!("{text}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a, namespace: shop}}\n");
+    fs::write(world.project.path().join("in/all.yaml"), both).unwrap();
+    let error = world.apply().await.unwrap_err();
+    assert_eq!(error.message, "ConfigMap shop/a is in all.yaml and in all.yaml");
+}
+
+#[tokio::test]
+async fn what_helm_makes_for_a_deletion_is_not_created_and_told() {
+    let world = World::new(&[("Service", "web")]).await;
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: clean\n  namespace: shop\n  annotations: {helm.sh/hook: pre-delete}\n";
+    fs::write(world.project.path().join("in/job.yaml"), job).unwrap();
+    let plan = world.plan().await;
+    let told = "Job shop/clean is left out: Helm makes it for `pre-delete`, which this is not";
+    assert_eq!(plan.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [told]);
+    assert!(plan.problems.iter().all(|problem| problem.severity == Severity::Warning));
+    let outputs = world.apply().await.unwrap();
+    assert!(!world.has("jobs/shop/clean"));
+    let ctx = world.host.context("apply", world.project.path());
+    let evidence = ManifestApply.verify(&ctx, &world.config, &outputs, VerifyDepth::Deep).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    let left = evidence.checks.iter().find(|check| check.subject == "Job shop/clean").unwrap();
+    assert_eq!((left.status, left.what.as_str()), (CheckStatus::Warning, "applied"));
+}

@@ -134,7 +134,7 @@ fn values(
         if changes.is_empty() {
             break;
         }
-        let again = render::chart(folder, Some(&edited))?;
+        let again = render::chart(folder, Some(&edited), render::NAMESPACE)?;
         let strays = strays(rendered, &again, &wanted);
         if strays.is_empty() {
             return Ok(Values { text: Some((text, edited)), changes, rendered: again });

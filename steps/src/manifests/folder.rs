@@ -1,19 +1,37 @@
 //! A folder of manifests as the objects that it makes, in the order in which a cluster takes them. Reads only.
+//!
+//! Invariant: what Helm makes for another occasion than an installation or upgrade is not among them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::StepError;
 
+use super::apply::Skipped;
 use super::order::{self, Manifest};
 use super::{render, tree};
+use crate::inventory::Catalog;
+use crate::workload::text;
 
-/// Reads and orders all manifests of a folder; charts and an overlay are what they make.
+/// What a folder makes.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// Objects, in order.
+    pub manifests: Vec<Manifest>,
+    /// Objects that are not applied.
+    pub left_out: Vec<Skipped>,
+    /// What a person should know of the rest.
+    pub notes: Vec<String>,
+}
+
+/// Reads and orders all manifests of a folder; charts and an overlay are what they make. `namespace` is that of a chart's
+/// release.
 ///
 /// # Errors
 /// `Permanent`: the folder or a file of it can't be read, is beyond a limit or no manifest; `helm` or `kubectl`
-/// is missing or refuses; an object is there twice; there is none at all.
-pub(super) fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
-    Ok(read(root)?.0)
+/// is missing or refuses; a chart makes something else each time; an object is there twice; there is none at all.
+pub(super) fn manifests(root: &Path, namespace: Option<&str>) -> Result<Folder, StepError> {
+    Ok(read(root, namespace)?.0)
 }
 
 /// As [`manifests`], where an object that is not in the folder is to be deleted: so nothing in it may be unread.
@@ -21,7 +39,7 @@ pub(super) fn manifests(root: &Path) -> Result<Vec<Manifest>, StepError> {
 /// # Errors
 /// As [`manifests`]; `Permanent` where something in the folder is neither file nor folder, or the step that wrote it
 /// could not read all that belongs into it.
-pub(super) fn whole(root: &Path) -> Result<Vec<Manifest>, StepError> {
+pub(super) fn whole(root: &Path, namespace: Option<&str>) -> Result<Folder, StepError> {
     let missing = tree::missing(root)?;
     if !missing.is_empty() {
         return Err(StepError::permanent(format!(
@@ -34,9 +52,9 @@ pub(super) fn whole(root: &Path) -> Result<Vec<Manifest>, StepError> {
              `exclude-kinds`), and write the folder again",
         ));
     }
-    let (manifests, unread) = read(root)?;
+    let (folder, unread) = read(root, namespace)?;
     match unread.as_slice() {
-        [] => Ok(manifests),
+        [] => Ok(folder),
         unread => Err(StepError::permanent(format!(
             "{} holds what is neither file nor folder and is not read: {}",
             root.display(),
@@ -47,7 +65,7 @@ pub(super) fn whole(root: &Path) -> Result<Vec<Manifest>, StepError> {
 }
 
 /// All objects, and what was left unread.
-fn read(root: &Path) -> Result<(Vec<Manifest>, Vec<String>), StepError> {
+fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), StepError> {
     let mut all = Vec::new();
     let mut take = |path: &str, text: &str| {
         let parsed = order::parse(path, text);
@@ -65,9 +83,10 @@ fn read(root: &Path) -> Result<(Vec<Manifest>, Vec<String>), StepError> {
         }
         None => charts = render::charts(files.iter().map(|entry| entry.path.as_str())),
     }
-    for chart in &charts {
-        for rendered in render::chart(&root.join(chart), None)? {
-            take(&format!("{}{}", chart.display(), rendered.template), &rendered.text)?;
+    let rendered = render::steady(root, &charts, namespace.unwrap_or(render::NAMESPACE))?;
+    for (chart, rendered) in charts.iter().zip(rendered) {
+        for one in rendered {
+            take(&format!("{}{}", chart.display(), one.template), &one.text)?;
         }
     }
     let folders = || charts.iter().map(PathBuf::as_path);
@@ -82,11 +101,107 @@ fn read(root: &Path) -> Result<(Vec<Manifest>, Vec<String>), StepError> {
     if all.is_empty() {
         return Err(StepError::permanent(format!("{} holds no manifest", root.display())));
     }
-    if let Some((first, second)) = order::duplicate(&all) {
-        return Err(StepError::permanent(format!("{first} is in {} and in {}", first.file, second.file)));
+    let (mut manifests, others): (Vec<Manifest>, Vec<Manifest>) =
+        all.into_iter().partition(Manifest::is_installed);
+    first_definitions(&mut manifests, &charts);
+    once_each(&manifests)?;
+    order::sort(&mut manifests);
+    let mut notes: Vec<String> = manifests.iter().filter_map(hook_note).collect();
+    if namespace.is_none() {
+        let is_charts = |manifest: &&Manifest| render::belongs_to_chart(&manifest.file, folders());
+        notes.extend(default_note(manifests.iter().filter(is_charts)));
     }
-    order::sort(&mut all);
-    Ok((all, unread))
+    let left_out = others.iter().map(left_out).collect();
+    Ok((Folder { manifests, left_out, notes }, unread))
+}
+
+/// Takes out definitions that charts which others depend on bring along, where they are there already: Helm takes the
+/// first.
+fn first_definitions(manifests: &mut Vec<Manifest>, charts: &[PathBuf]) {
+    let is_definition = |manifest: &Manifest| manifest.kind == "CustomResourceDefinition";
+    let is_along = |manifest: &Manifest| {
+        let file = manifest.file.as_str();
+        is_definition(manifest)
+            && file.contains("/crds/")
+            && !file.contains("/templates/")
+            && render::belongs_to_chart(file, charts.iter().map(PathBuf::as_path))
+    };
+    let own = manifests.iter().filter(|manifest| is_definition(manifest) && !is_along(manifest));
+    let mut seen: BTreeSet<String> = own.map(|manifest| manifest.name.clone()).collect();
+    manifests.retain(|manifest| !is_along(manifest) || seen.insert(manifest.name.clone()));
+}
+
+fn once_each(manifests: &[Manifest]) -> Result<(), StepError> {
+    match order::duplicate(manifests) {
+        Some((first, second)) => {
+            Err(StepError::permanent(format!("{first} is in {} and in {}", first.file, second.file)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn left_out(manifest: &Manifest) -> Skipped {
+    let hook = manifest.hook().unwrap_or_default();
+    Skipped {
+        file: manifest.file.clone(),
+        object: manifest.to_string(),
+        reason: format!("Helm makes it for `{hook}`, which this is not"),
+    }
+}
+
+fn hook_note(manifest: &Manifest) -> Option<String> {
+    let hook = manifest.hook()?;
+    Some(format!(
+        "{manifest} is a hook of Helm's (`{hook}`): it is applied with the rest, by its kind, and stays"
+    ))
+}
+
+/// Of what is there only because nobody said where.
+fn default_note<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> Option<String> {
+    let there = manifests.filter(|manifest| manifest.namespace == render::NAMESPACE);
+    let there: Vec<String> = there.map(ToString::to_string).collect();
+    let what = (!there.is_empty()).then(|| tree::listed(&there))?;
+    Some(format!(
+        "charts are rendered for namespace `{}`, as `namespace` is not given: {what}",
+        render::NAMESPACE
+    ))
+}
+
+impl Folder {
+    /// What a person should know before all of it is applied.
+    pub(super) fn told(&self) -> impl Iterator<Item = String> {
+        let left_out =
+            self.left_out.iter().map(|left| format!("{} is left out: {}", left.object, left.reason));
+        left_out.chain(self.notes.iter().cloned())
+    }
+
+    /// Puts what names no namespace and is of a kind that needs one into `namespace`.
+    ///
+    /// # Errors
+    /// `Permanent`: an object is there twice then.
+    pub(super) fn place(&mut self, catalog: &Catalog, namespace: &str) -> Result<(), StepError> {
+        let defined: Vec<(String, String)> = self.manifests.iter().filter_map(defines).collect();
+        for manifest in self.manifests.iter_mut().filter(|manifest| manifest.namespace.is_empty()) {
+            let group = manifest.api_version.split_once('/').map_or("", |(group, _)| group);
+            let is_placed = match catalog.get(&manifest.api_version, &manifest.kind) {
+                Some(kind) => kind.namespaced,
+                None => defined.iter().any(|(of, kind)| of == group && *kind == manifest.kind),
+            };
+            if is_placed {
+                manifest.namespace = namespace.to_owned();
+                manifest.object["metadata"]["namespace"] = namespace.into();
+            }
+        }
+        once_each(&self.manifests)
+    }
+}
+
+/// Group and kind of a definition whose objects are in namespaces.
+fn defines(manifest: &Manifest) -> Option<(String, String)> {
+    let spec = manifest.object.get("spec").filter(|_| manifest.kind == "CustomResourceDefinition")?;
+    let text = |path: &[&str]| text(spec, path).map(str::to_owned);
+    (text(&["scope"])? == "Namespaced").then_some(())?;
+    Some((text(&["group"])?, text(&["names", "kind"])?))
 }
 
 #[cfg(test)]
@@ -96,7 +211,7 @@ mod tests {
     #[test]
     fn a_folder_is_read_in_order_and_without_doubles() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(manifests(dir.path()).is_err());
+        assert!(manifests(dir.path(), None).is_err());
         let write = |name: &str, kind: &str| {
             let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\n");
             std::fs::write(dir.path().join(name), text).unwrap();
@@ -104,11 +219,79 @@ mod tests {
         write("a.yaml", "Pod");
         write("b.yml", "Secret");
         std::fs::write(dir.path().join("notes.txt"), "not a manifest").unwrap();
-        let kinds: Vec<_> = manifests(dir.path()).unwrap().into_iter().map(|m| m.kind).collect();
+        let kinds: Vec<_> =
+            manifests(dir.path(), None).unwrap().manifests.into_iter().map(|m| m.kind).collect();
         assert_eq!(kinds, ["Secret", "Pod"]);
         write("c.yaml", "Pod");
-        let error = manifests(dir.path()).unwrap_err();
+        let error = manifests(dir.path(), None).unwrap_err();
         assert_eq!(error.message, "Pod shop/a is in a.yaml and in c.yaml");
+    }
+
+    #[test]
+    fn what_helm_makes_for_a_deletion_is_left_out_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = |name: &str, hook: &str| {
+            format!(
+                "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}, namespace: shop, annotations: {{helm.sh/hook: \"{hook}\"}}}}\n---\n"
+            )
+        };
+        let jobs = [
+            job("clean", "pre-delete"),
+            job("back", "Post-Rollback, post-delete"),
+            job("test", "test"),
+            job("schema", "pre-upgrade,post-delete"),
+        ];
+        std::fs::write(dir.path().join("a.yaml"), jobs.concat()).unwrap();
+        let folder = manifests(dir.path(), None).unwrap();
+        let names: Vec<_> = folder.manifests.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["schema"]);
+        let left: Vec<_> =
+            folder.left_out.iter().map(|left| format!("{}: {}", left.object, left.reason)).collect();
+        assert_eq!(
+            left,
+            [
+                "Job shop/clean: Helm makes it for `pre-delete`, which this is not",
+                "Job shop/back: Helm makes it for `Post-Rollback, post-delete`, which this is not",
+                "Job shop/test: Helm makes it for `test`, which this is not",
+            ]
+        );
+        assert_eq!(
+            folder.notes,
+            [
+                "Job shop/schema is a hook of Helm's (`pre-upgrade,post-delete`): it is applied with the rest, by its kind, and stays"
+            ]
+        );
+    }
+
+    #[test]
+    fn of_a_definition_that_several_charts_bring_along_there_is_one() {
+        let files = ["web/charts/a/crds/x.yaml", "web/charts/b/crds/x.yaml", "other/crds/x.yaml", "x.yaml"];
+        let read = |file: &&str| {
+            let text =
+                "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: a}\n";
+            order::parse(file, text).unwrap().remove(0)
+        };
+        let charts = [PathBuf::from("web/"), PathBuf::from("other/")];
+        let left = |files: &[&str]| {
+            let mut manifests: Vec<Manifest> = files.iter().map(read).collect();
+            first_definitions(&mut manifests, &charts);
+            manifests.into_iter().map(|manifest| manifest.file).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&files[..2]), files[..1]);
+        // What people put there twice is for them to see.
+        assert_eq!(left(&files), files[2..]);
+    }
+
+    #[test]
+    fn what_is_in_the_default_namespace_because_nobody_said_where_is_told() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: default}\n---\n\
+                    apiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: shop}\n";
+        let manifests = order::parse("a.yaml", text).unwrap();
+        assert_eq!(
+            default_note(manifests.iter()).as_deref(),
+            Some("charts are rendered for namespace `default`, as `namespace` is not given: Pod default/a")
+        );
+        assert_eq!(default_note(manifests[1..].iter()), None);
     }
 
     #[test]
@@ -116,10 +299,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n";
         std::fs::write(dir.path().join("a.yaml"), text).unwrap();
-        assert_eq!(whole(dir.path()).unwrap().len(), 1);
+        assert_eq!(whole(dir.path(), None).unwrap().manifests.len(), 1);
         std::os::unix::fs::symlink("a.yaml", dir.path().join("b.yaml")).unwrap();
-        assert_eq!(manifests(dir.path()).unwrap().len(), 1);
-        let error = whole(dir.path()).unwrap_err();
+        assert_eq!(manifests(dir.path(), None).unwrap().manifests.len(), 1);
+        let error = whole(dir.path(), None).unwrap_err();
         assert!(
             error.message.ends_with("is neither file nor folder and is not read: b.yaml"),
             "{}",

@@ -61,6 +61,23 @@ pub(crate) struct Manifest {
     pub object: Value,
 }
 
+impl Manifest {
+    /// When Helm creates it, where it is not simply part of a release: `pre-install,pre-upgrade`.
+    /// <https://helm.sh/docs/topics/charts_hooks/>
+    pub(crate) fn hook(&self) -> Option<&str> {
+        text(&self.object, &["metadata", "annotations", "helm.sh/hook"])
+    }
+
+    /// Not where Helm makes it for a deletion, a rollback or a test only: it would do its work now.
+    pub(crate) fn is_installed(&self) -> bool {
+        let is_ours = |one: &str| {
+            let one = one.trim().to_lowercase();
+            one.ends_with("-install") || one.ends_with("-upgrade")
+        };
+        self.hook().is_none_or(|hook| hook.split(',').any(is_ours))
+    }
+}
+
 impl std::fmt::Display for Manifest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write_place(f, &self.kind, &self.namespace, &self.name)

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use migrate_plugin_api::StepError;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::tree::FILE_LIMIT_BYTES;
+use super::difference::texts;
+use super::order::{self, Manifest};
+use super::tree::{self, FILE_LIMIT_BYTES};
 
 /// What makes a folder a chart.
 pub(crate) const CHART: &str = "Chart.yaml";
@@ -24,6 +26,12 @@ const OVERLAYS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomi
 
 /// Rendering a large chart takes seconds; after this long a template runs in circles.
 const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The namespace of a release whose own nobody names: never that of whoever's kubeconfig it is.
+pub(crate) const NAMESPACE: &str = "default";
+
+/// Names and dates that templates make of the time have at least this grain.
+const GRAIN: Duration = Duration::from_secs(1);
 
 /// How often a tool is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -56,14 +64,20 @@ pub(crate) fn overlay(folder: &Path) -> Result<String, StepError> {
     run("kubectl", &["kustomize", &folder_text], None, missing, "check the overlay with `kubectl kustomize`")
 }
 
-/// What the chart at `folder` makes, with its own values, or with `values` over them.
+/// What the chart at `folder` makes in `namespace`, with its own values, or with `values` over them. Its own `crds/` are
+/// plain files of the folder; those of what it depends on are among what it makes.
 ///
 /// # Errors
 /// `Permanent` where `helm` is missing or refuses.
-pub(crate) fn chart(folder: &Path, values: Option<&str>) -> Result<Vec<Rendered>, StepError> {
+pub(crate) fn chart(
+    folder: &Path,
+    values: Option<&str>,
+    namespace: &str,
+) -> Result<Vec<Rendered>, StepError> {
     let folder_text = folder.to_string_lossy();
     let name = release(folder);
-    let mut arguments = vec!["template", &name, &folder_text, "--skip-tests"];
+    let mut arguments = vec!["template", &name, &folder_text, "--namespace", namespace];
+    arguments.extend(["--skip-tests", "--include-crds"]);
     if values.is_some() {
         // From its standard input: no file is made.
         arguments.extend(["--values", "-"]);
@@ -71,7 +85,74 @@ pub(crate) fn chart(folder: &Path, values: Option<&str>) -> Result<Vec<Rendered>
     let missing = "charts are rendered by `helm`: install it, or render yourself (`helm template`) and name what was \
                    rendered";
     let failed = "check the chart with `helm lint`; what it depends on is fetched by `helm dependency build`";
-    Ok(split(&run("helm", &arguments, values, missing, failed)?))
+    let mut all = split(&run("helm", &arguments, values, missing, failed)?);
+    all.retain(|rendered| !rendered.template.starts_with("crds/"));
+    Ok(all)
+}
+
+/// What each of these charts of `root` makes, where that is the same each time: what is applied may be applied again,
+/// and a password that a template makes up would be another one then.
+///
+/// # Errors
+/// As [`chart`]; `Permanent`, naming the objects, where it is not the same.
+pub(crate) fn steady(
+    root: &Path,
+    charts: &[PathBuf],
+    namespace: &str,
+) -> Result<Vec<Vec<Rendered>>, StepError> {
+    let render = |folder: &PathBuf| chart(&root.join(folder), None, namespace);
+    let first: Vec<Vec<Rendered>> = charts.iter().map(render).collect::<Result<_, _>>()?;
+    if !charts.is_empty() {
+        std::thread::sleep(GRAIN);
+    }
+    for (folder, first) in charts.iter().zip(&first) {
+        let moving = moving(first, &render(folder)?);
+        if !moving.is_empty() {
+            let name = release(&root.join(folder));
+            let what = tree::listed(&moving);
+            return Err(StepError::permanent(format!(
+                "chart `{name}` makes something else each time it is rendered: {what}"
+            ))
+            .with_hint(
+                "a second attempt would apply another password or name: give what is made up (`randAlphaNum`, `genCA`, \
+                 `now`) in the chart's values; or render it once (`helm template`) and name what was rendered",
+            ));
+        }
+    }
+    Ok(first)
+}
+
+/// What comes out otherwise the second time: objects and their fields, never their values.
+fn moving(first: &[Rendered], again: &[Rendered]) -> Vec<String> {
+    let templates = |all: &[Rendered]| {
+        all.iter().map(|one| one.template.clone()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (before, after) = (templates(first), templates(again));
+    if first.len() != again.len() || before != after {
+        return before
+            .symmetric_difference(&after)
+            .cloned()
+            .chain(["which documents it has".to_owned()])
+            .collect();
+    }
+    let mut all = Vec::new();
+    for (first, again) in first.iter().zip(again).filter(|(first, again)| first != again) {
+        let read = |rendered: &Rendered| order::parse(&rendered.template, &rendered.text).ok();
+        match (read(first), read(again)) {
+            (Some(first), Some(again)) if first.len() == again.len() => {
+                let applied = first.iter().zip(&again).filter(|(first, _)| first.is_installed());
+                all.extend(applied.filter_map(|(first, again)| fields(first, again)));
+            }
+            _ => all.push(first.template.clone()),
+        }
+    }
+    all
+}
+
+fn fields(first: &Manifest, again: &Manifest) -> Option<String> {
+    let fields: Vec<String> =
+        texts(&first.object, &again.object).into_iter().map(|(path, ..)| path).collect();
+    (!fields.is_empty()).then(|| format!("{first}: {}", tree::listed(&fields)))
 }
 
 /// The chart's folder as the name of a release.
@@ -226,6 +307,23 @@ mod tests {
             ("charts/db/templates/db.yaml", "kind: C\ntext: |\n  # Source: not/one.yaml\n"),
         ];
         assert_eq!(seen, expected.map(|(template, text)| (template.to_owned(), text.to_owned())));
+    }
+
+    #[test]
+    fn what_is_made_up_anew_is_named_and_its_values_are_not() {
+        let one = |password: &str, text: &str| Rendered {
+            template: "templates/db.yaml".to_owned(),
+            text: format!(
+                "# {text}\napiVersion: v1\nkind: Secret\nmetadata: {{name: db}}\nstringData: {{user: a, password: {password}}}\n"
+            ),
+        };
+        // Of a comment nothing comes.
+        assert!(moving(&[one("a1", "x")], &[one("a1", "y")]).is_empty());
+        let moved = moving(&[one("a1", "x"), one("b1", "x")], &[one("a2", "x"), one("b1", "x")]);
+        assert_eq!(moved, ["Secret db: /stringData/password"]);
+        assert_eq!(moving(&[one("a1", "x")], &[]), ["templates/db.yaml", "which documents it has"]);
+        let broken = |text: &str| Rendered { template: "a.yaml".to_owned(), text: format!("a: [{text}") };
+        assert_eq!(moving(&[broken("1")], &[broken("2")]), ["a.yaml"]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
 fn chart(root: &Path, folder: &Path, facts: &mut Facts) -> Result<Chart, StepError> {
     let absolute = std::path::absolute(root.join(folder))
         .map_err(|e| StepError::permanent(format!("failed to find {}", folder.display())).with_source(e))?;
-    let rendered = render::chart(&absolute, None)?;
+    let rendered = render::chart(&absolute, None, render::NAMESPACE)?;
     for one in &rendered {
         let documents = read(&one.text).map_err(|e| {
             StepError::permanent(format!("what {} makes is no YAML", one.template)).with_source(e)

@@ -42,10 +42,13 @@ impl<'a> Target<'a> {
 
     fn api_of(client: &Client, kind: &Served, manifest: &Manifest) -> Result<Api<DynamicObject>, StepError> {
         match (kind.namespaced, manifest.namespace.as_str()) {
-            (true, "") => {
-                Err(StepError::permanent(format!("{manifest} in {} names no namespace", manifest.file))
-                    .with_hint("add metadata.namespace: what is applied must not depend on a default"))
-            }
+            (true, "") => Err(StepError::permanent(format!(
+                "{manifest} in {} names no namespace",
+                manifest.file
+            ))
+            .with_hint(
+                "add metadata.namespace, or give `namespace`: what is applied must not depend on a default",
+            )),
             (_, namespace) => Ok(kind.api(client, namespace)),
         }
     }
