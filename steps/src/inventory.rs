@@ -114,7 +114,7 @@ fn of_group(group: &discovery::ApiGroup) -> Vec<Served> {
         .collect()
 }
 
-/// Hands every object of `kind` in `namespace` to `visit`, with its kind set and without managed
+/// Hands every object of `kind` in `namespace` (empty for those in none) to `visit`, with its kind set and without managed
 /// fields. `Ok(false)` when the kind can't be listed by these credentials (or at all).
 ///
 /// # Errors
@@ -126,14 +126,15 @@ pub(crate) async fn each_object(
     namespace: &str,
     mut visit: impl FnMut(Value) -> Result<(), StepError> + Send,
 ) -> Result<bool, StepError> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource);
+    let api = kind.api(client, namespace);
+    let place = if kind.namespaced { format!(" of {namespace}") } else { String::new() };
     let mut params = ListParams::default().limit(PAGE_OBJECTS);
     loop {
         ctx.check_cancelled()?;
         let page = match api.list(&params).await {
             Ok(page) => page,
             Err(kube::Error::Api(status)) if matches!(status.code, 403..=405) => return Ok(false),
-            Err(e) => return Err(kube_error(format!("failed to list {} of {namespace}", kind.id()), e)),
+            Err(e) => return Err(kube_error(format!("failed to list {}{place}", kind.id()), e)),
         };
         for mut object in page.items {
             object.types = Some(TypeMeta {

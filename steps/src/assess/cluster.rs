@@ -23,6 +23,7 @@ use super::{subscription, target};
 use crate::identity::Association;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
+use crate::manifests::needs::Needs;
 use crate::manifests::tree::problem_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
@@ -171,8 +172,8 @@ impl AssessCluster {
             found.objects.extend(eks::vpc_cni(client, &mut found.unreadable).await?);
             gathered.eks(found, &mut unreadable);
         }
-        let kinds: Vec<&Served> =
-            kinds.iter().filter(|k| k.namespaced && k.listable && !is_passing(k)).collect();
+        let (kinds, global): (Vec<&Served>, Vec<&Served>) = kinds.iter().partition(|k| k.namespaced);
+        let kinds: Vec<&Served> = kinds.into_iter().filter(|k| k.listable && !is_passing(k)).collect();
         let total = (kinds.len() * config.namespaces.len()) as u64;
         let mut done = 0;
         for namespace in &config.namespaces {
@@ -192,6 +193,12 @@ impl AssessCluster {
                 done += 1;
             }
         }
+        let mut needs = std::mem::take(&mut gathered.needs);
+        let unread = needs.read(ctx, client, &global, &config.namespaces, |_, object| {
+            gathered.judge(&object);
+            Ok(())
+        });
+        unreadable.extend(unread.await?);
         ctx.progress(Progress::message("done").items(done, total));
         Ok(gathered.finish(config, rules, version.git_version, unreadable))
     }
@@ -219,6 +226,7 @@ struct Gathered {
     facts: Facts,
     estate: Estate,
     classes: BTreeMap<String, Node>,
+    needs: Needs,
     /// What people made: what a controller made is described by its owner.
     made: Vec<Node>,
     /// What the EKS API says.
@@ -236,6 +244,7 @@ impl Gathered {
             facts: Facts { is_live: true, target, ..Facts::default() },
             estate: Estate::default(),
             classes: BTreeMap::new(),
+            needs: Needs::default(),
             made: Vec::new(),
             cluster: Vec::new(),
             associations: Vec::new(),
@@ -270,6 +279,12 @@ impl Gathered {
         if workload::controller(object).is_some() {
             return;
         }
+        self.needs.take(object);
+        self.judge(object);
+    }
+
+    /// Also of what is in no namespace.
+    fn judge(&mut self, object: &Value) {
         let node = Node::of_value(&judged(object));
         for object in objects(&node) {
             self.facts.take(&object);
@@ -486,6 +501,8 @@ impl TypedStep for AssessCluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifests::stand_in::StandIn;
+    use migrate_plugin_api::testing::RecordingHost;
     use serde_json::json;
 
     fn config() -> Config {
@@ -529,6 +546,39 @@ mod tests {
         assert_eq!(outputs.objects["v1/Pod"], 3);
         let json = serde_json::to_value(&outputs).unwrap();
         assert_eq!(serde_json::from_value::<Outputs>(json).unwrap(), outputs);
+    }
+
+    #[tokio::test]
+    async fn a_store_for_all_namespaces_is_looked_at_where_one_of_them_needs_it() {
+        let server = StandIn::start().await;
+        let project = tempfile::tempdir().unwrap();
+        server.kubeconfig(&project.path().join("kubeconfig"));
+        server.with(|held| {
+            let store = json!({ "aws": { "service": "SecretsManager", "region": "us-east-1" } });
+            held.put(
+                "clustersecretstores//aws",
+                json!({ "metadata": { "name": "aws" }, "spec": { "provider": store } }),
+            );
+            held.put(
+                "clustersecretstores//unused",
+                json!({ "metadata": { "name": "unused" }, "spec": { "provider": store } }),
+            );
+            let spec = json!({ "secretStoreRef": { "kind": "ClusterSecretStore", "name": "aws" },
+                "data": [{ "secretKey": "password", "remoteRef": { "key": "prod/shop_db" } }] });
+            let metadata = json!({ "name": "db", "namespace": "shop" });
+            held.put("externalsecrets/shop/db", json!({ "metadata": metadata, "spec": spec }));
+        });
+        let mut config = config();
+        config.cluster =
+            serde_json::from_value(json!({ "kubeconfig": "kubeconfig", "context": "aks" })).unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("assess", project.path());
+        let outputs = AssessCluster.apply(&ctx, &config).await.unwrap();
+        let found: Vec<(String, String)> =
+            outputs.findings.iter().map(|found| (found.rule.clone(), found.object())).collect();
+        let expected = |rule: &str, object: &str| (rule.to_owned(), object.to_owned());
+        assert!(found.contains(&expected("EKS-SEC-002", "ClusterSecretStore aws")), "{found:?}");
+        assert!(found.contains(&expected("EKS-SEC-003", "ExternalSecret shop/db")), "{found:?}");
+        assert!(!found.iter().any(|(_, object)| object.ends_with("unused")), "{found:?}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `manifest.export`: the objects of namespaces as files, without what is the cluster's own. Reads
-//! the cluster only; natural to repeat.
+//! `manifest.export`: the objects of namespaces as files, without what is the cluster's own, and what they need of what
+//! is in no namespace ([`needs`](super::needs)). Reads the cluster only; natural to repeat.
 //!
 //! Invariant: Secrets are written readable by their owner alone, and never logged.
 
@@ -16,7 +16,8 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::strip::{is_derived, left_out, strip};
+use super::needs::{Needs, kept_back};
+use super::strip::{data_source, is_derived, is_selecting, left_out, strip};
 use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
@@ -43,9 +44,21 @@ pub(crate) struct Config {
     pub namespaces: Vec<String>,
     /// Folder to write; replaced as a whole, where it was written by `migrate`.
     pub directory: PathBuf,
-    /// Kinds to leave out: `["StatefulSet", "PersistentVolumeClaim"]`.
+    /// Kinds to leave out: `["StatefulSet", "PersistentVolumeClaim"]`. Of what is in no namespace, ClusterRoleBindings of
+    /// the namespaces' service accounts and the ClusterRoles, PriorityClasses and ClusterSecretStores that are named
+    /// are exported too, unless they are left out here.
     #[serde(default)]
     pub exclude_kinds: Vec<String>,
+}
+
+/// What a person should know of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Warned {
+    /// `Kind namespace/name`.
+    pub object: String,
+    /// What it is.
+    pub note: String,
 }
 
 /// What was written.
@@ -60,6 +73,9 @@ pub(crate) struct Outputs {
     pub objects: BTreeMap<String, u64>,
     /// Objects not written, by kind and reason.
     pub left_out: BTreeMap<String, u64>,
+    /// What exported objects need and what was not exported, and what was taken from those that were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warned>,
     /// Kinds that these credentials may not list, and API groups that did not answer.
     pub unreadable: Vec<String>,
     /// Digest over names and contents of all written files.
@@ -74,23 +90,30 @@ struct Export<'a> {
     config: &'a Config,
     outputs: Outputs,
     custom: BTreeSet<(String, String)>,
+    needs: Needs,
 }
 
-impl Export<'_> {
+impl<'a> Export<'a> {
+    fn new(ctx: &'a StepContext, client: Client, config: &'a Config) -> Self {
+        let (outputs, needs) = (Outputs::default(), Needs::default());
+        Self { ctx, client, config, outputs, custom: BTreeSet::new(), needs }
+    }
+
     async fn run(mut self, write: Write<'_>) -> Result<Outputs, StepError> {
         let (kinds, broken) = served(&self.client).await?;
         self.outputs.unreadable = broken;
         let qualified = qualified(&kinds);
+        let services = kinds.iter().find(|k| k.id() == "v1/Service");
         let excluded = &self.config.exclude_kinds;
-        let kinds: Vec<&Served> = kinds
-            .iter()
-            .filter(|k| k.namespaced && k.listable && !excluded.contains(&k.resource.kind))
-            .filter(|k| !is_derived(&k.resource.kind))
-            .collect();
+        let wanted = kinds.iter().filter(|k| !excluded.contains(&k.resource.kind));
+        let (kinds, global): (Vec<&Served>, Vec<&Served>) = wanted.partition(|k| k.namespaced);
+        let kinds: Vec<&Served> =
+            kinds.into_iter().filter(|k| k.listable && !is_derived(&k.resource.kind)).collect();
         let total = (kinds.len() * self.config.namespaces.len()) as u64;
         let mut done = 0;
         for namespace in &self.config.namespaces {
             self.cluster_object("v1", "Namespace", "namespaces", namespace, write).await?;
+            let services = self.services(services, namespace).await?;
             for kind in &kinds {
                 let what = Progress::message(format!("{namespace}: {}", kind.resource.kind));
                 self.ctx.progress(what.items(done, total));
@@ -98,10 +121,11 @@ impl Export<'_> {
                     true => format!("{}.{}", kind.resource.kind, kind.resource.group),
                     false => kind.resource.kind.clone(),
                 };
-                self.kind(kind, namespace, &prefix, write).await?;
+                self.kind(kind, namespace, &prefix, &services, write).await?;
                 done += 1;
             }
         }
+        self.needed(&global, write).await?;
         for (plural, group) in std::mem::take(&mut self.custom) {
             let name = format!("{plural}.{group}");
             let kind = "CustomResourceDefinition";
@@ -112,22 +136,45 @@ impl Export<'_> {
         Ok(self.outputs)
     }
 
+    /// The Services of a namespace, and whether each finds its pods by itself: those that can be read.
+    async fn services(
+        &self,
+        kind: Option<&Served>,
+        namespace: &str,
+    ) -> Result<BTreeMap<String, bool>, StepError> {
+        let mut services = BTreeMap::new();
+        let Some(kind) = kind else { return Ok(services) };
+        each_object(self.ctx, &self.client, kind, namespace, |service| {
+            let name = text(&service, &["metadata", "name"]).unwrap_or_default();
+            services.insert(name.to_owned(), is_selecting(&service));
+            Ok(())
+        })
+        .await?;
+        Ok(services)
+    }
+
     async fn kind(
         &mut self,
         kind: &Served,
         namespace: &str,
         prefix: &str,
+        services: &BTreeMap<String, bool>,
         write: Write<'_>,
     ) -> Result<(), StepError> {
         let id = kind.id();
-        let outputs = &mut self.outputs;
+        let (outputs, needs) = (&mut self.outputs, &mut self.needs);
         let mut written = 0;
         let listed = each_object(self.ctx, &self.client, kind, namespace, |mut object| {
-            if let Some(reason) = left_out(&object) {
+            if let Some(reason) = left_out(&object, services) {
                 *outputs.left_out.entry(format!("{id}: {reason}")).or_default() += 1;
                 return Ok(());
             }
             let name = text(&object, &["metadata", "name"]).unwrap_or_default().to_owned();
+            needs.take(&object);
+            if let Some(from) = data_source(&object) {
+                let note = format!("it was filled from {from} once: exported without that, for a new volume");
+                outputs.warn(format!("{} {namespace}/{name}", kind.resource.kind), note);
+            }
             strip(&mut object);
             let is_private = id == "v1/Secret";
             write(&file_name(namespace, prefix, &name), to_yaml(&object).as_bytes(), is_private)?;
@@ -144,6 +191,51 @@ impl Export<'_> {
             if is_custom(&kind.resource.group) {
                 self.custom.insert((kind.resource.plural.clone(), kind.resource.group.clone()));
             }
+        }
+        Ok(())
+    }
+
+    /// Writes what is in no namespace and needed, and tells the rest of it.
+    async fn needed(&mut self, kinds: &[&Served], write: Write<'_>) -> Result<(), StepError> {
+        let namespaces = &self.config.namespaces;
+        let mut found = Vec::new();
+        let unreadable = self.needs.read(self.ctx, &self.client, kinds, namespaces, |kind, object| {
+            found.push((kind.clone(), object));
+            Ok(())
+        });
+        self.outputs.unreadable.extend(unreadable.await?);
+        for (kind, mut object) in found {
+            let name = text(&object, &["metadata", "name"]).unwrap_or_default().to_owned();
+            let shown = format!("{} {name}", kind.resource.kind);
+            if let Some(reason) = left_out(&object, &BTreeMap::new()) {
+                *self.outputs.left_out.entry(format!("{}: {reason}", kind.id())).or_default() += 1;
+                continue;
+            }
+            if let Some(reason) = kept_back(&object, namespaces) {
+                let by = self.needs.of(&kind, &name);
+                let by =
+                    if by.is_empty() { "accounts of the namespaces".to_owned() } else { tree::listed(&by) };
+                self.outputs.warn(shown, format!("not exported, and needed by {by}: {reason}"));
+                continue;
+            }
+            strip(&mut object);
+            write(
+                &file_name(CLUSTER_FOLDER, &kind.resource.kind, &name),
+                to_yaml(&object).as_bytes(),
+                false,
+            )?;
+            self.outputs.files += 1;
+            *self.outputs.objects.entry(kind.id()).or_default() += 1;
+            if is_custom(&kind.resource.group) {
+                self.custom.insert((kind.resource.plural.clone(), kind.resource.group.clone()));
+            }
+        }
+        let excluded = &self.config.exclude_kinds;
+        let untaken = self.needs.iter().filter(|(need, _)| !need.is_taken());
+        for (need, by) in untaken.filter(|(need, _)| !excluded.iter().any(|kind| kind == need.kind)) {
+            let by: Vec<String> = by.iter().cloned().collect();
+            let note = format!("not exported, and needed by {}", tree::listed(&by));
+            self.outputs.warn(need.to_string(), note);
         }
         Ok(())
     }
@@ -176,6 +268,12 @@ impl Export<'_> {
         self.outputs.files += 1;
         *self.outputs.objects.entry(id).or_default() += 1;
         Ok(())
+    }
+}
+
+impl Outputs {
+    fn warn(&mut self, object: String, note: String) {
+        self.warnings.push(Warned { object, note });
     }
 }
 
@@ -236,6 +334,14 @@ fn evidence(outputs: &Outputs, digest: String) -> Evidence {
         status: migrate_plugin_api::CheckStatus::Warning,
         note: Some("could not be listed: not exported".to_owned()),
     }));
+    checks.extend(outputs.warnings.iter().map(|warned| Check {
+        subject: warned.object.clone(),
+        what: "exported".to_owned(),
+        source: String::new(),
+        target: String::new(),
+        status: migrate_plugin_api::CheckStatus::Warning,
+        note: Some(warned.note.clone()),
+    }));
     Evidence { checks }
 }
 
@@ -281,12 +387,15 @@ impl TypedStep for ManifestExport {
         }
         let directory = ctx.path(&config.directory);
         let draft = Draft::new(&directory, &ctx.key)?;
-        let export = Export { ctx, client, config, outputs: Outputs::default(), custom: BTreeSet::new() };
+        let export = Export::new(ctx, client, config);
         let mut outputs =
             export.run(&mut |path, bytes, is_private| draft.write(path, bytes, is_private)).await?;
         draft.lacks(&outputs.unreadable)?;
         draft.commit()?;
         outputs.digest = tree::digest(&directory)?;
+        for Warned { object, note } in &outputs.warnings {
+            ctx.warn(format!("{object}: {note}"));
+        }
         let left: u64 = outputs.left_out.values().sum();
         ctx.info(format!("{} objects exported, {left} left out", outputs.files));
         Ok(outputs)
@@ -304,7 +413,7 @@ impl TypedStep for ManifestExport {
         let mut evidence = evidence(outputs, digest);
         if depth == VerifyDepth::Deep {
             let client = connect(ctx, &config.cluster).await?;
-            let export = Export { ctx, client, config, outputs: Outputs::default(), custom: BTreeSet::new() };
+            let export = Export::new(ctx, client, config);
             let mut changed = Vec::new();
             export
                 .run(&mut |path, bytes, _| {

@@ -8,8 +8,11 @@ pub(crate) mod chart;
 mod difference;
 pub(crate) mod edit;
 mod export;
+#[cfg(test)]
+mod export_tests;
 mod folder;
 mod in_place;
+pub(crate) mod needs;
 mod once;
 #[cfg(test)]
 mod once_tests;
@@ -21,7 +24,7 @@ pub(crate) mod render;
 pub(crate) mod rewrite;
 pub(crate) mod source;
 #[cfg(test)]
-mod stand_in;
+pub(crate) mod stand_in;
 mod strip;
 mod target;
 pub(crate) mod tree;

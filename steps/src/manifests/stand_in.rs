@@ -1,5 +1,5 @@
-//! An API server of our own for the tests of `manifest.apply`: strict in what applying and deleting go by
-//! (versions, UIDs, preconditions, dry runs, finalizers), and nothing else. No other path is served.
+//! An API server of our own for the tests of `manifest.apply` and what reads a cluster: strict in what applying and
+//! deleting go by (versions, UIDs, preconditions, dry runs, finalizers), and nothing else. No other path is served.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// `apiVersion`, kind, plural, whether it is in namespaces.
 type Kind = (&'static str, &'static str, &'static str, bool);
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 22] = [
     ("v1", "ConfigMap", "configmaps", true),
     ("v1", "Namespace", "namespaces", false),
     ("v1", "Pod", "pods", true),
@@ -26,6 +26,17 @@ const KINDS: [Kind; 11] = [
     ("batch/v1", "Job", "jobs", true),
     ("example.com/v1", "Widget", "widgets", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", false),
+    ("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", false),
+    ("external-secrets.io/v1", "ClusterSecretStore", "clustersecretstores", false),
+    ("external-secrets.io/v1", "ExternalSecret", "externalsecrets", true),
+    ("networking.k8s.io/v1", "Ingress", "ingresses", true),
+    ("snapshot.storage.k8s.io/v1", "VolumeSnapshot", "volumesnapshots", true),
+    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
+    ("v1", "Endpoints", "endpoints", true),
+    ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
+    ("apps/v1", "ReplicaSet", "replicasets", true),
+    ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", false),
     ("apiregistration.k8s.io/v1", "APIService", "apiservices", false),
 ];
 
@@ -33,10 +44,10 @@ const KINDS: [Kind; 11] = [
 type Hook = Box<dyn FnMut(&str, &mut Objects) -> Option<u16> + Send>;
 
 /// Objects by `plural/namespace/name`.
-pub(super) type Objects = BTreeMap<String, Value>;
+pub(crate) type Objects = BTreeMap<String, Value>;
 
 #[derive(Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     pub objects: Objects,
     /// Every request that changed something, in order: `PATCH services/shop/web`.
     pub writes: Vec<String>,
@@ -46,13 +57,13 @@ pub(super) struct Held {
     count: u64,
 }
 
-pub(super) struct StandIn {
+pub(crate) struct StandIn {
     held: Arc<Mutex<Held>>,
     pub address: String,
 }
 
 impl StandIn {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let held = Arc::new(Mutex::new(Held::default()));
         let router = Router::new().fallback(answer).with_state(Arc::clone(&held));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -63,16 +74,16 @@ impl StandIn {
         stand_in
     }
 
-    pub(super) fn with<T>(&self, f: impl FnOnce(&mut Held) -> T) -> T {
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Held) -> T) -> T {
         f(&mut self.held.lock().unwrap())
     }
 
     /// What was written since the last call.
-    pub(super) fn writes(&self) -> Vec<String> {
+    pub(crate) fn writes(&self) -> Vec<String> {
         self.with(|held| std::mem::take(&mut held.writes))
     }
 
-    pub(super) fn kubeconfig(&self, path: &Path) {
+    pub(crate) fn kubeconfig(&self, path: &Path) {
         let text = format!(
             "apiVersion: v1\nkind: Config\nclusters: [{{name: a, cluster: {{server: '{}'}}}}]\nusers: [{{name: a, user: {{}}}}]\n\
              contexts: [{{name: aks, context: {{cluster: a, user: a}}}}]\n",
@@ -84,7 +95,7 @@ impl StandIn {
 
 impl Held {
     /// Puts an object there, as nobody's.
-    pub(super) fn put(&mut self, at: &str, mut object: Value) {
+    pub(crate) fn put(&mut self, at: &str, mut object: Value) {
         self.count += 1;
         object["metadata"]["uid"] = json!(format!("uid-{}", self.count));
         object["metadata"]["resourceVersion"] = json!(self.count.to_string());

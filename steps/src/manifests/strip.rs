@@ -1,5 +1,7 @@
 //! What of an object belongs to the cluster it was read from, and so doesn't go into a file. Pure.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::apply_set;
@@ -20,9 +22,12 @@ const METADATA: [&str; 9] = [
 ];
 
 /// Annotations that the cluster's own controllers and kubectl write.
-const ANNOTATIONS: [&str; 13] = [
+const ANNOTATIONS: [&str; 16] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     "deployment.kubernetes.io/revision",
+    "deployment.kubernetes.io/revision-history",
+    "deployment.kubernetes.io/desired-replicas",
+    "deployment.kubernetes.io/max-replicas",
     "deprecated.daemonset.template.generation",
     "pv.kubernetes.io/bind-completed",
     "pv.kubernetes.io/bound-by-controller",
@@ -41,30 +46,39 @@ const JOB_LABELS: [&str; 4] =
     ["controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
 
 /// Kinds that a cluster makes by itself.
-const DERIVED_KINDS: [&str; 8] = [
-    "Endpoints",
-    "EndpointSlice",
-    "Event",
-    "ReplicaSet",
-    "ControllerRevision",
-    "Lease",
-    "PodMetrics",
-    "CSIStorageCapacity",
-];
+const DERIVED_KINDS: [&str; 5] = ["Event", "ControllerRevision", "Lease", "PodMetrics", "CSIStorageCapacity"];
+
+/// Who makes EndpointSlices of Services and of Endpoints. People's have another name in the label, or none.
+/// <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#management>
+const SLICES_BY: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+
+/// Group of the snapshots of volumes, and of those of several at once.
+const SNAPSHOTS: [&str; 2] = ["snapshot.storage.k8s.io", "groupsnapshot.storage.k8s.io"];
 
 /// Whether objects of this kind are never written by people, so that they need not even be listed.
 pub(crate) fn is_derived(kind: &str) -> bool {
     DERIVED_KINDS.contains(&kind)
 }
 
-/// Why `object` is not exported; `None` when it is.
-pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
+/// Whether a Service finds its pods by itself: its Endpoints are made of them, and nobody's own.
+pub(crate) fn is_selecting(service: &Value) -> bool {
+    service.pointer("/spec/selector").and_then(Value::as_object).is_some_and(|labels| !labels.is_empty())
+}
+
+/// Why `object` is not exported; `None` when it is. `services` are those of its namespace, and whether each
+/// [finds its pods](is_selecting).
+pub(crate) fn left_out(object: &Value, services: &BTreeMap<String, bool>) -> Option<&'static str> {
     let kind = text(object, &["kind"])?;
     let name = text(object, &["metadata", "name"]).unwrap_or_default();
     if is_derived(kind) {
         return Some("the cluster makes it");
     }
     let group = text(object, &["apiVersion"]).unwrap_or_default().split('/').next().unwrap_or_default();
+    if SNAPSHOTS.contains(&group) {
+        return Some(
+            "data of the source cluster: of a new volume it would be another snapshot under its name",
+        );
+    }
     if group.ends_with(".k8s.aws") || group.ends_with(".k8s.amazonaws.com") {
         return Some("it belongs to an AWS controller");
     }
@@ -72,6 +86,11 @@ pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
         return Some("its controller makes it");
     }
     match kind {
+        "Service" | "Endpoints" | "EndpointSlice" if is_api_server(object) => Some("the cluster makes it"),
+        "Endpoints" if is_of_controller(object, services) => Some("the cluster makes it"),
+        "EndpointSlice" if label(object, "endpointslice.kubernetes.io/managed-by", &SLICES_BY) => {
+            Some("the cluster makes it")
+        }
         "ConfigMap" | "Secret" if text(object, &["metadata", "labels", apply_set::ID]).is_some() => {
             Some("it is the record of a set of the source cluster")
         }
@@ -89,13 +108,37 @@ pub(crate) fn left_out(object: &Value) -> Option<&'static str> {
     }
 }
 
+/// The Service `kubernetes`, by which pods find the API server of their own cluster, and its addresses.
+fn is_api_server(object: &Value) -> bool {
+    text(object, &["metadata", "namespace"]) == Some("default")
+        && (text(object, &["metadata", "name"]) == Some("kubernetes")
+            || label(object, "kubernetes.io/service-name", &["kubernetes"]))
+}
+
+/// Made of pods, or of the election of a leader. Of one without a Service it says so itself, at least since
+/// Kubernetes 1.33.
+fn is_of_controller(endpoints: &Value, services: &BTreeMap<String, bool>) -> bool {
+    let has = |name: &str| endpoints["metadata"]["annotations"].get(name).is_some();
+    let service = text(endpoints, &["metadata", "name"]).and_then(|name| services.get(name).copied());
+    service.unwrap_or_else(|| {
+        label(endpoints, "endpoints.kubernetes.io/managed-by", &["endpoint-controller"])
+            || has("endpoints.kubernetes.io/last-change-trigger-time")
+            || has("control-plane.alpha.kubernetes.io/leader")
+    })
+}
+
+fn label(object: &Value, name: &str, values: &[&str]) -> bool {
+    text(object, &["metadata", "labels", name]).is_some_and(|value| values.contains(&value))
+}
+
 fn is_bare_account(account: &Value) -> bool {
     let has = |field: &str| match account.pointer(field) {
         Some(Value::Object(map)) => !map.is_empty(),
         Some(Value::Array(list)) => !list.is_empty(),
         _ => false,
     };
-    !has("/metadata/annotations") && !has("/imagePullSecrets")
+    let says = ["/metadata/annotations", "/metadata/labels", "/imagePullSecrets"].into_iter().any(has);
+    !says && account.get("automountServiceAccountToken").is_none()
 }
 
 fn is_finished(job: &Value) -> bool {
@@ -104,6 +147,13 @@ fn is_finished(job: &Value) -> bool {
         matches!(text(condition, &["type"]), Some("Complete" | "Failed"))
             && text(condition, &["status"]) == Some("True")
     })
+}
+
+/// What a claim was filled from: `VolumeSnapshot pre-upgrade`.
+pub(crate) fn data_source(object: &Value) -> Option<String> {
+    let spec = object.get("spec").filter(|_| text(object, &["kind"]) == Some("PersistentVolumeClaim"))?;
+    let from = spec.get("dataSourceRef").or_else(|| spec.get("dataSource"))?;
+    Some(format!("{} {}", text(from, &["kind"])?, text(from, &["name"])?))
 }
 
 /// Takes from `object` what the source cluster put there.
@@ -122,7 +172,8 @@ pub(crate) fn strip(object: &mut Value) {
     }
     match kind.as_str() {
         "Service" => service(object),
-        "PersistentVolumeClaim" => remove(object, "/spec", &["volumeName"]),
+        // What it was filled from is not there; the data comes on another way.
+        "PersistentVolumeClaim" => remove(object, "/spec", &["volumeName", "dataSource", "dataSourceRef"]),
         "ServiceAccount" => remove(object, "", &["secrets"]),
         "Namespace" => {
             remove(object, "", &["spec"]);
@@ -270,7 +321,11 @@ mod tests {
             "spec": { "clusterIP": "None", "clusterIPs": ["None"] } });
         let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data",
             "annotations": { "pv.kubernetes.io/bind-completed": "yes", "mine": "kept" } },
-            "spec": { "storageClassName": "gp3", "volumeName": "pvc-1" } });
+            "spec": { "storageClassName": "gp3", "volumeName": "pvc-1",
+                "dataSource": { "kind": "VolumeSnapshot", "name": "pre-upgrade" },
+                "dataSourceRef": { "kind": "VolumeSnapshot", "name": "pre-upgrade" } } });
+        assert_eq!(data_source(&claim).as_deref(), Some("VolumeSnapshot pre-upgrade"));
+        assert_eq!(data_source(&service), None);
         let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "load",
             "labels": { "controller-uid": "u", "app": "load" } }, "spec": { "selector": { "matchLabels": {} },
             "template": { "metadata": { "creationTimestamp": null, "labels": { "batch.kubernetes.io/controller-uid": "u" } } } } });
@@ -283,18 +338,54 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_people_wrote_are_exported() {
+        let services = BTreeMap::from([("web".to_owned(), true), ("db".to_owned(), false)]);
+        let of = |kind: &str, name: &str, metadata: Value| {
+            let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": metadata });
+            object["metadata"]["name"] = name.into();
+            left_out(&object, &services)
+        };
+        let labels = |name: &str, value: &str| json!({ "namespace": "shop", "labels": { (name): value } });
+        let noted = |name: &str| json!({ "annotations": { (name): "x" } });
+        // Of a Service without a selector (any more), or of none at all.
+        let trigger = noted("endpoints.kubernetes.io/last-change-trigger-time");
+        let leader = noted("control-plane.alpha.kubernetes.io/leader");
+        let managed = labels("endpoints.kubernetes.io/managed-by", "endpoint-controller");
+        for (name, metadata) in [("db", json!({})), ("db", trigger.clone()), ("gluster", json!({}))] {
+            assert_eq!(of("Endpoints", name, metadata), None, "{name}");
+        }
+        for (name, metadata) in [("web", json!({})), ("old", trigger), ("lock", leader), ("old", managed)] {
+            assert_eq!(of("Endpoints", name, metadata), Some("the cluster makes it"), "{name}");
+        }
+        let by =
+            |who: &str| of("EndpointSlice", "db-1", labels("endpointslice.kubernetes.io/managed-by", who));
+        assert_eq!((by("staff"), of("EndpointSlice", "db-1", json!({}))), (None, None));
+        assert!(by("endpointslice-controller.k8s.io").is_some());
+        assert!(by("endpointslicemirroring-controller.k8s.io").is_some());
+        assert_eq!(of("ReplicaSet", "web", json!({})), None);
+        // The target's API server is not the source's.
+        for kind in ["Service", "Endpoints", "EndpointSlice"] {
+            assert!(of(kind, "kubernetes", json!({ "namespace": "default" })).is_some(), "{kind}");
+            assert!(of(kind, "kubernetes", json!({ "namespace": "shop" })).is_none(), "{kind}");
+        }
+        let service = |spec: Value| is_selecting(&json!({ "kind": "Service", "spec": spec }));
+        assert!(service(json!({ "selector": { "app": "web" } })));
+        assert!(!service(json!({ "selector": {} })) && !service(json!({})));
+    }
+
+    #[test]
     fn what_is_made_again_or_done_is_left_out() {
         let of = |kind: &str, rest: Value| {
             let mut object = json!({ "kind": kind, "metadata": { "name": "x" } });
             for (key, value) in rest.as_object().unwrap() {
                 object[key] = value.clone();
             }
-            left_out(&object)
+            left_out(&object, &BTreeMap::new())
         };
         let owned = json!({ "metadata": { "name": "x", "ownerReferences": [
             { "kind": "ReplicaSet", "name": "web", "controller": true }] } });
         assert!(of("Pod", owned.clone()).is_some() && of("Job", owned).is_some());
-        assert!(of("EndpointSlice", json!({})).is_some());
+        assert!(of("Lease", json!({})).is_some());
         assert!(of("ConfigMap", json!({ "metadata": { "name": "kube-root-ca.crt" } })).is_some());
         assert!(of("Secret", json!({ "type": "kubernetes.io/service-account-token" })).is_some());
         assert!(of("Secret", json!({ "type": "Opaque" })).is_none());
@@ -304,6 +395,15 @@ mod tests {
             |annotations: Value| json!({ "metadata": { "name": "default", "annotations": annotations } });
         assert!(of("ServiceAccount", default(json!({}))).is_some());
         assert!(of("ServiceAccount", default(json!({ "eks.amazonaws.com/role-arn": "x" }))).is_none());
+        let mut hardened = default(json!({}));
+        hardened["automountServiceAccountToken"] = json!(false);
+        assert!(of("ServiceAccount", hardened).is_none());
+        let labelled = json!({ "metadata": { "name": "default", "labels": { "team": "shop" } } });
+        assert!(of("ServiceAccount", labelled).is_none());
+        for group in ["snapshot.storage.k8s.io/v1", "groupsnapshot.storage.k8s.io/v1beta1"] {
+            let reason = of("VolumeSnapshot", json!({ "apiVersion": group }));
+            assert!(reason.is_some_and(|reason| reason.starts_with("data of the source cluster")));
+        }
         let aws = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1" });
         assert_eq!(of("TargetGroupBinding", aws), Some("it belongs to an AWS controller"));
         let label =

@@ -1,0 +1,192 @@
+//! `manifest.export` against a stand-in of ours (`stand_in.rs`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use migrate_plugin_api::testing::RecordingHost;
+use migrate_plugin_api::{StepError, TypedStep as _, VerifyDepth};
+use serde_json::{Value, json};
+
+use super::export::{Config, ManifestExport, Outputs};
+use super::stand_in::StandIn;
+
+struct World {
+    server: StandIn,
+    host: Arc<RecordingHost>,
+    config: Config,
+    project: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = StandIn::start().await;
+        let project = tempfile::tempdir().unwrap();
+        server.kubeconfig(&project.path().join("kubeconfig"));
+        let config = json!({ "cluster": { "kubeconfig": "kubeconfig", "context": "aks" }, "namespaces": ["shop"],
+            "directory": "out" });
+        let host = Arc::new(RecordingHost::default());
+        Self { server, host, config: serde_json::from_value(config).unwrap(), project }
+    }
+
+    /// Puts objects of `shop` there, or of no namespace: `plural/name`.
+    fn put(&self, at: &str, namespace: &str, rest: Value) {
+        let (plural, name) = at.split_once('/').unwrap();
+        let mut object = json!({ "metadata": { "name": name } });
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        for (key, value) in rest.as_object().unwrap() {
+            object[key] = value.clone();
+        }
+        self.server.with(|held| held.put(&format!("{plural}/{namespace}/{name}"), object));
+    }
+
+    async fn export(&self) -> Result<Outputs, StepError> {
+        ManifestExport.apply(&self.host.context("export", self.project.path()), &self.config).await
+    }
+
+    fn files(&self) -> BTreeSet<String> {
+        let mut files = BTreeSet::new();
+        for folder in ["shop", "_cluster"] {
+            let folder_path = self.project.path().join("out").join(folder);
+            for entry in fs::read_dir(folder_path).unwrap() {
+                files.insert(format!("{folder}/{}", entry.unwrap().file_name().into_string().unwrap()));
+            }
+        }
+        files
+    }
+}
+
+fn warned(outputs: &Outputs) -> Vec<String> {
+    outputs.warnings.iter().map(|warned| format!("{}: {}", warned.object, warned.note)).collect()
+}
+
+#[tokio::test]
+async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() {
+    let world = World::new().await;
+    world.put("services/web", "shop", json!({ "spec": { "selector": { "app": "web" } } }));
+    world.put("services/db", "shop", json!({ "spec": { "ports": [{ "port": 5432 }] } }));
+    for name in ["web", "db"] {
+        let subsets = json!([{ "addresses": [{ "ip": "10.0.0.7" }], "ports": [{ "port": 5432 }] }]);
+        world.put(&format!("endpoints/{name}"), "shop", json!({ "subsets": subsets }));
+    }
+    world.put("replicasets/alone", "shop", json!({ "spec": { "replicas": 1 } }));
+    let source = json!({ "kind": "VolumeSnapshot", "name": "pre-upgrade" });
+    let spec = json!({ "dataSource": source, "dataSourceRef": source, "storageClassName": "gp3" });
+    world.put("persistentvolumeclaims/data", "shop", json!({ "spec": spec }));
+    let of = json!({ "spec": { "source": { "persistentVolumeClaimName": "data" } } });
+    world.put("volumesnapshots/pre-upgrade", "shop", of);
+
+    let outputs = world.export().await.unwrap();
+    let expected = [
+        "_cluster/Namespace-shop.yaml",
+        "shop/Endpoints-db.yaml",
+        "shop/PersistentVolumeClaim-data.yaml",
+        "shop/ReplicaSet-alone.yaml",
+        "shop/Service-db.yaml",
+        "shop/Service-web.yaml",
+    ];
+    assert_eq!(world.files(), expected.map(str::to_owned).into());
+    let left: Vec<&str> = outputs.left_out.keys().map(String::as_str).collect();
+    assert_eq!(
+        left,
+        [
+            "snapshot.storage.k8s.io/v1/VolumeSnapshot: data of the source cluster: of a new volume it would be another \
+             snapshot under its name",
+            "v1/Endpoints: the cluster makes it",
+        ]
+    );
+    let claim =
+        fs::read_to_string(world.project.path().join("out/shop/PersistentVolumeClaim-data.yaml")).unwrap();
+    assert!(claim.contains("storageClassName: gp3") && !claim.contains("dataSource"), "{claim}");
+    assert_eq!(
+        warned(&outputs),
+        [
+            "PersistentVolumeClaim shop/data: it was filled from VolumeSnapshot pre-upgrade once: exported without that, \
+             for a new volume"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_no_namespace_and_needed_goes_along_or_is_told() {
+    let world = World::new().await;
+    let spec = json!({ "priorityClassName": "high", "containers": [{ "name": "a", "image": "a" }] });
+    world.put("pods/web", "shop", json!({ "spec": spec }));
+    let store = json!({ "kind": "ClusterSecretStore", "name": "aws" });
+    world.put("externalsecrets/db", "shop", json!({ "spec": { "secretStoreRef": store } }));
+    world.put("ingresses/web", "shop", json!({ "spec": { "ingressClassName": "alb" } }));
+    world.put("priorityclasses/high", "", json!({ "value": 1000 }));
+    world.put("priorityclasses/unused", "", json!({ "value": 1 }));
+    world.put("clustersecretstores/aws", "", json!({ "spec": { "provider": { "aws": {} } } }));
+    let definition = "customresourcedefinitions/clustersecretstores.external-secrets.io";
+    world.put(definition, "", json!({ "spec": { "group": "external-secrets.io" } }));
+    for role in ["reader", "other", "cluster-admin"] {
+        world.put(&format!("clusterroles/{role}"), "", json!({ "rules": [] }));
+    }
+    let binding = |name: &str, role: &str, namespaces: &[&str]| {
+        let account =
+            |namespace: &&str| json!({ "kind": "ServiceAccount", "name": "web", "namespace": namespace });
+        let subjects: Vec<Value> = namespaces.iter().map(account).collect();
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role });
+        world.put(
+            &format!("clusterrolebindings/{name}"),
+            "",
+            json!({ "roleRef": role, "subjects": subjects }),
+        );
+    };
+    binding("web", "reader", &["shop"]);
+    binding("both", "other", &["shop", "bank"]);
+    binding("bank", "other", &["bank"]);
+    binding("system:web", "other", &["shop"]);
+    binding("admin", "cluster-admin", &["shop"]);
+
+    let outputs = world.export().await.unwrap();
+    let expected = [
+        "_cluster/ClusterRole-reader.yaml",
+        "_cluster/ClusterRoleBinding-web.yaml",
+        "_cluster/ClusterSecretStore-aws.yaml",
+        "_cluster/CustomResourceDefinition-clustersecretstores.external-secrets.io.yaml",
+        "_cluster/Namespace-shop.yaml",
+        "_cluster/PriorityClass-high.yaml",
+        "shop/ExternalSecret-db.yaml",
+        "shop/Ingress-web.yaml",
+        "shop/Pod-web.yaml",
+    ];
+    assert_eq!(world.files(), expected.map(str::to_owned).into());
+    assert_eq!(
+        warned(&outputs),
+        [
+            "ClusterRoleBinding admin: not exported, and needed by accounts of the namespaces: it gives all rights there \
+             are: decide whether they have them on AKS",
+            "ClusterRoleBinding both: not exported, and needed by accounts of the namespaces: it is about others too",
+            "IngressClass alb: not exported, and needed by Ingress shop/web",
+        ]
+    );
+    let ctx = world.host.context("export", world.project.path());
+    let evidence = ManifestExport.verify(&ctx, &world.config, &outputs, VerifyDepth::Deep).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    assert_eq!(evidence.checks.iter().filter(|check| check.what == "exported").count(), 3);
+}
+
+#[tokio::test]
+async fn what_is_needed_and_may_not_be_read_is_told() {
+    let world = World::new().await;
+    world.put("pods/web", "shop", json!({ "spec": { "priorityClassName": "high" } }));
+    world.server.with(|held| {
+        held.hook = Some(Box::new(|request, _| {
+            let is_refused = request.contains("clusterrolebindings/") || request.contains("priorityclasses/");
+            is_refused.then_some(403)
+        }));
+    });
+    let outputs = world.export().await.unwrap();
+    let expected = ["rbac.authorization.k8s.io/v1/ClusterRoleBinding", "scheduling.k8s.io/v1/PriorityClass"];
+    assert_eq!(outputs.unreadable, expected);
+    // Left out by a person, it is not asked for.
+    let mut config = world.config.clone();
+    config.exclude_kinds = ["ClusterRoleBinding", "PriorityClass"].map(str::to_owned).to_vec();
+    let ctx = world.host.context("export", world.project.path());
+    let outputs = ManifestExport.apply(&ctx, &config).await.unwrap();
+    assert_eq!((outputs.unreadable.len(), outputs.warnings.len()), (0, 0));
+}
