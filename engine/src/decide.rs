@@ -13,7 +13,7 @@ use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, U
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES, question};
 use crate::run::heartbeat::with_right;
-use crate::run::state::{NodeRecord, RunFacts};
+use crate::run::state::RunFacts;
 use crate::run::undo::{Action, Undo, action, blocked, order, rest};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
