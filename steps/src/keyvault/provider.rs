@@ -91,6 +91,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refused_token_is_renewed_once() {
+        let refused = || Mock::given(method("GET")).respond_with(ResponseTemplate::new(401)).with_priority(1);
+        let server = MockServer::start().await;
+        refused().up_to_n_times(1).mount(&server).await;
+        let given = ResponseTemplate::new(200).set_body_json(json!({ "value": CANARY }));
+        Mock::given(method("GET")).respond_with(given).mount(&server).await;
+        assert_eq!(vaults(&server).secret("shop/db").await.unwrap().expose(), CANARY);
+
+        let server = MockServer::start().await;
+        refused().mount(&server).await;
+        assert_eq!(vaults(&server).secret("shop/db").await.unwrap_err().class, ErrorClass::Auth);
+        assert_eq!(server.received_requests().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
     async fn refusals_have_their_class_and_show_neither_secret_nor_token() {
         let error = |code: &str, message: &str| json!({ "error": { "code": code, "message": message } });
         let answer = |status: u16| ResponseTemplate::new(status);
