@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
+use super::code::ingress_groups::Ingresses;
 use super::object::{EKS_API_GROUP, Object};
 use super::path::Pattern;
 use super::subscription::Subscription;
@@ -92,10 +93,8 @@ pub(crate) struct Facts {
     pub provider_users: Named<String>,
     /// Groups and users of Kubernetes that stand for principals of IAM, by `aws-auth` or by an access entry.
     pub iam_subjects: BTreeSet<String>,
-    /// Groups of load balancers: the first Ingress of each, which makes the Gateway.
-    pub gateways: BTreeMap<String, Name>,
-    /// Ports, redirect and certificates that the Ingresses of a group ask for together.
-    pub listeners: BTreeMap<String, BTreeSet<String>>,
+    /// Ingresses, their classes, and what they share.
+    pub ingresses: Ingresses,
     /// Classes and definitions among the objects: `StorageClass` and its name,
     /// `CustomResourceDefinition` and `GROUP/KIND`.
     pub made: BTreeSet<(&'static str, String)>,
@@ -124,6 +123,7 @@ impl Facts {
     pub(crate) fn take(&mut self, object: &Object<'_>) {
         let node = object.node;
         self.provider_users(object);
+        self.ingresses.take(object);
         match object.kind.as_str() {
             "ServiceAccount" => {
                 if let Some(role) = node.text_at(&["metadata", "annotations", "eks.amazonaws.com/role-arn"]) {
@@ -168,7 +168,6 @@ impl Facts {
             "AccessEntry" if object.group == EKS_API_GROUP => {
                 self.iam_subjects(node.get("spec"), "kubernetesGroups");
             }
-            "Ingress" => super::code::ingress::gather(object, self),
             _ => {}
         }
     }

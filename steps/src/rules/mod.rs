@@ -29,4 +29,6 @@ pub(crate) use rewriting::Change;
 #[cfg(test)]
 mod examples_tests;
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ fn facts(text: &str) -> Facts {
     facts
 }
 
-fn found(text: &str, inputs: &Inputs) -> Vec<Finding> {
+pub(super) fn found(text: &str, inputs: &Inputs) -> Vec<Finding> {
     found_for(text, inputs, None)
 }
 
@@ -34,7 +34,7 @@ fn found_with(text: &str, inputs: &Inputs, example: &Example) -> Vec<Finding> {
     set.findings_of_text(text, &documents, &facts, inputs)
 }
 
-fn rewritten(set: &RuleSet, text: &str, inputs: &Inputs) -> Result<String, EditError> {
+pub(super) fn rewritten(set: &RuleSet, text: &str, inputs: &Inputs) -> Result<String, EditError> {
     set.rewrite(text, &read(text)?, &facts(text), inputs).map(|done| done.text)
 }
 

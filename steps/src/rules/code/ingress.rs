@@ -1,21 +1,27 @@
 //! An Ingress of the AWS Load Balancer Controller, read, and what it becomes.
 //!
 //! Ingresses of one `group.name` share a load balancer there and a Gateway here; the first of them by
-//! name makes it, with the listeners of all.
+//! name makes it, with the listeners of all. What keeps somebody out (a log-in, a WAF, addresses, a load
+//! balancer without a public address) has no like that could be made by itself: such an Ingress stays as
+//! it is until a person has taken that out of it.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::ingress_groups::{CLASS, Class, Group, annotation, is_controller, rule_of, settings_of_params};
 use super::{ingress_nginx, routes};
+use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::facts::{Facts, Name};
 use crate::rules::inputs::IngressTarget;
 use crate::rules::object::Object;
-use crate::rules::path::key;
+use crate::rules::path::{Path, key, with};
 
 pub(super) const PREFIX: &str = "alb.ingress.kubernetes.io/";
+pub(super) const GATEWAY_CLASS: &str = "azure-alb-external";
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// A listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,59 +36,80 @@ impl Listener {
     }
 }
 
-/// What an Ingress asks for.
-pub(super) struct Ingress<'a> {
-    pub object: &'a Object<'a>,
+/// Whether it is one at all.
+pub(super) fn is_ingress(object: &Object<'_>) -> bool {
+    object.kind == "Ingress" && object.group == "networking.k8s.io"
 }
 
-impl<'a> Ingress<'a> {
-    /// `None` where it is not AWS's.
-    pub(super) fn of(object: &'a Object<'a>) -> Option<Self> {
-        if object.kind != "Ingress" || object.group != "networking.k8s.io" {
-            return None;
-        }
-        let class = object.node.text_at(&["spec", "ingressClassName"]);
-        let class = class
-            .or_else(|| object.node.text_at(&["metadata", "annotations", "kubernetes.io/ingress.class"]));
-        let ingress = Self { object };
-        let is_aws = match class {
-            Some(class) => class == "alb",
-            None => ingress.settings().next().is_some(),
-        };
-        is_aws.then_some(ingress)
+/// The annotation goes before the field, as with the controller.
+pub(super) fn class_of(node: &Node) -> Class<'_> {
+    let old = node.text_at(&["metadata", "annotations", CLASS_ANNOTATION]).map(Class::Annotation);
+    let named = || node.text_at(&["spec", "ingressClassName"]).map(Class::Named);
+    old.or_else(named).unwrap_or(Class::Default)
+}
+
+/// The controller's annotations.
+pub(super) fn own_settings(node: &Node) -> Vec<(&str, &str)> {
+    let annotations = node.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
+    annotations
+        .iter()
+        .filter_map(|entry| Some((entry.key.text()?.strip_prefix(PREFIX)?, entry.value.text()?)))
+        .collect()
+}
+
+pub(super) fn hosts_of(node: &Node) -> Vec<&str> {
+    let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
+    rules.iter().filter_map(|rule| rule.text_at(&["host"])).collect()
+}
+
+/// Secrets that the Ingress names itself.
+pub(super) fn tls_secrets_of(node: &Node) -> Vec<&str> {
+    let tls = node.at(&["spec", "tls"]).map_or(&[][..], Node::items);
+    tls.iter().filter_map(|tls| tls.text_at(&["secretName"])).collect()
+}
+
+/// What an Ingress asks for, itself or by its class.
+#[derive(Debug, Clone)]
+pub(super) struct Settings<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Settings<'a> {
+    /// What the class says goes before.
+    pub(super) fn of(own: impl Iterator<Item = (&'a str, &'a str)>, given: &'a [(String, String)]) -> Self {
+        let mut all: Vec<(&str, &str)> =
+            own.filter(|(name, _)| !given.iter().any(|(given, _)| given == name)).collect();
+        all.extend(given.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        Self(all)
     }
 
-    /// The controller's annotations.
-    pub(super) fn settings(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let annotations = self.object.node.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
-        annotations
-            .iter()
-            .filter_map(|entry| Some((entry.key.text()?.strip_prefix(PREFIX)?, entry.value.text()?)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0.iter().copied()
     }
 
-    pub(super) fn setting(&self, name: &str) -> Option<&'a str> {
-        self.settings().find(|(found, _)| *found == name).map(|(_, value)| value)
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// The load balancer: the group, or the Ingress itself.
-    pub(super) fn group(&self) -> String {
-        match self.setting("group.name") {
-            Some(group) => group.to_owned(),
-            None => format!("{}/{}", self.object.namespace, self.object.name),
-        }
+    pub(super) fn group(&self, (namespace, name): &Name) -> String {
+        self.get("group.name").map_or_else(|| format!("{namespace}/{name}"), str::to_owned)
+    }
+
+    /// Whether they say how targets are probed.
+    pub(super) fn probes(&self) -> bool {
+        self.iter().any(|(name, _)| name.starts_with("healthcheck-") || name == "success-codes")
     }
 
     /// `[{"HTTP": 80}, {"HTTPS": 443}]`; without: HTTPS where there is a certificate, else HTTP.
     pub(super) fn listeners(&self) -> BTreeSet<Listener> {
         let mut found = BTreeSet::new();
         let given: Option<Vec<Map<String, Value>>> =
-            self.setting("listen-ports").and_then(|text| serde_json::from_str(text).ok());
+            self.get("listen-ports").and_then(|text| serde_json::from_str(text).ok());
         for (protocol, port) in given.into_iter().flatten().flatten() {
             let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
             found.extend(port.map(|port| Listener { is_https: protocol == "HTTPS", port }));
         }
         if found.is_empty() {
-            let is_https = self.setting("certificate-arn").is_some();
+            let is_https = self.get("certificate-arn").is_some();
             found.insert(Listener { is_https, port: if is_https { 443 } else { 80 } });
         }
         if let Some(port) = self.redirect() {
@@ -93,12 +120,11 @@ impl<'a> Ingress<'a> {
 
     /// The port that plain requests are sent to.
     pub(super) fn redirect(&self) -> Option<u16> {
-        let set = self.setting("ssl-redirect").and_then(|port| port.parse().ok());
+        let set = self.get("ssl-redirect").and_then(|port| port.parse().ok());
         set.or_else(|| {
             // The older way: an action that redirects everything.
-            let action = self
-                .settings()
-                .find(|(name, _)| name.starts_with("actions.") && name.contains("redirect"))?;
+            let action =
+                self.iter().find(|(name, _)| name.starts_with("actions.") && name.contains("redirect"))?;
             let action: Value = serde_json::from_str(action.1).ok()?;
             let redirect = action.get("redirectConfig").or_else(|| action.get("RedirectConfig"))?;
             let text = |name: &str, other: &str| {
@@ -111,73 +137,245 @@ impl<'a> Ingress<'a> {
     }
 
     pub(super) fn certificates(&self) -> Vec<&'a str> {
-        let arns = self.setting("certificate-arn").unwrap_or_default();
+        let arns = self.get("certificate-arn").unwrap_or_default();
         arns.split(',').map(str::trim).filter(|arn| !arn.is_empty()).collect()
-    }
-
-    /// Secrets that the Ingress names itself.
-    pub(super) fn tls_secrets(&self) -> Vec<&'a str> {
-        let tls = self.object.node.at(&["spec", "tls"]).map_or(&[][..], Node::items);
-        tls.iter().filter_map(|tls| tls.text_at(&["secretName"])).collect()
-    }
-
-    pub(super) fn hosts(&self) -> Vec<&'a str> {
-        let rules = self.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
-        rules.iter().filter_map(|rule| rule.text_at(&["host"])).collect()
     }
 }
 
-/// Takes an Ingress into the facts of its group.
-pub(crate) fn gather(object: &Object<'_>, facts: &mut Facts) {
-    let Some(ingress) = Ingress::of(object) else { return };
-    let name: Name = (object.namespace.clone(), object.name.clone());
-    let group = ingress.group();
-    let first = facts.gateways.entry(group.clone()).or_insert_with(|| name.clone());
-    if name < *first {
-        *first = name;
+/// An Ingress of AWS's.
+pub(super) struct Ingress<'a> {
+    pub object: &'a Object<'a>,
+    pub settings: Settings<'a>,
+}
+
+impl<'a> Ingress<'a> {
+    /// `None` where it is not AWS's.
+    pub(super) fn of(object: &'a Object<'a>, facts: &'a Facts) -> Option<Self> {
+        if !is_ingress(object) {
+            return None;
+        }
+        let (class, own) = (class_of(object.node), own_settings(object.node));
+        let is_aws = facts.ingresses.is_aws(class, !own.is_empty());
+        is_aws.then(|| Self { object, settings: Settings::of(own.into_iter(), facts.ingresses.given(class)) })
     }
-    let asked = facts.listeners.entry(group).or_default();
-    asked.extend(ingress.listeners().into_iter().map(|l| format!("{} {}", l.name(), l.port)));
-    asked.extend(ingress.certificates().into_iter().map(|arn| format!("certificate {arn}")));
-    asked.extend(ingress.tls_secrets().into_iter().map(|secret| format!("secret {secret}")));
-    if ingress.certificates().is_empty() && ingress.tls_secrets().is_empty() {
-        asked.extend(ingress.hosts().into_iter().map(|host| format!("host {host}")));
+
+    pub(super) fn setting(&self, name: &str) -> Option<&'a str> {
+        self.settings.get(name)
+    }
+
+    pub(super) fn name(&self) -> Name {
+        (self.object.namespace.clone(), self.object.name.clone())
+    }
+
+    pub(super) fn hosts(&self) -> Vec<&'a str> {
+        hosts_of(self.object.node)
+    }
+
+    fn group<'f>(&self, facts: &'f Facts) -> &'f Group {
+        facts.ingresses.group(&self.settings.group(&self.name()))
+    }
+
+    /// Whether others may have the same load balancer.
+    fn shares(&self) -> bool {
+        self.setting("group.name").is_some()
+    }
+
+    /// Whether its load balancer has no public address. One that it doesn't share is its own affair,
+    /// whatever an Ingress of the same name in another folder says.
+    fn is_internal(&self, group: &Group) -> bool {
+        if self.shares() { group.is_internal() } else { self.setting("scheme") != Some("internet-facing") }
+    }
+
+    /// Where the class stands, or would.
+    fn class_path(&self) -> Path {
+        match class_of(self.object.node) {
+            Class::Annotation(_) => vec![key("metadata"), key("annotations"), key(CLASS_ANNOTATION)],
+            Class::Named(_) | Class::Default => vec![key("spec"), key("ingressClassName")],
+        }
+    }
+
+    /// Why it stays: what would be lost by a conversion, and keeps somebody out.
+    fn kept(&self, facts: &Facts, target: Option<IngressTarget>) -> Option<String> {
+        if let Some(params) = facts.ingresses.lacking(class_of(self.object.node)) {
+            return Some(format!(
+                "what IngressClassParams `{params}` of its class say isn't known; give them too"
+            ));
+        }
+        let group = self.group(facts);
+        if self.is_internal(group) {
+            return Some("its load balancer is inside the network (EKS-NET-002)".to_owned());
+        }
+        // NGINX has the like of this one, for each Ingress by itself.
+        let is_like = |name: &str| {
+            target == Some(IngressTarget::Nginx)
+                && name == "inbound-cidrs"
+                && (!self.shares() || group.all_say(name))
+        };
+        let own = self
+            .settings
+            .iter()
+            .find_map(|(name, _)| Some((name, rule_of(name)?)).filter(|_| !is_like(name)));
+        if let Some((name, rule)) = own {
+            return Some(format!("`{name}` ({rule}) must be solved and taken out first"));
+        }
+        if facts.ingresses.has_login(&self.object.namespace, &routes::services_of(self.object.node)) {
+            return Some(
+                "the log-in that its Service asks for (EKS-NET-007) must be solved and taken out first"
+                    .to_owned(),
+            );
+        }
+        let (name, by) = group.closing().find(|(name, _)| self.shares() && !is_like(name))?;
+        Some(format!(
+            "`{name}` of Ingress {}, with the same load balancer, must be solved and taken out first",
+            by.1
+        ))
     }
 }
 
 /// The rule.
 pub(super) fn convert(look: &Look<'_>) -> Vec<Match> {
-    let Some(ingress) = Ingress::of(look.object) else { return Vec::new() };
-    let count = ingress.settings().count();
-    let found = Match::at(vec![key("spec"), key("ingressClassName")])
-        .saying(format!("Ingress of the AWS Load Balancer Controller with {count} of its annotations"));
-    let converted = match look.inputs.ingress {
-        None => {
-            let mut found = found;
-            found.needs.push("rewrite.ingress".to_owned());
-            found
-        }
+    let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
+    let count = ingress.settings.iter().count();
+    let said = format!("Ingress of the AWS Load Balancer Controller with {count} of its annotations");
+    let mut found = Match::at(ingress.class_path()).saying(said.clone());
+    let target = look.inputs.ingress;
+    if target.is_none() {
+        found.needs.push("rewrite.ingress".to_owned());
+    }
+    if let Some(reason) = ingress.kept(look.facts, target) {
+        return vec![found.saying(format!("{said}; it stays: {reason}"))];
+    }
+    vec![match target {
+        None => found,
         Some(IngressTarget::Gateway) => gateway(look, &ingress, found),
         Some(IngressTarget::Nginx) => ingress_nginx::convert(look, &ingress, found),
+    }]
+}
+
+/// A load balancer inside the network, whether the Ingress says so or leaves it to the default.
+pub(super) fn internal(look: &Look<'_>) -> Vec<Match> {
+    let scheme = vec![key("metadata"), key("annotations"), key(annotation("scheme"))];
+    let said = look.object.node.follow(&scheme).and_then(Node::text);
+    let Some(ingress) = Ingress::of(look.object, look.facts) else {
+        let is_said = said == Some("internal");
+        return if is_said { vec![Match::at(scheme).found("internal")] } else { Vec::new() };
     };
-    vec![converted]
+    match ingress.setting("scheme") {
+        Some("internet-facing") => Vec::new(),
+        Some(other) if said == Some(other) => vec![Match::at(scheme).found(other)],
+        Some(other) => vec![Match::at(ingress.class_path()).found(format!("scheme: {other}"))],
+        None if !ingress.is_internal(ingress.group(look.facts)) => Vec::new(),
+        None if ingress.shares() && ingress.group(look.facts).has_scheme() => vec![
+            Match::at(ingress.class_path())
+                .saying("another Ingress with the same load balancer says that it is inside the network"),
+        ],
+        None => vec![
+            Match::at(ingress.class_path())
+                .saying("no scheme is said, and the default is a load balancer inside the network"),
+        ],
+    }
+}
+
+/// An Ingress whose class of AWS has another name or says something of all its Ingresses: it says that
+/// itself, since the class goes.
+pub(super) fn class_settings(look: &Look<'_>) -> Vec<Match> {
+    let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
+    let class = class_of(look.object.node);
+    let own = own_settings(look.object.node);
+    let given = look.facts.ingresses.given(class);
+    let new: Vec<_> = given.iter().filter(|(n, v)| !own.contains(&(n.as_str(), v.as_str()))).collect();
+    let is_called_so = match class {
+        Class::Annotation(name) | Class::Named(name) => name == CLASS,
+        Class::Default => !own.is_empty(),
+    };
+    if is_called_so && new.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Match::at(ingress.class_path());
+    if let Class::Annotation(name) | Class::Named(name) = class {
+        found = found.found(name);
+    }
+    if look.facts.ingresses.lacking(class).is_some() {
+        return vec![found];
+    }
+    // A class by its annotation has no IngressClassParams that could say something else.
+    let annotations = vec![key("metadata"), key("annotations")];
+    if matches!(class, Class::Named(_)) {
+        found = found.edit(Edit::Delete { path: vec![key("spec"), key("ingressClassName")] });
+    }
+    let class = (CLASS_ANNOTATION.to_owned(), CLASS.to_owned());
+    let settings = new.into_iter().map(|(name, value)| (annotation(name), value.clone()));
+    for (name, value) in std::iter::once(class).chain(settings) {
+        found = found.edit(Edit::Insert { path: annotations.clone(), key: name, value: value.into() });
+    }
+    vec![found]
+}
+
+/// Annotations of the controller beside a class that is not among the objects.
+pub(super) fn foreign_class(look: &Look<'_>) -> Vec<Match> {
+    let (node, ingresses) = (look.object.node, &look.facts.ingresses);
+    let (path, name) = match class_of(node) {
+        Class::Annotation(name) => (vec![key("metadata"), key("annotations"), key(CLASS_ANNOTATION)], name),
+        Class::Named(name) => (vec![key("spec"), key("ingressClassName")], name),
+        Class::Default => return Vec::new(),
+    };
+    let is_known = ingresses.has_class(name) || name == CLASS || name.contains("azure");
+    if is_known || own_settings(node).is_empty() {
+        return Vec::new();
+    }
+    vec![Match::at(path).found(name)]
+}
+
+/// IngressClassParams that keep somebody out.
+pub(super) fn class_params(look: &Look<'_>) -> Vec<Match> {
+    let Some(spec) = look.object.node.get("spec") else { return Vec::new() };
+    let keeps_out = |setting: &(String, String)| match setting.0.as_str() {
+        "scheme" => setting.1 != "internet-facing",
+        name => rule_of(name).is_some(),
+    };
+    let found =
+        |(name, value): (String, String)| Match::at(vec![key("spec")]).found(format!("{name}: {value}"));
+    settings_of_params(spec).into_iter().filter(keeps_out).map(found).collect()
+}
+
+/// The class itself. It stays where it names IngressClassParams that nobody has seen.
+pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
+    let path = vec![key("spec"), key("controller")];
+    let controller = look.object.node.follow(&path).and_then(Node::text).filter(|name| is_controller(name));
+    let Some(controller) = controller else { return Vec::new() };
+    let mut found = Match::at(path).found(controller);
+    match look.facts.ingresses.lacking(Class::Named(&look.object.name)) {
+        Some(params) => {
+            found = found.saying(format!(
+                "Ingress class of the AWS Load Balancer Controller whose IngressClassParams `{params}` are not among the objects; give them too"
+            ));
+        }
+        None => found.effects.drop = true,
+    }
+    vec![found]
 }
 
 fn gateway(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) -> Match {
-    let object = look.object;
-    let group = ingress.group();
-    let name = (object.namespace.clone(), object.name.clone());
-    let owner = look.facts.gateways.get(&group).cloned().unwrap_or_else(|| name.clone());
-    let gateway = (owner.0.clone(), gateway_name(ingress.setting("group.name").unwrap_or(&owner.1)));
+    let (name, group) = (ingress.name(), ingress.group(look.facts));
+    let owner = group.first.clone().unwrap_or_else(|| name.clone());
+    let called = gateway_name(ingress.setting("group.name").unwrap_or(&owner.1));
+    let there = match ingress.setting("group.name") {
+        Some(_) => look.facts.ingresses.gateway(&called).cloned(),
+        None => {
+            Some((owner.0.clone(), called.clone())).filter(|own| look.facts.ingresses.has("Gateway", own))
+        }
+    };
+    let makes_it = owner == name && there.is_none();
+    let gateway = there.unwrap_or_else(|| (owner.0.clone(), called));
     let mut new = Vec::new();
-    if owner == name {
-        new.extend(gateway_object(look, ingress, &gateway, &mut found));
+    if makes_it {
+        new.extend(gateway_object(look, ingress, group, &gateway, &mut found));
     }
-    match routes::routes(look, ingress, &gateway) {
+    match routes::routes(look, ingress, &gateway, makes_it) {
         Ok(routes) => new.extend(routes),
         Err(reason) => return found.saying(format!("it can't be turned into routes by itself: {reason}")),
     }
-    new.extend(routes::health_checks(ingress));
+    new.extend(routes::health_checks(look, ingress));
     found.effects.drop = true;
     found.effects.add = new;
     found
@@ -191,13 +389,12 @@ fn gateway_name(group: &str) -> String {
 fn gateway_object(
     look: &Look<'_>,
     ingress: &Ingress<'_>,
+    group: &Group,
     (namespace, name): &Name,
     found: &mut Match,
 ) -> Option<Value> {
-    let group = ingress.group();
-    let asked = look.facts.listeners.get(&group).cloned().unwrap_or_default();
     let of = |word: &str| -> Vec<String> {
-        asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
+        group.asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
     };
     let mut secrets: BTreeSet<String> = of("secret ").into_iter().collect();
     for arn in of("certificate ") {
@@ -230,15 +427,47 @@ fn gateway_object(
     }
     let balancer = found.need(look.inputs.single("application-load-balancer"))?;
     let (balancer_namespace, balancer_name) = balancer.split_once('/').unwrap_or((namespace, &balancer));
-    let mut metadata = metadata(name, namespace, look.object);
-    metadata["annotations"] = json!({ "alb.networking.azure.io/alb-namespace": balancer_namespace,
-        "alb.networking.azure.io/alb-name": balancer_name });
+    let mut metadata = metadata(name, namespace, look.object, &is_for_gateway);
+    metadata["annotations"]["alb.networking.azure.io/alb-namespace"] = balancer_namespace.into();
+    metadata["annotations"]["alb.networking.azure.io/alb-name"] = balancer_name.into();
     Some(json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
-        "spec": { "gatewayClassName": "azure-alb-external", "listeners": listeners } }))
+        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } }))
 }
 
-/// Name, namespace (where the Ingress has one) and the Ingress' labels.
-pub(super) fn metadata(name: &str, namespace: &str, of: &Object<'_>) -> Value {
+/// Annotations that are read at one kind of object only.
+/// <https://cert-manager.io/docs/usage/gateway/>
+const CERTIFICATES: [&str; 2] = ["cert-manager.io/", "acme.cert-manager.io/"];
+/// <https://kubernetes-sigs.github.io/external-dns/latest/docs/sources/gateway-api/>: `target` is read at
+/// the Gateway, all others at its routes.
+const RECORDS: [&str; 2] = ["external-dns.alpha.kubernetes.io/", "external-dns.kubernetes.io/"];
+/// What is said of the Ingress itself.
+const OF_INGRESS: [&str; 2] = [CLASS_ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
+
+fn is_of_certificates(annotation: &str) -> bool {
+    CERTIFICATES.iter().any(|prefix| annotation.starts_with(prefix))
+}
+
+fn of_records(annotation: &str) -> Option<&str> {
+    RECORDS.iter().find_map(|prefix| annotation.strip_prefix(prefix))
+}
+
+/// Whether only a Gateway is looked at for the annotation.
+pub(super) fn is_only_for_gateway(annotation: &str) -> bool {
+    is_of_certificates(annotation) || of_records(annotation) == Some("target")
+}
+
+fn is_for_gateway(annotation: &str) -> bool {
+    is_only_for_gateway(annotation) || of_records(annotation).is_none()
+}
+
+/// Whether neither concerns a policy.
+pub(super) fn is_for_any(annotation: &str) -> bool {
+    !is_of_certificates(annotation) && of_records(annotation).is_none()
+}
+
+/// Name, namespace (where the Ingress has one), the Ingress' labels, and those of its annotations that are
+/// others' and pass.
+pub(super) fn metadata(name: &str, namespace: &str, of: &Object<'_>, passes: &dyn Fn(&str) -> bool) -> Value {
     let mut metadata = json!({ "name": name });
     if !namespace.is_empty() {
         metadata["namespace"] = namespace.into();
@@ -248,5 +477,33 @@ pub(super) fn metadata(name: &str, namespace: &str, of: &Object<'_>) -> Value {
     {
         metadata["labels"] = labels;
     }
+    let annotations = of.node.at(&["metadata", "annotations"]).map(Node::to_value);
+    let mut annotations = annotations.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+    annotations
+        .retain(|name, _| !name.starts_with(PREFIX) && !OF_INGRESS.contains(&name.as_str()) && passes(name));
+    if !annotations.is_empty() {
+        metadata["annotations"] = annotations.into();
+    }
     metadata
+}
+
+/// What cert-manager needs and no Ingress says: it makes certificates only for listeners with a host name.
+/// <https://cert-manager.io/docs/usage/gateway/>
+pub(super) fn certificates(look: &Look<'_>) -> Vec<Match> {
+    let (object, node) = (look.object, look.object.node);
+    let is_open = match object.kind.as_str() {
+        "Ingress" => {
+            look.inputs.ingress == Some(IngressTarget::Gateway) && Ingress::of(object, look.facts).is_some()
+        }
+        "Gateway" => {
+            let listeners = node.at(&["spec", "listeners"]).map_or(&[][..], Node::items);
+            node.text_at(&["spec", "gatewayClassName"]) == Some(GATEWAY_CLASS)
+                && listeners.iter().any(|l| l.get("tls").is_some() && l.get("hostname").is_none())
+        }
+        _ => true,
+    };
+    let annotations = node.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
+    let of = annotations.iter().filter_map(|entry| entry.key.text()).find(|name| is_of_certificates(name));
+    let path = vec![key("metadata"), key("annotations")];
+    of.filter(|_| is_open).map(|name| Match::at(with(&path, name))).into_iter().collect()
 }

@@ -26,7 +26,7 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         );
     }
     let mut secrets: Vec<String> = Vec::new();
-    for arn in ingress.certificates() {
+    for arn in ingress.settings.certificates() {
         secrets.extend(found.need(look.inputs.entry("certificates", arn)));
     }
     let annotations = vec![key("metadata"), key("annotations")];
@@ -56,7 +56,7 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
             secrets.iter().map(|secret| json!({ "hosts": hosts, "secretName": secret })).collect();
         found = found.edit(Edit::Insert { path: spec, key: "tls".to_owned(), value: tls.into() });
     }
-    if ingress.redirect().is_some() {
+    if ingress.settings.redirect().is_some() {
         found = found.edit(Edit::Insert {
             path: annotations.clone(),
             key: "nginx.ingress.kubernetes.io/force-ssl-redirect".to_owned(),

@@ -4,7 +4,8 @@ mod api;
 mod cluster;
 mod identity;
 mod images;
-pub(crate) mod ingress;
+mod ingress;
+pub(crate) mod ingress_groups;
 mod ingress_nginx;
 mod keda;
 mod nodes;
@@ -56,7 +57,19 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "node-class" => nodes::class,
         "idle-timeout" => services::idle_timeout,
         "health-port" => services::health_port,
+        "health-interval" => services::health_interval,
+        "health-failures" => services::health_failures,
+        "guarded-load-balancer" => services::guarded,
+        "internal-by-default" => services::internal_by_default,
+        "internal-load-balancer" => services::internal,
+        "load-balancer-settings" => services::left_over,
         "ingress" => ingress::convert,
+        "internal-ingress" => ingress::internal,
+        "ingress-class" => ingress::class,
+        "ingress-class-params" => ingress::class_params,
+        "ingress-class-settings" => ingress::class_settings,
+        "ingress-foreign-class" => ingress::foreign_class,
+        "gateway-certificates" => ingress::certificates,
         "eks-access-entry" => cluster::access_entry,
         "eks-node-group" => cluster::node_group,
         "eks-version" => cluster::version,

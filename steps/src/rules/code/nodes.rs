@@ -10,11 +10,17 @@ use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::inputs::Lookup;
 use crate::rules::path::{Path, Pattern, key, with, with_index};
+use crate::rules::quantity::thousandths;
 
 const GROUP_KEYS: [&str; 2] = ["eks.amazonaws.com/nodegroup", "alpha.eksctl.io/nodegroup-name"];
 const POOL: &str = "kubernetes.azure.com/agentpool";
 const CAPACITY: &str = "eks.amazonaws.com/capacityType";
 const PRIORITY: &str = "kubernetes.azure.com/scalesetpriority";
+
+/// What `osDiskSizeGB` may be.
+/// <https://github.com/Azure/karpenter-provider-azure/blob/main/pkg/apis/v1beta1/aksnodeclass.go>
+const OS_DISK_GIB: std::ops::RangeInclusive<u64> = 30..=2048;
+const THOUSANDTHS_OF_GIB: u128 = 1_000 << 30;
 
 static SELECTORS: LazyLock<Pattern> =
     LazyLock::new(|| Pattern::parse("{pod}.nodeSelector.*").expect("a constant"));
@@ -192,13 +198,21 @@ pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
     let node = look.object.node;
     let mut spec = Map::from_iter([("imageFamily".to_owned(), Value::from("Ubuntu"))]);
     let disks = node.at(&["spec", "blockDeviceMappings"]).map_or(&[][..], Node::items);
-    let size = disks.first().and_then(|disk| disk.text_at(&["ebs", "volumeSize"]));
-    let number =
-        size.and_then(|size| size.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok());
-    if let Some(gib) = number {
-        spec.insert("osDiskSizeGB".to_owned(), gib.into());
-    }
+    // Bottlerocket has a small disk of its own before that of the images and logs.
+    let sizes = disks.iter().filter_map(|disk| thousandths(disk.text_at(&["ebs", "volumeSize"])?));
     let mut found = Match::at(vec![key("spec")]);
+    if let Some(largest) = sizes.max() {
+        let gib = u64::try_from(largest.div_ceil(THOUSANDTHS_OF_GIB)).unwrap_or(u64::MAX);
+        let taken = gib.clamp(*OS_DISK_GIB.start(), *OS_DISK_GIB.end());
+        if taken != gib {
+            found = found.saying(format!(
+                "Karpenter's class of EC2 nodes; its disk of {gib} GiB becomes {taken} GiB, since AKS takes {} to {}",
+                OS_DISK_GIB.start(),
+                OS_DISK_GIB.end()
+            ));
+        }
+        spec.insert("osDiskSizeGB".to_owned(), taken.into());
+    }
     found.effects.drop = true;
     found.effects.add.push(json!({ "apiVersion": "karpenter.azure.com/v1beta1", "kind": "AKSNodeClass",
         "metadata": { "name": look.object.name }, "spec": spec }));

@@ -1,19 +1,35 @@
 //! The routes of an Ingress as HTTPRoutes, its health checks as HealthCheckPolicies.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ingress::{Ingress, Listener, metadata};
+use super::ingress::{Ingress, Listener, is_for_any, is_only_for_gateway, metadata};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
 
 /// Name of the port that stands for an action in an annotation.
 const BY_ANNOTATION: &str = "use-annotation";
+/// Rules, and host names, of one HTTPRoute.
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#httproutespec>
+const OF_ROUTE: usize = 16;
+
+/// Where routes belong, and what they carry.
+struct Parents<'a> {
+    gateway: &'a Name,
+    /// Whether this Ingress makes the Gateway, which then has the annotations that are read there only.
+    makes_it: bool,
+}
 
 /// The routes, or why there can be none.
-pub(super) fn routes(look: &Look<'_>, ingress: &Ingress<'_>, gateway: &Name) -> Result<Vec<Value>, String> {
+pub(super) fn routes(
+    look: &Look<'_>,
+    ingress: &Ingress<'_>,
+    gateway: &Name,
+    makes_it: bool,
+) -> Result<Vec<Value>, String> {
+    let parents = Parents { gateway, makes_it };
     let mut by_host: Vec<(Option<&str>, Vec<Value>)> = Vec::new();
     let rules = ingress.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
     for rule in rules {
@@ -37,38 +53,48 @@ pub(super) fn routes(look: &Look<'_>, ingress: &Ingress<'_>, gateway: &Name) -> 
             "backendRefs": backends(look, ingress, backend)? });
         by_host.push((None, vec![rule]));
     }
-    let redirect = ingress.redirect();
-    let mut sections: Vec<Listener> = ingress.listeners().into_iter().collect();
+    let redirect = ingress.settings.redirect();
+    let mut sections: Vec<Listener> = ingress.settings.listeners().into_iter().collect();
     let plain: Vec<Listener> = sections.iter().copied().filter(|l| !l.is_https).collect();
     if redirect.is_some() {
         sections.retain(|listener| listener.is_https);
     }
     let object = ingress.object;
     let mut all = Vec::new();
-    for (at, (host, rules)) in by_host.iter().enumerate() {
-        let name = if at == 0 { object.name.clone() } else { format!("{}-{}", object.name, at + 1) };
-        all.push(route(ingress, &name, gateway, &sections, host.as_slice(), rules));
+    let parts = by_host.iter().flat_map(|(host, rules)| rules.chunks(OF_ROUTE).map(move |part| (host, part)));
+    for (at, (host, rules)) in parts.enumerate() {
+        let name = numbered(&object.name, at);
+        all.push(route(ingress, &name, &parents, &sections, host.as_slice(), rules));
     }
     if let (Some(port), false) = (redirect, plain.is_empty()) {
         let rule = json!({ "filters": [{ "type": "RequestRedirect",
             "requestRedirect": { "scheme": "https", "port": port, "statusCode": 301 } }] });
-        let name = format!("{}-redirect", object.name);
-        let mut hosts = ingress.hosts();
-        hosts.dedup();
-        all.push(route(ingress, &name, gateway, &plain, &hosts, &[rule]));
+        let mut seen = BTreeSet::new();
+        let hosts: Vec<&str> = ingress.hosts().into_iter().filter(|host| seen.insert(*host)).collect();
+        let parts: Vec<&[&str]> = if hosts.is_empty() { vec![&[]] } else { hosts.chunks(OF_ROUTE).collect() };
+        for (at, hosts) in parts.into_iter().enumerate() {
+            let name = numbered(&format!("{}-redirect", object.name), at);
+            all.push(route(ingress, &name, &parents, &plain, hosts, std::slice::from_ref(&rule)));
+        }
     }
     Ok(all)
+}
+
+/// `web`, `web-2`, `web-3`.
+fn numbered(name: &str, at: usize) -> String {
+    if at == 0 { name.to_owned() } else { format!("{name}-{}", at + 1) }
 }
 
 fn route(
     ingress: &Ingress<'_>,
     name: &str,
-    (namespace, gateway): &Name,
+    parents: &Parents<'_>,
     sections: &[Listener],
     hosts: &[&str],
     rules: &[Value],
 ) -> Value {
     let object = ingress.object;
+    let (namespace, gateway) = parents.gateway;
     let parent = |section: &Listener| {
         let mut parent = json!({ "name": gateway });
         if *namespace != object.namespace && !namespace.is_empty() {
@@ -77,14 +103,15 @@ fn route(
         parent["sectionName"] = section.name().into();
         parent
     };
-    let parents: Vec<Value> = sections.iter().map(parent).collect();
-    let mut spec = Map::from_iter([("parentRefs".to_owned(), Value::from(parents))]);
+    let refs: Vec<Value> = sections.iter().map(parent).collect();
+    let mut spec = Map::from_iter([("parentRefs".to_owned(), Value::from(refs))]);
     if !hosts.is_empty() {
         spec.insert("hostnames".to_owned(), json!(hosts));
     }
     spec.insert("rules".to_owned(), rules.into());
+    let passes = |annotation: &str| !parents.makes_it || !is_only_for_gateway(annotation);
     json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": metadata(name, &object.namespace, object), "spec": spec })
+        "metadata": metadata(name, &object.namespace, object, &passes), "spec": spec })
 }
 
 /// Whether the path only sends plain requests to HTTPS, which the listener does here.
@@ -92,7 +119,7 @@ fn is_redirect(ingress: &Ingress<'_>, path: &Node) -> bool {
     let service = path.at(&["backend", "service"]);
     let by_annotation = service.and_then(|s| s.text_at(&["port", "name"])) == Some(BY_ANNOTATION);
     let name = service.and_then(|s| s.text_at(&["name"])).unwrap_or_default();
-    by_annotation && name.contains("redirect") && ingress.redirect().is_some()
+    by_annotation && name.contains("redirect") && ingress.settings.redirect().is_some()
 }
 
 /// `/api/*` of an ALB is the prefix `/api` of a Gateway; without a wildcard it is the whole path,
@@ -160,13 +187,11 @@ fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value,
     Ok(refs.into())
 }
 
-/// One policy a Service, where the Ingress says how its targets are probed.
-pub(super) fn health_checks(ingress: &Ingress<'_>) -> Vec<Value> {
+/// One policy a Service, where the Ingress says how its targets are probed, and no other made it.
+pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value> {
     let setting = |name: &str| ingress.setting(&format!("healthcheck-{name}"));
     let number = |name: &str| ingress.setting(name).and_then(|text| text.parse::<u64>().ok());
-    if !ingress.settings().any(|(name, _)| name.starts_with("healthcheck-"))
-        && ingress.setting("success-codes").is_none()
-    {
+    if !ingress.settings.probes() {
         return Vec::new();
     }
     let mut default = Map::new();
@@ -198,34 +223,40 @@ pub(super) fn health_checks(ingress: &Ingress<'_>) -> Vec<Value> {
     if setting("protocol") == Some("HTTPS") {
         put("useTLS", Some(true.into()));
     }
-    services(ingress)
+    let namespace = &ingress.object.namespace;
+    let is_mine = |service: &String| {
+        let by = look.facts.ingresses.probed_by(&(namespace.clone(), service.clone()));
+        let policy = (namespace.clone(), policy_name(service));
+        by.is_none_or(|by| *by == ingress.name()) && !look.facts.ingresses.has("HealthCheckPolicy", &policy)
+    };
+    services_of(ingress.object.node)
         .into_iter()
+        .filter(is_mine)
         .map(|service| {
             let mut target = json!({ "group": "", "kind": "Service", "name": service });
-            if !ingress.object.namespace.is_empty() {
-                target["namespace"] = ingress.object.namespace.as_str().into();
+            if !namespace.is_empty() {
+                target["namespace"] = namespace.as_str().into();
             }
             json!({ "apiVersion": "alb.networking.azure.io/v1", "kind": "HealthCheckPolicy",
-                "metadata": metadata(&format!("{service}-health"), &ingress.object.namespace, ingress.object),
+                "metadata": metadata(&policy_name(&service), namespace, ingress.object, &is_for_any),
                 "spec": { "targetRef": target, "default": default.clone() } })
         })
         .collect()
 }
 
-/// The Services behind the Ingress, each once.
-fn services(ingress: &Ingress<'_>) -> Vec<String> {
-    let mut found = BTreeMap::new();
-    let spec = ingress.object.node.get("spec");
+fn policy_name(service: &str) -> String {
+    format!("{service}-health")
+}
+
+/// The Services behind an Ingress, each once.
+pub(super) fn services_of(node: &Node) -> Vec<String> {
+    let spec = node.get("spec");
     let rules = spec.and_then(|spec| spec.get("rules")).map_or(&[][..], Node::items);
     let paths = rules.iter().flat_map(|rule| rule.at(&["http", "paths"]).map_or(&[][..], Node::items));
     let backends =
         paths.filter_map(|path| path.get("backend")).chain(spec.and_then(|spec| spec.get("defaultBackend")));
-    for service in backends.filter_map(|backend| backend.get("service")) {
-        if service.text_at(&["port", "name"]) != Some(BY_ANNOTATION)
-            && let Some(name) = service.text_at(&["name"])
-        {
-            found.insert(name.to_owned(), ());
-        }
-    }
-    found.into_keys().collect()
+    let services = backends.filter_map(|backend| backend.get("service"));
+    let by_name = services.filter(|service| service.text_at(&["port", "name"]) != Some(BY_ANNOTATION));
+    let names: BTreeSet<&str> = by_name.filter_map(|service| service.text_at(&["name"])).collect();
+    names.into_iter().map(str::to_owned).collect()
 }

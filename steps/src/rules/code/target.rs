@@ -79,7 +79,7 @@ pub(super) fn storage_class(look: &Look<'_>) -> Vec<Match> {
 pub(super) fn ingress_class(look: &Look<'_>) -> Vec<Match> {
     let Some(target) = target(look) else { return Vec::new() };
     let path = vec![key("spec"), key("ingressClassName")];
-    let is_aws = super::ingress::Ingress::of(look.object).is_some();
+    let is_aws = super::ingress::Ingress::of(look.object, look.facts).is_some();
     let wanted = match (is_aws, look.inputs.ingress) {
         (true, None) => return Vec::new(),
         (true, Some(IngressTarget::Gateway)) => {

@@ -1,0 +1,367 @@
+//! Ingresses of all objects together: whose class is AWS's, which share a load balancer, and which of
+//! them makes what they share. Pure.
+//!
+//! Invariants: nothing is decided before everything was gathered; what a class says of all its Ingresses
+//! counts more than what an Ingress says, as with the controller; a load balancer is public only where
+//! every Ingress that says something says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings, tls_secrets_of};
+use super::routes::services_of;
+use crate::rules::document::Node;
+use crate::rules::facts::Name;
+use crate::rules::object::Object;
+
+/// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/ingress_class/>
+/// and <https://docs.aws.amazon.com/eks/latest/userguide/auto-configure-alb.html>
+const CONTROLLERS: [&str; 2] = ["ingress.k8s.aws/alb", "eks.amazonaws.com/alb"];
+/// The class of the controller where no object says more.
+pub(super) const CLASS: &str = "alb";
+const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
+
+/// Settings of a load balancer, whichever of its Ingresses says them, that keep somebody out, and the
+/// rule that tells a person. The merge behaviour is "exclusive":
+/// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/annotations/>
+const OF_BALANCER: [(&str, &str); 9] = [
+    ("inbound-cidrs", "EKS-NET-004"),
+    ("security-groups", "EKS-NET-004"),
+    ("security-group-prefix-lists", "EKS-NET-004"),
+    ("prefix-list-ids", "EKS-NET-004"),
+    ("wafv2-acl-arn", "EKS-NET-006"),
+    ("wafv2-acl-name", "EKS-NET-006"),
+    ("waf-acl-id", "EKS-NET-006"),
+    ("shield-advanced-protection", "EKS-NET-006"),
+    ("mutual-authentication", "EKS-NET-007"),
+];
+/// The same of the routes of one Ingress, by how they begin.
+const OF_ROUTES: [(&str, &str); 4] = [
+    ("auth-", "EKS-NET-007"),
+    ("jwt-validation", "EKS-NET-007"),
+    ("conditions.", "EKS-NET-009"),
+    ("transforms.", "EKS-NET-009"),
+];
+
+/// Whether a class with the controller is one of AWS.
+pub(super) fn is_controller(name: &str) -> bool {
+    CONTROLLERS.contains(&name)
+}
+
+/// The rule that tells a person of a setting which no conversion may lose.
+pub(super) fn rule_of(setting: &str) -> Option<&'static str> {
+    let of_balancer = OF_BALANCER.iter().find(|(name, _)| *name == setting);
+    of_balancer
+        .or_else(|| OF_ROUTES.iter().find(|(start, _)| setting.starts_with(start)))
+        .map(|(_, rule)| *rule)
+}
+
+/// The class that an Ingress names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class<'a> {
+    /// By the older annotation, which names no object.
+    Annotation(&'a str),
+    /// By name.
+    Named(&'a str),
+    /// None.
+    Default,
+}
+
+#[derive(Debug, Clone)]
+struct IngressClass {
+    is_aws: bool,
+    /// Group and name of its IngressClassParams.
+    params: Option<Name>,
+}
+
+/// An Ingress, as it was gathered.
+#[derive(Debug, Clone)]
+struct Asked {
+    name: Name,
+    annotation: Option<String>,
+    class: Option<String>,
+    own: Vec<(String, String)>,
+    hosts: Vec<String>,
+    tls_secrets: Vec<String>,
+    services: Vec<String>,
+}
+
+/// What shares a load balancer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Group {
+    /// The first Ingress by name that can be converted: it makes the Gateway.
+    pub first: Option<Name>,
+    /// Ports, redirect and certificates that its Ingresses ask for together.
+    pub asked: BTreeSet<String>,
+    schemes: BTreeSet<String>,
+    members: BTreeSet<Name>,
+    /// What keeps somebody out of all of it, and which Ingresses say so.
+    closing: BTreeMap<String, BTreeSet<Name>>,
+}
+
+/// A group that nobody was gathered for: inside the network.
+static NOBODY: Group = Group {
+    first: None,
+    asked: BTreeSet::new(),
+    schemes: BTreeSet::new(),
+    members: BTreeSet::new(),
+    closing: BTreeMap::new(),
+};
+
+impl Group {
+    /// Whether its load balancer has no public address: the default.
+    pub(super) fn is_internal(&self) -> bool {
+        self.schemes.len() != 1 || !self.schemes.contains("internet-facing")
+    }
+
+    /// Whether any of its Ingresses says where it is to be reached from.
+    pub(super) fn has_scheme(&self) -> bool {
+        !self.schemes.is_empty()
+    }
+
+    /// Whether each of its Ingresses says `setting`.
+    pub(super) fn all_say(&self, setting: &str) -> bool {
+        self.closing.get(setting).is_some_and(|by| *by == self.members)
+    }
+
+    /// What keeps somebody out of all of it, and the first Ingress that says so.
+    pub(super) fn closing(&self) -> impl Iterator<Item = (&str, &Name)> {
+        self.closing.iter().filter_map(|(setting, by)| Some((setting.as_str(), by.first()?)))
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    groups: BTreeMap<String, Group>,
+    /// The first Ingress that says how a Service is probed: it makes the policy.
+    probes: BTreeMap<Name, Name>,
+}
+
+/// Every Ingress, with what is around it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ingresses {
+    classes: BTreeMap<String, IngressClass>,
+    default: Option<String>,
+    /// What IngressClassParams say, as annotations would, by group and name.
+    params: BTreeMap<Name, Vec<(String, String)>>,
+    asked: Vec<Asked>,
+    /// Services that ask for a log-in themselves.
+    logins: BTreeSet<Name>,
+    /// Gateways and policies that are there already.
+    made: BTreeSet<(&'static str, Name)>,
+    shared: OnceLock<Shared>,
+}
+
+impl Ingresses {
+    /// Takes an object.
+    pub(crate) fn take(&mut self, object: &Object<'_>) {
+        let node = object.node;
+        let name: Name = (object.namespace.clone(), object.name.clone());
+        match object.kind.as_str() {
+            "Ingress" if is_ingress(object) => self.asked.push(asked(object, name)),
+            "IngressClass" => {
+                let controller = node.text_at(&["spec", "controller"]).unwrap_or_default();
+                let params = node.at(&["spec", "parameters"]).map(|params| {
+                    let text = |key: &str| params.text_at(&[key]).unwrap_or_default().to_owned();
+                    (text("apiGroup"), text("name"))
+                });
+                if node.text_at(&["metadata", "annotations", DEFAULT]) == Some("true") {
+                    self.default = Some(object.name.clone());
+                }
+                let class = IngressClass { is_aws: is_controller(controller), params };
+                self.classes.insert(object.name.clone(), class);
+            }
+            "IngressClassParams" => {
+                let settings = node.get("spec").map(settings_of_params).unwrap_or_default();
+                self.params.insert((object.group.clone(), object.name.clone()), settings);
+            }
+            "Service" if own_settings(node).iter().any(|(setting, _)| setting.starts_with("auth-")) => {
+                self.logins.insert(name);
+            }
+            "Gateway"
+                if node.text_at(&["spec", "gatewayClassName"]) == Some(super::ingress::GATEWAY_CLASS) =>
+            {
+                self.made.insert(("Gateway", name));
+            }
+            "HealthCheckPolicy" => {
+                self.made.insert(("HealthCheckPolicy", name));
+            }
+            _ => return,
+        }
+        self.shared = OnceLock::new();
+    }
+
+    /// Whether a controller of AWS serves an Ingress of the class.
+    pub(super) fn is_aws(&self, class: Class<'_>, has_settings: bool) -> bool {
+        let known = |name: &str| self.classes.get(name).map(|class| class.is_aws);
+        match class {
+            Class::Annotation(name) => name == CLASS || known(name) == Some(true),
+            Class::Named(name) => known(name).unwrap_or(name == CLASS),
+            Class::Default => has_settings || self.default.as_deref().and_then(known) == Some(true),
+        }
+    }
+
+    /// Whether the object of the class is there.
+    pub(super) fn has_class(&self, name: &str) -> bool {
+        self.classes.contains_key(name)
+    }
+
+    fn params_of(&self, class: Class<'_>) -> Option<&Name> {
+        let name = match class {
+            Class::Annotation(_) => return None,
+            Class::Named(name) => name,
+            Class::Default => self.default.as_deref()?,
+        };
+        self.classes.get(name).filter(|class| class.is_aws)?.params.as_ref()
+    }
+
+    /// What the class says of all its Ingresses.
+    pub(super) fn given(&self, class: Class<'_>) -> &[(String, String)] {
+        self.params_of(class).and_then(|params| self.params.get(params)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The IngressClassParams that the class names and that are not among the objects: nobody knows
+    /// whether they keep somebody out.
+    pub(super) fn lacking(&self, class: Class<'_>) -> Option<&str> {
+        let params = self.params_of(class)?;
+        (!self.params.contains_key(params)).then_some(params.1.as_str())
+    }
+
+    /// Whether one of the Services asks for a log-in.
+    pub(super) fn has_login(&self, namespace: &str, services: &[String]) -> bool {
+        self.logins.iter().any(|(of, name)| {
+            services.contains(name) && (of == namespace || of.is_empty() || namespace.is_empty())
+        })
+    }
+
+    /// The group `key`.
+    pub(super) fn group(&self, key: &str) -> &Group {
+        self.shared().groups.get(key).unwrap_or(&NOBODY)
+    }
+
+    /// The Ingress that makes the policy of a Service.
+    pub(super) fn probed_by(&self, service: &Name) -> Option<&Name> {
+        self.shared().probes.get(service)
+    }
+
+    /// Whether `kind` of that name is there already.
+    pub(super) fn has(&self, kind: &'static str, name: &Name) -> bool {
+        self.made.contains(&(kind, name.clone()))
+    }
+
+    /// The Gateway called `name` that is there already, wherever it is.
+    pub(super) fn gateway(&self, name: &str) -> Option<&Name> {
+        self.made.iter().find(|(kind, there)| *kind == "Gateway" && there.1 == name).map(|(_, there)| there)
+    }
+
+    fn shared(&self) -> &Shared {
+        self.shared.get_or_init(|| {
+            let mut shared = Shared::default();
+            for asked in &self.asked {
+                self.share(asked, &mut shared);
+            }
+            shared
+        })
+    }
+
+    fn share(&self, asked: &Asked, shared: &mut Shared) {
+        let class = match (&asked.annotation, &asked.class) {
+            (Some(name), _) => Class::Annotation(name),
+            (None, Some(name)) => Class::Named(name),
+            (None, None) => Class::Default,
+        };
+        if !self.is_aws(class, !asked.own.is_empty()) {
+            return;
+        }
+        let own = asked.own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let settings = Settings::of(own, self.given(class));
+        let group = shared.groups.entry(settings.group(&asked.name)).or_default();
+        group.asked.extend(settings.listeners().into_iter().map(|l| format!("{} {}", l.name(), l.port)));
+        let certificates = settings.certificates();
+        group.asked.extend(certificates.iter().map(|arn| format!("certificate {arn}")));
+        group.asked.extend(asked.tls_secrets.iter().map(|secret| format!("secret {secret}")));
+        if certificates.is_empty() && asked.tls_secrets.is_empty() {
+            group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
+        }
+        group.members.insert(asked.name.clone());
+        group.schemes.extend(settings.get("scheme").map(str::to_owned));
+        for (name, _) in settings.iter().filter(|(name, _)| OF_BALANCER.iter().any(|(of, _)| of == name)) {
+            group.closing.entry(name.to_owned()).or_default().insert(asked.name.clone());
+        }
+        let is_open = settings.iter().any(|(name, _)| rule_of(name).is_some())
+            || self.has_login(&asked.name.0, &asked.services)
+            || self.lacking(class).is_some();
+        if is_open {
+            return;
+        }
+        let earlier = |first: &Name| asked.name < *first;
+        if group.first.as_ref().is_none_or(earlier) {
+            group.first = Some(asked.name.clone());
+        }
+        if settings.probes() {
+            for service in &asked.services {
+                let service = (asked.name.0.clone(), service.clone());
+                let first = shared.probes.entry(service).or_insert_with(|| asked.name.clone());
+                if earlier(first) {
+                    *first = asked.name.clone();
+                }
+            }
+        }
+    }
+}
+
+fn asked(object: &Object<'_>, name: Name) -> Asked {
+    let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
+    let (annotation, class) = match class_of(object.node) {
+        Class::Annotation(name) => (Some(name.to_owned()), None),
+        Class::Named(name) => (None, Some(name.to_owned())),
+        Class::Default => (None, None),
+    };
+    let own = own_settings(object.node).into_iter();
+    Asked {
+        name,
+        annotation,
+        class,
+        own: own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        hosts: owned(hosts_of(object.node)),
+        tls_secrets: owned(tls_secrets_of(object.node)),
+        services: services_of(object.node),
+    }
+}
+
+/// What IngressClassParams say, under the names of annotations. The fields are those of
+/// `elbv2.k8s.aws/v1beta1` and `eks.amazonaws.com/v1`.
+/// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/ingress_class/>
+pub(super) fn settings_of_params(spec: &Node) -> Vec<(String, String)> {
+    let list = |field: &str| {
+        let items = spec.get(field)?.items();
+        let texts: Vec<&str> = items.iter().filter_map(Node::text).collect();
+        (!texts.is_empty()).then(|| texts.join(","))
+    };
+    let text = |keys: &[&str]| spec.text_at(keys).map(str::to_owned);
+    let attributes = spec.get("loadBalancerAttributes").map(|attributes| {
+        let pair = |item: &Node| Some(format!("{}={}", item.text_at(&["key"])?, item.text_at(&["value"])?));
+        attributes.items().iter().filter_map(pair).collect::<Vec<_>>().join(",")
+    });
+    let login = spec.get("authenticationConfiguration");
+    let all = [
+        ("scheme", text(&["scheme"])),
+        ("group.name", text(&["group", "name"])),
+        ("inbound-cidrs", list("inboundCIDRs")),
+        ("security-group-prefix-lists", list("prefixListsIDs").or_else(|| list("PrefixListsIDs"))),
+        ("wafv2-acl-arn", text(&["wafv2AclArn"])),
+        ("wafv2-acl-name", text(&["wafv2AclName"])),
+        ("auth-type", login.map(|login| login.text_at(&["type"]).unwrap_or("oidc").to_owned())),
+        ("certificate-arn", list("certificateArn").or_else(|| list("certificateARNs"))),
+        ("ssl-policy", text(&["sslPolicy"])),
+        ("ssl-redirect", text(&["sslRedirectPort"])),
+        ("load-balancer-attributes", attributes),
+    ];
+    let said = all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    said.filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// The annotation of a setting.
+pub(super) fn annotation(setting: &str) -> String {
+    format!("{PREFIX}{setting}")
+}
