@@ -20,6 +20,7 @@ use url::Url;
 
 use super::ecr::EcrLogin;
 use super::errors;
+use crate::azure::no_token;
 
 /// A token without `expires_in` lives 60 s (distribution's token specification).
 const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(60);
@@ -277,11 +278,8 @@ impl Authenticator {
         let service = service.unwrap_or(&self.host);
         let now = Instant::now();
         if state.refresh.as_ref().is_none_or(|token| token.renew_at <= now) {
-            let entra = identity.get_token(&[ACR_ENTRA_SCOPE], None).await.map_err(|e| {
-                StepError::auth(format!("failed to get an Entra token for registry {}", self.host))
-                    .with_source(e)
-                    .with_hint("log in with `az login`, or run with a managed or workload identity")
-            })?;
+            let failed = |e| no_token(format!("failed to get an Entra token for registry {}", self.host), e);
+            let entra = identity.get_token(&[ACR_ENTRA_SCOPE], None).await.map_err(failed)?;
             let mut url = realm.clone();
             url.set_path("/oauth2/exchange");
             url.set_query(None);
