@@ -9,7 +9,7 @@ use super::names::Phase;
 use super::source::Source;
 
 /// Totals are worth a listing of their own only in a pass that takes longer than this.
-const COUNT_AFTER: Duration = Duration::from_secs(3);
+pub(super) const COUNT_AFTER: Duration = Duration::from_secs(3);
 
 /// The totals, counted by a listing of its own that runs ahead.
 #[derive(Default)]
