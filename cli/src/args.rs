@@ -254,7 +254,8 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Read the data itself again on both sides; takes about as long as copying it
+    /// Read the data itself again on both sides; takes about as long as copying it. Without, what a step only
+    /// remembers is a warning that says of when it is
     #[arg(long)]
     pub deep: bool,
 }

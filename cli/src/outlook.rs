@@ -40,10 +40,9 @@ fn word(action: Action) -> &'static str {
 
 fn why(node: &NodeOutlook) -> String {
     let found = node.evidence.as_ref().filter(|evidence| evidence.passed());
-    let found = found.map(|evidence| match evidence.checks.len() {
-        0 => "verified just now".to_owned(),
-        1 => "verified just now: 1 check equal".to_owned(),
-        count => format!("verified just now: {count} checks equal"),
+    let found = found.map(|evidence| match render::proof(evidence) {
+        None => "verified just now".to_owned(),
+        Some(proof) => format!("verified just now: {proof}"),
     });
     let planned = node.plan.as_ref().map(|plan| plan.summary.clone());
     [node.reason.clone(), found, planned].into_iter().flatten().collect::<Vec<_>>().join("; ")

@@ -7,7 +7,7 @@ use migrate_engine::{
     Changes, FieldChange, ItemCounts, ListPlan, NodePlan, NodeReport, NodeState, PlanReport, RunReport,
     RunState, RunSummary,
 };
-use migrate_plugin_api::{ErrorRecord, NodeId, Severity, StepPlan};
+use migrate_plugin_api::{CheckStatus, ErrorRecord, Evidence, NodeId, Severity, StepPlan};
 use serde_json::Value;
 
 use crate::table::Table;
@@ -261,6 +261,20 @@ fn counts(items: ItemCounts, state: NodeState) -> String {
         text.push_str(", blocked");
     }
     text
+}
+
+/// What passed checks say, in a few words; nothing where there are none.
+pub fn proof(evidence: &Evidence) -> Option<String> {
+    let count = |status| evidence.checks.iter().filter(|check| check.status == status).count();
+    let counted = |count: usize, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{count} {many}")),
+    };
+    let equal = counted(count(CheckStatus::Passed), "check equal", "checks equal");
+    let warnings = counted(count(CheckStatus::Warning), "warning", "warnings");
+    let said: Vec<String> = equal.into_iter().chain(warnings).collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use migrate_engine::{Event, EventKind, EventStream};
-use migrate_plugin_api::{CheckStatus, Evidence, LogLevel};
+use migrate_plugin_api::{Evidence, LogLevel};
 
 use crate::progress::Board;
 use crate::render;
@@ -126,10 +126,5 @@ fn expanded(items: usize, added: &[String], removed: &[String]) -> String {
 }
 
 fn proof(evidence: &Evidence) -> String {
-    let count = |status| evidence.checks.iter().filter(|check| check.status == status).count();
-    match (count(CheckStatus::Passed), count(CheckStatus::Warning)) {
-        (0, 0) => String::new(),
-        (passed, 0) => format!(", {passed} checks equal"),
-        (passed, warnings) => format!(", {passed} checks equal, {warnings} warnings"),
-    }
+    render::proof(evidence).map(|proof| format!(", {proof}")).unwrap_or_default()
 }
