@@ -152,6 +152,10 @@ pub(crate) fn no_token(message: impl Into<String>, error: azure_core::Error) -> 
 /// <https://github.com/Azure/azure-cli/issues/11829>, <https://github.com/Azure/azure-cli/issues/27856>.
 const CLI_IS_CUT_OFF: [&str; 3] = ["Max retries exceeded with url", "Connection aborted", "Read timed out"];
 
+/// What it says besides where that won't pass: a proxy whose certificate it doesn't trust, or that refuses.
+/// <https://learn.microsoft.com/cli/azure/use-azure-cli-successfully-troubleshooting>, work behind a proxy.
+const CLI_IS_KEPT_OUT: [&str; 3] = ["SSLError", "CERTIFICATE_VERIFY_FAILED", "ProxyError"];
+
 /// Whether Entra, or what stands for it on this machine, did not answer or was busy: that passes.
 /// The identities of `azure_identity` call every failure `Credential`, and keep what it was as its cause.
 fn is_away(error: &azure_core::Error) -> bool {
@@ -164,8 +168,17 @@ fn is_away(error: &azure_core::Error) -> bool {
     let mut causes = std::iter::successors(Some(first), |error| (*error).source());
     causes.any(|error| error.downcast_ref().is_some_and(passes)) || {
         let said = error.to_string();
-        CLI_IS_CUT_OFF.iter().any(|words| said.contains(words))
+        let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+        says(&CLI_IS_CUT_OFF) && !says(&CLI_IS_KEPT_OUT)
     }
+}
+
+/// Whether there is somebody behind an error who answers.
+fn has_answered(error: &azure_core::Error) -> bool {
+    let first: &(dyn StdError + 'static) = error;
+    std::iter::successors(Some(first), |error| (*error).source())
+        .filter_map(|error| error.downcast_ref::<azure_core::Error>())
+        .any(|error| matches!(error.kind(), ErrorKind::HttpResponse { .. }))
 }
 
 /// An identity that a machine may have.
@@ -193,7 +206,7 @@ impl TokenCredential for Chain {
         if let Some(index) = self.chosen.get() {
             return self.sources[*index].identity.get_token(scopes, options).await;
         }
-        let mut reasons = Vec::new();
+        let (mut reasons, mut busy) = (Vec::new(), None);
         for (index, source) in self.sources.iter().enumerate() {
             match source.identity.get_token(scopes, options.clone()).await {
                 Ok(token) => {
@@ -203,8 +216,13 @@ impl TokenCredential for Chain {
                 }
                 // The next one may have other rights, and would be asked from then on.
                 Err(error) if source.is_set_up && is_away(&error) => return Err(error),
+                // It is there, and has said so.
+                Err(error) if is_away(&error) && has_answered(&error) => busy = Some(error),
                 Err(error) => reasons.push(error.to_string()),
             }
+        }
+        if let Some(busy) = busy {
+            return Err(busy);
         }
         let reasons = reasons.join("; ");
         Err(azure_core::Error::with_message(ErrorKind::Credential, format!("no Azure identity: {reasons}")))

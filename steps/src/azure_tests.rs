@@ -141,7 +141,11 @@ async fn an_entra_that_is_away_is_no_reason_to_log_in_or_to_be_somebody_else() {
         let error = no_token("failed", error);
         assert!(error.class.is_retryable() && error.hint.is_none(), "{error:?}");
     }
-    for error in [answered(400), answered(401), credential_error("Please run 'az login' to setup account.")] {
+    // A proxy that reads along, whose certificate the Azure CLI doesn't trust.
+    let kept_out = "HTTPSConnectionPool(host='login.microsoftonline.com', port=443): Max retries exceeded with url: / \
+                    (Caused by SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]')))";
+    let login = credential_error("Please run 'az login' to setup account.");
+    for error in [answered(400), answered(401), credential_error(kept_out), login] {
         let error = no_token("failed", error);
         assert_eq!(error.class, ErrorClass::Auth);
         assert!(error.hint.is_some());
@@ -165,6 +169,17 @@ async fn an_entra_that_is_away_is_no_reason_to_log_in_or_to_be_somebody_else() {
         ]
     });
     assert_eq!(error.await.unwrap_err().class, ErrorClass::Auth);
+    // One that is there and busy is waited for.
+    let error = chained(|| {
+        vec![
+            Source {
+                identity: Arc::new(Fails(|| credential_error("Please run 'az login'"))),
+                is_set_up: true,
+            },
+            Source { identity: Arc::new(Fails(|| answered(503))), is_set_up: false },
+        ]
+    });
+    assert!(error.await.unwrap_err().class.is_retryable());
     let given = chained(|| {
         vec![
             Source {

@@ -24,6 +24,7 @@ use crate::identity::Association;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
 use crate::manifests::needs::Needs;
+use crate::manifests::strip::is_finished;
 use crate::manifests::tree::problem_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
@@ -352,6 +353,7 @@ fn runs(object: &Value) -> bool {
     match workload::text(object, &["kind"]) {
         Some("Pod") => !matches!(workload::text(object, &["status", "phase"]), Some("Succeeded" | "Failed")),
         Some("ReplicaSet") => object.pointer("/spec/replicas").and_then(Value::as_i64) != Some(0),
+        Some("Job") => !is_finished(object),
         _ => true,
     }
 }
@@ -540,8 +542,11 @@ mod tests {
             &pod("Deployment", "docker.io/c", json!({ "replicas": 0 })),
         );
         gathered.take("shop", "apps/v1/Deployment", &pod("Deployment", "old.io/a", json!({})));
+        let ended = json!({ "status": { "conditions": [{ "type": "Complete", "status": "True" }] } });
+        gathered.take("shop", "batch/v1/Job", &pod("Job", "old.io/ended", ended));
+        gathered.take("shop", "batch/v1/Job", &pod("Job", "old.io/begun", json!({})));
         let (outputs, _) = gathered.finish(&config(), &RuleSet::shipped(), "v1.36.3".into(), BTreeSet::new());
-        assert_eq!(outputs.images, ["old.io/a", "old.io/b"]);
+        assert_eq!(outputs.images, ["old.io/a", "old.io/b", "old.io/begun"]);
         assert_eq!(outputs.external_images, ["docker.io/c"]);
         assert_eq!(outputs.objects["v1/Pod"], 3);
         let json = serde_json::to_value(&outputs).unwrap();

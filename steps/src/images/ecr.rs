@@ -43,6 +43,11 @@ pub(crate) fn is_registry(host: &str, access: &AwsAccess) -> bool {
     REGISTRY.is_match(host) || access.ecr_endpoint.as_ref().is_some_and(|url| url.scheme() == "http")
 }
 
+/// The account whose registry `host` is, where it is one of ECR's: not always that of whoever asks.
+pub(crate) fn account(host: &str) -> Option<&str> {
+    REGISTRY.is_match(host).then(|| host.split_once('.')).flatten().map(|(account, _)| account)
+}
+
 /// ECR's API. Sends nothing yet.
 pub(crate) async fn client(ctx: &StepContext, access: &AwsAccess) -> aws_sdk_ecr::Client {
     let shared = crate::aws::config(ctx, access).await;

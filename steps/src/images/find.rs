@@ -139,7 +139,7 @@ impl TypedStep for Find {
         }
         for (repository, images) in by_repository {
             ctx.check_cancelled()?;
-            let there: HashSet<String> = images_of(&client, &config.aws.region, &repository)
+            let there: HashSet<String> = images_of(&client, config, &repository)
                 .await?
                 .into_iter()
                 .filter_map(|image| image.image_digest)
@@ -193,7 +193,10 @@ async fn find(ctx: &StepContext, config: &FindConfig) -> Result<Found, StepError
     let client = ecr::client(ctx, &config.aws).await;
     let mut filter = Filter::new(config, SystemTime::now())?;
     let mut names = Vec::new();
-    let mut pages = client.describe_repositories().into_paginator().items().send();
+    // The registry may be another account's.
+    let account = ecr::account(&config.from.host);
+    let repositories = client.describe_repositories().set_registry_id(account.map(str::to_owned));
+    let mut pages = repositories.into_paginator().items().send();
     while let Some(repository) = pages.next().await {
         let repository = repository.map_err(|e| {
             ecr::error(format!("failed to list ECR repositories in {}", config.aws.region), &e)
@@ -206,7 +209,7 @@ async fn find(ctx: &StepContext, config: &FindConfig) -> Result<Found, StepError
     for (done, name) in names.iter().enumerate() {
         ctx.check_cancelled()?;
         ctx.progress(Progress::message(name.clone()).items(done as u64, names.len() as u64));
-        for image in images_of(&client, &config.aws.region, name).await? {
+        for image in images_of(&client, config, name).await? {
             filter.take(&config.from.host, name, &image, &mut found)?;
         }
     }
@@ -217,11 +220,13 @@ async fn find(ctx: &StepContext, config: &FindConfig) -> Result<Found, StepError
 
 async fn images_of(
     client: &aws_sdk_ecr::Client,
-    region: &str,
+    config: &FindConfig,
     repository: &str,
 ) -> Result<Vec<ImageDetail>, StepError> {
+    let (region, account) = (&config.aws.region, ecr::account(&config.from.host));
     let mut images = Vec::new();
-    let mut pages = client.describe_images().repository_name(repository).into_paginator().items().send();
+    let request = client.describe_images().set_registry_id(account.map(str::to_owned));
+    let mut pages = request.repository_name(repository).into_paginator().items().send();
     while let Some(image) = pages.next().await {
         let what = || format!("failed to list the images of ECR repository {repository} in {region}");
         images.push(image.map_err(|e| ecr::error(what(), &e))?);
@@ -522,6 +527,17 @@ mod tests {
         // A pod runs what its tag has left behind since.
         let bare = format!("r.example/shop/web:1.0@{}", Digest::of(b"bare"));
         assert_eq!(found(json!({ "in-use": [bare] })).await, ["r.example/shop/web"]);
+    }
+
+    #[tokio::test]
+    async fn a_registry_of_another_account_is_asked_for_as_such() {
+        let site = Site::start().await;
+        let host = "210987654321.dkr.ecr.us-east-1.amazonaws.com";
+        let config = site.config(&json!({ "from": { "host": host } }));
+        Typed(Find).apply(&site.context(), &config).await.unwrap();
+        let requests = site.server.received_requests().await.unwrap();
+        let asked = requests.iter().map(|request| serde_json::from_slice::<Value>(&request.body).unwrap());
+        assert!(!requests.is_empty() && asked.clone().all(|asked| asked["registryId"] == "210987654321"));
     }
 
     #[tokio::test]

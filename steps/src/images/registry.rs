@@ -19,6 +19,7 @@ use url::Url;
 
 use super::auth::{Authenticator, Credentials, Scope, authorize};
 use super::digest::Digest;
+use super::ecr;
 use super::errors;
 use super::manifest::{self, Descriptor, Index, MAX_MANIFEST_BYTES, Manifest};
 use super::pace::{self, Pace};
@@ -320,6 +321,7 @@ impl Registry {
             return Ok(Vec::new());
         }
         let what = format!("list the referrers of {}", label(repository, &digest.to_string()));
+        let has_api = ecr::account(&self.host).is_some() || self.referrers.lock().await.answers;
         let mut next = Some(self.url(&format!("{repository}/referrers/{digest}"))?);
         let mut found = Vec::new();
         for turn in 0..MAX_PAGES {
@@ -328,7 +330,7 @@ impl Registry {
             let response = self.send(&what, &Scope::Pull(repository.to_owned()), request).await?;
             match response.status() {
                 StatusCode::OK => self.referrers.lock().await.answers = true,
-                status if turn == 0 && says_no_referrers(status) => {
+                status if turn == 0 && says_no_referrers(status, has_api) => {
                     let mut known = self.referrers.lock().await;
                     if !known.answers {
                         known.lacking.insert(repository.to_owned());
@@ -495,9 +497,14 @@ impl Registry {
     }
 }
 
-/// "MUST be 404 when the API is not supported"; Artifactory has said 406 (go-containerregistry #1962).
-fn says_no_referrers(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE)
+/// "MUST be 404 when the API is not supported"; Artifactory has said 406 (go-containerregistry #1962), others say
+/// 400 (its `pkg/v1/remote/referrers.go`). ECR has the API, and says 400 of an upstream that it can't ask.
+fn says_no_referrers(status: StatusCode, has_api: bool) -> bool {
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE => true,
+        StatusCode::BAD_REQUEST => !has_api,
+        _ => false,
+    }
 }
 
 fn is_final(status: StatusCode) -> bool {

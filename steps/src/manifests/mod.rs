@@ -25,7 +25,7 @@ pub(crate) mod rewrite;
 pub(crate) mod source;
 #[cfg(test)]
 pub(crate) mod stand_in;
-mod strip;
+pub(crate) mod strip;
 mod target;
 pub(crate) mod tree;
 pub(crate) mod yaml;

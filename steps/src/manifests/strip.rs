@@ -141,7 +141,8 @@ fn is_bare_account(account: &Value) -> bool {
     !says && account.get("automountServiceAccountToken").is_none()
 }
 
-fn is_finished(job: &Value) -> bool {
+/// Whether a Job has come to its end.
+pub(crate) fn is_finished(job: &Value) -> bool {
     let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {
         matches!(text(condition, &["type"]), Some("Complete" | "Failed"))
