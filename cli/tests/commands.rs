@@ -626,12 +626,8 @@ fn a_decision_that_could_be_about_several_runs_must_say_which() {
     let first = first_run(&says(project, "exit 4", &["run", &w], &["waiting for a decision"]));
     let begins = format!("note: this begins another; run {first} of w is not finished");
     says(project, "exit 4", &["run", &w], &[&begins, &format!("migrate resume {first}")]);
-    says(
-        project,
-        "exit 2",
-        &["approve", "go"],
-        &["gate `go` waits in 2 runs", &first, "migrate approve go --run 2"],
-    );
+    let asked = ["gate `go` is not passed in 2 runs", &first, "migrate approve go --run 2"];
+    says(project, "exit 2", &["approve", "go"], &asked);
     says(project, "exit 0", &["status"], &["On? (for ada)"]);
     says(project, "exit 0", &["approve", "go", "--run", &first], &[&first, "it asked: On? (for ada)"]);
     says(project, "exit 0", &["undo"], &["the newest; not finished either:", &first]);
@@ -645,7 +641,7 @@ fn a_decision_is_about_the_run_that_asks_and_not_about_the_one_that_lives() {
     let waits = first_run(&says(project, "exit 4", &["run", &workflow(project, "w", GATE)], &[]));
     let living = Living::begin(project, GATE);
     living.wait_for("its question", || migrate(project, &["status"]).contains("On? (for ada)"));
-    says(project, "exit 2", &["approve", "go"], &["gate `go` waits in 2 runs", &waits]);
+    says(project, "exit 2", &["approve", "go"], &["gate `go` is not passed in 2 runs", &waits]);
     says(project, "exit 0", &["status"], &["On? (for ada)"]);
     says(project, "exit 0", &["approve", "go", "--run", &waits], &[&waits]);
     let said =
@@ -653,6 +649,24 @@ fn a_decision_is_about_the_run_that_asks_and_not_about_the_one_that_lives() {
     assert!(!said.contains(&waits), "{said}");
     living.wait_for("its answer", || !migrate(project, &["status"]).contains("On? (for ada)"));
     assert_eq!(living.end(), Some(0));
+}
+
+/// Who answers too early, or after another, must not open the gate of a run that was forgotten.
+#[test]
+fn a_decision_is_not_about_an_older_run_while_a_newer_one_has_its_gate_ahead() {
+    let project = empty();
+    let project = project.path();
+    let waits = first_run(&says(project, "exit 4", &["run", &workflow(project, "w", GATE)], &[]));
+    let living = Living::begin(project, &format!("{GATE}needs = [\"hold\"]\n"));
+    says(project, "exit 2", &["approve", "go"], &["gate `go` is not passed in 2 runs", &waits]);
+    assert_eq!(living.end(), Some(4));
+    let newest = first_run(&says(project, "exit 0", &["status"], &["On? (for ada)"]));
+    says(project, "exit 0", &["approve", "go", "--run", &newest], &[&newest]);
+    for early in [&["approve", "go"][..], &["approve", "go", "--reject"]] {
+        says(project, "exit 2", early, &["gate `go` is not passed in 2 runs", &waits]);
+    }
+    says(project, "exit 0", &["resume"], &[&newest]);
+    says(project, "exit 0", &["approve", "go"], &[&waits]);
 }
 
 #[test]

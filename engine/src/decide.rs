@@ -13,7 +13,7 @@ use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, U
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES, question};
 use crate::run::heartbeat::with_right;
-use crate::run::state::RunFacts;
+use crate::run::state::{NodeRecord, Phase, RunFacts};
 use crate::run::undo::{Action, Undo, action, blocked, order, rest};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -24,7 +24,7 @@ use crate::workflow::NodeOutline;
 /// A decision about a gate.
 #[derive(Debug, Clone)]
 pub struct DecideRequest {
-    /// The run; default: the only one in which the gate waits.
+    /// The run; default: the one that must be meant, if there is one.
     pub run: Option<RunId>,
     /// The gate.
     pub node: NodeId,
@@ -93,8 +93,8 @@ pub enum DecideError {
         /// The items that wait for a decision.
         waiting: Vec<NodeId>,
     },
-    /// It waits in several runs: an answer stands, so it must be said which of them is meant.
-    #[error("gate `{node}` waits in {} runs: {}", .runs.len(), .runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(", "))]
+    /// Several runs wait for it or come to it: an answer stands, so it must be said which of them is meant.
+    #[error("gate `{node}` is not passed in {} runs: {}", .runs.len(), .runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(", "))]
     SeveralRuns {
         /// The gate.
         node: NodeId,
@@ -126,7 +126,7 @@ impl Engine {
     /// within a second, and without one `resume` does. Durable when it returns; the first one stands.
     ///
     /// # Errors
-    /// When the gate does not wait, or in several runs of which none is named, or somebody was first.
+    /// When the gate does not wait, several runs could be meant, or somebody was first.
     pub async fn decide(&self, request: DecideRequest) -> Result<Approval, DecideError> {
         if request.note.as_ref().is_some_and(|note| note.len() > MAX_NOTE_BYTES) {
             return Err(DecideError::LongNote);
@@ -134,7 +134,7 @@ impl Engine {
         let store = self.existing_store().await?.ok_or(RunError::NoRuns)?;
         let named = match request.run {
             Some(run) => Some(run),
-            None => the_one_that_waits(&*store, &request.node).await?,
+            None => the_one_that_is_meant(&*store, &request.node).await?,
         };
         let run = find(&*store, named.as_ref()).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await.map_err(RunError::from)?);
@@ -277,32 +277,50 @@ impl Engine {
     }
 }
 
-/// The run in which the gate, or an item of it, waits for an answer, alive or not; where it has one in all of them,
-/// the newest; `None` if it waits in none.
-async fn the_one_that_waits(store: &dyn Store, gate: &NodeId) -> Result<Option<RunId>, DecideError> {
-    let (mut open, mut answered) = (Vec::new(), None);
+/// The run that must be meant where none is named: the newest that has the gate still before it, if no other asks.
+/// `None` if no run has.
+///
+/// # Errors
+/// Where an answer could be meant for several. It stands, so nobody may have to guess.
+async fn the_one_that_is_meant(store: &dyn Store, gate: &NodeId) -> Result<Option<RunId>, DecideError> {
+    let (mut ahead, mut asking) = (Vec::new(), Vec::new());
     for run in store.runs().await.map_err(RunError::from)? {
         let facts = RunFacts::fold(store.facts(&run.id).await.map_err(RunError::from)?);
-        let is_meant = |node: &NodeId| node == gate || node.whole() == *gate;
-        let asks = facts.nodes.iter().filter(|(node, record)| is_meant(node) && record.is_waiting());
-        let keys: Vec<_> = asks.filter_map(|(_, record)| record.key.as_ref()).collect();
-        if facts.undo.is_some() || keys.is_empty() {
+        let outlines = &facts.definition.as_ref().unwrap_or(&run.definition).nodes;
+        let is_gate = |outline: &NodeOutline| outline.node == gate.whole() && outline.step == GATE;
+        let is_over = facts.undo.is_some() || matches!(facts.ended, Some((RunState::Done, _)));
+        if is_over || !outlines.iter().any(is_gate) {
             continue;
         }
-        let mut is_open = false;
-        for key in keys {
-            is_open |= store.decision(&run.id, key).await.map_err(RunError::from)?.is_none();
+        let records = facts.nodes.iter().filter(|(node, _)| *node == gate || node.whole() == *gate);
+        let records: Vec<_> = records.map(|(_, record)| record).collect();
+        let is_passed = |record: &&NodeRecord| matches!(record.phase, Phase::Finished | Phase::Skipped);
+        if !records.is_empty() && records.iter().all(is_passed) {
+            continue;
         }
-        if is_open {
-            open.push(run.id);
-        } else {
-            answered.get_or_insert(run.id);
+        let mut asks = false;
+        for key in
+            records.iter().filter(|record| record.is_waiting()).filter_map(|record| record.key.as_ref())
+        {
+            asks |= store.decision(&run.id, key).await.map_err(RunError::from)?.is_none();
         }
+        if asks {
+            asking.push(run.id.clone());
+        }
+        ahead.push(run.id);
     }
-    match open.len() {
-        0 => Ok(answered),
-        1 => Ok(open.pop()),
-        _ => Err(DecideError::SeveralRuns { node: gate.clone(), runs: open }),
+    // Older ones than the one that asks wait for nobody.
+    let runs = match asking.as_slice() {
+        [] => return Ok(ahead.into_iter().next()),
+        [one] => {
+            let newer = ahead.iter().position(|run| run == one).unwrap_or_default();
+            ahead[..=newer].to_vec()
+        }
+        _ => asking,
+    };
+    match runs.as_slice() {
+        [one] => Ok(Some(one.clone())),
+        _ => Err(DecideError::SeveralRuns { node: gate.clone(), runs }),
     }
 }
 
