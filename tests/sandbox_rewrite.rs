@@ -13,9 +13,10 @@ use serde_json::Value;
 
 /// Objects of the examples that stay what they are on EKS: for a person, by a finding. No cluster of
 /// AKS serves their kinds.
-const FOR_A_PERSON: [&str; 5] = [
+const FOR_A_PERSON: [&str; 6] = [
     "appmesh.k8s.aws/v1beta2/Mesh",
     "application-networking.k8s.aws/v1alpha1/TargetGroupPolicy",
+    "karpenter.k8s.aws/v1/EC2NodeClass",
     "policy/v1beta1/PodSecurityPolicy",
     "s3.services.k8s.aws/v1alpha1/Bucket",
     "vpcresources.k8s.aws/v1beta1/SecurityGroupPolicy",
