@@ -446,6 +446,65 @@ fn jobs_are_dropped_only_if_they_do_nothing_but_refresh_a_pull_secret() {
     ] {
         assert_eq!(images(container(other)), stays, "{other}");
     }
+    for more in [
+        "for ns in $(kubectl get ns -o name | cut -d/ -f2); do kubectl -n $ns get sa -o name > l; done",
+        "if ! kubectl get secret ecr > /dev/null 2>&1; then sleep 5; fi; kubectl delete secret/ecr || true",
+        "set -e; export AWS_PAGER=; aws configure list && /bin/echo `date` # now, or psql later",
+        "(kubectl -n shop create secret docker-registry ecr --dry-run=client -o yaml | kubectl apply -n shop -f -)",
+        "kubectl create secret generic b --from-file=.dockerconfigjson=c | kubectl replace --filename=-",
+        "kubectl patch serviceaccount/default -p '{imagePullSecrets: [{name: ecr}]}'",
+    ] {
+        assert_eq!(images(container(&format!("{refresh}; {more}"))), dropped, "{more}");
+    }
+    for more in [
+        "kubectl apply -n shop -f /manifests",
+        "kubectl apply --server-side --filename /manifests",
+        "kubectl apply -k /manifests",
+        "cat /manifests/a.yaml | kubectl apply -f -",
+        "kubectl create secret docker-registry ecr | kubectl apply -f - < /manifests/a.yaml",
+        "kubectl create secret docker-registry ecr | kubectl apply -f - -f /manifests",
+        "kubectl create job report --from=cronjob/x",
+        "kubectl create secret generic db --from-literal=a=b",
+        "kubectl create secret docker-registry hub --docker-server=docker.io",
+        "kubectl delete secret db",
+        "kubectl delete secret $(cat names)",
+        "kubectl get all -A -o yaml > /backup/all",
+        "kubectl patch deployment web -p x",
+        "kubectl patch sa default -p x",
+        "kubectl delete pods -l app=web",
+        "aws ecr batch-delete-image",
+        "aws --region us-east-1 s3 sync a s3://b",
+        "psql -c x",
+        "curl -X POST x",
+        "./deploy.sh",
+        "python3 sync.py",
+        "echo $(psql -c x)",
+        "A=`psql -c x`",
+        "B=1 psql -c x",
+        "if true; then psql -c x; fi",
+        "(psql -c x)",
+        "true && { psql -c x; }",
+        "echo () { psql -c x; }",
+        "echo 'a'\\\\'b; psql -c x",
+        "$TOOL x",
+        "sh /work.sh",
+        "eval x",
+        "echo x | sh",
+        "echo <(psql)",
+        "echo ${A:-$(psql)}",
+        "kubectl apply -f - <<EOF\\n{}\\nEOF",
+    ] {
+        assert_eq!(images(container(&format!("{refresh}; {more}"))), stays, "{more}");
+        assert_eq!(images(container(&format!("{more}; {refresh}"))), stays, "{more} before");
+    }
+    let hook = "          lifecycle: {postStart: {exec: {command: [psql]}}}\n";
+    assert_eq!(images(container(refresh) + hook), stays, "a hook");
+    assert_eq!(
+        images(
+            "        - {command: [sh, /refresh.sh, aws ecr get-login, kubectl docker-registry]}\n".to_owned()
+        ),
+        stays
+    );
     assert_eq!(images(container(refresh) + &container("pg_dump > /backup/x")), stays, "another container");
     assert_eq!(images(container("kubectl create secret docker-registry x")), []);
 }

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::shell::{self, Command};
 use super::{items, pods, strings};
 use crate::manifests::edit::Edit;
 use crate::rules::engine::{Look, Match};
@@ -56,17 +57,44 @@ static PULL_SECRET: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new("kubectl.*(docker-registry|imagePullSecrets|dockerc(onfigjson|fg))").expect("a constant")
 });
 
-/// What a job that only refreshes a pull secret does not do: work with images, or with running workloads.
-static OTHER_WORK: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"\b(docker|podman|nerdctl|helm) +[a-z]|\b(buildah|buildctl|kaniko|crane|skopeo|oras|regctl)\b",
-        r"|\bkubectl [^;&|]*\b(rollout|scale|exec|cp|set +(image|env|resources)|apply +-[fk] +[^-\s])",
-    ))
-    .expect("a constant")
-});
+/// Shells that are given a script.
+const SHELLS: [&str; 4] = ["sh", "bash", "ash", "dash"];
 
-/// Which service the CLI of AWS is asked for.
-static AWS_CLI: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\baws +([a-z0-9-]+)").expect("a constant"));
+/// Where the programs of an image are.
+const PROGRAMS: [&str; 3] = ["/usr/local/bin/", "/usr/bin/", "/bin/"];
+
+/// Commands that change nothing outside of their container.
+const WITHIN: [&str; 32] = [
+    ":", "[", "[[", "apk", "apt-get", "base64", "break", "cat", "continue", "cut", "date", "echo", "exit",
+    "export", "false", "for", "grep", "head", "jq", "local", "printf", "read", "return", "set", "shift",
+    "sleep", "test", "tr", "true", "unset", "wait", "yum",
+];
+
+/// Options of the CLI of AWS before a service that take a word of their own.
+/// <https://docs.aws.amazon.com/cli/latest/reference/>
+const AWS_OPTIONS: [&str; 7] =
+    ["--region", "--profile", "--output", "--query", "--endpoint-url", "--color", "--ca-bundle"];
+
+/// Options of kubectl that take a word of their own.
+/// <https://kubernetes.io/docs/reference/kubectl/generated/kubectl_options/>
+const KUBECTL_OPTIONS: [&str; 16] = [
+    "-n",
+    "--namespace",
+    "--context",
+    "--kubeconfig",
+    "--cluster",
+    "--user",
+    "-s",
+    "--server",
+    "--token",
+    "-o",
+    "--output",
+    "-f",
+    "--filename",
+    "-p",
+    "--patch",
+    "--type",
+];
 
 fn images<'a>(look: &Look<'a>) -> Vec<(Path, &'a str)> {
     let mut found = Vec::new();
@@ -160,7 +188,7 @@ pub(super) fn agent_beside(look: &Look<'_>) -> Vec<Match> {
 }
 
 /// Where containers log in to ECR, and whether the pod does nothing but refresh a pull secret: each of its
-/// containers fetches the password or makes the secret, and none works with images.
+/// containers fetches the password or makes the secret, and no command of it is known to be for anything else.
 fn logins(look: &Look<'_>) -> (Vec<Match>, bool) {
     let (mut found, mut refreshes) = (Vec::new(), true);
     if !look.object.keys.has("containers") {
@@ -170,36 +198,162 @@ fn logins(look: &Look<'_>) -> (Vec<Match>, bool) {
     for (pod, spec) in pods(look.object) {
         for list in ["initContainers", "containers"] {
             for (path, container) in items(spec, &pod, list) {
-                let (mut all, mut places) = (String::new(), Vec::new());
+                let (mut words, mut places) = (Vec::new(), Vec::new());
                 for field in ["command", "args"] {
                     for (path, word) in items(container, &path, field) {
                         let Some(word) = word.text() else { continue };
                         if word.contains("get-login") || word.contains("get-authorization-token") {
                             places.push(path);
                         }
-                        // A script: each line is a command, or goes on.
-                        all.push_str(&word.replace("\\\n", " ").replace('\n', ";"));
-                        all.push(' ');
+                        words.push(word);
                     }
                 }
+                // A script: each line is a command, or goes on.
+                let all = words.join(" ").replace("\\\n", " ").replace('\n', ";");
                 let (logs_in, makes_secret) = (LOGIN.is_match(&all), PULL_SECRET.is_match(&all));
                 if logs_in {
                     found.extend(places.into_iter().map(Match::at));
                 }
                 has_secret |= makes_secret;
-                refreshes &= (makes_secret || logs_in) && !does_other_work(&all);
+                let is_more = container.get("lifecycle").is_some();
+                refreshes &= (makes_secret || logs_in) && !is_more && only_refreshes(&words);
             }
         }
     }
     (found, refreshes && has_secret)
 }
 
-fn does_other_work(commands: &str) -> bool {
-    let services = AWS_CLI.captures_iter(commands).filter_map(|found| found.get(1));
-    OTHER_WORK.is_match(commands)
-        || services
-            .map(|service| service.as_str())
-            .any(|service| !matches!(service, "ecr" | "sts" | "configure") && !service.starts_with('-'))
+/// Whether each command is one of those that refresh a pull secret for ECR, or changes nothing.
+fn only_refreshes(words: &[&str]) -> bool {
+    let Some(all) = commands(words) else { return false };
+    all.iter().all(|command| {
+        let words = &command.words;
+        match words.first().map(|word| program(word)) {
+            None => true,
+            Some("aws") => only_logs_in(words),
+            Some("kubectl") => is_for_pull_secret(command, &all),
+            Some(name) => WITHIN.contains(&name),
+        }
+    })
+}
+
+/// The commands that a container runs: those of the script that a shell is given, or one.
+fn commands(words: &[&str]) -> Option<Vec<Command>> {
+    let (first, rest) = words.split_first()?;
+    if !SHELLS.contains(&program(first)) {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        return Some(vec![Command { words, reads: None }]);
+    }
+    let (mut rest, mut is_script) = (rest.iter(), false);
+    loop {
+        let word = rest.next()?;
+        match word.strip_prefix('-') {
+            Some(long) if long.starts_with('-') => {}
+            Some(flags) => {
+                is_script |= flags.contains('c');
+                // `-o pipefail`
+                if flags.ends_with('o') {
+                    rest.next()?;
+                }
+            }
+            None => return if is_script { shell::commands(word) } else { None },
+        }
+    }
+}
+
+/// What a program is called, wherever it is usual to be.
+fn program(word: &str) -> &str {
+    PROGRAMS.iter().find_map(|folder| word.strip_prefix(folder)).unwrap_or(word)
+}
+
+/// The words after the command that are no options, nor of one.
+fn plain_words<'a>(words: &'a [String], options: &[&str]) -> Vec<&'a str> {
+    let mut plain = Vec::new();
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        if options.contains(&word.as_str()) {
+            words.next();
+        } else if !word.starts_with('-') {
+            plain.push(word.as_str());
+        }
+    }
+    plain
+}
+
+fn only_logs_in(words: &[String]) -> bool {
+    match plain_words(words, &AWS_OPTIONS).as_slice() {
+        [] | ["configure", ..] => true,
+        ["ecr", what, ..] => matches!(*what, "get-login" | "get-login-password" | "get-authorization-token"),
+        ["sts", what, ..] => *what == "get-caller-identity" || what.starts_with("assume-role"),
+        _ => false,
+    }
+}
+
+/// Whether a command of kubectl makes the pull secret, looks for it or takes it away before, gives it to service
+/// accounts, or looks where these are.
+fn is_for_pull_secret(command: &Command, all: &[Command]) -> bool {
+    let words = &command.words;
+    match plain_words(words, &KUBECTL_OPTIONS).as_slice() {
+        ["create", "secret", ..] => makes_pull_secret(words),
+        ["apply" | "create" | "replace"] => {
+            let read = command.reads.and_then(|at| all.get(at));
+            takes_input_only(words) && read.is_some_and(|read| makes_pull_secret(&read.words))
+        }
+        ["get", what, ..] if is_account(what) || matches!(*what, "ns" | "namespace" | "namespaces") => true,
+        ["patch", what, ..] if is_account(what) => words.iter().any(|word| word.contains("imagePullSecrets")),
+        ["delete" | "get", "secret" | "secrets", names @ ..] => are_made(names, all),
+        ["delete" | "get", name] => match name.split_once('/') {
+            Some(("secret" | "secrets", name)) => are_made(&[name], all),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn is_account(what: &str) -> bool {
+    matches!(what.split('/').next(), Some("sa" | "serviceaccount" | "serviceaccounts"))
+}
+
+/// Whether some secret is named, and each is one that is made here.
+fn are_made(names: &[&str], all: &[Command]) -> bool {
+    let is_made = |name: &&str| {
+        let is_word = |word: &String| word == name;
+        !name.contains(shell::UNKNOWN)
+            && all.iter().any(|other| makes_pull_secret(&other.words) && other.words.iter().any(is_word))
+    };
+    !names.is_empty() && names.iter().all(is_made)
+}
+
+/// Whether a command makes a pull secret, and not for another registry by name.
+fn makes_pull_secret(words: &[String]) -> bool {
+    let is_kubectl = words.first().is_some_and(|word| program(word) == "kubectl");
+    let is_docker = |word: &String| word.contains("dockerconfigjson") || word.contains("dockercfg");
+    let makes = match plain_words(words, &KUBECTL_OPTIONS).as_slice() {
+        ["create", "secret", "docker-registry", ..] => true,
+        ["create", "secret", ..] => words.iter().any(is_docker),
+        _ => false,
+    };
+    let is_elsewhere = |server: &str| !server.contains("ecr") && !server.contains('$');
+    is_kubectl && makes && !values(words, "--docker-server").any(is_elsewhere)
+}
+
+/// Whether a command of kubectl takes objects from its input, and from nowhere else.
+fn takes_input_only(words: &[String]) -> bool {
+    let files: Vec<&str> = values(words, "-f").chain(values(words, "--filename")).collect();
+    let is_other = |word: &String| word.starts_with("-k") || word.starts_with("--kustomize");
+    !files.is_empty() && files.iter().all(|file| *file == "-") && !words.iter().any(is_other)
+}
+
+/// What an option is given, each time.
+fn values<'a>(words: &'a [String], option: &'static str) -> impl Iterator<Item = &'a str> {
+    words.iter().enumerate().filter_map(move |(at, word)| {
+        let rest = word.strip_prefix(option)?;
+        if rest.is_empty() {
+            return Some(words.get(at + 1).map_or("", String::as_str));
+        }
+        let is_short = !option.starts_with("--");
+        rest.strip_prefix('=').or_else(|| is_short.then_some(rest))
+    })
 }
 
 /// Jobs that do nothing but refresh a pull secret for ECR.

@@ -14,6 +14,7 @@ mod references;
 mod routes;
 mod secrets;
 mod services;
+mod shell;
 mod storage;
 mod subscription;
 mod target;
