@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use super::code::ingress_groups::Ingresses;
+use super::code::storage;
 use super::object::{EKS_API_GROUP, Object};
 use super::path::Pattern;
 use super::subscription::Subscription;
@@ -79,6 +80,8 @@ pub(crate) struct Facts {
     pub ports: Named<Vec<Port>>,
     /// Classes of AWS and their provisioners.
     pub classes: BTreeMap<String, String>,
+    /// Claims and claim templates that name a class, by that.
+    pub claims: BTreeMap<String, Vec<Name>>,
     /// Whether the default class is one of AWS.
     pub aws_default_class: bool,
     /// Volumes of AWS.
@@ -124,6 +127,11 @@ impl Facts {
         let node = object.node;
         self.provider_users(object);
         self.ingresses.take(object);
+        for (_, spec, name) in storage::claims(object) {
+            if let Some(class) = spec.text_at(&["storageClassName"]) {
+                self.claims.entry(class.to_owned()).or_default().push((object.namespace.clone(), name));
+            }
+        }
         match object.kind.as_str() {
             "ServiceAccount" => {
                 if let Some(role) = node.text_at(&["metadata", "annotations", "eks.amazonaws.com/role-arn"]) {

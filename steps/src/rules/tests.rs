@@ -386,6 +386,30 @@ fn the_size_of_a_claim_on_efs_is_asked_for_however_large_it_is() {
 }
 
 #[test]
+fn a_class_stays_one_of_efs_while_a_claim_of_it_lacks_its_size() {
+    let class = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: shared}\nprovisioner: efs.csi.aws.com\n";
+    let claim = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: a, namespace: shop}\nspec: \
+                 {storageClassName: shared, resources: {requests: {storage: 5Gi}}}\n";
+    let stateful = "---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: b, namespace: shop}\nspec: \
+                    {volumeClaimTemplates: [{metadata: {name: d}, spec: {storageClassName: shared, resources: {requests: \
+                    {storage: 5Gi}}}}]}\n";
+    let (set, text) = (RuleSet::shipped(), [class, claim, stateful].concat());
+    let sizes = |text: &str| toml::from_str::<Inputs>(&format!("claim-sizes = {{ {text} }}")).unwrap();
+    for missing in [Inputs::default(), sizes("a = \"1Ti\""), sizes("\"shop/d-b\" = \"2Ti\"")] {
+        let open = rewritten(&set, &text, &missing).unwrap();
+        assert!(open.contains("provisioner: efs.csi.aws.com"), "{open}");
+        let all = found(&open, &missing).into_iter();
+        let needs: Vec<_> = all.filter(|f| f.rule == "EKS-STO-014").flat_map(|f| f.needs).collect();
+        assert_eq!(needs.len(), 2 - missing.claim_sizes.len(), "{needs:?}");
+        let done = rewritten(&set, &open, &sizes("a = \"1Ti\", \"shop/d-b\" = \"2Ti\"")).unwrap();
+        assert!(done.contains("file.csi.azure.com") && !done.contains("5Gi"), "{done}");
+        assert!(done.contains("1Ti") && done.contains("2Ti"), "{done}");
+    }
+    // Its claims are elsewhere, or there are none.
+    assert!(rewritten(&set, class, &Inputs::default()).unwrap().contains("file.csi.azure.com"));
+}
+
+#[test]
 fn a_class_stays_one_of_ebs_while_a_setting_waits_for_its_input() {
     let class = |parameters: &str| {
         format!(

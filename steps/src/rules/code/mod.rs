@@ -15,7 +15,7 @@ mod routes;
 mod secrets;
 mod services;
 mod shell;
-mod storage;
+pub(crate) mod storage;
 mod subscription;
 mod target;
 
@@ -52,6 +52,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "claim-volume" => storage::volume,
         "claim-without-class" => storage::classless,
         "ebs-class" => storage::ebs_class,
+        "efs-class" => storage::efs_class,
         "node-group" => nodes::group,
         "capacity" => nodes::capacity,
         "karpenter-keys" => nodes::karpenter,

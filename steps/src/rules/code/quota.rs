@@ -76,7 +76,7 @@ fn of_pods(look: &Look<'_>, target: &Target) -> Option<Asked> {
 }
 
 fn of_claims(look: &Look<'_>, target: &Target) -> Option<Asked> {
-    let claims = storage::claims(look);
+    let claims = storage::claims(look.object);
     let path = claims.first()?.0.clone();
     // Each pod of a StatefulSet has its own.
     let copies = if look.object.kind == "PersistentVolumeClaim" { 1 } else { copies(look, target) };

@@ -7,7 +7,8 @@ use regex::Regex;
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
-use crate::rules::inputs::Lookup;
+use crate::rules::inputs::{Inputs, Lookup};
+use crate::rules::object::Object;
 use crate::rules::path::{Path, Pattern, key, with};
 
 /// Classes that exist on EKS by custom.
@@ -35,13 +36,14 @@ static CLASSES: LazyLock<[Pattern; 3]> = LazyLock::new(|| {
 /// Provisioners of EBS: the old one in the tree, the add-on's, that of Auto Mode.
 const EBS: [&str; 3] = ["kubernetes.io/aws-ebs", "ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"];
 
+const EFS: &str = "efs.csi.aws.com";
+
 /// How a key of KMS is named: its driver reads parameters in any case.
 /// <https://github.com/kubernetes-sigs/aws-ebs-csi-driver/blob/master/docs/parameters.md>
 const KMS_KEYS: [&str; 3] = ["kmsKeyId", "kmsKeyID", "kmskeyid"];
 
 /// Claims and claim templates of the object, with the names that they are looked up by.
-pub(super) fn claims<'a>(look: &Look<'a>) -> Vec<(Path, &'a Node, String)> {
-    let object = look.object;
+pub(crate) fn claims<'a>(object: &Object<'a>) -> Vec<(Path, &'a Node, String)> {
     if object.kind == "PersistentVolumeClaim" {
         let spec = object.node.get("spec");
         return spec.map(|spec| (vec![key("spec")], spec, object.name.clone())).into_iter().collect();
@@ -64,7 +66,7 @@ pub(super) fn is_of_aws(look: &Look<'_>, class: &str) -> bool {
 /// A class by name. A claim on EFS keeps its class until its size is given: by that it is found.
 pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
     let mut all: Vec<Match> = Vec::new();
-    let unsized_claims: Vec<(Path, Lookup)> = claims(look)
+    let unsized_claims: Vec<(Path, Lookup)> = claims(look.object)
         .into_iter()
         .filter_map(|(path, spec, name)| {
             Some((with(&path, "storageClassName"), share_size(look, spec, &name)?))
@@ -107,7 +109,7 @@ pub(super) fn default_class(look: &Look<'_>) -> Vec<Match> {
     }
     let annotation = ["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"];
     let mut all = Vec::new();
-    for (path, spec, _) in claims(look) {
+    for (path, spec, _) in claims(look.object) {
         if spec.get("storageClassName").is_some() || look.object.node.at(&annotation).is_some() {
             continue;
         }
@@ -125,21 +127,26 @@ pub(super) fn default_class(look: &Look<'_>) -> Vec<Match> {
 fn share_size(look: &Look<'_>, spec: &Node, name: &str) -> Option<Lookup> {
     let class = spec.text_at(&["storageClassName"]).unwrap_or_default();
     let is_efs = match look.facts.classes.get(class) {
-        Some(by) => by == "efs.csi.aws.com",
+        Some(by) => by == EFS,
         None => class == "efs" || class.starts_with("efs-"),
     };
-    let full = match look.object.namespace.as_str() {
+    is_efs.then(|| claim_size(look.inputs, &look.object.namespace, name))
+}
+
+/// The size of a claim, by its namespace and name or by its name.
+fn claim_size(inputs: &Inputs, namespace: &str, name: &str) -> Lookup {
+    let full = match namespace {
         "" => name.to_owned(),
         namespace => format!("{namespace}/{name}"),
     };
-    let by_name = |missing| look.inputs.entry("claim-sizes", name).map_err(|_| missing);
-    is_efs.then(|| look.inputs.entry("claim-sizes", &full).or_else(by_name))
+    let by_name = |missing| inputs.entry("claim-sizes", name).map_err(|_| missing);
+    inputs.entry("claim-sizes", &full).or_else(by_name)
 }
 
 /// A claim on EFS, whose size is fiction there, however large, and real on Azure Files.
 pub(super) fn size(look: &Look<'_>) -> Vec<Match> {
     let mut all = Vec::new();
-    for (path, spec, name) in claims(look) {
+    for (path, spec, name) in claims(look.object) {
         let Some(size) = spec.text_at(&["resources", "requests", "storage"]) else { continue };
         let Some(wanted) = share_size(look, spec, &name) else { continue };
         let path = [path, vec![key("resources"), key("requests"), key("storage")]].concat();
@@ -169,6 +176,25 @@ pub(super) fn ebs_class(look: &Look<'_>) -> Vec<Match> {
     vec![found.edit(Edit::Set { path, value: "disk.csi.azure.com".into() })]
 }
 
+/// A class of EFS. It stays one while a claim that names it lacks its size: of a claim on a class that is Azure's
+/// already nobody would ask it.
+pub(super) fn efs_class(look: &Look<'_>) -> Vec<Match> {
+    let Some(by) = look.object.node.text_at(&["provisioner"]).filter(|by| *by == EFS) else {
+        return Vec::new();
+    };
+    let path = vec![key("provisioner")];
+    let mut found = Match::at(path.clone()).found(by);
+    for (namespace, name) in look.facts.claims.get(&look.object.name).into_iter().flatten() {
+        found.need(claim_size(look.inputs, namespace, name));
+    }
+    found = found.edit(Edit::Set { path, value: "file.csi.azure.com".into() });
+    for (name, value) in [("protocol", "nfs"), ("skuName", "Premium_LRS")] {
+        let path = vec![key("parameters")];
+        found = found.edit(Edit::Insert { path, key: name.to_owned(), value: value.into() });
+    }
+    vec![found]
+}
+
 /// Whether the claim asks for no class, which is another thing than to name none: nothing is provisioned.
 fn is_classless(spec: &Node) -> bool {
     spec.get("storageClassName").is_some_and(|class| class.text() == Some("") && !class.is_null())
@@ -177,7 +203,7 @@ fn is_classless(spec: &Node) -> bool {
 /// A claim of no class, and no volume among the objects that it could have on AKS.
 pub(super) fn classless(look: &Look<'_>) -> Vec<Match> {
     let mut all = Vec::new();
-    for (path, spec, _) in claims(look).into_iter().filter(|(_, spec, _)| is_classless(spec)) {
+    for (path, spec, _) in claims(look.object).into_iter().filter(|(_, spec, _)| is_classless(spec)) {
         let volume = spec.text_at(&["volumeName"]).filter(|name| !name.is_empty());
         let others = &look.facts.other_volumes;
         let is_there = volume.map_or(!others.is_empty(), |name| others.contains(name));

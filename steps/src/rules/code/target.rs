@@ -54,7 +54,7 @@ fn target<'a>(look: &Look<'a>) -> Option<&'a Target> {
 pub(super) fn storage_class(look: &Look<'_>) -> Vec<Match> {
     let Some(target) = target(look) else { return Vec::new() };
     let mut all = Vec::new();
-    for (path, spec, _) in storage::claims(look) {
+    for (path, spec, _) in storage::claims(look.object) {
         let Some(name) = spec.text_at(&["storageClassName"]) else {
             let is_given = look.inputs.default_storage_class.is_some();
             if spec.get("storageClassName").is_none() && !is_given && target.default_storage_class.is_none() {
