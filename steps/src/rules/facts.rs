@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use super::code::ingress_groups::Ingresses;
-use super::code::storage;
+use super::code::{nodes, storage};
 use super::object::{EKS_API_GROUP, Object};
 use super::path::Pattern;
 use super::subscription::Subscription;
@@ -82,6 +82,8 @@ pub(crate) struct Facts {
     pub classes: BTreeMap<String, String>,
     /// Claims and claim templates that name a class, by that.
     pub claims: BTreeMap<String, Vec<Name>>,
+    /// Karpenter's classes of EC2 nodes that stay for a person.
+    pub kept_node_classes: BTreeSet<String>,
     /// Whether the default class is one of AWS.
     pub aws_default_class: bool,
     /// Volumes of AWS.
@@ -170,6 +172,9 @@ impl Facts {
             }
             "SecretStore" | "ClusterSecretStore" if node.at(&["spec", "provider", "aws"]).is_some() => {
                 self.stores.insert((object.kind.clone(), object.name.clone()));
+            }
+            "EC2NodeClass" if nodes::is_kept(object) => {
+                self.kept_node_classes.insert(object.name.clone());
             }
             "ConfigMap" if object.name == "aws-auth" => self.aws_auth(object),
             "NodeGroup" if object.group == EKS_API_GROUP => self.node_group(object),

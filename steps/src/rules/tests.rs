@@ -410,6 +410,39 @@ fn a_class_stays_one_of_efs_while_a_claim_of_it_lacks_its_size() {
 }
 
 #[test]
+fn a_node_pool_waits_while_its_class_stays() {
+    let class = |spec: &str| {
+        format!(
+            "apiVersion: karpenter.k8s.aws/v1\nkind: EC2NodeClass\nmetadata: {{name: dense}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let pool = |class: &str| {
+        format!(
+            "---\napiVersion: karpenter.sh/v1\nkind: NodePool\nmetadata: {{name: general}}\nspec: {{template: {{spec: \
+             {{nodeClassRef: {{group: karpenter.k8s.aws, kind: EC2NodeClass, name: {class}}}}}}}}}\n"
+        )
+    };
+    let set = RuleSet::shipped();
+    for spec in [
+        "kubelet: {maxPods: 200}",
+        "userData: x",
+        "amiSelectorTerms: [{id: ami-1}]",
+        "amiSelectorTerms: [{tags: {a: b}}]",
+    ] {
+        let text = class(spec) + &pool("dense");
+        assert_eq!(rewritten(&set, &text, &Inputs::default()).unwrap(), text);
+        let left = found(&text, &Inputs::default()).into_iter().find(|f| f.rule == "EKS-NOD-009").unwrap();
+        assert!(!left.rewritten && left.message.contains("stays"), "{left:?}");
+        let other = rewritten(&set, &(class(spec) + &pool("other")), &Inputs::default()).unwrap();
+        assert!(other.contains("kind: AKSNodeClass") && other.contains("kind: EC2NodeClass"), "{other}");
+    }
+    let text = class("amiSelectorTerms: [{alias: al2023@latest}]") + &pool("dense");
+    let done = rewritten(&set, &text, &Inputs::default()).unwrap();
+    assert_eq!(done.matches("kind: AKSNodeClass").count(), 2, "{done}");
+    assert!(!done.contains("EC2NodeClass"), "{done}");
+}
+
+#[test]
 fn a_class_stays_one_of_ebs_while_a_setting_waits_for_its_input() {
     let class = |parameters: &str| {
         format!(

@@ -8,7 +8,7 @@ mod ingress;
 pub(crate) mod ingress_groups;
 mod ingress_nginx;
 mod keda;
-mod nodes;
+pub(crate) mod nodes;
 mod quota;
 mod references;
 mod routes;
@@ -57,6 +57,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "capacity" => nodes::capacity,
         "karpenter-keys" => nodes::karpenter,
         "node-class" => nodes::class,
+        "node-pool" => nodes::pool,
         "idle-timeout" => services::idle_timeout,
         "health-port" => services::health_port,
         "health-interval" => services::health_interval,

@@ -9,6 +9,7 @@ use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::inputs::Lookup;
+use crate::rules::object::Object;
 use crate::rules::path::{Path, Pattern, key, with, with_index};
 use crate::rules::quantity::thousandths;
 
@@ -24,6 +25,18 @@ const THOUSANDTHS_OF_GIB: u128 = 1_000 << 30;
 
 static SELECTORS: LazyLock<Pattern> =
     LazyLock::new(|| Pattern::parse("{pod}.nodeSelector.*").expect("a constant"));
+
+/// What of a class of EC2 nodes is for a person.
+static OF_A_PERSON: LazyLock<[Pattern; 5]> = LazyLock::new(|| {
+    [
+        "spec.userData",
+        "spec.kubelet",
+        "spec.amiSelectorTerms[].id",
+        "spec.amiSelectorTerms[].name",
+        "spec.amiSelectorTerms[].tags",
+    ]
+    .map(|pattern| Pattern::parse(pattern).expect("a constant"))
+});
 
 /// Renames the keys that pass, and looks up the values: in node selectors, expressions, tolerations.
 fn relabel(
@@ -193,8 +206,44 @@ fn tolerating(found: Match, pod: &Path, spec: &Node) -> Match {
     found.edit(Edit::Append { path: with(pod, "tolerations"), value: toleration })
 }
 
+/// Whether a class of EC2 nodes has what only a person can bring to AKS (EKS-NOD-007), so that it stays.
+pub(crate) fn is_kept(object: &Object<'_>) -> bool {
+    OF_A_PERSON.iter().any(|pattern| !object.find(pattern).is_empty())
+}
+
+/// A pool of Karpenter's on EC2 nodes. It waits while its class stays: nobody would make that of AKS.
+pub(super) fn pool(look: &Look<'_>) -> Vec<Match> {
+    let mut all = Vec::new();
+    for reference in [&["spec", "template", "spec", "nodeClassRef"][..], &["spec", "nodeClassRef"][..]] {
+        let Some(node) = look.object.node.at(reference) else { continue };
+        if node.text_at(&["kind"]) != Some("EC2NodeClass") {
+            continue;
+        }
+        let path: Path = reference.iter().copied().map(key).collect();
+        let kind = with(&path, "kind");
+        let found = Match::at(kind.clone()).found("EC2NodeClass");
+        let class = node.text_at(&["name"]).unwrap_or_default();
+        all.push(if look.facts.kept_node_classes.contains(class) {
+            found.saying(format!(
+                "Node pool of Karpenter on EC2 nodes, whose class {class} stays for a person (EKS-NOD-007)"
+            ))
+        } else {
+            let group = "karpenter.azure.com".into();
+            found.edit(Edit::Set { path: kind, value: "AKSNodeClass".into() }).edit(Edit::Insert {
+                path,
+                key: "group".to_owned(),
+                value: group,
+            })
+        });
+    }
+    all
+}
+
 /// Karpenter's class of EC2 nodes: one of AKS nodes with the same name, and the same disk.
 pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
+    if is_kept(look.object) {
+        return Vec::new();
+    }
     let node = look.object.node;
     let mut spec = Map::from_iter([("imageFamily".to_owned(), Value::from("Ubuntu"))]);
     let disks = node.at(&["spec", "blockDeviceMappings"]).map_or(&[][..], Node::items);
