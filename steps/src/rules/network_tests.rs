@@ -66,6 +66,10 @@ fn a_service_inside_the_network_stays_inside() {
         service(&[("aws-load-balancer-type", "nlb-ip")], "type: LoadBalancer"),
         service(&[("aws-load-balancer-internal", "10.0.0.0/8")], "type: LoadBalancer"),
         service(&[("aws-load-balancer-internal", "True")], "type: LoadBalancer"),
+        service(
+            &[("aws-load-balancer-internal", "")],
+            "type: LoadBalancer\n  loadBalancerClass: service.k8s.aws/nlb",
+        ),
         service(&[("aws-load-balancer-scheme", "Internal")], "type: LoadBalancer"),
         service(
             &[("aws-load-balancer-internal", "true"), ("aws-load-balancer-scheme", "internet-facing")],
@@ -99,11 +103,12 @@ fn a_service_inside_the_network_stays_inside() {
             "type: LoadBalancer\n  loadBalancerClass: service.k8s.aws/nlb",
         ),
         service(&[("aws-load-balancer-type", "nlb")], "type: LoadBalancer"),
+        service(&[("aws-load-balancer-internal", "")], "type: LoadBalancer"),
         service(&[("aws-load-balancer-type", "external")], "type: NodePort"),
     ];
     for text in public {
         let done = done(&text, &Inputs::default());
-        assert!(!done.contains("azure-load-balancer-internal"), "{text}\n{done}");
+        assert!(!done.contains("load-balancer-internal"), "{text}\n{done}");
     }
 }
 

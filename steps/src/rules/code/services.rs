@@ -21,7 +21,7 @@ const PROBE_SECONDS: u64 = 120;
 
 const PREFIX: &str = "service.beta.kubernetes.io/";
 const AZURE_INTERNAL: &str = "azure-load-balancer-internal";
-/// The older is the in-tree provider's, too, which takes everything but `false` for internal.
+/// The older is the in-tree provider's, too, which takes everything but `false` and nothing for internal.
 /// <https://github.com/kubernetes/cloud-provider-aws/blob/master/pkg/providers/v1/aws.go>
 const SCHEMES: [&str; 2] = ["aws-load-balancer-scheme", "aws-load-balancer-internal"];
 /// Classes, and values of `aws-load-balancer-type`, of the AWS Load Balancer Controller.
@@ -84,7 +84,8 @@ fn text<'a>(look: &Look<'a>, name: &str) -> Option<&'a str> {
 /// A load balancer of the AWS Load Balancer Controller of which nobody says where it is: inside the network.
 pub(super) fn internal_by_default(look: &Look<'_>) -> Vec<Match> {
     let node = look.object.node;
-    let is_said = SCHEMES.iter().chain([&AZURE_INTERNAL]).any(|name| text(look, name).is_some());
+    let is_said = SCHEMES.iter().any(|name| text(look, name).is_some_and(|value| !value.is_empty()));
+    let is_said = is_said || text(look, AZURE_INTERNAL).is_some();
     if is_said || node.text_at(&["spec", "type"]) != Some("LoadBalancer") {
         return Vec::new();
     }
@@ -110,7 +111,7 @@ pub(super) fn internal(look: &Look<'_>) -> Vec<Match> {
     let mut all = Vec::new();
     for name in SCHEMES {
         let Some(value) = text(look, name) else { continue };
-        if matches!(value, "false" | "internet-facing") {
+        if matches!(value, "" | "false" | "internet-facing") {
             continue;
         }
         let path = annotation(name);
