@@ -113,6 +113,16 @@ fn a_service_inside_the_network_stays_inside() {
 }
 
 #[test]
+fn what_a_rewrite_wrote_to_keep_a_service_inside_is_a_persons_to_take_away() {
+    let guards = ("aws-load-balancer-security-groups", "sg-1");
+    let text = service(&[("aws-load-balancer-scheme", "internet-facing"), guards], "type: LoadBalancer");
+    for rule in ["EKS-NET-045", "EKS-NET-046"] {
+        let fix = finding(&text, &Inputs::default(), rule).fix;
+        assert!(fix.contains("azure-load-balancer-internal") && fix.contains("away"), "{fix}");
+    }
+}
+
+#[test]
 fn what_a_service_says_of_who_may_reach_it_is_left_for_a_person() {
     for name in [
         "aws-load-balancer-security-groups",
