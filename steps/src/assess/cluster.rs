@@ -26,6 +26,7 @@ use crate::kubernetes::{connect, kube_error, reach};
 use crate::manifests::needs::Needs;
 use crate::manifests::strip::is_finished;
 use crate::manifests::tree::problem_of;
+use crate::rules::code::ingress_groups::Classes;
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
@@ -199,7 +200,11 @@ impl AssessCluster {
             gathered.judge(&object);
             Ok(())
         });
-        unreadable.extend(unread.await?);
+        let unread = unread.await?;
+        let is_class = |id: &String| id.ends_with("/IngressClass");
+        gathered.facts.ingresses.known =
+            if unread.iter().any(is_class) { Classes::Unread } else { Classes::Read };
+        unreadable.extend(unread);
         ctx.progress(Progress::message("done").items(done, total));
         Ok(gathered.finish(config, rules, version.git_version, unreadable))
     }
@@ -584,6 +589,64 @@ mod tests {
         assert!(found.contains(&expected("EKS-SEC-002", "ClusterSecretStore aws")), "{found:?}");
         assert!(found.contains(&expected("EKS-SEC-003", "ExternalSecret shop/db")), "{found:?}");
         assert!(!found.iter().any(|(_, object)| object.ends_with("unused")), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn an_ingress_is_judged_with_what_its_class_says() {
+        let server = StandIn::start().await;
+        let project = tempfile::tempdir().unwrap();
+        server.kubeconfig(&project.path().join("kubeconfig"));
+        let ingress = |held: &mut crate::manifests::stand_in::Held, name: &str, class: &str| {
+            let spec = json!({ "ingressClassName": class,
+                "defaultBackend": { "service": { "name": "web", "port": { "number": 80 } } } });
+            let metadata = json!({ "name": name, "namespace": "shop" });
+            held.put(&format!("ingresses/shop/{name}"), json!({ "metadata": metadata, "spec": spec }));
+            let params =
+                json!({ "apiGroup": "eks.amazonaws.com", "kind": "IngressClassParams", "name": class });
+            let spec = json!({ "controller": "eks.amazonaws.com/alb", "parameters": params });
+            held.put(
+                &format!("ingressclasses//{class}"),
+                json!({ "metadata": { "name": class }, "spec": spec }),
+            );
+            held.put(
+                &format!("ingressclassparams//{class}"),
+                json!({ "metadata": { "name": class }, "spec": { "scheme": "internet-facing" } }),
+            );
+        };
+        server.with(|held| {
+            ingress(held, "web", "alb");
+            ingress(held, "staff", "office");
+        });
+        let mut config = config();
+        config.cluster =
+            serde_json::from_value(json!({ "kubeconfig": "kubeconfig", "context": "aks" })).unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("assess", project.path());
+        let found = async || -> Vec<(String, String, String)> {
+            let outputs = AssessCluster.apply(&ctx, &config).await.unwrap();
+            let told = |f: &Finding| (f.rule.clone(), f.object(), f.message.clone());
+            outputs.findings.iter().map(told).collect()
+        };
+        let is_told = |all: &[(String, String, String)], rule: &str, object: &str| {
+            all.iter().any(|found| found.0 == rule && found.1 == object)
+        };
+        // They are public.
+        let all = found().await;
+        assert!(!all.iter().any(|found| found.0 == "EKS-NET-002"), "{all:#?}");
+        for object in ["Ingress shop/web", "Ingress shop/staff"] {
+            assert!(is_told(&all, "EKS-NET-001", object), "{all:#?}");
+        }
+        assert!(is_told(&all, "EKS-NET-013", "IngressClass office"), "{all:#?}");
+        // What is not known is not told as if it were.
+        server.with(|held| {
+            held.hook = Some(Box::new(|request, _| request.contains("ingressclasses/").then_some(403)));
+        });
+        let all = found().await;
+        assert!(!all.iter().any(|found| found.0 == "EKS-NET-002"), "{all:#?}");
+        let web = all.iter().find(|found| found.0 == "EKS-NET-001" && found.1 == "Ingress shop/web");
+        assert!(
+            web.is_some_and(|found| found.2.contains("what its IngressClass `alb` says isn't known")),
+            "{all:#?}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::needs::{Needs, kept_back};
-use super::strip::{data_source, is_derived, is_selecting, left_out, strip};
+use super::strip::{CLASS_PARAMS, data_source, is_derived, is_selecting, left_out, strip};
 use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
@@ -27,6 +27,9 @@ use crate::workload::text;
 
 /// Folder of what is in no namespace. No namespace can be called so.
 const CLUSTER_FOLDER: &str = "_cluster";
+
+/// What Ingresses are rewritten by.
+const INGRESS_CLASS: &str = "networking.k8s.io/v1/IngressClass";
 
 /// Longer names are cut and told apart by a digest: file systems take 255 bytes.
 const NAME_BYTES: usize = 200;
@@ -46,7 +49,7 @@ pub(crate) struct Config {
     pub directory: PathBuf,
     /// Kinds to leave out: `["StatefulSet", "PersistentVolumeClaim"]`. Of what is in no namespace, ClusterRoleBindings of
     /// the namespaces' service accounts and the ClusterRoles, PriorityClasses and ClusterSecretStores that are named
-    /// are exported too, unless they are left out here.
+    /// are exported too, and AWS's IngressClasses with their IngressClassParams, unless they are left out here.
     #[serde(default)]
     pub exclude_kinds: Vec<String>,
 }
@@ -226,7 +229,8 @@ impl<'a> Export<'a> {
             )?;
             self.outputs.files += 1;
             *self.outputs.objects.entry(kind.id()).or_default() += 1;
-            if is_custom(&kind.resource.group) {
+            // What is for the rewrite alone needs no definition on AKS.
+            if is_custom(&kind.resource.group) && kind.resource.kind != CLASS_PARAMS {
                 self.custom.insert((kind.resource.plural.clone(), kind.resource.group.clone()));
             }
         }
@@ -391,6 +395,9 @@ impl TypedStep for ManifestExport {
         let mut outputs =
             export.run(&mut |path, bytes, is_private| draft.write(path, bytes, is_private)).await?;
         draft.lacks(&outputs.unreadable)?;
+        let lacks_classes = outputs.unreadable.iter().any(|kind| kind == INGRESS_CLASS)
+            || config.exclude_kinds.iter().any(|kind| INGRESS_CLASS.ends_with(&format!("/{kind}")));
+        draft.says(if lacks_classes { tree::Exported::WithoutClasses } else { tree::Exported::Whole })?;
         draft.commit()?;
         outputs.digest = tree::digest(&directory)?;
         for Warned { object, note } in &outputs.warnings {

@@ -9,6 +9,7 @@ use migrate_plugin_api::{StepError, TypedStep as _, VerifyDepth};
 use serde_json::{Value, json};
 
 use super::export::{Config, ManifestExport, Outputs};
+use super::rewrite::ManifestRewrite;
 use super::stand_in::StandIn;
 
 struct World {
@@ -117,6 +118,11 @@ async fn what_is_in_no_namespace_and_needed_goes_along_or_is_told() {
     let store = json!({ "kind": "ClusterSecretStore", "name": "aws" });
     world.put("externalsecrets/db", "shop", json!({ "spec": { "secretStoreRef": store } }));
     world.put("ingresses/web", "shop", json!({ "spec": { "ingressClassName": "alb" } }));
+    world.put("ingresses/other", "shop", json!({ "spec": { "ingressClassName": "nginx" } }));
+    let controller = |name: &str| json!({ "spec": { "controller": name } });
+    world.put("ingressclasses/alb", "", controller("ingress.k8s.aws/alb"));
+    world.put("ingressclasses/nginx", "", controller("k8s.io/ingress-nginx"));
+    world.put("ingressclasses/unused", "", controller("eks.amazonaws.com/alb"));
     world.put("priorityclasses/high", "", json!({ "value": 1000 }));
     world.put("priorityclasses/unused", "", json!({ "value": 1 }));
     world.put("clustersecretstores/aws", "", json!({ "spec": { "provider": { "aws": {} } } }));
@@ -148,9 +154,11 @@ async fn what_is_in_no_namespace_and_needed_goes_along_or_is_told() {
         "_cluster/ClusterRoleBinding-web.yaml",
         "_cluster/ClusterSecretStore-aws.yaml",
         "_cluster/CustomResourceDefinition-clustersecretstores.external-secrets.io.yaml",
+        "_cluster/IngressClass-alb.yaml",
         "_cluster/Namespace-shop.yaml",
         "_cluster/PriorityClass-high.yaml",
         "shop/ExternalSecret-db.yaml",
+        "shop/Ingress-other.yaml",
         "shop/Ingress-web.yaml",
         "shop/Pod-web.yaml",
     ];
@@ -161,7 +169,7 @@ async fn what_is_in_no_namespace_and_needed_goes_along_or_is_told() {
             "ClusterRoleBinding admin: not exported, and needed by accounts of the namespaces: it gives all rights there \
              are: decide whether they have them on AKS",
             "ClusterRoleBinding both: not exported, and needed by accounts of the namespaces: it is about others too",
-            "IngressClass alb: not exported, and needed by Ingress shop/web",
+            "IngressClass nginx: not exported, and needed by Ingress shop/other: it comes with its controller",
         ]
     );
     let ctx = world.host.context("export", world.project.path());
@@ -189,4 +197,100 @@ async fn what_is_needed_and_may_not_be_read_is_told() {
     let ctx = world.host.context("export", world.project.path());
     let outputs = ManifestExport.apply(&ctx, &config).await.unwrap();
     assert_eq!((outputs.unreadable.len(), outputs.warnings.len()), (0, 0));
+}
+
+/// What becomes of a folder that was exported, with a Gateway for each Ingress that may have one, and the findings.
+async fn rewritten(world: &World) -> (String, Vec<(String, String)>) {
+    let config = json!({ "from": "out", "to": "new",
+        "inputs": { "ingress": "gateway", "application-load-balancer": "alb-infra/alb" } });
+    let ctx = world.host.context("rewrite", world.project.path());
+    let outputs = ManifestRewrite.apply(&ctx, &serde_json::from_value(config).unwrap()).await.unwrap();
+    let mut all = String::new();
+    for folder in ["new/shop", "new/_cluster"] {
+        for entry in fs::read_dir(world.project.path().join(folder)).into_iter().flatten() {
+            all.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+        }
+    }
+    (all, outputs.findings.into_iter().map(|found| (found.rule, found.message)).collect())
+}
+
+#[tokio::test]
+async fn an_exported_ingress_is_as_public_as_its_class_lets_it_be() {
+    let public = json!({ "alb.ingress.kubernetes.io/scheme": "internet-facing" });
+    let class = |name: &str, annotations: Value, group: Option<&str>| {
+        let mut class = json!({ "metadata": { "name": name, "annotations": annotations },
+            "spec": { "controller": "eks.amazonaws.com/alb" } });
+        if let Some(group) = group {
+            class["spec"]["parameters"] =
+                json!({ "apiGroup": group, "kind": "IngressClassParams", "name": "p" });
+        }
+        class
+    };
+    let default = json!({ "ingressclass.kubernetes.io/is-default-class": "true" });
+    let service = json!({ "service": { "name": "web", "port": { "number": 80 } } });
+    let closed = json!({ "scheme": "internet-facing", "inboundCIDRs": ["192.0.2.0/24"] });
+    let open = json!({ "scheme": "internet-facing" });
+    let none = json!({});
+    // Whether the Ingress names a class, the class, what its parameters say, whether a Gateway is made.
+    let cases = [
+        (Some("alb"), class("alb", none.clone(), Some("elbv2.k8s.aws")), Some(&closed), false),
+        (Some("alb"), class("alb", none.clone(), Some("eks.amazonaws.com")), Some(&open), true),
+        (Some("alb"), class("alb", none.clone(), Some("eks.amazonaws.com")), None, false),
+        (Some("alb"), class("alb", none.clone(), None), None, true),
+        (Some("alb"), class("other", none.clone(), None), None, false),
+        (None, class("office", default.clone(), Some("elbv2.k8s.aws")), Some(&closed), false),
+        (None, class("office", default.clone(), Some("elbv2.k8s.aws")), Some(&open), true),
+    ];
+    for (at, (named, class, params, is_open)) in cases.into_iter().enumerate() {
+        let world = World::new().await;
+        let mut spec = json!({ "defaultBackend": service });
+        if let Some(name) = named {
+            spec["ingressClassName"] = name.into();
+        }
+        let metadata = json!({ "name": "web", "namespace": "shop", "annotations": public });
+        world.put("ingresses/web", "shop", json!({ "metadata": metadata, "spec": spec }));
+        world.put(
+            "services/web",
+            "shop",
+            json!({ "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } }),
+        );
+        let name = class["metadata"]["name"].as_str().unwrap().to_owned();
+        world.put(&format!("ingressclasses/{name}"), "", class);
+        if let Some(params) = params {
+            world.put("ingressclassparams/p", "", json!({ "spec": params }));
+        }
+        world.export().await.unwrap();
+        let (text, findings) = rewritten(&world).await;
+        assert_eq!(text.contains("kind: Gateway\n"), is_open, "{at}: {text}\n{findings:#?}");
+        assert_eq!(text.contains("kind: Ingress\n"), !is_open, "{at}: {text}");
+        assert!(!text.contains("CustomResourceDefinition"), "{at}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_exported_ingress_whose_class_could_not_be_read_stays() {
+    let annotations = json!({ "alb.ingress.kubernetes.io/scheme": "internet-facing" });
+    let backend = json!({ "service": { "name": "web", "port": { "number": 80 } } });
+    for spec in [
+        json!({ "ingressClassName": "alb", "defaultBackend": backend }),
+        json!({ "defaultBackend": backend }),
+    ] {
+        let mut world = World::new().await;
+        let metadata = json!({ "name": "web", "namespace": "shop", "annotations": annotations });
+        world.put("ingresses/web", "shop", json!({ "metadata": metadata, "spec": spec }));
+        world.put("ingressclasses/alb", "", json!({ "spec": { "controller": "ingress.k8s.aws/alb" } }));
+        world.server.with(|held| {
+            held.hook = Some(Box::new(|request, _| request.contains("ingressclasses/").then_some(403)));
+        });
+        let outputs = world.export().await.unwrap();
+        assert_eq!(outputs.unreadable, ["networking.k8s.io/v1/IngressClass"]);
+        let (text, findings) = rewritten(&world).await;
+        assert!(text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n"), "{text}");
+        let said = findings.iter().find(|(rule, _)| rule == "EKS-NET-001").map(|(_, found)| found.as_str());
+        assert!(said.is_some_and(|said| said.contains("isn't known; give it too")), "{findings:#?}");
+        // Left out by a person, it is as little known.
+        world.config.exclude_kinds = vec!["IngressClass".to_owned()];
+        assert_eq!(world.export().await.unwrap().unreadable, [] as [&str; 0]);
+        assert!(!rewritten(&world).await.0.contains("kind: Gateway\n"));
+    }
 }

@@ -1,6 +1,7 @@
 //! What objects in namespaces need of what is in none: named by them, or naming their service accounts. Reads only.
 //!
-//! Kinds that a migration takes along are [`TAKEN`]; of all others a person is told.
+//! Kinds that a migration takes along are [`TAKEN`]; of all others a person is told. An Ingress that names no class needs
+//! the default one, and a class of AWS what it names itself: both count more than what the Ingress says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +12,28 @@ use serde_json::Value;
 
 use crate::inventory::{Served, each_object};
 use crate::kubernetes::kube_error;
+use crate::rules::code::ingress_groups::is_controller;
 use crate::workload::text;
 
 /// Kinds that go along, by group. Of the rest the target has its own, or they are made of what is not there.
-const TAKEN: [(&str, &str); 4] =
-    [("rbac.authorization.k8s.io", "ClusterRole"), BINDING, ("scheduling.k8s.io", "PriorityClass"), STORE];
+const TAKEN: [(&str, &str); 7] = [
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    BINDING,
+    ("scheduling.k8s.io", "PriorityClass"),
+    STORE,
+    INGRESS_CLASS,
+    CLASS_PARAMS[0],
+    CLASS_PARAMS[1],
+];
+
+/// Whose Ingresses are whose.
+const INGRESS_CLASS: (&str, &str) = ("networking.k8s.io", "IngressClass");
+
+/// What a class of AWS says of all its Ingresses: of the AWS Load Balancer Controller, and of EKS Auto Mode.
+/// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/ingress_class/>
+/// and <https://docs.aws.amazon.com/eks/latest/userguide/auto-configure-alb.html>
+const CLASS_PARAMS: [(&str, &str); 2] =
+    [("elbv2.k8s.aws", "IngressClassParams"), ("eks.amazonaws.com", "IngressClassParams")];
 
 /// Who in a namespace may do what in all of them.
 const BINDING: (&str, &str) = ("rbac.authorization.k8s.io", "ClusterRoleBinding");
@@ -66,7 +84,11 @@ impl std::fmt::Display for Need {
 
 /// What is needed, and by what: `Deployment shop/web`.
 #[derive(Debug, Default)]
-pub(crate) struct Needs(BTreeMap<Need, BTreeSet<String>>);
+pub(crate) struct Needs {
+    all: BTreeMap<Need, BTreeSet<String>>,
+    /// Ingresses that name no class.
+    classless: BTreeSet<String>,
+}
 
 impl Needs {
     /// Takes in what `object` names.
@@ -78,15 +100,46 @@ impl Needs {
         let mut all = Vec::new();
         named(object, &mut all);
         match text(object, &["kind"]).unwrap_or_default() {
-            "Ingress" => all.extend(ingress_class(object).map(|name| Need::new(INGRESS_CLASS, name))),
+            "Ingress" => match ingress_class(object) {
+                Some(name) => all.push(Need::new(INGRESS_CLASS, name)),
+                None if text(object, &["spec", "ingressClassName"]).is_none() => {
+                    self.classless.insert(by.clone());
+                }
+                None => {}
+            },
             "PersistentVolumeClaim" => {
                 all.extend(volume(object).map(|name| Need::new(("", "PersistentVolume"), name)));
             }
             _ => {}
         }
         for need in all.into_iter().filter(|need| !need.is_each_clusters()) {
-            self.0.entry(need).or_default().insert(by.clone());
+            self.all.entry(need).or_default().insert(by.clone());
         }
+    }
+
+    /// Whether an IngressClass is needed. Then also what it names.
+    fn takes_class(&mut self, class: &Value) -> bool {
+        let need = Need::new(INGRESS_CLASS, text(class, &["metadata", "name"]).unwrap_or_default());
+        if class.pointer(DEFAULT_CLASS).and_then(Value::as_str) == Some("true") && !self.classless.is_empty()
+        {
+            self.all.entry(need.clone()).or_default().extend(self.classless.iter().cloned());
+        }
+        if !self.all.contains_key(&need) {
+            return false;
+        }
+        let part = |name: &str| text(class, &["spec", "parameters", name]);
+        let kind = CLASS_PARAMS.into_iter().find(|(group, kind)| {
+            part("apiGroup") == Some(group) && part("kind").is_none_or(|named| named == *kind)
+        });
+        if let (Some(kind), Some(name)) = (kind, part("name")) {
+            self.all.entry(Need::new(kind, name)).or_default().insert(shown(class));
+        }
+        true
+    }
+
+    fn needs_classes(&self) -> bool {
+        let is_class = |need: &Need| (need.group, need.kind) == INGRESS_CLASS;
+        !self.classless.is_empty() || self.all.keys().any(is_class)
     }
 
     /// Reads what is needed of the kinds that are taken along, and the bindings of service accounts of `namespaces`, with
@@ -123,7 +176,16 @@ impl Needs {
                 unreadable.insert(kind.id());
             }
         }
-        for need in self.0.keys().filter(|need| need.is_taken()) {
+        if let Some(kind) = served(INGRESS_CLASS).filter(|_| self.needs_classes()) {
+            let listed = each_object(ctx, client, kind, "", |class| {
+                if self.takes_class(&class) { visit(kind, class) } else { Ok(()) }
+            });
+            if !listed.await? {
+                unreadable.insert(kind.id());
+            }
+        }
+        let is_listed = |need: &Need| (need.group, need.kind) == INGRESS_CLASS;
+        for need in self.all.keys().filter(|need| need.is_taken() && !is_listed(need)) {
             ctx.check_cancelled()?;
             let Some(kind) = served((need.group, need.kind)) else { continue };
             let found = match kind.api(client, "").get_opt(&need.name).await {
@@ -154,16 +216,17 @@ impl Needs {
         let same = |need: &&Need| {
             need.group == kind.resource.group && need.kind == kind.resource.kind && need.name == name
         };
-        self.0.iter().filter(|(need, _)| same(need)).flat_map(|(_, by)| by.iter().cloned()).collect()
+        self.all.iter().filter(|(need, _)| same(need)).flat_map(|(_, by)| by.iter().cloned()).collect()
     }
 
     /// All of them, sorted.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Need, &BTreeSet<String>)> {
-        self.0.iter()
+        self.all.iter()
     }
 }
 
-const INGRESS_CLASS: (&str, &str) = ("networking.k8s.io", "IngressClass");
+/// The annotation of the class of Ingresses that name none.
+const DEFAULT_CLASS: &str = "/metadata/annotations/ingressclass.kubernetes.io~1is-default-class";
 
 /// `Kind namespace/name`.
 fn shown(object: &Value) -> String {
@@ -284,6 +347,10 @@ pub(crate) fn kept_back(object: &Value, namespaces: &[String]) -> Option<&'stati
         "ClusterRoleBinding" if text(object, &["roleRef", "name"]) == Some("cluster-admin") => {
             Some("it gives all rights there are: decide whether they have them on AKS")
         }
+        // One of AWS is rewritten with its Ingresses.
+        "IngressClass" if !text(object, &["spec", "controller"]).is_some_and(is_controller) => {
+            Some("it comes with its controller")
+        }
         _ => None,
     }
 }
@@ -373,6 +440,10 @@ mod tests {
         assert_eq!(subjects(&binding("reader", Value::Null), &shop), Subjects::None);
         let admin = binding("cluster-admin", json!([account("shop")]));
         assert!(kept_back(&admin, &shop).is_some_and(|reason| reason.starts_with("it gives all rights")));
+        let class =
+            |controller: &str| json!({ "kind": "IngressClass", "spec": { "controller": controller } });
+        assert_eq!(kept_back(&class("eks.amazonaws.com/alb"), &shop), None);
+        assert!(kept_back(&class("k8s.io/ingress-nginx"), &shop).is_some());
         let made = json!({ "kind": "ClusterRole", "metadata": { "name": "a" }, "aggregationRule": {} });
         assert_eq!(kept_back(&made, &shop), Some("it is made of other roles"));
         let edit = json!({ "metadata": { "name": "edit", "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" } } });

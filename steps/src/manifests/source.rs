@@ -7,6 +7,7 @@ use migrate_plugin_api::StepError;
 
 use super::render::{self, Rendered};
 use super::tree::{self, Entry};
+use crate::rules::code::ingress_groups::Classes;
 use crate::rules::document::{Document, read};
 use crate::rules::facts::Facts;
 use crate::rules::object::objects;
@@ -67,6 +68,7 @@ pub(crate) struct Source {
 /// overlay needs and that is missing or refuses.
 pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     let listing = tree::list_any(root)?;
+    let exported = tree::exported(root, &listing)?;
     let mut source = Source {
         manifests: Vec::new(),
         charts: Vec::new(),
@@ -74,6 +76,11 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         others: Vec::new(),
         skipped: listing.others,
         facts: Facts::default(),
+    };
+    source.facts.ingresses.known = match exported {
+        None => Classes::Written,
+        Some(tree::Exported::Whole) => Classes::Read,
+        Some(tree::Exported::WithoutClasses) => Classes::Unread,
     };
     if let Some(name) = render::overlay_file(root) {
         source.base = Some(base(root, name, &mut source.facts)?);

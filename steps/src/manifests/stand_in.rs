@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// `apiVersion`, kind, plural, whether it is in namespaces.
 type Kind = (&'static str, &'static str, &'static str, bool);
 
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 25] = [
     ("v1", "ConfigMap", "configmaps", true),
     ("v1", "Namespace", "namespaces", false),
     ("v1", "Pod", "pods", true),
@@ -31,6 +31,9 @@ const KINDS: [Kind; 22] = [
     ("external-secrets.io/v1", "ClusterSecretStore", "clustersecretstores", false),
     ("external-secrets.io/v1", "ExternalSecret", "externalsecrets", true),
     ("networking.k8s.io/v1", "Ingress", "ingresses", true),
+    ("networking.k8s.io/v1", "IngressClass", "ingressclasses", false),
+    ("elbv2.k8s.aws/v1beta1", "IngressClassParams", "ingressclassparams", false),
+    ("eks.amazonaws.com/v1", "IngressClassParams", "ingressclassparams", false),
     ("snapshot.storage.k8s.io/v1", "VolumeSnapshot", "volumesnapshots", true),
     ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
     ("v1", "Endpoints", "endpoints", true),

@@ -52,6 +52,9 @@ const DERIVED_KINDS: [&str; 5] = ["Event", "ControllerRevision", "Lease", "PodMe
 /// <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#management>
 const SLICES_BY: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
 
+/// What a class of AWS says of all its Ingresses.
+pub(crate) const CLASS_PARAMS: &str = "IngressClassParams";
+
 /// Group of the snapshots of volumes, and of those of several at once.
 const SNAPSHOTS: [&str; 2] = ["snapshot.storage.k8s.io", "groupsnapshot.storage.k8s.io"];
 
@@ -79,7 +82,9 @@ pub(crate) fn left_out(object: &Value, services: &BTreeMap<String, bool>) -> Opt
             "data of the source cluster: of a new volume it would be another snapshot under its name",
         );
     }
-    if group.ends_with(".k8s.aws") || group.ends_with(".k8s.amazonaws.com") {
+    // What a class says of its Ingresses is needed to rewrite them.
+    let is_of_aws = group.ends_with(".k8s.aws") || group.ends_with(".k8s.amazonaws.com");
+    if is_of_aws && kind != CLASS_PARAMS {
         return Some("it belongs to an AWS controller");
     }
     if controller(object).is_some() {
@@ -406,7 +411,8 @@ mod tests {
             assert!(reason.is_some_and(|reason| reason.starts_with("data of the source cluster")));
         }
         let aws = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1" });
-        assert_eq!(of("TargetGroupBinding", aws), Some("it belongs to an AWS controller"));
+        assert_eq!(of("TargetGroupBinding", aws.clone()), Some("it belongs to an AWS controller"));
+        assert_eq!(of("IngressClassParams", aws), None);
         let label =
             |name: &str| json!({ "metadata": { "name": "x", "labels": { (name): "applyset-a-v1" } } });
         assert!(of("ConfigMap", label("applyset.kubernetes.io/id")).is_some());

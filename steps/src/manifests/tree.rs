@@ -20,6 +20,24 @@ const WRITTEN: &str = "Written by migrate, which replaces this folder as a whole
 /// Before each thing that was not read and so is missing, a line each.
 const MISSING: &str = "Not in it, since it could not be read: ";
 
+/// What a folder that was read from a cluster says of its IngressClasses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exported {
+    /// Those that its Ingresses need are in it, where the cluster had them.
+    Whole,
+    /// They could not be read, or were not to be.
+    WithoutClasses,
+}
+
+impl Exported {
+    const fn line(self) -> &'static str {
+        match self {
+            Self::Whole => "Read from a cluster, with the IngressClasses that are needed.\n",
+            Self::WithoutClasses => "Read from a cluster, without IngressClasses.\n",
+        }
+    }
+}
+
 /// etcd takes 1.5 MiB an object; a file may hold many, but not without end.
 pub(crate) const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -130,6 +148,27 @@ pub(crate) fn missing(root: &Path) -> Result<Vec<String>, StepError> {
     }
     let text = String::from_utf8_lossy(&read(&entry)?).into_owned();
     Ok(text.lines().filter_map(|line| line.strip_prefix(MISSING)).map(str::to_owned).collect())
+}
+
+/// Whether `listing` of `root` is what `manifest.export` wrote, or holds such folders; of several the least.
+///
+/// # Errors
+/// `Permanent` where a marker can't be read.
+pub(crate) fn exported(root: &Path, listing: &Listing) -> Result<Option<Exported>, StepError> {
+    let own = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
+    let below = listing.files.iter().filter(|entry| entry.path.ends_with(&format!("/{MARKER}")));
+    let mut found = None;
+    for entry in below.chain(Some(&own).filter(|own| own.absolute.is_file())) {
+        let bytes = read(entry)?;
+        let text = String::from_utf8_lossy(&bytes);
+        if text.contains(Exported::WithoutClasses.line()) {
+            return Ok(Some(Exported::WithoutClasses));
+        }
+        if text.contains(Exported::Whole.line()) {
+            found = Some(Exported::Whole);
+        }
+    }
+    Ok(found)
 }
 
 /// The bytes of a file, at most [`FILE_LIMIT_BYTES`].
@@ -255,10 +294,22 @@ impl Draft {
     /// # Errors
     /// `Permanent` where it can't be written.
     pub(crate) fn lacks(&self, names: &[String]) -> Result<(), StepError> {
-        let file = self.draft.join(MARKER);
-        let failed = |e| StepError::permanent(format!("failed to write {}", file.display())).with_source(e);
         let lines: String =
             names.iter().map(|name| format!("{MISSING}{}\n", name.replace(['\n', '\r'], " "))).collect();
+        self.append(&lines)
+    }
+
+    /// Says in the folder itself that it was read from a cluster.
+    ///
+    /// # Errors
+    /// `Permanent` where it can't be written.
+    pub(crate) fn says(&self, exported: Exported) -> Result<(), StepError> {
+        self.append(exported.line())
+    }
+
+    fn append(&self, lines: &str) -> Result<(), StepError> {
+        let file = self.draft.join(MARKER);
+        let failed = |e| StepError::permanent(format!("failed to write {}", file.display())).with_source(e);
         let mut handle = fs::OpenOptions::new().append(true).open(&file).map_err(failed)?;
         handle.write_all(lines.as_bytes()).map_err(failed)?;
         handle.sync_all().map_err(failed)

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ingress_groups::{CLASS, Class, Group, annotation, is_controller, rule_of, settings_of_params};
+use super::ingress_groups::{
+    CLASS, Class, Group, Lacking, annotation, is_controller, rule_of, settings_of_params,
+};
 use super::{ingress_nginx, routes};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -196,10 +198,8 @@ impl<'a> Ingress<'a> {
 
     /// Why it stays: what would be lost by a conversion, and keeps somebody out.
     fn kept(&self, facts: &Facts, target: Option<IngressTarget>) -> Option<String> {
-        if let Some(params) = facts.ingresses.lacking(class_of(self.object.node)) {
-            return Some(format!(
-                "what IngressClassParams `{params}` of its class say isn't known; give them too"
-            ));
+        if let Some(lacking) = facts.ingresses.lacking(class_of(self.object.node)) {
+            return Some(lacking.to_string());
         }
         let group = self.group(facts);
         if self.is_internal(group) {
@@ -264,6 +264,8 @@ pub(super) fn internal(look: &Look<'_>) -> Vec<Match> {
         Some("internet-facing") => Vec::new(),
         Some(other) if said == Some(other) => vec![Match::at(scheme).found(other)],
         Some(other) => vec![Match::at(ingress.class_path()).found(format!("scheme: {other}"))],
+        // The class may say it. EKS-NET-001 tells what is not known.
+        None if look.facts.ingresses.lacking(class_of(look.object.node)).is_some() => Vec::new(),
         None if !ingress.is_internal(ingress.group(look.facts)) => Vec::new(),
         None if ingress.shares() && ingress.group(look.facts).has_scheme() => vec![
             Match::at(ingress.class_path())
@@ -345,12 +347,12 @@ pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
     let Some(controller) = controller else { return Vec::new() };
     let mut found = Match::at(path).found(controller);
     match look.facts.ingresses.lacking(Class::Named(&look.object.name)) {
-        Some(params) => {
+        Some(Lacking::Params(params)) => {
             found = found.saying(format!(
                 "Ingress class of the AWS Load Balancer Controller whose IngressClassParams `{params}` are not among the objects; give them too"
             ));
         }
-        None => found.effects.drop = true,
+        _ => found.effects.drop = true,
     }
     vec![found]
 }

@@ -44,7 +44,7 @@ const OF_ROUTES: [(&str, &str); 4] = [
 ];
 
 /// Whether a class with the controller is one of AWS.
-pub(super) fn is_controller(name: &str) -> bool {
+pub(crate) fn is_controller(name: &str) -> bool {
     CONTROLLERS.contains(&name)
 }
 
@@ -65,6 +65,39 @@ pub(super) enum Class<'a> {
     Named(&'a str),
     /// None.
     Default,
+}
+
+/// What is known of a class without an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Classes {
+    /// People wrote the objects down: the chart of the controller makes its class, which says nothing more.
+    #[default]
+    Written,
+    /// The objects were read from a cluster, with the classes that they name and the default one.
+    Read,
+    /// They were read from a cluster, without classes.
+    Unread,
+}
+
+/// What is not among the objects and may keep somebody out of an Ingress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacking<'a> {
+    Class(&'a str),
+    DefaultClass,
+    /// Of the class.
+    Params(&'a str),
+}
+
+impl std::fmt::Display for Lacking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Class(name) => write!(f, "what its IngressClass `{name}` says isn't known; give it too"),
+            Self::DefaultClass => f.write_str("what the default IngressClass says isn't known; give it too"),
+            Self::Params(name) => {
+                write!(f, "what IngressClassParams `{name}` of its class say isn't known; give them too")
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -140,6 +173,8 @@ struct Shared {
 /// Every Ingress, with what is around it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ingresses {
+    /// Set before anything is asked.
+    pub known: Classes,
     classes: BTreeMap<String, IngressClass>,
     default: Option<String>,
     /// What IngressClassParams say, as annotations would, by group and name.
@@ -220,11 +255,20 @@ impl Ingresses {
         self.params_of(class).and_then(|params| self.params.get(params)).map_or(&[], Vec::as_slice)
     }
 
-    /// The IngressClassParams that the class names and that are not among the objects: nobody knows
-    /// whether they keep somebody out.
-    pub(super) fn lacking(&self, class: Class<'_>) -> Option<&str> {
+    /// The class, or the IngressClassParams that it names, where they are not among the objects: nobody
+    /// knows whether they keep somebody out.
+    pub(super) fn lacking<'a>(&'a self, class: Class<'a>) -> Option<Lacking<'a>> {
+        let lacking = match class {
+            // The controller looks at no object then.
+            Class::Annotation(_) => return None,
+            Class::Named(name) => (!self.has_class(name)).then_some(Lacking::Class(name)),
+            Class::Default => (self.known == Classes::Unread).then_some(Lacking::DefaultClass),
+        };
+        if lacking.is_some() {
+            return lacking.filter(|_| self.known != Classes::Written);
+        }
         let params = self.params_of(class)?;
-        (!self.params.contains_key(params)).then_some(params.1.as_str())
+        (!self.params.contains_key(params)).then_some(Lacking::Params(&params.1))
     }
 
     /// Whether one of the Services asks for a log-in.
