@@ -1,11 +1,14 @@
 //! A folder of manifests as the objects that it makes, in the order in which a cluster takes them. Reads only.
 //!
-//! Invariant: what Helm makes for another occasion than an installation or upgrade is not among them.
+//! Invariant: what Helm makes for another occasion than an installation or upgrade is not among them, nor what AKS has of
+//! its own.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::StepError;
+use serde_json::Value;
 
 use super::apply::Skipped;
 use super::order::{self, Manifest};
@@ -104,6 +107,7 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
     let (mut manifests, others): (Vec<Manifest>, Vec<Manifest>) =
         all.into_iter().partition(Manifest::is_installed);
     first_definitions(&mut manifests, &charts);
+    first_of_equals(&mut manifests);
     once_each(&manifests)?;
     order::sort(&mut manifests);
     let mut notes: Vec<String> = manifests.iter().filter_map(hook_note).collect();
@@ -129,6 +133,25 @@ fn first_definitions(manifests: &mut Vec<Manifest>, charts: &[PathBuf]) {
     let own = manifests.iter().filter(|manifest| is_definition(manifest) && !is_along(manifest));
     let mut seen: BTreeSet<String> = own.map(|manifest| manifest.name.clone()).collect();
     manifests.retain(|manifest| !is_along(manifest) || seen.insert(manifest.name.clone()));
+}
+
+/// Takes out what is in no namespace and there already, word for word: each export of another namespace brings along what
+/// that needs.
+fn first_of_equals(manifests: &mut Vec<Manifest>) {
+    let mut first: HashMap<(String, String, String), Value> = HashMap::new();
+    manifests.retain(|manifest| {
+        if !manifest.namespace.is_empty() {
+            return true;
+        }
+        let of = |text: &String| text.clone();
+        match first.entry((of(&manifest.api_version), of(&manifest.kind), of(&manifest.name))) {
+            Entry::Occupied(there) => *there.get() != manifest.object,
+            Entry::Vacant(place) => {
+                place.insert(manifest.object.clone());
+                true
+            }
+        }
+    });
 }
 
 fn once_each(manifests: &[Manifest]) -> Result<(), StepError> {
@@ -225,6 +248,31 @@ mod tests {
         write("c.yaml", "Pod");
         let error = manifests(dir.path(), None).unwrap_err();
         assert_eq!(error.message, "Pod shop/a is in a.yaml and in c.yaml");
+    }
+
+    #[test]
+    fn what_several_exports_brought_along_is_taken_once_where_it_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let role = |folder: &str, verb: &str| {
+            let folder = dir.path().join(folder).join("_cluster");
+            std::fs::create_dir_all(&folder).unwrap();
+            let text = format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: reader}}\n\
+                 rules: [{{apiGroups: [''], resources: [pods], verbs: [{verb}]}}]\n"
+            );
+            std::fs::write(folder.join("ClusterRole-reader.yaml"), text).unwrap();
+        };
+        role("bank", "get");
+        role("shop", "get");
+        let folder = manifests(dir.path(), None).unwrap();
+        let files: Vec<_> = folder.manifests.iter().map(|m| m.file.as_str()).collect();
+        assert_eq!(files, ["bank/_cluster/ClusterRole-reader.yaml"]);
+        role("shop", "list");
+        let error = manifests(dir.path(), None).unwrap_err();
+        assert_eq!(
+            error.message,
+            "ClusterRole reader is in bank/_cluster/ClusterRole-reader.yaml and in shop/_cluster/ClusterRole-reader.yaml"
+        );
     }
 
     #[test]
