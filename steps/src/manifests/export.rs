@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::needs::{Needs, kept_back};
-use super::strip::{CLASS_PARAMS, data_source, is_derived, is_selecting, left_out, strip};
+use super::strip::{CLASS_PARAMS, data_source, is_derived, is_selecting, is_told, left_out, strip};
 use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
@@ -170,6 +170,11 @@ impl<'a> Export<'a> {
         let listed = each_object(self.ctx, &self.client, kind, namespace, |mut object| {
             if let Some(reason) = left_out(&object, services) {
                 *outputs.left_out.entry(format!("{id}: {reason}")).or_default() += 1;
+                if is_told(reason) {
+                    let name = text(&object, &["metadata", "name"]).unwrap_or_default();
+                    let shown = format!("{} {namespace}/{name}", kind.resource.kind);
+                    outputs.warn(shown, format!("not exported: {reason}"));
+                }
                 return Ok(());
             }
             let name = text(&object, &["metadata", "name"]).unwrap_or_default().to_owned();

@@ -72,6 +72,16 @@ async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() 
         let subsets = json!([{ "addresses": [{ "ip": "10.0.0.7" }], "ports": [{ "port": 5432 }] }]);
         world.put(&format!("endpoints/{name}"), "shop", json!({ "subsets": subsets }));
     }
+    // As Patroni has them.
+    world.put("services/pg", "shop", json!({ "spec": { "ports": [{ "port": 5432 }] } }));
+    let pod = json!({ "ip": "10.0.0.8", "targetRef": { "kind": "Pod", "name": "pg-0" } });
+    world.put(
+        "endpoints/pg",
+        "shop",
+        json!({ "subsets": [{ "addresses": [pod], "ports": [{ "port": 5432 }] }] }),
+    );
+    let state = json!({ "name": "pg-config", "namespace": "shop", "annotations": { "initialize": "7" } });
+    world.put("endpoints/pg-config", "shop", json!({ "metadata": state }));
     world.put("replicasets/alone", "shop", json!({ "spec": { "replicas": 1 } }));
     let source = json!({ "kind": "VolumeSnapshot", "name": "pre-upgrade" });
     let spec = json!({ "dataSource": source, "dataSourceRef": source, "storageClassName": "gp3" });
@@ -86,6 +96,7 @@ async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() 
         "shop/PersistentVolumeClaim-data.yaml",
         "shop/ReplicaSet-alone.yaml",
         "shop/Service-db.yaml",
+        "shop/Service-pg.yaml",
         "shop/Service-web.yaml",
     ];
     assert_eq!(world.files(), expected.map(str::to_owned).into());
@@ -95,6 +106,8 @@ async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() 
         [
             "snapshot.storage.k8s.io/v1/VolumeSnapshot: data of the source cluster: of a new volume it would be another \
              snapshot under its name",
+            "v1/Endpoints: a controller keeps its state of the source cluster in it",
+            "v1/Endpoints: its addresses are those of pods of the source cluster",
             "v1/Endpoints: the cluster makes it",
         ]
     );
@@ -104,6 +117,8 @@ async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() 
     assert_eq!(
         warned(&outputs),
         [
+            "Endpoints shop/pg: not exported: its addresses are those of pods of the source cluster",
+            "Endpoints shop/pg-config: not exported: a controller keeps its state of the source cluster in it",
             "PersistentVolumeClaim shop/data: it was filled from VolumeSnapshot pre-upgrade once: exported without that, \
              for a new volume"
         ]

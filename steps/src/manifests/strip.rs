@@ -58,6 +58,15 @@ pub(crate) const CLASS_PARAMS: &str = "IngressClassParams";
 /// Group of the snapshots of volumes, and of those of several at once.
 const SNAPSHOTS: [&str; 2] = ["snapshot.storage.k8s.io", "groupsnapshot.storage.k8s.io"];
 
+/// Why what a controller keeps in an object stays behind.
+const STATE: &str = "a controller keeps its state of the source cluster in it";
+const OF_PODS: &str = "its addresses are those of pods of the source cluster";
+
+/// Whether a person should know of each object that is left out for this reason: it looks like their own.
+pub(crate) fn is_told(reason: &str) -> bool {
+    [STATE, OF_PODS].contains(&reason)
+}
+
 /// Whether objects of this kind are never written by people, so that they need not even be listed.
 pub(crate) fn is_derived(kind: &str) -> bool {
     DERIVED_KINDS.contains(&kind)
@@ -93,6 +102,9 @@ pub(crate) fn left_out(object: &Value, services: &BTreeMap<String, bool>) -> Opt
     match kind {
         "Service" | "Endpoints" | "EndpointSlice" if is_api_server(object) => Some("the cluster makes it"),
         "Endpoints" if is_of_controller(object, services) => Some("the cluster makes it"),
+        "Endpoints" | "ConfigMap" if is_of_election(object) => Some(STATE),
+        "Endpoints" | "EndpointSlice" if leads_to_pods(object) => Some(OF_PODS),
+        "Endpoints" if !has_addresses(object) => Some("it has no addresses"),
         "EndpointSlice" if label(object, "endpointslice.kubernetes.io/managed-by", &SLICES_BY) => {
             Some("the cluster makes it")
         }
@@ -130,6 +142,37 @@ fn is_of_controller(endpoints: &Value, services: &BTreeMap<String, bool>) -> boo
             || has("endpoints.kubernetes.io/last-change-trigger-time")
             || has("control-plane.alpha.kubernetes.io/leader")
     })
+}
+
+/// Patroni's leader, its configuration and what was initialised, in annotations. Elsewhere its members find a
+/// cluster that is not theirs, and wait for its leader without end.
+/// <https://github.com/patroni/patroni/blob/master/patroni/dcs/kubernetes.py>
+fn is_of_election(object: &Value) -> bool {
+    let has = |name: &str| object["metadata"]["annotations"].get(name).is_some();
+    has("initialize")
+        || (has("leader") && has("ttl"))
+        || (has("config") && has("history"))
+        || (has("leader") && has("sync_standby"))
+}
+
+/// Nobody writes down by hand which pod an address belongs to.
+fn leads_to_pods(object: &Value) -> bool {
+    let is_pod = |address: &Value| text(address, &["targetRef", "kind"]) == Some("Pod");
+    all_addresses(object).any(is_pod)
+}
+
+fn has_addresses(endpoints: &Value) -> bool {
+    all_addresses(endpoints).next().is_some()
+}
+
+/// Of Endpoints, ready or not, and of an EndpointSlice.
+fn all_addresses(object: &Value) -> impl Iterator<Item = &Value> {
+    fn list<'a>(object: &'a Value, name: &'static str) -> impl Iterator<Item = &'a Value> {
+        object.get(name).and_then(Value::as_array).into_iter().flatten()
+    }
+    let subsets = list(object, "subsets")
+        .flat_map(|subset| list(subset, "addresses").chain(list(subset, "notReadyAddresses")));
+    subsets.chain(list(object, "endpoints"))
 }
 
 fn label(object: &Value, name: &str, values: &[&str]) -> bool {
@@ -347,7 +390,9 @@ mod tests {
     fn addresses_that_people_wrote_are_exported() {
         let services = BTreeMap::from([("web".to_owned(), true), ("db".to_owned(), false)]);
         let of = |kind: &str, name: &str, metadata: Value| {
-            let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": metadata });
+            let subsets = json!([{ "addresses": [{ "ip": "192.0.2.7" }] }]);
+            let mut object =
+                json!({ "apiVersion": "v1", "kind": kind, "metadata": metadata, "subsets": subsets });
             object["metadata"]["name"] = name.into();
             left_out(&object, &services)
         };
@@ -377,6 +422,44 @@ mod tests {
         let service = |spec: Value| is_selecting(&json!({ "kind": "Service", "spec": spec }));
         assert!(service(json!({ "selector": { "app": "web" } })));
         assert!(!service(json!({ "selector": {} })) && !service(json!({})));
+    }
+
+    #[test]
+    fn addresses_and_state_of_controllers_stay_behind() {
+        let services = BTreeMap::from([("db".to_owned(), false), ("db-config".to_owned(), false)]);
+        let of = |kind: &str, name: &str, annotations: &[&str], rest: Value| {
+            let annotations: Map<String, Value> =
+                annotations.iter().map(|name| ((*name).to_owned(), json!("x"))).collect();
+            let mut object = json!({ "apiVersion": "v1", "kind": kind,
+                "metadata": { "name": name, "namespace": "shop", "annotations": annotations } });
+            for (key, value) in rest.as_object().unwrap() {
+                object[key] = value.clone();
+            }
+            left_out(&object, &services)
+        };
+        let to = |kind: &str| json!([{ "ip": "10.0.0.7", "targetRef": { "kind": kind, "name": "db-0" } }]);
+        let ready =
+            |kind: &str| json!({ "subsets": [{ "addresses": to(kind), "ports": [{ "port": 5432 }] }] });
+        let none = json!({});
+        // As Patroni keeps them, of Services without a selector.
+        assert_eq!(of("Endpoints", "db-config", &["config", "history"], none.clone()), Some(STATE));
+        assert_eq!(of("Endpoints", "db-config", &["initialize"], none.clone()), Some(STATE));
+        assert_eq!(of("Endpoints", "db", &["leader", "ttl", "optime"], ready("Pod")), Some(STATE));
+        assert_eq!(of("ConfigMap", "db-config", &["initialize"], none.clone()), Some(STATE));
+        assert_eq!(of("ConfigMap", "app", &["config", "leader"], none.clone()), None);
+        // As others may.
+        assert_eq!(of("Endpoints", "db", &[], ready("Pod")), Some(OF_PODS));
+        let waiting = json!({ "subsets": [{ "notReadyAddresses": to("Pod") }] });
+        assert_eq!(of("Endpoints", "gluster", &[], waiting), Some(OF_PODS));
+        assert_eq!(of("EndpointSlice", "db-1", &[], json!({ "endpoints": to("Pod") })), Some(OF_PODS));
+        assert_eq!(of("Endpoints", "db", &[], none), Some("it has no addresses"));
+        // People's.
+        assert_eq!(of("Endpoints", "db", &[], ready("Node")), None);
+        assert_eq!(
+            of("EndpointSlice", "db-1", &[], json!({ "endpoints": [{ "addresses": ["192.0.2.7"] }] })),
+            None
+        );
+        assert!(is_told(STATE) && is_told(OF_PODS) && !is_told("it has no addresses"));
     }
 
     #[test]
