@@ -309,3 +309,53 @@ async fn an_exported_ingress_whose_class_could_not_be_read_stays() {
         assert!(!rewritten(&world).await.0.contains("kind: Gateway\n"));
     }
 }
+
+/// As docs/migration-toml.md says: whoever may do this and no more can export.
+#[tokio::test]
+async fn the_rights_of_the_table_suffice() {
+    let table = include_str!("../../../docs/migration-toml.md");
+    let rights = table.lines().find(|line| line.starts_with("| `manifest.export` |")).unwrap();
+    let world = World::new().await;
+    world.put("pods/web", "shop", json!({ "spec": { "priorityClassName": "high" } }));
+    world.put("priorityclasses/high", "", json!({ "value": 1 }));
+    world.put("ingresses/web", "shop", json!({ "spec": { "ingressClassName": "alb" } }));
+    let params = json!({ "apiGroup": "elbv2.k8s.aws", "kind": "IngressClassParams", "name": "p" });
+    let class = json!({ "controller": "ingress.k8s.aws/alb", "parameters": params });
+    world.put("ingressclasses/alb", "", json!({ "spec": class }));
+    world.put("ingressclassparams/p", "", json!({ "spec": {} }));
+    let role = json!({ "kind": "ClusterRole", "name": "reader" });
+    let account = json!({ "kind": "ServiceAccount", "name": "web", "namespace": "shop" });
+    world.put("clusterrolebindings/web", "", json!({ "roleRef": role, "subjects": [account] }));
+    world.put("clusterroles/reader", "", json!({ "rules": [] }));
+    let store = json!({ "kind": "ClusterSecretStore", "name": "aws" });
+    world.put("externalsecrets/db", "shop", json!({ "spec": { "secretStoreRef": store } }));
+    world.put("clustersecretstores/aws", "", json!({ "spec": { "provider": { "aws": {} } } }));
+    world.put("customresourcedefinitions/clustersecretstores.external-secrets.io", "", json!({ "spec": {} }));
+    let (_, rights) = rights.split_once("source: ").unwrap();
+    // `list and get Namespaces`: the kinds of each verb, without the last clause, of what is in the namespaces.
+    let mut may = BTreeSet::new();
+    for clause in rights.split("; ").filter(|clause| !clause.contains("every kind")) {
+        let words: Vec<&str> =
+            clause.split([' ', ',']).filter(|word| !word.is_empty() && *word != "and").collect();
+        let verbs: Vec<&str> = words.iter().copied().filter(|word| ["list", "get"].contains(word)).collect();
+        for kind in words.iter().filter(|word| word.starts_with(char::is_uppercase)) {
+            may.extend(verbs.iter().map(|verb| format!("{verb} {}", kind.to_lowercase())));
+        }
+    }
+    world.server.with(|held| {
+        held.hook = Some(Box::new(move |request, _| {
+            let (method, at) = request.split_once(' ').unwrap();
+            let mut parts = at.splitn(3, '/');
+            let (plural, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+            let verb = if name.is_empty() { "list" } else { "get" };
+            let is_allowed = match namespace {
+                "" => may.contains(&format!("{verb} {plural}")),
+                _ => verb == "list",
+            };
+            (method != "GET" || !is_allowed).then_some(403)
+        }));
+    });
+    let outputs = world.export().await.unwrap();
+    assert_eq!(outputs.unreadable, [] as [&str; 0]);
+    assert_eq!(outputs.files, 11, "{outputs:?}");
+}
