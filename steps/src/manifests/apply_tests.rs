@@ -579,3 +579,31 @@ async fn what_helm_makes_for_a_deletion_is_not_created_and_told() {
     let left = evidence.checks.iter().find(|check| check.subject == "Job shop/clean").unwrap();
     assert_eq!((left.status, left.what.as_str()), (CheckStatus::Warning, "applied"));
 }
+
+#[tokio::test]
+async fn the_corefile_of_aks_is_never_another() {
+    let world = World::new(&[("Service", "web")]).await;
+    let config = |namespace: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: coredns{namespace}}}\n\
+             data: {{Corefile: 'corp.example.com:53 {{}}'}}\n"
+        )
+    };
+    fs::write(world.project.path().join("in/dns.yaml"), config(", namespace: kube-system")).unwrap();
+    fs::write(world.project.path().join("in/own.yaml"), config(", namespace: shop")).unwrap();
+    let own = json!({ "metadata": { "name": "coredns", "namespace": "kube-system" }, "data": { "Corefile": "AKS" } });
+    world.server.with(|held| {
+        held.put("namespaces//kube-system", json!({ "metadata": { "name": "kube-system" } }));
+        held.put("configmaps/kube-system/coredns", own);
+    });
+    let plan = world.plan().await;
+    let told = plan.problems.iter().any(|problem| {
+        problem.message.starts_with("ConfigMap kube-system/coredns is left out: AKS has its own")
+    });
+    assert!(told, "{:?}", plan.problems);
+    let outputs = world.apply().await.unwrap();
+    assert_eq!(outputs.left_out.len(), 1);
+    assert!(world.has("configmaps/shop/coredns"));
+    let writes = world.server.writes();
+    assert!(!writes.iter().any(|write| write.contains("kube-system")), "{writes:?}");
+}

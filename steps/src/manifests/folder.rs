@@ -105,7 +105,7 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
         return Err(StepError::permanent(format!("{} holds no manifest", root.display())));
     }
     let (mut manifests, others): (Vec<Manifest>, Vec<Manifest>) =
-        all.into_iter().partition(Manifest::is_installed);
+        all.into_iter().partition(|manifest| why_left_out(manifest).is_none());
     first_definitions(&mut manifests, &charts);
     first_of_equals(&mut manifests);
     once_each(&manifests)?;
@@ -115,7 +115,7 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
         let is_charts = |manifest: &&Manifest| render::belongs_to_chart(&manifest.file, folders());
         notes.extend(default_note(manifests.iter().filter(is_charts)));
     }
-    let left_out = others.iter().map(left_out).collect();
+    let left_out = others.iter().filter_map(left_out).collect();
     Ok((Folder { manifests, left_out, notes }, unread))
 }
 
@@ -163,13 +163,28 @@ fn once_each(manifests: &[Manifest]) -> Result<(), StepError> {
     }
 }
 
-fn left_out(manifest: &Manifest) -> Skipped {
-    let hook = manifest.hook().unwrap_or_default();
-    Skipped {
-        file: manifest.file.clone(),
-        object: manifest.to_string(),
-        reason: format!("Helm makes it for `{hook}`, which this is not"),
+/// Why an object is not applied.
+fn why_left_out(manifest: &Manifest) -> Option<String> {
+    if is_of_aks(manifest) {
+        let reason =
+            "AKS has its own, and would lose it: names of yours belong into `coredns-custom` (EKS-ADD-012)";
+        return Some(reason.to_owned());
     }
+    let hook = manifest.hook().unwrap_or_default();
+    (!manifest.is_installed()).then(|| format!("Helm makes it for `{hook}`, which this is not"))
+}
+
+/// The Corefile, which AKS keeps: another would take its names from every pod.
+/// <https://learn.microsoft.com/azure/aks/coredns-custom>
+fn is_of_aks(manifest: &Manifest) -> bool {
+    manifest.api_version == "v1"
+        && (manifest.kind.as_str(), manifest.namespace.as_str(), manifest.name.as_str())
+            == ("ConfigMap", "kube-system", "coredns")
+}
+
+fn left_out(manifest: &Manifest) -> Option<Skipped> {
+    let reason = why_left_out(manifest)?;
+    Some(Skipped { file: manifest.file.clone(), object: manifest.to_string(), reason })
 }
 
 fn hook_note(manifest: &Manifest) -> Option<String> {
@@ -215,6 +230,8 @@ impl Folder {
                 manifest.object["metadata"]["namespace"] = namespace.into();
             }
         }
+        self.left_out.extend(self.manifests.iter().filter_map(left_out));
+        self.manifests.retain(|manifest| why_left_out(manifest).is_none());
         once_each(&self.manifests)
     }
 }
