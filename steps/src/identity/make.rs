@@ -4,8 +4,8 @@
 //! where it is not there. What is there under such a name and is something else is left alone, and told
 //! before anything is made.
 //!
-//! Invariant: only what this node of this run has made is taken back. An identity says so itself, by a tag, and
-//! what is planned in it is its maker's; what is made in the identity of another is in the cursor before it is made.
+//! Invariant: only what this node of this run has made is taken back. An identity says so itself, by its tags, also of
+//! what is in it: they are there when nothing else of an earlier attempt is.
 //!
 //! <https://learn.microsoft.com/en-us/rest/api/managedidentity/user-assigned-identities>,
 //! <https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments>.
@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::marks::{self, Maker};
 use super::plan::{Association, Held, Holding, Identity, is_named_for};
 use super::render::AUDIENCE;
 use crate::arm::{Manager, json_of};
@@ -30,17 +31,6 @@ use crate::site::AzureAccess;
 const IDENTITY_VERSION: &str = "2023-01-31";
 const AUTHORIZATION_VERSION: &str = "2022-04-01";
 const GROUP_VERSION: &str = "2021-04-01";
-
-/// Tag of an identity with the role that it stands for: by it we know our own.
-const ROLE_TAG: &str = "migrate-role";
-
-/// Tag of an identity with the run and the node that made it. Not with the key: made again by the same node, it is
-/// still that node's.
-const MAKER_TAG: &str = "migrate-made-by";
-
-/// The longest value of a tag.
-/// <https://learn.microsoft.com/azure/azure-resource-manager/management/tag-resources#limitations>
-const TAG_CHARS: usize = 256;
 
 /// Tries of what Azure is not ready for yet: an identity is known everywhere after a minute or two, and
 /// credentials of one identity are written one after another only.
@@ -85,9 +75,9 @@ pub(crate) struct Made {
     pub principal_id: String,
     /// Its federated credentials.
     pub credentials: Vec<String>,
-    /// Those of them that this node has made.
+    /// Those of them that this node has made; an earlier version of this step did not tell.
     #[serde(default)]
-    pub added: Vec<String>,
+    pub added: Option<Vec<String>>,
     /// Its roles.
     pub assignments: Vec<MadeAssignment>,
 }
@@ -102,15 +92,15 @@ pub(crate) struct MadeAssignment {
     pub scope: String,
     /// Its ID; empty where somebody else had assigned the role before.
     pub id: String,
-    /// Whether this node has made it.
+    /// Whether this node has made it; for an earlier version of this step whatever has an ID was its own.
     #[serde(default)]
-    pub added: bool,
+    pub added: Option<bool>,
 }
 
-/// IDs of what this node makes in identities of others, before it is there.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Place {
-    added: BTreeSet<String>,
+impl MadeAssignment {
+    fn is_added(&self) -> bool {
+        self.added.unwrap_or(true) && !self.id.is_empty()
+    }
 }
 
 /// One resource group, in which the identities are.
@@ -120,7 +110,7 @@ pub(crate) struct Azure {
     location: String,
     issuer: String,
     /// Who makes them.
-    maker: String,
+    maker: Maker,
     limits: Limits,
 }
 
@@ -138,6 +128,8 @@ struct Ours {
     is_own: bool,
     /// Names of the plan's credentials that are there.
     credentials: Vec<String>,
+    /// Names of what this node has made in it, or was about to.
+    marks: BTreeSet<String>,
 }
 
 /// Where the identities are to be made.
@@ -159,7 +151,7 @@ impl Azure {
             ),
             location: site.location.to_owned(),
             issuer: site.issuer.to_owned(),
-            maker: tag(&format!("{}/{}", ctx.run, ctx.node)),
+            maker: Maker::of(ctx),
             limits,
         })
     }
@@ -181,8 +173,7 @@ impl Azure {
         let mut held = Held::new();
         for found in self.manager.list(&self.all(), IDENTITY_VERSION, "list the identities").await? {
             let name = found["name"].as_str().unwrap_or_default();
-            let is_of =
-                |role: &&&str| found["tags"][ROLE_TAG] == tag(role) && is_named_for(name, prefix, role);
+            let is_of = |role: &&&str| marks::is_of(&found, role) && is_named_for(name, prefix, role);
             let Some(role) = roles.iter().find(is_of) else { continue };
             let credentials = self.credentials(name).await?.into_keys().collect();
             held.insert(name.to_ascii_lowercase(), Holding { role_arn: (*role).to_owned(), credentials });
@@ -219,7 +210,7 @@ impl Azure {
         let Some(found) = self.get(&self.id(&identity.name), IDENTITY_VERSION, &what).await? else {
             return Ok(Ok(There::Nothing));
         };
-        if found["tags"][ROLE_TAG] != tag(&identity.role_arn) {
+        if !marks::is_of(&found, &identity.role_arn) {
             let message = format!(
                 "identity {} is there and was not made for role {}",
                 identity.name, identity.role_arn
@@ -227,7 +218,7 @@ impl Azure {
             return Ok(Err(vec![message]));
         }
         let (client_id, principal_id) = ids(&found, &identity.name)?;
-        let is_own = found["tags"][MAKER_TAG] == self.maker;
+        let (is_own, marks) = (self.maker.has_made(&found), self.maker.marks(&found));
         let found = self.credentials(&identity.name).await?;
         let (mut credentials, mut wrong) = (Vec::new(), Vec::new());
         for account in &identity.accounts {
@@ -241,7 +232,7 @@ impl Azure {
                 )),
             }
         }
-        let ours = Ours { client_id, principal_id, is_own, credentials };
+        let ours = Ours { client_id, principal_id, is_own, credentials, marks };
         Ok(if wrong.is_empty() { Ok(There::Ours(ours)) } else { Err(wrong) })
     }
 
@@ -262,6 +253,12 @@ impl Azure {
             && said["audiences"] == json!([AUDIENCE])
     }
 
+    /// Whether a credential is as we make them under its name, for whatever account.
+    fn is_like_ours(&self, name: &str, credential: &Value) -> bool {
+        let subject = credential["properties"]["subject"].as_str().unwrap_or_default();
+        Association::of(subject).is_some_and(|a| a.credential() == name && self.is_for(credential, &a))
+    }
+
     /// Makes what is not there.
     ///
     /// # Errors
@@ -274,91 +271,97 @@ impl Azure {
     ) -> Result<Vec<Made>, StepError> {
         self.survey(identities).await?;
         let roles = self.roles(assignments).await?;
-        let mut place: Place = ctx.cursor()?.unwrap_or_default();
         let mut all = Vec::with_capacity(identities.len());
         for (done, identity) in identities.iter().enumerate() {
             ctx.check_cancelled()?;
             ctx.progress(
                 Progress::message(identity.name.clone()).items(done as u64, identities.len() as u64),
             );
-            all.push(self.make_one(ctx, identity, assignments, &roles, &mut place).await?);
+            all.push(self.make_one(identity, assignments, &roles).await?);
         }
         Ok(all)
     }
 
     async fn make_one(
         &self,
-        ctx: &StepContext,
         identity: &Identity,
         assignments: &[Assignment],
         roles: &BTreeMap<(String, String), String>,
-        place: &mut Place,
     ) -> Result<Made, StepError> {
         let id = self.id(&identity.name);
+        let names: Vec<String> = identity.accounts.iter().map(Association::credential).collect();
         let ours = match self.look(identity).await? {
             Ok(There::Ours(ours)) => ours,
-            Ok(There::Nothing) => self.make_identity(identity).await?,
+            Ok(There::Nothing) => self.make_identity(identity, &names).await?,
             Err(conflicts) => return Err(StepError::conflict(conflicts.join("; "))),
         };
-        let credential_id = |name: &str| format!("{id}/federatedIdentityCredentials/{name}");
-        let names: Vec<String> = identity.accounts.iter().map(Association::credential).collect();
-        let missing = names.iter().filter(|name| !ours.credentials.contains(name));
-        let mut new: BTreeSet<String> = missing.map(|name| credential_id(name)).collect();
+        let mut new: BTreeSet<String> =
+            names.iter().filter(|name| !ours.credentials.contains(name)).cloned().collect();
+        let mut marks = &ours.marks | &new;
         let mut wanted = Vec::new();
         for assignment in assignments.iter().filter(|assignment| assignment.role_arn == identity.role_arn) {
             let role = &roles[&(assignment.scope.clone(), assignment.role.clone())];
-            let scope = assignment.scope.trim_end_matches('/');
-            let name = guid(&[scope, role, &ours.principal_id]);
+            let scope = assignment.scope.trim_end_matches('/').to_owned();
+            let name = guid(&[&scope, role, &ours.principal_id]);
             let id = format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{name}");
             let what = format!("assign {} on {scope} to identity {}", assignment.role, identity.name);
             if self.get(&id, AUTHORIZATION_VERSION, &what).await?.is_none() {
-                new.insert(id.clone());
+                new.insert(name.clone());
+                // Those of an identity are its maker's.
+                marks.extend((!ours.is_own).then(|| name.clone()));
             }
-            let role_name = assignment.role.clone();
-            wanted.push((
-                MadeAssignment { role: role_name, scope: scope.to_owned(), id, added: false },
-                role,
-                what,
-            ));
+            let made = MadeAssignment { role: assignment.role.clone(), scope, id, added: None };
+            wanted.push((made, name, role, what));
         }
-        if !ours.is_own && !new.is_empty() {
-            place.added.extend(new.iter().cloned());
-            ctx.checkpoint(&*place).await?;
+        if marks != ours.marks {
+            self.mark(&id, &identity.name, &marks).await?;
         }
-        let is_added = |id: &str| ours.is_own || place.added.contains(id);
+        let is_added = |name: &str| ours.is_own || marks.contains(name);
         // One after another: Azure refuses two at once for one identity.
         for account in &identity.accounts {
             let name = account.credential();
-            if !new.contains(&credential_id(&name)) {
+            if !new.contains(&name) {
                 continue;
             }
             let body = json!({ "properties": { "issuer": self.issuer, "subject": account.subject(), "audiences": [AUDIENCE] } });
             let what = format!("make credential {name} of identity {}", identity.name);
-            self.put(&credential_id(&name), IDENTITY_VERSION, &body, &what).await?;
+            self.put(&credential_id(&id, &name), IDENTITY_VERSION, &body, &what).await?;
         }
         let mut made = Vec::with_capacity(wanted.len());
-        for (mut assignment, role, what) in wanted {
-            if new.contains(&assignment.id)
-                && !self.assign(&assignment, role, &ours.principal_id, &what).await?
-            {
+        for (mut assignment, name, role, what) in wanted {
+            if new.contains(&name) && !self.assign(&assignment, role, &ours.principal_id, &what).await? {
                 assignment.id = String::new();
             }
-            assignment.added = !assignment.id.is_empty() && is_added(&assignment.id);
+            assignment.added = Some(!assignment.id.is_empty() && is_added(&name));
             made.push(assignment);
         }
-        let added = names.iter().filter(|name| is_added(&credential_id(name))).cloned().collect();
+        let added = Some(names.iter().filter(|name| is_added(name)).cloned().collect());
         let Ours { client_id, principal_id, .. } = ours;
         let name = identity.name.clone();
         Ok(Made { name, id, client_id, principal_id, credentials: names, added, assignments: made })
     }
 
-    async fn make_identity(&self, identity: &Identity) -> Result<Ours, StepError> {
-        let tags = json!({ ROLE_TAG: tag(&identity.role_arn), MAKER_TAG: self.maker });
+    async fn make_identity(&self, identity: &Identity, credentials: &[String]) -> Result<Ours, StepError> {
+        let marks = credentials.iter().cloned().collect();
+        let tags = self.maker.tags(&identity.role_arn, &marks);
         let body = json!({ "location": self.location, "tags": tags });
         let what = format!("make identity {}", identity.name);
         let made = self.put(&self.id(&identity.name), IDENTITY_VERSION, &body, &what).await?;
         let (client_id, principal_id) = ids(&made, &identity.name)?;
-        Ok(Ours { client_id, principal_id, is_own: true, credentials: Vec::new() })
+        Ok(Ours { client_id, principal_id, is_own: true, credentials: Vec::new(), marks })
+    }
+
+    /// Makes these the marks of this node in an identity that is there.
+    async fn mark(&self, id: &str, name: &str, marks: &BTreeSet<String>) -> Result<(), StepError> {
+        let what = format!("write the tags of identity {name}");
+        // As it is now: others write theirs.
+        let Some(found) = self.get(id, IDENTITY_VERSION, &what).await? else { return Ok(()) };
+        if self.maker.marks(&found) != *marks {
+            let tags = self.maker.tags_with(&found, marks);
+            let body = json!({ "location": found["location"], "tags": tags });
+            self.put(id, IDENTITY_VERSION, &body, &what).await?;
+        }
+        Ok(())
     }
 
     /// Whether it did not have the role on this scope already, under a name of somebody else's.
@@ -471,49 +474,86 @@ impl Azure {
             // Deleted, or deleted and made again by others: its roles outlive it.
             let found =
                 found.filter(|found| found["properties"]["principalId"] == made.principal_id.as_str());
-            let Some(found) = found else {
-                self.unassign(made).await?;
-                continue;
-            };
-            let planned = identities.iter().find(|identity| identity.name == made.name);
-            let accounts: Vec<&Association> =
-                planned.iter().flat_map(|identity| &identity.accounts).collect();
-            let mut others = Vec::new();
-            for (name, credential) in self.credentials(&made.name).await? {
-                let is_ours = made.added.contains(&name)
-                    && accounts.iter().any(|a| a.credential() == name && self.is_for(&credential, a));
-                if !is_ours {
-                    others.push(name);
-                    continue;
+            match found {
+                Some(found) => {
+                    let planned = identities.iter().find(|identity| identity.name == made.name);
+                    self.take_back_one(ctx, planned, made, &found).await?;
                 }
-                let id = format!("{}/federatedIdentityCredentials/{name}", made.id);
-                self.delete(&id, IDENTITY_VERSION, &format!("delete credential {name}")).await?;
+                None => self.unassign(made).await?,
             }
-            let is_own = found["tags"][MAKER_TAG] == self.maker;
-            if is_own && !others.is_empty() {
+        }
+        for found in self.manager.list(&self.all(), IDENTITY_VERSION, "list the identities").await? {
+            let name = found["name"].as_str().unwrap_or_default();
+            let is_planned = made.iter().any(|made| made.name.eq_ignore_ascii_case(name));
+            if !is_planned && (self.maker.has_made(&found) || !self.maker.marks(&found).is_empty()) {
                 ctx.warn(format!(
-                    "identity {} stays, with its roles: it has credentials that others made: {}",
-                    made.name,
-                    others.join(", ")
+                    "identity {name} stays, with its roles and what this node has made in it: it is no more in the plan"
                 ));
-                continue;
-            }
-            self.unassign(made).await?;
-            match is_own {
-                true => {
-                    self.delete(&made.id, IDENTITY_VERSION, &format!("delete identity {}", made.name))
-                        .await?;
-                }
-                false => {
-                    ctx.warn(format!("identity {} stays: this node of this run has not made it", made.name))
-                }
             }
         }
         Ok(())
     }
 
+    async fn take_back_one(
+        &self,
+        ctx: &StepContext,
+        planned: Option<&Identity>,
+        made: &Made,
+        found: &Value,
+    ) -> Result<(), StepError> {
+        // An earlier version of this step took back whatever was planned in an identity of the role.
+        let is_old = made.added.is_none()
+            && !marks::has_maker(found)
+            && planned.is_some_and(|identity| marks::is_of(found, &identity.role_arn));
+        let is_own = is_old || self.maker.has_made(found);
+        let marks = self.maker.marks(found);
+        let added = match &made.added {
+            Some(added) => added.as_slice(),
+            None if is_old => &made.credentials,
+            None => &[],
+        };
+        let (mut others, mut left) = (Vec::new(), Vec::new());
+        for (name, credential) in self.credentials(&made.name).await? {
+            let is_added = added.contains(&name) || marks.contains(&name);
+            if is_added && self.is_like_ours(&name, &credential) {
+                let id = credential_id(&made.id, &name);
+                self.delete(&id, IDENTITY_VERSION, &format!("delete credential {name}")).await?;
+                continue;
+            }
+            if made.credentials.contains(&name) {
+                left.push(format!("credential {name}"));
+            }
+            others.push(name);
+        }
+        if is_own && !others.is_empty() {
+            self.mark(&made.id, &made.name, &BTreeSet::new()).await?;
+            ctx.warn(format!(
+                "identity {} stays, with its roles: it has credentials that {}: {}",
+                made.name,
+                if is_old { "are not in the plan" } else { "others made" },
+                others.join(", ")
+            ));
+            return Ok(());
+        }
+        self.unassign(made).await?;
+        if is_own {
+            let what = format!("delete identity {}", made.name);
+            return self.delete(&made.id, IDENTITY_VERSION, &what).await;
+        }
+        self.mark(&made.id, &made.name, &BTreeSet::new()).await?;
+        if marks::has_maker(found) {
+            ctx.warn(format!("identity {} stays: this node of this run has not made it", made.name));
+            return Ok(());
+        }
+        let assignments = made.assignments.iter().filter(|a| !a.is_added() && !a.id.is_empty());
+        left.extend(assignments.map(|assignment| format!("{} on {}", assignment.role, assignment.scope)));
+        let with = if left.is_empty() { String::new() } else { format!(", with {}", left.join(", ")) };
+        ctx.warn(format!("identity {} stays{with}: its tags do not say who made it", made.name));
+        Ok(())
+    }
+
     async fn unassign(&self, made: &Made) -> Result<(), StepError> {
-        for assignment in made.assignments.iter().filter(|assignment| assignment.added) {
+        for assignment in made.assignments.iter().filter(|assignment| assignment.is_added()) {
             let what = format!("take back {}", assignment.role);
             self.delete(&assignment.id, AUTHORIZATION_VERSION, &what).await?;
         }
@@ -573,12 +613,8 @@ fn ids(identity: &Value, name: &str) -> Result<(String, String), StepError> {
         .ok_or_else(|| StepError::permanent(format!("Azure gave no IDs of identity {name}")))
 }
 
-/// What fits into a tag.
-fn tag(role: &str) -> String {
-    match role.chars().count() <= TAG_CHARS {
-        true => role.to_owned(),
-        false => format!("sha256:{}", hex::encode(digest(&SHA256, role.as_bytes()))),
-    }
+fn credential_id(identity: &str, name: &str) -> String {
+    format!("{identity}/federatedIdentityCredentials/{name}")
 }
 
 /// A name that is the same for the same parts: repeating is no doubling. As a UUID of version 8 (RFC 9562). Case

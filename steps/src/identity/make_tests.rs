@@ -126,7 +126,21 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
                 }
             } else {
                 let count = inner.writes.len();
-                body["properties"] = json!({ "clientId": format!("client-{count}"), "principalId": format!("principal-{count}") });
+                body["properties"] = match inner.resources.get(&key) {
+                    Some(there) => there["properties"].clone(),
+                    None => {
+                        json!({ "clientId": format!("client-{count}"), "principalId": format!("principal-{count}") })
+                    }
+                };
+                let tags = body["tags"].as_object().unwrap();
+                let is_tag = |(name, value): (&String, &Value)| {
+                    !name.contains(['<', '>', '%', '&', '\\', '?', '/'])
+                        && name.len() <= 512
+                        && value.as_str().unwrap().len() <= 256
+                };
+                if tags.len() > 50 || !tags.iter().all(is_tag) {
+                    return refusal(400, "InvalidTag");
+                }
                 if body["location"] != "eastus" {
                     return refusal(400, "LocationRequired");
                 }
@@ -175,12 +189,6 @@ impl Stage {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("in")).unwrap();
-        let account = |name: &str| {
-            format!(
-                "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: shop\n  annotations: {{eks.amazonaws.com/role-arn: '{ROLE}'}}\n---\n"
-            )
-        };
-        std::fs::write(folder.path().join("in/accounts.yaml"), account("web") + &account("api")).unwrap();
         let host = Arc::new(RecordingHost::default());
         host.put_secret("env:TOKEN", "T0KEN");
         let ctx = host.context("map", folder.path());
@@ -191,7 +199,9 @@ impl Stage {
             "assignments": [{ "role-arn": ROLE, "role": "Storage Blob Data Reader", "scope": SCOPE }],
         });
         let step = Typed(IdentityMap { limits: Limits { pause: Duration::from_millis(1) } });
-        Self { stand, host, ctx, step, config, folder }
+        let stage = Self { stand, host, ctx, step, config, folder };
+        stage.accounts(&["web", "api"]);
+        stage
     }
 
     /// Another node that maps one account, which no manifest has, to the same role.
@@ -204,6 +214,39 @@ impl Stage {
         config["associations"] =
             json!([{ "namespace": "jobs", "service-account": account, "role-arn": ROLE }]);
         (self.host.context("other", self.folder.path()), config)
+    }
+
+    fn accounts(&self, names: &[&str]) {
+        let account = |name: &&str| {
+            format!(
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: shop\n  annotations: {{eks.amazonaws.com/role-arn: '{ROLE}'}}\n---\n"
+            )
+        };
+        let text: String = names.iter().map(account).collect();
+        std::fs::write(self.folder.path().join("in/accounts.yaml"), text).unwrap();
+    }
+
+    /// Makes everything as the version before did, that told nobody what it had made: no tags and no outputs.
+    async fn apply_as_before(&self) -> Value {
+        let mut outputs = self.step.apply(&self.ctx, &self.config).await.unwrap();
+        for made in outputs["made"].as_array_mut().unwrap() {
+            made.as_object_mut().unwrap().remove("added").unwrap();
+            for assignment in made["assignments"].as_array_mut().unwrap() {
+                assignment.as_object_mut().unwrap().remove("added").unwrap();
+            }
+        }
+        for resource in self.stand.0.lock().unwrap().resources.values_mut() {
+            if let Some(tags) = resource["tags"].as_object_mut() {
+                tags.retain(|tag, _| !tag.starts_with("migrate-made-by"));
+            }
+        }
+        outputs
+    }
+
+    fn tags(&self) -> Vec<String> {
+        let inner = self.stand.0.lock().unwrap();
+        let tags = inner.resources.values().filter_map(|resource| resource["tags"].as_object());
+        tags.flat_map(|tags| tags.keys().cloned()).collect()
     }
 
     /// What is there, without roles: names of identities and credentials.
@@ -451,6 +494,112 @@ async fn what_an_earlier_attempt_has_made_in_the_identity_of_another_is_taken_ba
         (stage.names(), stage.assignments()),
         (vec!["id-web".to_owned(), "shop_api".to_owned(), "shop_web".to_owned()], 0)
     );
+}
+
+#[tokio::test]
+async fn what_was_made_is_taken_back_when_it_was_made_again_with_less() {
+    let stage = Stage::new().await;
+    stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    stage.accounts(&["web"]);
+    let outputs = stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    assert_eq!(outputs["made"][0]["credentials"], json!(["shop_web"]));
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!((stage.resources(), stage.warnings()), (0, Vec::new()));
+
+    // With more, too.
+    let stage = Stage::new().await;
+    stage.accounts(&["web"]);
+    stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    stage.accounts(&["web", "api"]);
+    let more = stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    assert_eq!(more["made"][0]["client-id"], "client-0");
+    stage.accounts(&["web"]);
+    let outputs = stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    // A credential of that name that is for somebody else is somebody else's.
+    let id =
+        stage.stand.0.lock().unwrap().resources.keys().find(|id| id.ends_with("shop_api")).cloned().unwrap();
+    let ours = stage.stand.0.lock().unwrap().resources[&id].clone();
+    let mut theirs = ours.clone();
+    theirs["properties"]["subject"] = "system:serviceaccount:shop:other".into();
+    stage.stand.0.lock().unwrap().resources.insert(id.clone(), theirs);
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!(stage.names(), ["id-web", "shop_api"]);
+    stage.stand.0.lock().unwrap().resources.remove(&id);
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!(stage.resources(), 0);
+
+    // An identity of which nothing is planned any more is not known well enough, and told.
+    let stage = Stage::new().await;
+    stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    let (_, mut config) = stage.other("runner");
+    config["associations"][0]["role-arn"] = "arn:aws:iam::123456789012:role/jobs".into();
+    config["assignments"] = json!([]);
+    let outputs = stage.step.apply(&stage.ctx, &config).await.unwrap();
+    stage.step.undo(&stage.ctx, &config, &outputs).await.unwrap();
+    assert_eq!(stage.names(), ["id-web", "shop_api", "shop_web"]);
+    let told =
+        "identity id-web stays, with its roles and what this node has made in it: it is no more in the plan";
+    assert_eq!(stage.warnings(), [told]);
+}
+
+#[tokio::test]
+async fn what_a_second_attempt_finds_in_the_identity_of_another_is_taken_back() {
+    let stage = Stage::new().await;
+    let mut bare = stage.config.clone();
+    bare["assignments"] = json!([]);
+    let first = stage.step.apply(&stage.ctx, &bare).await.unwrap();
+    let before = stage.tags();
+    let (ctx, config) = stage.other("runner");
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    let writes = stage.writes().len();
+    // Made again, and nothing is known of the first time.
+    assert_eq!(stage.step.apply(&ctx, &config).await.unwrap(), outputs);
+    assert_eq!(stage.writes().len(), writes);
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!(
+        (stage.names(), stage.assignments()),
+        (vec!["id-web".to_owned(), "shop_api".to_owned(), "shop_web".to_owned()], 0)
+    );
+    assert_eq!(stage.tags(), before);
+    assert_eq!(stage.step.apply(&stage.ctx, &bare).await.unwrap(), first);
+    stage.step.undo(&stage.ctx, &bare, &first).await.unwrap();
+    assert_eq!(stage.resources(), 0);
+}
+
+#[tokio::test]
+async fn what_the_version_before_has_made_is_taken_back() {
+    let stage = Stage::new().await;
+    let outputs = stage.apply_as_before().await;
+    let evidence = stage.step.verify(&stage.ctx, &stage.config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!((stage.resources(), stage.warnings()), (0, Vec::new()));
+
+    // Not what somebody else has added since.
+    let stage = Stage::new().await;
+    let outputs = stage.apply_as_before().await;
+    let (ctx, config) = stage.other("runner");
+    stage.step.apply(&ctx, &config).await.unwrap();
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!(
+        (stage.names(), stage.assignments()),
+        (vec!["id-web".to_owned(), "jobs_runner".to_owned()], 1)
+    );
+    let told =
+        "identity id-web stays, with its roles: it has credentials that are not in the plan: jobs_runner";
+    assert_eq!(stage.warnings(), [told]);
+
+    // Begun by it and ended by this one: nobody knows, and all of it is named.
+    let stage = Stage::new().await;
+    stage.apply_as_before().await;
+    let outputs = stage.step.apply(&stage.ctx, &stage.config).await.unwrap();
+    stage.step.undo(&stage.ctx, &stage.config, &outputs).await.unwrap();
+    assert_eq!(stage.names(), ["id-web", "shop_api", "shop_web"]);
+    let told = format!(
+        "identity id-web stays, with credential shop_api, credential shop_web, Storage Blob Data Reader on {SCOPE}: \
+         its tags do not say who made it"
+    );
+    assert_eq!(stage.warnings(), [told]);
 }
 
 #[tokio::test]

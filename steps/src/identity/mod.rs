@@ -5,6 +5,7 @@ mod iam;
 mod live;
 mod make;
 mod map;
+mod marks;
 mod plan;
 mod render;
 

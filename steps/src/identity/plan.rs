@@ -43,6 +43,13 @@ impl Association {
         format!("system:serviceaccount:{}:{}", self.namespace, self.service_account)
     }
 
+    /// Whose token has this subject, without the role.
+    pub(crate) fn of(subject: &str) -> Option<Self> {
+        let (namespace, service_account) = subject.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let (namespace, service_account) = (namespace.to_owned(), service_account.to_owned());
+        Some(Self { namespace, service_account, role_arn: String::new() })
+    }
+
     /// Name of its federated credential, another for each account: Kubernetes' names have no `_`.
     pub(crate) fn credential(&self) -> String {
         let name = format!("{}_{}", self.namespace, self.service_account).replace('.', "__");
