@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{StreamExt, TryStreamExt};
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, Secret, StepContext, StepError,
     StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::items::{self, Item, ItemVersion, Shape, VERSION_TAG};
-use super::source::{AT_ONCE, Source};
+use super::source::{AT_ONCE, Source, Version};
 use crate::azure;
 use crate::keyvault::{Address, NewSecret, Vault};
 use crate::manifests::tree::problem_of;
@@ -181,9 +181,9 @@ async fn look(vault: &Vault, item: &Item) -> Result<There, StepError> {
     };
     Ok(if found.is_managed {
         There::Managed
-    } else if found.value == item.current.value {
+    } else if item.current.is(&found.value) {
         There::Same(found.version)
-    } else if item.previous.as_ref().is_some_and(|previous| found.value == previous.value) {
+    } else if item.previous.as_ref().is_some_and(|previous| previous.is(&found.value)) {
         There::Older(found.version)
     } else {
         There::Other
@@ -306,7 +306,7 @@ async fn find_older(vault: &Vault, item: &Item, older: &ItemVersion) -> Result<O
             continue;
         }
         let found = vault.find(&item.target, Some(&version.version)).await?;
-        if found.is_some_and(|found| found.value == older.value) {
+        if found.is_some_and(|found| older.is(&found.value)) {
             return Ok(Some(version.version));
         }
     }
@@ -350,10 +350,11 @@ async fn compare(source: &Source, vault: &Vault, copied: &Copied) -> Result<Vec<
         _ => source.version(&copied.arn, &copied.source_version).await?,
     };
     let mut checks = Vec::new();
-    let value = expected.as_ref().and_then(|v| items::value(&v.content, copied.field.as_ref()).ok());
-    checks.push(match value {
-        Some((value, _)) if value == found.value => check(&named, "equal", CheckStatus::Passed, None),
-        Some(_) => check(
+    let is_copied =
+        |version: &Version, found: &Secret| items::is_copied(&version.content, copied.field.as_ref(), found);
+    checks.push(match expected.as_ref().and_then(|version| is_copied(version, &found.value)) {
+        Some(true) => check(&named, "equal", CheckStatus::Passed, None),
+        Some(false) => check(
             &named,
             "another value",
             CheckStatus::Failed,
@@ -373,13 +374,10 @@ async fn compare(source: &Source, vault: &Vault, copied: &Copied) -> Result<Vec<
     if let Some(older) = &copied.previous {
         let there = vault.find(&copied.name, Some(&older.version)).await?;
         let expected = source.version(&copied.arn, &older.source_version).await?;
-        let value = expected.as_ref().and_then(|v| items::value(&v.content, copied.field.as_ref()).ok());
         // AWS drops a version that has no stage; the vault's is then all there is.
-        let is_equal = match (&there, &value) {
-            (Some(there), Some((value, _))) => there.value == *value,
-            (there, None) => there.is_some(),
-            (None, Some(_)) => false,
-        };
+        let is_equal = there.is_some_and(|there| {
+            expected.as_ref().and_then(|version| is_copied(version, &there.value)).unwrap_or(true)
+        });
         let status = if is_equal { CheckStatus::Passed } else { CheckStatus::Failed };
         let word = if is_equal { "equal" } else { "another value" };
         let mut check = check(&format!("version {}", older.source_version), word, status, None);

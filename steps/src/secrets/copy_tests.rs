@@ -313,6 +313,37 @@ async fn what_changed_since_is_told_on_either_side() {
 }
 
 #[tokio::test]
+async fn a_list_that_an_earlier_version_has_written_anew_is_still_the_same() {
+    let stage = Stage::new().await;
+    stage.text("shop/cfg", r#"{"hosts": ["old", "b"]}"#);
+    stage.text("shop/cfg", r#"{"hosts": ["a", "b"]}"#);
+    stage.vault.put("shop-cfg-hosts", r#"["a","b"]"#);
+    let config = stage.with("split", json!({ "shop/cfg": ["hosts"] }));
+    let plan = stage.step.plan(&stage.ctx, &config).await.unwrap();
+    assert!(plan.problems.is_empty(), "{plan:?}");
+    let outputs = stage.apply(&config).await.unwrap();
+    assert_eq!(stage.vault.state().sets, 0);
+    let evidence = stage.verify(&config, &outputs).await;
+    assert!(evidence.passed(), "{evidence:?}");
+    stage.vault.put("shop-cfg-hosts", r#"["a","c"]"#);
+    assert!(!stage.verify(&config, &outputs).await.passed());
+
+    let stage = Stage::new().await;
+    stage.text("shop/cfg", r#"{"hosts": ["old", "b"]}"#);
+    stage.text("shop/cfg", r#"{"hosts": ["a", "b"]}"#);
+    let mut config = stage.with("split", json!({ "shop/cfg": ["hosts"] }));
+    config["previous"] = true.into();
+    let mut outputs = stage.apply(&config).await.unwrap();
+    stage.vault.put("shop-cfg-hosts", r#"["old","b"]"#);
+    stage.vault.put("shop-cfg-hosts", r#"["a","b"]"#);
+    let versions = stage.vault.state().secrets["shop-cfg-hosts"].len();
+    let older = stage.vault.state().secrets["shop-cfg-hosts"][versions - 2].version.clone();
+    outputs["secrets"][0]["previous"]["version"] = older.into();
+    let evidence = stage.verify(&config, &outputs).await;
+    assert!(evidence.passed() && evidence.checks.len() == 2, "{evidence:?}");
+}
+
+#[tokio::test]
 async fn no_error_quotes_a_value() {
     let stage = Stage::new().await;
     stage.text("shop/a", CANARY);

@@ -29,6 +29,9 @@ const DESCRIPTION_TAG: &str = "description";
 /// How values that are no text are written.
 const BINARY: &str = "application/octet-stream;base64";
 
+/// How objects and lists are written.
+const JSON: &str = "application/json";
+
 /// One secret that the vault must have.
 pub(crate) struct Item {
     /// Its name at the source.
@@ -47,10 +50,20 @@ pub(crate) struct Item {
     pub left_out: Vec<String>,
 }
 
-/// A version's ID at the source, and its value.
+/// A version at the source, and what the vault gets of it.
 pub(crate) struct ItemVersion {
+    /// Its ID.
     pub id: String,
     pub value: Secret,
+    /// Whether that is a field that is an object or a list.
+    pub is_part: bool,
+}
+
+impl ItemVersion {
+    /// Whether the vault has it.
+    pub(crate) fn is(&self, found: &Secret) -> bool {
+        is_same(&self.value, self.is_part, found)
+    }
 }
 
 /// What the config says about it.
@@ -129,8 +142,9 @@ fn item(held: &Held, field: Option<&String>, target: String, problems: &mut Vec<
     let previous = held.previous.as_ref().filter(|version| version.content != held.current.content);
     let previous = match previous {
         Some(version) => {
-            let (value, _) = taken(version, "AWSPREVIOUS")?;
-            (value != current).then(|| ItemVersion { id: version.id.clone(), value })
+            let (value, content_type) = taken(version, "AWSPREVIOUS")?;
+            let is_part = is_part(field, content_type);
+            (value != current).then(|| ItemVersion { id: version.id.clone(), value, is_part })
         }
         None => None,
     };
@@ -146,7 +160,11 @@ fn item(held: &Held, field: Option<&String>, target: String, problems: &mut Vec<
         target,
         content_type,
         tags,
-        current: ItemVersion { id: held.current.id.clone(), value: current },
+        current: ItemVersion {
+            id: held.current.id.clone(),
+            value: current,
+            is_part: is_part(field, content_type),
+        },
         previous,
         left_out,
     })
@@ -165,7 +183,7 @@ pub(crate) fn value(
         (Content::Binary(_), Some(_)) => return Err("is binary, and has no fields"),
         (Content::Text(text), None) => {
             let is_object = serde_json::from_str::<Value>(text.expose()).is_ok_and(|value| value.is_object());
-            return Ok((text.clone(), if is_object { "application/json" } else { "text/plain" }));
+            return Ok((text.clone(), if is_object { JSON } else { "text/plain" }));
         }
         (Content::Text(text), Some(_)) => text,
     };
@@ -182,9 +200,61 @@ pub(crate) fn value(
             let text: String = serde_json::from_str(written).map_err(|_| no_json)?;
             Ok((Secret::new(text), "text/plain"))
         }
-        Some(b'{' | b'[') => Ok((Secret::new(written), "application/json")),
+        Some(b'{' | b'[') => Ok((Secret::new(written), JSON)),
         _ => Ok((Secret::new(written), "text/plain")),
     }
+}
+
+/// Whether the vault has what a version of the source says, whole or of a field.
+pub(crate) fn is_copied(content: &Content, field: Option<&String>, found: &Secret) -> Option<bool> {
+    let (value, content_type) = value(content, field).ok()?;
+    Some(is_same(&value, is_part(field, content_type), found))
+}
+
+fn is_part(field: Option<&String>, content_type: &str) -> bool {
+    field.is_some() && content_type == JSON
+}
+
+/// An object or a list may be written in another way: an earlier version of this step did not copy it to the letter.
+fn is_same(expected: &Secret, is_part: bool, found: &Secret) -> bool {
+    let (expected, found) = (expected.expose(), found.expose());
+    // What is nested so deep that it is no `Value` is not looked into either.
+    let is_json = |text: &str| serde_json::from_str::<Value>(text).is_ok();
+    expected == found || is_part && is_json(expected) && is_json(found) && is_equal(expected, found)
+}
+
+/// Whether two texts are the same JSON. Not by `Value`: two large numbers that differ may be one there.
+fn is_equal(one: &str, other: &str) -> bool {
+    fn both<'a, T: serde::Deserialize<'a>>(one: &'a str, other: &'a str) -> Option<(T, T)> {
+        Some((serde_json::from_str(one).ok()?, serde_json::from_str(other).ok()?))
+    }
+    match one.as_bytes().first() {
+        Some(b'{') => both::<BTreeMap<String, &RawValue>>(one, other).is_some_and(|(one, other)| {
+            let is_in = |(key, value): (&String, &&RawValue)| {
+                other.get(key).is_some_and(|other| is_equal(value.get(), other.get()))
+            };
+            one.len() == other.len() && one.iter().all(is_in)
+        }),
+        Some(b'[') => both::<Vec<&RawValue>>(one, other).is_some_and(|(one, other)| {
+            one.len() == other.len() && one.iter().zip(&other).all(|(a, b)| is_equal(a.get(), b.get()))
+        }),
+        Some(b'"') => both::<String>(one, other).is_some_and(|(one, other)| one == other),
+        Some(b'-' | b'0'..=b'9') => number(one) == number(other),
+        _ => one == other,
+    }
+}
+
+/// Sign, digits and exponent of a number: those of `1.50` and `15e-1` are the same. Zero has no digits.
+fn number(text: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let kept = digits.trim_end_matches('0');
+    let moved = i64::try_from(digits.len() - kept.len()).ok()? - i64::try_from(fraction.len()).ok()?;
+    let exponent = exponent.parse::<i64>().ok()?.checked_add(moved)?;
+    let kept = kept.trim_start_matches('0');
+    let exponent = if kept.is_empty() { 0 } else { exponent };
+    Some((mantissa.starts_with('-'), kept.to_owned(), exponent))
 }
 
 /// A field of what is an object.

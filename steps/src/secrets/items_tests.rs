@@ -161,3 +161,43 @@ fn the_previous_version_is_kept_where_it_says_something_else() {
         found.iter().map(|i| (i.target.as_str(), i.previous.as_ref().map(|p| p.value.expose()))).collect();
     assert_eq!(seen, [("a-password", Some("old")), ("a-user", None)]);
 }
+
+#[test]
+fn a_part_is_the_same_however_it_is_written_and_nothing_else_is() {
+    let is = |content: &str, field: &str, found: &str| {
+        is_copied(&text(content), Some(&field.to_owned()), &Secret::new(found)).unwrap()
+    };
+    let json = r#"{"hosts": ["a", "b"], "deep": {"pin": 1.50, "b": [1e3, true, null, "\u00e4"]},
+        "large": [12345678901234567890123], "port": 1.50, "text": "[1, 2]"}"#;
+    for (field, found) in [
+        ("hosts", r#"["a","b"]"#),
+        ("deep", r#"{"b":[1000.0,true,null,"ä"],"pin":1.5}"#),
+        ("large", "[12345678901234567890123]"),
+        ("port", "1.50"),
+        ("text", "[1, 2]"),
+    ] {
+        assert!(is(json, field, found), "{field}: {found}");
+    }
+    for (field, found) in [
+        ("hosts", r#"["b","a"]"#),
+        ("hosts", r#"["a"]"#),
+        ("hosts", r#"["a","b"] x"#),
+        ("deep", r#"{"b":[1000.0,true,null,"ä"],"pin":1.5,"more":1}"#),
+        ("deep", r#"{"b":[1000.1,true,null,"ä"],"pin":1.5}"#),
+        ("deep", r#"{"b":[1000.0,true,0,"ä"],"pin":1.5}"#),
+        // An earlier version has written this.
+        ("large", "[1.2345678901234568e+22]"),
+        // To the letter: these are texts.
+        ("port", "1.5"),
+        ("text", "[1,2]"),
+    ] {
+        assert!(!is(json, field, found), "{field}: {found}");
+    }
+    let whole = text(r#"{"a": 1}"#);
+    assert_eq!(is_copied(&whole, None, &Secret::new(r#"{"a":1}"#)), Some(false));
+    let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(9_000), "]".repeat(9_000));
+    assert!(!is(&deep, "a", &format!("{} {}", "[".repeat(9_000), "]".repeat(9_000))));
+    let numbers = ["0", "-0.0", "10", "1e1", "1.0E+1", "-10", "0.001", "1e-3", "100e-5"].map(number);
+    let same = |at: usize| numbers.iter().filter(|number| **number == numbers[at]).count();
+    assert_eq!([0, 1, 2, 5, 6].map(same), [1, 1, 3, 1, 3]);
+}
