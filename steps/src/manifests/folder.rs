@@ -11,6 +11,7 @@ use migrate_plugin_api::StepError;
 use serde_json::Value;
 
 use super::apply::Skipped;
+use super::apply_set::group_kind;
 use super::order::{self, Manifest};
 use super::{render, tree};
 use crate::inventory::Catalog;
@@ -165,7 +166,8 @@ fn once_each(manifests: &[Manifest]) -> Result<(), StepError> {
 
 /// Why an object is not applied.
 fn why_left_out(manifest: &Manifest) -> Option<String> {
-    if is_of_aks(manifest) {
+    let kind = group_kind(&manifest.api_version, &manifest.kind);
+    if is_of_aks(&kind, &manifest.namespace, &manifest.name) {
         let reason =
             "AKS has its own, and would lose it: names of yours belong into `coredns-custom` (EKS-ADD-012)";
         return Some(reason.to_owned());
@@ -176,10 +178,8 @@ fn why_left_out(manifest: &Manifest) -> Option<String> {
 
 /// The Corefile, which AKS keeps: another would take its names from every pod.
 /// <https://learn.microsoft.com/azure/aks/coredns-custom>
-fn is_of_aks(manifest: &Manifest) -> bool {
-    manifest.api_version == "v1"
-        && (manifest.kind.as_str(), manifest.namespace.as_str(), manifest.name.as_str())
-            == ("ConfigMap", "kube-system", "coredns")
+pub(super) fn is_of_aks(group_kind: &str, namespace: &str, name: &str) -> bool {
+    (group_kind, namespace, name) == ("ConfigMap", "kube-system", "coredns")
 }
 
 fn left_out(manifest: &Manifest) -> Option<Skipped> {

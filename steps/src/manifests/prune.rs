@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::apply_set::{PART_OF, Prune, Record, group_kind};
+use super::folder;
 use super::once::Once;
 use super::order::{self, Manifest};
 use super::outlook::differing;
@@ -146,6 +147,10 @@ struct Survey {
 fn reason_to_keep(group_kind: &str, object: &DynamicObject) -> Option<String> {
     if KEPT_KINDS.contains(&group_kind) {
         return Some("what it holds would be lost with it".to_owned());
+    }
+    let (namespace, name) = (object.metadata.namespace.as_deref(), object.metadata.name.as_deref());
+    if folder::is_of_aks(group_kind, namespace.unwrap_or_default(), name.unwrap_or_default()) {
+        return Some("AKS has its own".to_owned());
     }
     if let Some(owner) = object.owner_references().first() {
         return Some(format!("{} {} owns it", owner.kind, owner.name));
@@ -436,4 +441,17 @@ pub(super) async fn is_there(client: &Client, catalog: &Catalog, note: &Pruned) 
     let found = kind.api(client, &note.namespace).get_metadata_opt(&note.name).await;
     let found = found.map_err(|e| kube_error(format!("failed to read {note}"), e))?;
     Ok(found.is_some_and(|found| found.uid().as_deref() == Some(&note.uid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_corefile_of_aks_is_never_deleted() {
+        let corefile = json!({ "metadata": { "name": "coredns", "namespace": "kube-system" } });
+        let corefile: DynamicObject = serde_json::from_value(corefile).unwrap();
+        assert_eq!(reason_to_keep("ConfigMap", &corefile).as_deref(), Some("AKS has its own"));
+    }
 }
