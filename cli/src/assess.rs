@@ -38,10 +38,10 @@ pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
         (None, None) => return Err(Failure::Usage("name a folder, or a cluster with --context".to_owned())),
     };
     for path in &assessment.left_out {
-        say!("{path} was left out: links are not followed");
+        say!("{}", left_out(path));
     }
     for what in &assessment.unreadable {
-        say!("{what} could not be read: what it holds is not in here");
+        say!("{}", unread(what));
     }
     if let Some(file) = &args.html {
         write(file, &html::page(&assessment, &known.rules))?;
@@ -55,6 +55,16 @@ pub async fn assess(cli: &Cli, args: &AssessArgs) -> Result<Exit, Failure> {
         print(&shown(&assessment, &known))?;
     }
     Ok(if args.check && is_open(&assessment) { Exit::Failed } else { Exit::Done })
+}
+
+/// That a link in a folder was not looked at.
+pub fn left_out(path: &str) -> String {
+    format!("{path} was left out: links are not followed")
+}
+
+/// That something was not looked at for want of a right.
+pub fn unread(what: &str) -> String {
+    format!("{what} could not be read: what it holds is not in here")
 }
 
 /// Whether something is left, or was not seen: of that it can't be said that nothing is.

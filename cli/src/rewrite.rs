@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use migrate_steps::manifests::{RewrittenFile, rewrite_files};
 
 use crate::args::{Cli, RewriteArgs};
+use crate::assess::left_out;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
@@ -52,7 +53,7 @@ pub fn rewrite(cli: &Cli, args: &RewriteArgs) -> Result<Exit, Failure> {
         say!("  {} {verb}: nothing in it is for AKS; take it out of what names it", file.path);
     }
     for path in &done.left_out {
-        say!("  {path} was left out: links are not followed");
+        say!("  {}", left_out(path));
     }
     let mut needs: Vec<&String> = done.findings.iter().flat_map(|finding| &finding.needs).collect();
     needs.sort();

@@ -7,6 +7,8 @@ use migrate_steps::assess::Assessment;
 use migrate_steps::rules::{Finding, Rule, RuleSet, RuleSeverity};
 use serde_json::{Value, json};
 
+use crate::assess::{left_out, unread};
+
 /// The document.
 pub fn document(assessment: &Assessment, rules: &RuleSet) -> Value {
     let used: BTreeSet<&str> = assessment.findings.iter().map(|finding| finding.rule.as_str()).collect();
@@ -28,14 +30,8 @@ pub fn document(assessment: &Assessment, rules: &RuleSet) -> Value {
 /// How the look went: what could not be read or was left out is nothing without findings.
 fn invocation(assessment: &Assessment) -> Value {
     let notification = |level: &str, text: String| json!({ "level": level, "message": { "text": text } });
-    let unreadable = assessment
-        .unreadable
-        .iter()
-        .map(|what| notification("error", format!("{what} could not be read: what it holds is not in here")));
-    let left_out = assessment
-        .left_out
-        .iter()
-        .map(|path| notification("warning", format!("{path} was left out: links are not followed")));
+    let unreadable = assessment.unreadable.iter().map(|what| notification("error", unread(what)));
+    let left_out = assessment.left_out.iter().map(|path| notification("warning", left_out(path)));
     json!({ "executionSuccessful": assessment.unreadable.is_empty(),
         "toolExecutionNotifications": unreadable.chain(left_out).collect::<Vec<_>>() })
 }

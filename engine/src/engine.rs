@@ -299,12 +299,7 @@ impl Engine {
         events: EventSink,
         shutdown: &Shutdown,
     ) -> Result<RunReport, RunError> {
-        let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
-        let run = find(&*store, request.run.as_ref()).await?;
-        // Looked for before the facts are read: a process that ends meanwhile has stored its end.
-        let holder = self.holder_of(&*store, &run.id).await?;
-        let facts = RunFacts::fold(store.facts(&run.id).await?);
-        let alive = holder.is_some() && facts.ended.is_none();
+        let (run, facts, holder) = self.standing(request.run.as_ref()).await?;
         let cancel = CancellationToken::new();
         let verifier = Verifier {
             run: &run,
@@ -316,7 +311,7 @@ impl Engine {
             cancel: &cancel,
         };
         let level = shutdown.subscribe();
-        tokio::pin! { let work = verifier.verify(facts, alive); }
+        tokio::pin! { let work = verifier.verify(facts, holder.is_some()); }
         tokio::select! {
             report = &mut work => Ok(report),
             () = stop_requested(level) => {

@@ -7,6 +7,8 @@ use crate::error::RunError;
 use crate::history::{History, HistoryRequest, story};
 use crate::report::{RunReport, RunStatus, RunSummary};
 use crate::run::state::RunFacts;
+use crate::store::fact::RunRecord;
+use crate::store::holder::Holder;
 use crate::workflow::{Diagnostics, Params, Source};
 
 /// Log lines read at once: a few megabytes.
@@ -43,13 +45,22 @@ impl Engine {
     /// # Errors
     /// When there is no such run or the store can't be read.
     pub async fn status(&self, run: Option<&RunId>) -> Result<RunStatus, RunError> {
+        let (run, facts, holder) = self.standing(run).await?;
+        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
+    }
+
+    /// A run, what is known of it, and who works on it.
+    pub(crate) async fn standing(
+        &self,
+        run: Option<&RunId>,
+    ) -> Result<(RunRecord, RunFacts, Option<Holder>), RunError> {
         let Some(store) = self.existing_store().await? else { return Err(RunError::NoRuns) };
         let run = find(&*store, run).await?;
         // Looked for before the facts are read: a process that ends meanwhile has stored its end.
         let holder = self.holder_of(&*store, &run.id).await?;
         let facts = RunFacts::fold(store.facts(&run.id).await?);
         let holder = holder.filter(|_| facts.ended.is_none());
-        Ok(RunStatus { report: facts.report(&run, holder.is_some()), holder })
+        Ok((run, facts, holder))
     }
 
     /// All runs, newest first. Needs no lock.

@@ -164,9 +164,7 @@ fn is_away(error: &azure_core::Error) -> bool {
         ErrorKind::HttpResponse { status, .. } => matches!(u16::from(*status), 408 | 429 | 500..=599),
         _ => false,
     };
-    let first: &(dyn StdError + 'static) = error;
-    let mut causes = std::iter::successors(Some(first), |error| (*error).source());
-    causes.any(|error| error.downcast_ref().is_some_and(passes)) || {
+    causes(error).any(passes) || {
         let said = error.to_string();
         let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
         says(&CLI_IS_CUT_OFF) && !says(&CLI_IS_KEPT_OUT)
@@ -175,10 +173,13 @@ fn is_away(error: &azure_core::Error) -> bool {
 
 /// Whether there is somebody behind an error who answers.
 fn has_answered(error: &azure_core::Error) -> bool {
+    causes(error).any(|error| matches!(error.kind(), ErrorKind::HttpResponse { .. }))
+}
+
+/// An error and those of its causes that are Azure's.
+fn causes(error: &azure_core::Error) -> impl Iterator<Item = &azure_core::Error> {
     let first: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(first), |error| (*error).source())
-        .filter_map(|error| error.downcast_ref::<azure_core::Error>())
-        .any(|error| matches!(error.kind(), ErrorKind::HttpResponse { .. }))
+    std::iter::successors(Some(first), |error| (*error).source()).filter_map(|error| error.downcast_ref())
 }
 
 /// An identity that a machine may have.

@@ -485,7 +485,6 @@ async fn what_an_earlier_attempt_has_made_in_the_identity_of_another_is_taken_ba
     assert_eq!(stage.step.apply(&ctx, &config).await.unwrap_err().class, ErrorClass::Auth);
     assert_eq!(stage.names().len(), 4);
     stage.stand.0.lock().unwrap().refused = None;
-    let ctx = ctx.with_state(None, stage.host.recorded().cursors.pop());
     let outputs = stage.step.apply(&ctx, &config).await.unwrap();
     assert_eq!(outputs["made"][0]["added"], json!(["jobs_runner"]));
     assert_eq!(outputs["made"][0]["assignments"][0]["added"], true);

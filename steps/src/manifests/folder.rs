@@ -105,8 +105,8 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
     if all.is_empty() {
         return Err(StepError::permanent(format!("{} holds no manifest", root.display())));
     }
-    let (mut manifests, others): (Vec<Manifest>, Vec<Manifest>) =
-        all.into_iter().partition(|manifest| why_left_out(manifest).is_none());
+    let left_out = leave_out(&mut all);
+    let mut manifests = all;
     first_definitions(&mut manifests, &charts);
     first_of_equals(&mut manifests);
     once_each(&manifests)?;
@@ -116,7 +116,6 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
         let is_charts = |manifest: &&Manifest| render::belongs_to_chart(&manifest.file, folders());
         notes.extend(default_note(manifests.iter().filter(is_charts)));
     }
-    let left_out = others.iter().filter_map(left_out).collect();
     Ok((Folder { manifests, left_out, notes }, unread))
 }
 
@@ -182,9 +181,15 @@ pub(super) fn is_of_aks(group_kind: &str, namespace: &str, name: &str) -> bool {
     (group_kind, namespace, name) == ("ConfigMap", "kube-system", "coredns")
 }
 
-fn left_out(manifest: &Manifest) -> Option<Skipped> {
-    let reason = why_left_out(manifest)?;
-    Some(Skipped { file: manifest.file.clone(), object: manifest.to_string(), reason })
+/// Takes out what is not applied.
+fn leave_out(manifests: &mut Vec<Manifest>) -> Vec<Skipped> {
+    let mut left_out = Vec::new();
+    manifests.retain(|manifest| {
+        let Some(reason) = why_left_out(manifest) else { return true };
+        left_out.push(Skipped { file: manifest.file.clone(), object: manifest.to_string(), reason });
+        false
+    });
+    left_out
 }
 
 fn hook_note(manifest: &Manifest) -> Option<String> {
@@ -230,8 +235,7 @@ impl Folder {
                 manifest.object["metadata"]["namespace"] = namespace.into();
             }
         }
-        self.left_out.extend(self.manifests.iter().filter_map(left_out));
-        self.manifests.retain(|manifest| why_left_out(manifest).is_none());
+        self.left_out.extend(leave_out(&mut self.manifests));
         once_each(&self.manifests)
     }
 }

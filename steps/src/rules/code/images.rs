@@ -188,7 +188,7 @@ pub(super) fn agent_beside(look: &Look<'_>) -> Vec<Match> {
 }
 
 /// Where containers log in to ECR, and whether the pod does nothing but refresh a pull secret: each of its
-/// containers fetches the password or makes the secret, and no command of it is known to be for anything else.
+/// containers fetches the password or makes the secret, and each command of it is known to be for that.
 fn logins(look: &Look<'_>) -> (Vec<Match>, bool) {
     let (mut found, mut refreshes) = (Vec::new(), true);
     if !look.object.keys.has("containers") {

@@ -332,10 +332,11 @@ impl Ingresses {
         for (name, _) in settings.iter().filter(|(name, _)| OF_BALANCER.iter().any(|(of, _)| of == name)) {
             group.closing.entry(name.to_owned()).or_default().insert(asked.name.clone());
         }
-        let is_open = settings.iter().any(|(name, _)| rule_of(name).is_some())
+        // It stays an Ingress.
+        let is_kept = settings.iter().any(|(name, _)| rule_of(name).is_some())
             || self.has_login(&asked.name.0, &asked.services)
             || self.lacking(class).is_some();
-        if is_open {
+        if is_kept {
             return;
         }
         let earlier = |first: &Name| asked.name < *first;
