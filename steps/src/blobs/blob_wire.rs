@@ -21,6 +21,7 @@ use super::dress::Dress;
 use super::errors::{BlobAnswer, Said, line_error, no_token};
 use super::http1::{Broken, Lines};
 use super::names::encoded;
+use super::room::Held;
 use crate::tokens::Tokens;
 
 /// The version of the service that the client speaks too.
@@ -141,17 +142,17 @@ impl Wire {
         Ok(Taken { md5, etag: text("etag").unwrap_or_default().to_owned() })
     }
 
-    /// Stages a block. `id` is not in base64 yet.
+    /// Stages a block, and gives its room back as it is sent. `id` is not in base64 yet.
     ///
     /// # Errors
     /// As [`put_blob`](Self::put_blob).
-    pub(super) async fn put_block(&self, name: &str, id: &[u8], block: &Pieces) -> Result<(), StepError> {
+    pub(super) async fn put_block(&self, name: &str, id: &[u8], block: Held) -> Result<(), StepError> {
         let id = encoded(&BASE64.encode(id)).replace('/', "%2F");
         let query = format!("comp=block&blockid={id}");
-        let check = self.check(block.crc64, || block.md5());
+        let bytes = block.pieces.bytes;
+        let check = self.check(block.pieces.crc64, || block.pieces.md5());
         let failed = || format!("failed to write a block of blob `{name}`");
-        let put =
-            self.put(name, Some(query.as_str()), HeaderMap::new(), block.body(), block.bytes, &check, failed);
+        let put = self.put(name, Some(query.as_str()), HeaderMap::new(), block.sent(), bytes, &check, failed);
         put.await.map(drop)
     }
 

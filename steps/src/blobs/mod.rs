@@ -34,6 +34,7 @@ mod renew;
 mod repository;
 #[cfg(test)]
 mod repository_tests;
+mod room;
 mod s3_wire;
 mod source;
 #[cfg(test)]

@@ -347,6 +347,18 @@ async fn a_storm_of_503_ends_and_everything_arrives() {
     world.assert_equal();
 }
 
+/// What was sent is no longer held. Sixteen blocks are on their way at once, and there is room to read one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_that_are_refused_after_they_were_sent_are_read_again_of_the_same_version() {
+    let world = World::new(None).await;
+    world.bucket.put_object("large", multipart(noise(160 * MIB, 3), 3));
+    world.refuse(503, "ServerBusy", |kind, _, before| kind == "put-block" && before < 16);
+    assert_eq!(world.apply().await.unwrap().copied, 1);
+    world.assert_equal();
+    assert_eq!((world.bucket.counts()["get"], world.sink.counts()["put-block"]), (36, 36));
+    assert!(world.sink.arrivals().values().all(|times| *times == 1), "a block was sent twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_azure_cannot_fetch_at_random_is_streamed() {
     let mut world = World::new(None).await;

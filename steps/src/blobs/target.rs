@@ -33,6 +33,7 @@ use super::names::folder;
 use super::pace::Pace;
 use super::passing::{NotPassed, Passing};
 use super::renew::Renewed;
+use super::room::Held;
 use super::source::PAGES_AHEAD;
 use crate::site::ContainerRef;
 
@@ -377,14 +378,26 @@ impl Target {
         Ok(blocks.into_iter().filter_map(|b| Some((b.name?, u64::try_from(b.size?).ok()?))).collect())
     }
 
-    /// Stages a block. Azure checks it on arrival.
-    pub(super) async fn stage(&self, key: &str, id: &[u8], block: &Pieces) -> Result<(), StepError> {
-        let name = self.name(key);
+    /// Stages a block, read for every request by `read`: what was sent is no longer held. Azure checks it on
+    /// arrival.
+    ///
+    /// # Errors
+    /// The target's; of `read`, which the target isn't asked again for.
+    pub(super) async fn stage<F>(&self, key: &str, id: &[u8], read: impl Fn() -> F) -> Result<(), StepError>
+    where
+        F: Future<Output = Result<Held, StepError>>,
+    {
+        let (name, read) = (self.name(key), &read);
         let send = |access: Arc<Access>| {
             let name = &name;
-            async move { access.wire.put_block(name, id, block).await }
+            async move {
+                match read().await {
+                    Ok(block) => access.wire.put_block(name, id, block).await.map(Ok),
+                    Err(error) => Ok(Err(error)),
+                }
+            }
         };
-        self.request(send).await
+        self.request(send).await?
     }
 
     /// Makes the blob of its staged blocks.

@@ -24,12 +24,15 @@ use super::errors::{changed, damaged, differs, same};
 use super::names::{invalid_name, metadata, tags};
 use super::pace::Cap;
 use super::passing::{NotPassed, Passing, passed};
+use super::room::{Held, Room};
 use super::source::{Object, Properties, Reading, Source};
 use super::target::{Blob, FetchError, Refusal, Target};
 
-/// Bytes held at once, over all objects: what four blocks in flight need and no more. On their way they
-/// take about twice that.
+/// Bytes held at once, over all objects: four blocks that are read or sent. On their way they take about
+/// twice that. A block that awaits its answer takes none.
 const MEMORY_BYTES: u64 = 32 << 20;
+/// The same for blocks that are read again, because they were refused: one at a time.
+const AGAIN_BYTES: u64 = STREAM_BLOCK_BYTES;
 /// Objects up to this are at hand with their first piece, and their MD5 costs nothing.
 const AT_HAND_BYTES: u64 = 64 << 10;
 /// Objects that are passed on at the same time: each holds a few pieces of some 400 KiB.
@@ -39,8 +42,8 @@ const PASSED_AT_ONCE: usize = 16;
 const OBJECT_ATTEMPTS: u32 = 3;
 /// First pause before an object is begun again; doubled.
 const OBJECT_PAUSE: Duration = Duration::from_millis(500);
-/// Blocks of one object at the same time.
-const BLOCKS_AT_ONCE: usize = 8;
+/// Blocks of one object at the same time; most of them await their answer.
+const BLOCKS_AT_ONCE: usize = 16;
 /// Objects up to this go in one request when Azure fetches; above, a broken fetch costs too much.
 const FETCH_WHOLE_BYTES: u64 = 256 << 20;
 /// Azure's limit of the URL it fetches from.
@@ -57,7 +60,9 @@ pub(super) struct Mover {
     tags: Tags,
     tier: Option<Tier>,
     cap: Option<Cap>,
-    memory: Semaphore,
+    memory: Room,
+    /// Of its own, as who waits for it has been let through to the target, and who has `memory` may wait for that.
+    again: Room,
     passing: Semaphore,
     refusals: AtomicU32,
     /// Bytes at the target, for the progress line; counts a block when it is there.
@@ -80,7 +85,8 @@ impl Mover {
             tags: config.tags,
             tier: config.tier,
             cap: config.bandwidth_mib.map(|mib| Cap::new(mib.get().saturating_mul(1 << 20))),
-            memory: Semaphore::new(usize::try_from(MEMORY_BYTES >> 10).unwrap_or(usize::MAX)),
+            memory: Room::new(MEMORY_BYTES),
+            again: Room::new(AGAIN_BYTES),
             passing: Semaphore::new(PASSED_AT_ONCE),
             refusals: AtomicU32::new(0),
             moved: AtomicU64::new(0),
@@ -207,7 +213,8 @@ impl Mover {
     async fn stream_whole(&self, object: &Object) -> Result<CopyOutputs, StepError> {
         self.line(object.size).await;
         if object.size > AT_HAND_BYTES {
-            let _one = acquire(&self.passing, 1).await?;
+            // Never closed; were it, the pass would be over.
+            let _one = self.passing.acquire().await.map_err(|_| StepError::cancelled())?;
             match Box::pin(self.pass_on(object)).await {
                 Ok(Ok(counts)) => return Ok(counts),
                 Ok(Err((properties, reading))) => return self.collect(object, properties, reading).await,
@@ -227,7 +234,7 @@ impl Mover {
         properties: Properties,
         reading: Reading,
     ) -> Result<CopyOutputs, StepError> {
-        let _memory = self.room(object.size).await?;
+        let _memory = self.memory.take(object.size).await?;
         let blob = reading.all().await?;
         let (md5, kind) = match (properties.crc64, properties.md5.clone()) {
             (Some(known), claimed) => {
@@ -387,15 +394,29 @@ impl Mover {
         there: &[Option<Crc64>],
     ) -> Result<Crc64, StepError> {
         let (offset, length) = layout.range(index);
-        let _memory = self.room(length).await?;
-        self.line(length).await;
-        let block = self.source.range(object, offset, length).await?;
-        if !there.contains(&Some(block.crc64)) {
-            let id = layout.block_id(&object.etag, index, Some(block.crc64));
-            self.target.stage(&object.key, &id, &block).await?;
+        let read = async |room: &Room| {
+            let room = room.take(length).await?;
+            self.line(length).await;
+            Ok::<_, StepError>(Held { pieces: self.source.range(object, offset, length).await?, room })
+        };
+        let block = read(&self.memory).await?;
+        let crc64 = block.pieces.crc64;
+        if !there.contains(&Some(crc64)) {
+            let id = layout.block_id(&object.etag, index, Some(crc64));
+            let first = Mutex::new(Some(block));
+            let block = || async {
+                let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let block = match first {
+                    Some(block) => block,
+                    None => read(&self.again).await?,
+                };
+                same(object, crc64, block.pieces.crc64)?;
+                Ok(block)
+            };
+            self.target.stage(&object.key, &id, block).await?;
         }
         self.moved.fetch_add(length, Ordering::Relaxed);
-        Ok(block.crc64)
+        Ok(crc64)
     }
 
     /// Has Azure fetch the object: whole where its MD5 is known for Azure to check, in blocks
@@ -573,15 +594,4 @@ impl Mover {
             cap.pass(bytes).await;
         }
     }
-
-    /// Room in memory for `bytes`; all of it where they are more.
-    async fn room(&self, bytes: u64) -> Result<tokio::sync::SemaphorePermit<'_>, StepError> {
-        let kibibytes = bytes.min(MEMORY_BYTES).div_ceil(1 << 10);
-        acquire(&self.memory, u32::try_from(kibibytes).unwrap_or(u32::MAX)).await
-    }
-}
-
-async fn acquire(semaphore: &Semaphore, count: u32) -> Result<tokio::sync::SemaphorePermit<'_>, StepError> {
-    // Never closed; were it, the pass would be over.
-    semaphore.acquire_many(count).await.map_err(|_| StepError::cancelled())
 }
