@@ -19,8 +19,9 @@ pub struct ClusterRef {
     pub context: String,
 }
 
-/// How AWS is reached: `[source.aws]`. Without a profile or a file, the standard chain:
-/// environment, shared config, SSO, web identity, container and instance metadata.
+/// How AWS is reached: `[source.aws]`. A profile or a file that is named is the only place of credentials;
+/// without both, the standard chain: environment, shared config, SSO, web identity, container and instance
+/// metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct AwsAccess {

@@ -54,6 +54,8 @@ pub struct Stored {
     pub headers: BTreeMap<String, String>,
     /// Its bytes, if they are few.
     bytes: Option<bytes::Bytes>,
+    /// What it was committed of.
+    blocks: BTreeMap<String, Block>,
     etag: u64,
 }
 
@@ -77,6 +79,7 @@ struct Inner {
 pub struct Sink {
     inner: Mutex<Inner>,
     faults: Mutex<Option<Faults>>,
+    late_faults: Mutex<Option<Faults>>,
     /// As services before version 2026-02-06, and Azurite.
     ignores_start: AtomicBool,
     /// As the real one does.
@@ -92,6 +95,14 @@ type Answer = Result<Response, Refusal>;
 
 struct Refusal(StatusCode, String, Option<u64>);
 
+fn fault(faults: &Mutex<Option<Faults>>, kind: &str, name: &str, before: u64) -> Result<(), Refusal> {
+    let faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+    match faults.as_ref().and_then(|faults| faults(kind, name, before)) {
+        Some(fault) => Err(Refusal(refuse(fault.status, "").0, fault.code.to_owned(), fault.retry_after)),
+        None => Ok(()),
+    }
+}
+
 fn refuse(status: u16, code: &str) -> Refusal {
     Refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), code.to_owned(), None)
 }
@@ -106,6 +117,7 @@ impl Sink {
         let sink = Arc::new(Self {
             inner: Mutex::default(),
             faults: Mutex::default(),
+            late_faults: Mutex::default(),
             ignores_start: AtomicBool::new(false),
             keeps_md5: AtomicBool::new(false),
             listed,
@@ -120,6 +132,11 @@ impl Sink {
     /// From now on.
     pub fn set_faults(&self, faults: Option<Faults>) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+    }
+
+    /// The same for requests that are done, and whose answer is lost.
+    pub fn set_late_faults(&self, faults: Option<Faults>) {
+        *self.late_faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// Whether a listing can't begin in the middle.
@@ -179,7 +196,8 @@ impl Sink {
         // account/container/name
         let mut path = path.splitn(3, '/');
         let (_, _, name) = (path.next(), path.next(), path.next().unwrap_or_default());
-        let name = percent_decoded(name);
+        // As Azure has it, however it came.
+        let name = percent_decoded(name).replace('\\', "/");
         let comp = query.get("comp").map_or("", String::as_str);
         let copies = parts.headers.contains_key("x-ms-copy-source");
         let kind = match (&parts.method, comp, copies) {
@@ -200,12 +218,13 @@ impl Sink {
             (&Method::GET, _, _) if query.contains_key("restype") => "get-container",
             _ => "other",
         };
-        self.count(kind, &name)?;
+        let before = self.count(kind);
+        fault(&self.faults, kind, &name, before)?;
         let call = Call { name, query, headers: parts.headers };
         if !self.gate.passes(kind, call.token()) {
             return Err(refuse(401, "InvalidAuthenticationInfo"));
         }
-        match kind {
+        let answer = match kind {
             "list" | "list from" => Ok(self.list(&call)),
             "get-block-list" => self.block_list(&call),
             "put-block" | "put-block-from-url" => self.put_block(&call, body).await,
@@ -218,21 +237,17 @@ impl Sink {
             "get" => self.get(&call),
             "delete" => self.delete(&call),
             _ => Err(refuse(501, "NotImplemented")),
-        }
+        }?;
+        fault(&self.late_faults, kind, &call.name, before)?;
+        Ok(answer)
     }
 
-    fn count(&self, kind: &str, name: &str) -> Result<(), Refusal> {
-        let before = {
-            let mut inner = self.inner();
-            let count = inner.counts.entry(kind.to_owned()).or_default();
-            *count += 1;
-            *count - 1
-        };
-        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        match faults.as_ref().and_then(|faults| faults(kind, name, before)) {
-            Some(fault) => Err(Refusal(refuse(fault.status, "").0, fault.code.to_owned(), fault.retry_after)),
-            None => Ok(()),
-        }
+    /// How many of the kind came before.
+    fn count(&self, kind: &str) -> u64 {
+        let mut inner = self.inner();
+        let count = inner.counts.entry(kind.to_owned()).or_default();
+        *count += 1;
+        *count - 1
     }
 
     /// The bytes of a put: what was sent, or what the copy source gives.
@@ -298,21 +313,27 @@ impl Sink {
         let body =
             axum::body::to_bytes(body, 16 << 20).await.map_err(|_| refuse(413, "RequestBodyTooLarge"))?;
         let text = String::from_utf8_lossy(&body);
-        let ids: Vec<&str> = text
+        let ids: Vec<(bool, &str)> = text
             .split('<')
-            .filter_map(|tag| tag.strip_prefix("Uncommitted>").or_else(|| tag.strip_prefix("Latest>")))
+            .filter_map(|tag| Some((tag.starts_with("Latest>"), tag.split_once('>')?)))
+            .filter_map(|(latest, (kind, id))| {
+                matches!(kind, "Uncommitted" | "Latest").then_some((latest, id))
+            })
             .collect();
         if ids.len() > MAX_BLOCKS {
             return Err(refuse(400, "BlockListTooLong"));
         }
         let mut stored = call.stored()?;
         let mut inner = self.inner();
-        let staged = inner.staged.get(&call.name);
+        let (staged, committed) = (inner.staged.get(&call.name), inner.blobs.get(&call.name));
         stored.crc64 = crc_fast::checksum(Crc64Nvme, b"");
-        for id in ids {
-            let block = staged.and_then(|s| s.get(id)).ok_or_else(|| refuse(400, "InvalidBlockList"))?;
+        for (latest, id) in ids {
+            let committed = committed.filter(|_| latest).and_then(|blob| blob.blocks.get(id));
+            let block = staged.and_then(|staged| staged.get(id)).or(committed);
+            let block = *block.ok_or_else(|| refuse(400, "InvalidBlockList"))?;
             stored.size += block.size;
             stored.crc64 = crc_fast::checksum_combine(Crc64Nvme, stored.crc64, block.crc64, block.size);
+            stored.blocks.insert(id.to_owned(), block);
         }
         let etag = inner.store(call, stored)?;
         created(None, etag)

@@ -159,8 +159,12 @@ pub(super) fn invalid_name(name: &str) -> Option<&'static str> {
     if name.split('/').count() > MAX_NAME_SEGMENTS {
         return Some("the name has more than 254 path segments");
     }
-    if name.ends_with('/') || name.ends_with('\\') {
+    if name.ends_with('/') {
         return Some("the name ends with a slash");
+    }
+    // Also where it is sent as `%5C` (azure-sdk-for-js #5405): another blob would be written.
+    if name.contains('\\') {
+        return Some("Azure makes a slash of a backslash");
     }
     if name.split('/').any(|segment| segment.ends_with('.')) {
         return Some("a path segment ends with a dot");

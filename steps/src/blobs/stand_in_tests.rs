@@ -16,7 +16,7 @@ use super::stand::bucket::Object;
 use super::stand::sink::{Fault, Sink};
 use super::stand::{MIB, SAS, World, multipart, next, noise};
 use super::totals::COUNT_AFTER;
-use super::{BlobCopy, CopyOutputs};
+use super::{BlobCopy, CopyOutputs, Overwrite};
 
 /// For what takes milliseconds, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
     let again = world.apply().await.unwrap();
     assert_eq!((again.copied, again.skipped), (0, good.len() as u64), "{again:?}");
 
-    for key in ["dot.", "folder./x", "slash/"] {
+    for key in ["back\\slash", "dot.", "folder./x", "slash/"] {
         world.bucket.put(key, "x");
     }
     let colliding = [("x-amz-meta-a-b", "1"), ("x-amz-meta-a_b", "2")];
@@ -60,8 +60,9 @@ async fn names_arrive_as_they_are_or_are_refused_before_the_start() {
     assert_eq!(
         problems,
         [
-            "3 names that Azure can't hold: `dot.` (a path segment ends with a dot), `folder./x` (a path segment \
-             ends with a dot), `slash/` (the name ends with a slash)",
+            "4 names that Azure can't hold: `back\\slash` (Azure makes a slash of a backslash), `dot.` (a path \
+             segment ends with a dot), `folder./x` (a path segment ends with a dot), `slash/` (the name ends with a \
+             slash)",
             "1 archived objects can't be read: `frozen`",
             "1 objects have metadata names that would be one on Azure: `collision` (`a-b` and `a_b`)",
         ]
@@ -357,6 +358,24 @@ async fn blocks_that_are_refused_after_they_were_sent_are_read_again_of_the_same
     world.assert_equal();
     assert_eq!((world.bucket.counts()["get"], world.sink.counts()["put-block"]), (36, 36));
     assert!(world.sink.arrivals().values().all(|times| *times == 1), "a block was sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_is_done_once_and_counts() {
+    for overwrite in [Overwrite::ReplaceChanged, Overwrite::Refuse] {
+        let mut world = World::new(None).await;
+        world.config.overwrite = overwrite;
+        world.bucket.put("small", noise(4096, 1));
+        world.bucket.put_object("large", multipart(noise(20 * MIB, 2), 2));
+        let lost = Fault { status: 500, code: "OperationTimedOut", retry_after: None };
+        let is_first = |kind: &str, before| matches!(kind, "put-blob" | "put-block-list") && before == 0;
+        world.sink.set_late_faults(Some(Box::new(move |kind, _, before| {
+            is_first(kind, before).then(|| lost.clone())
+        })));
+        let outputs = world.apply().await.unwrap();
+        assert_eq!((outputs.copied, outputs.replaced), (2, 0), "{overwrite:?}");
+        world.assert_equal();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -420,7 +420,8 @@ impl Target {
             let (options, ids) = (options.clone(), ids.clone());
             async move {
                 let failed = |e| blob_error(format!("failed to commit blob `{key}`"), e);
-                let list = BlockLookupList { uncommitted: Some(ids), ..Default::default() };
+                // Also blocks that are committed: those of this blob, when the answer to a first request was lost.
+                let list = BlockLookupList { latest: Some(ids), ..Default::default() };
                 let list = list.try_into().map_err(failed)?;
                 let blob = self.block_blob(&access, key);
                 blob.commit_block_list(list, Some(options)).await.map(drop).map_err(failed)

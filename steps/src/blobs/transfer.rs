@@ -21,6 +21,7 @@ use super::config::{CopyConfig, CopyOutputs, Engine, Overwrite, Tags, Tier};
 use super::cursor::Partial;
 use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5};
 use super::errors::{changed, damaged, differs, same};
+use super::merge::{Standing, standing};
 use super::names::{invalid_name, metadata, tags};
 use super::pace::Cap;
 use super::passing::{NotPassed, Passing, passed};
@@ -121,7 +122,14 @@ impl Mover {
         }
         let mut pause = OBJECT_PAUSE;
         for attempt in 1.. {
-            let error = match self.copy_once(&object).await {
+            let copied = match self.copy_once(&object).await {
+                // By a request whose answer was lost, and that was refused when it was repeated.
+                Err(error) if error.class == ErrorClass::Conflict && self.is_there(&object).await? => {
+                    Ok(CopyOutputs { checksums: [("etag".to_owned(), 1)].into(), ..CopyOutputs::default() })
+                }
+                copied => copied,
+            };
+            let error = match copied {
                 Ok(mut counts) => {
                     self.partials(|p| p.remove(&object.key));
                     counts.objects = 1;
@@ -150,6 +158,12 @@ impl Mover {
             }
         }
         unreachable!("the loop returns at its last attempt")
+    }
+
+    /// Whether the blob is this version of the object.
+    async fn is_there(&self, object: &Object) -> Result<bool, StepError> {
+        let blob = self.target.head(&object.key).await?;
+        Ok(blob.is_some_and(|blob| standing(object, &blob) == Standing::Equal))
     }
 
     /// Whether a copy out of the archive is there to read.

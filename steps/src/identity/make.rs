@@ -10,6 +10,8 @@
 //! <https://learn.microsoft.com/en-us/rest/api/managedidentity/user-assigned-identities>,
 //! <https://learn.microsoft.com/en-us/rest/api/authorization/role-assignments>.
 
+mod take_back;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -100,6 +102,11 @@ pub(crate) struct MadeAssignment {
 impl MadeAssignment {
     fn is_added(&self) -> bool {
         self.added.unwrap_or(true) && !self.id.is_empty()
+    }
+
+    /// Last part of its ID.
+    fn name(&self) -> String {
+        self.id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase()
     }
 }
 
@@ -455,109 +462,6 @@ impl Azure {
             }
         }
         Ok(checks)
-    }
-
-    /// Takes back what this node has made. An identity that others made, or have added credentials to, stays:
-    /// made again it would be another.
-    ///
-    /// # Errors
-    /// When Azure refuses or does not answer.
-    pub(crate) async fn take_back(
-        &self,
-        ctx: &StepContext,
-        identities: &[Identity],
-        made: &[Made],
-    ) -> Result<(), StepError> {
-        for made in made {
-            let what = format!("look at identity {}", made.name);
-            let found = self.get(&made.id, IDENTITY_VERSION, &what).await?;
-            // Deleted, or deleted and made again by others: its roles outlive it.
-            let found =
-                found.filter(|found| found["properties"]["principalId"] == made.principal_id.as_str());
-            match found {
-                Some(found) => {
-                    let planned = identities.iter().find(|identity| identity.name == made.name);
-                    self.take_back_one(ctx, planned, made, &found).await?;
-                }
-                None => self.unassign(made).await?,
-            }
-        }
-        for found in self.manager.list(&self.all(), IDENTITY_VERSION, "list the identities").await? {
-            let name = found["name"].as_str().unwrap_or_default();
-            let is_planned = made.iter().any(|made| made.name.eq_ignore_ascii_case(name));
-            if !is_planned && (self.maker.has_made(&found) || !self.maker.marks(&found).is_empty()) {
-                ctx.warn(format!(
-                    "identity {name} stays, with its roles and what this node has made in it: it is no more in the plan"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    async fn take_back_one(
-        &self,
-        ctx: &StepContext,
-        planned: Option<&Identity>,
-        made: &Made,
-        found: &Value,
-    ) -> Result<(), StepError> {
-        // An earlier version of this step took back whatever was planned in an identity of the role.
-        let is_old = made.added.is_none()
-            && !marks::has_maker(found)
-            && planned.is_some_and(|identity| marks::is_of(found, &identity.role_arn));
-        let is_own = is_old || self.maker.has_made(found);
-        let marks = self.maker.marks(found);
-        let added = match &made.added {
-            Some(added) => added.as_slice(),
-            None if is_old => &made.credentials,
-            None => &[],
-        };
-        let (mut others, mut left) = (Vec::new(), Vec::new());
-        for (name, credential) in self.credentials(&made.name).await? {
-            let is_added = added.contains(&name) || marks.contains(&name);
-            if is_added && self.is_like_ours(&name, &credential) {
-                let id = credential_id(&made.id, &name);
-                self.delete(&id, IDENTITY_VERSION, &format!("delete credential {name}")).await?;
-                continue;
-            }
-            if made.credentials.contains(&name) {
-                left.push(format!("credential {name}"));
-            }
-            others.push(name);
-        }
-        if is_own && !others.is_empty() {
-            self.mark(&made.id, &made.name, &BTreeSet::new()).await?;
-            ctx.warn(format!(
-                "identity {} stays, with its roles: it has credentials that {}: {}",
-                made.name,
-                if is_old { "are not in the plan" } else { "others made" },
-                others.join(", ")
-            ));
-            return Ok(());
-        }
-        self.unassign(made).await?;
-        if is_own {
-            let what = format!("delete identity {}", made.name);
-            return self.delete(&made.id, IDENTITY_VERSION, &what).await;
-        }
-        self.mark(&made.id, &made.name, &BTreeSet::new()).await?;
-        if marks::has_maker(found) {
-            ctx.warn(format!("identity {} stays: this node of this run has not made it", made.name));
-            return Ok(());
-        }
-        let assignments = made.assignments.iter().filter(|a| !a.is_added() && !a.id.is_empty());
-        left.extend(assignments.map(|assignment| format!("{} on {}", assignment.role, assignment.scope)));
-        let with = if left.is_empty() { String::new() } else { format!(", with {}", left.join(", ")) };
-        ctx.warn(format!("identity {} stays{with}: its tags do not say who made it", made.name));
-        Ok(())
-    }
-
-    async fn unassign(&self, made: &Made) -> Result<(), StepError> {
-        for assignment in made.assignments.iter().filter(|assignment| assignment.is_added()) {
-            let what = format!("take back {}", assignment.role);
-            self.delete(&assignment.id, AUTHORIZATION_VERSION, &what).await?;
-        }
-        Ok(())
     }
 
     async fn get(&self, id: &str, version: &str, what: &str) -> Result<Option<Value>, StepError> {

@@ -75,6 +75,16 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
         Method::GET if is_list("/userassignedidentities") || is_list("/federatedidentitycredentials") => {
             list(&inner, &key, query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0))
         }
+        Method::GET if is_list("/roleassignments") => {
+            let wanted = |(id, body): (&String, &Value)| {
+                let filter = format!("principalId eq '{}'", body["properties"]["principalId"].as_str()?);
+                let mut body = body.clone();
+                (body["id"], body["name"]) = (id.as_str().into(), id.rsplit('/').next()?.into());
+                (id.contains("roleassignments") && query["$filter"] == filter).then_some(body)
+            };
+            let found: Vec<Value> = inner.resources.iter().filter_map(wanted).collect();
+            axum::Json(json!({ "value": found })).into_response()
+        }
         Method::GET => inner.resources.get(&key).map_or_else(
             || refusal(404, "ResourceNotFound"),
             |found| axum::Json(found.clone()).into_response(),
@@ -563,6 +573,37 @@ async fn what_a_second_attempt_finds_in_the_identity_of_another_is_taken_back() 
     assert_eq!(stage.step.apply(&stage.ctx, &bare).await.unwrap(), first);
     stage.step.undo(&stage.ctx, &bare, &first).await.unwrap();
     assert_eq!(stage.resources(), 0);
+}
+
+#[tokio::test]
+async fn an_assignment_in_the_identity_of_another_is_taken_back_when_it_is_no_longer_in_the_plan() {
+    let stage = Stage::new().await;
+    let mut bare = stage.config.clone();
+    bare["assignments"] = json!([]);
+    stage.step.apply(&stage.ctx, &bare).await.unwrap();
+    let before = stage.tags();
+    let (ctx, mut config) = stage.other("runner");
+    stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(stage.assignments(), 1);
+    // The same of another, in the same place.
+    let theirs = format!("{SCOPE}/providers/Microsoft.Authorization/roleAssignments/theirs").to_lowercase();
+    let role = json!({ "properties": { "principalId": "principal-0", "roleDefinitionId": "another" } });
+    stage.stand.0.lock().unwrap().resources.insert(theirs.clone(), role);
+    config["assignments"] = json!([]);
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["made"][0]["assignments"], json!([]));
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    let left: Vec<String> = stage
+        .stand
+        .0
+        .lock()
+        .unwrap()
+        .resources
+        .keys()
+        .filter(|id| id.contains("roleassignments"))
+        .cloned()
+        .collect();
+    assert_eq!((left, stage.tags()), (vec![theirs], before));
 }
 
 #[tokio::test]
