@@ -360,6 +360,18 @@ async fn blocks_that_are_refused_after_they_were_sent_are_read_again_of_the_same
     assert!(world.sink.arrivals().values().all(|times| *times == 1), "a block was sent twice");
 }
 
+/// Who reads a block again is let through to the target already, and who waits for that holds all other room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_is_read_again_waits_for_none_that_wait_for_it() {
+    let mut world = World::new(None).await;
+    world.config.concurrency = std::num::NonZero::new(1);
+    world.bucket.put_object("large", multipart(noise(160 * MIB, 3), 3));
+    world.refuse(503, "ServerBusy", |kind, _, before| kind == "put-block" && before < 16 && before % 2 == 0);
+    let copied = tokio::time::timeout(PATIENCE * 3, world.apply()).await.expect("it stands still");
+    assert_eq!(copied.unwrap().copied, 1);
+    world.assert_equal();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_is_lost_is_done_once_and_counts() {
     for overwrite in [Overwrite::ReplaceChanged, Overwrite::Refuse] {
