@@ -4,6 +4,7 @@
 pub(crate) mod code;
 pub(crate) mod document;
 mod engine;
+pub(crate) mod exposure;
 pub(crate) mod facts;
 mod finding;
 mod inputs;
