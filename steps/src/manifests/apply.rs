@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::apply_set::{Prune, Record, group_kind, is_label};
+use super::exposed;
 use super::folder::{self, Folder};
 use super::once::{self, Once};
 use super::order::{self, Manifest};
@@ -469,6 +470,8 @@ impl TypedStep for ManifestApply {
             Ok(folder) => {
                 plan.problems.extend(folder.told().map(Problem::warning));
                 let manifests = folder.manifests;
+                plan.problems
+                    .extend(exposed::refuse(&manifests).err().map(|e| tree::problem_of(&e, "directory")));
                 plan.items = Some(manifests.len() as u64);
                 let target = Target::of(&client, config);
                 let Outlook { problems, new, same, changed, uids } =
@@ -499,6 +502,7 @@ impl TypedStep for ManifestApply {
         let folder = config.folder(&client, &ctx.path(&config.directory)).await?;
         folder.told().for_each(|note| ctx.warn(note));
         let manifests = folder.manifests;
+        exposed::refuse(&manifests)?;
         let target = Target::of(&client, config);
         let mut wanted = Wanted::of(&manifests);
         let mut record = match &config.prune {

@@ -10,6 +10,7 @@ pub(crate) mod edit;
 mod export;
 #[cfg(test)]
 mod export_tests;
+mod exposed;
 mod folder;
 mod in_place;
 pub(crate) mod needs;
