@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::export::{Config, ManifestExport, Outputs};
 use super::rewrite::ManifestRewrite;
+use super::rewrite_files;
 use super::stand_in::StandIn;
+use crate::rules::RuleSet;
 
 struct World {
     server: StandIn,
@@ -216,14 +218,24 @@ async fn what_is_needed_and_may_not_be_read_is_told() {
 
 /// What becomes of a folder that was exported, with a Gateway for each Ingress that may have one, and the findings.
 async fn rewritten(world: &World) -> (String, Vec<(String, String)>) {
-    let config = json!({ "from": "out", "to": "new",
-        "inputs": { "ingress": "gateway", "application-load-balancer": "alb-infra/alb" } });
+    rewritten_from(world, "out", "new").await
+}
+
+fn inputs() -> Value {
+    json!({ "ingress": "gateway", "application-load-balancer": "alb-infra/alb" })
+}
+
+async fn rewritten_from(world: &World, from: &str, to: &str) -> (String, Vec<(String, String)>) {
+    let config = json!({ "from": from, "to": to, "inputs": inputs() });
     let ctx = world.host.context("rewrite", world.project.path());
     let outputs = ManifestRewrite.apply(&ctx, &serde_json::from_value(config).unwrap()).await.unwrap();
     let mut all = String::new();
-    for folder in ["new/shop", "new/_cluster"] {
-        for entry in fs::read_dir(world.project.path().join(folder)).into_iter().flatten() {
-            all.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+    for folder in ["", "shop", "_cluster"] {
+        for entry in fs::read_dir(world.project.path().join(to).join(folder)).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                all.push_str(&fs::read_to_string(path).unwrap());
+            }
         }
     }
     (all, outputs.findings.into_iter().map(|found| (found.rule, found.message)).collect())
@@ -279,6 +291,17 @@ async fn an_exported_ingress_is_as_public_as_its_class_lets_it_be() {
         assert_eq!(text.contains("kind: Gateway\n"), is_open, "{at}: {text}\n{findings:#?}");
         assert_eq!(text.contains("kind: Ingress\n"), !is_open, "{at}: {text}");
         assert!(!text.contains("CustomResourceDefinition"), "{at}: {text}");
+
+        // Of a part of the folder nobody knows what the class says, which is in another.
+        let (text, findings) = rewritten_from(&world, "out/shop", "part").await;
+        assert!(text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n"), "{at}: {text}");
+        let said = findings.iter().find(|(rule, _)| rule == "EKS-NET-001").unwrap();
+        assert!(said.1.contains("isn't known; give it too"), "{at}: {said:?}");
+        let (rules, inputs) = (RuleSet::shipped(), serde_json::from_value(inputs()).unwrap());
+        for part in ["out/shop", "out/shop/Ingress-web.yaml"] {
+            let files = rewrite_files(&world.project.path().join(part), &rules, &inputs).unwrap().files;
+            assert!(!files.iter().any(|file| file.after.contains("kind: Gateway\n")), "{at}: {part}");
+        }
     }
 }
 
@@ -303,6 +326,9 @@ async fn an_exported_ingress_whose_class_could_not_be_read_stays() {
         assert!(text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n"), "{text}");
         let said = findings.iter().find(|(rule, _)| rule == "EKS-NET-001").map(|(_, found)| found.as_str());
         assert!(said.is_some_and(|said| said.contains("isn't known; give it too")), "{findings:#?}");
+        // Nor is it any better known of what was written.
+        let (text, _) = rewritten_from(&world, "new", "again").await;
+        assert!(text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n"), "{text}");
         // Left out by a person, it is as little known.
         world.config.exclude_kinds = vec!["IngressClass".to_owned()];
         assert_eq!(world.export().await.unwrap().unreadable, [] as [&str; 0]);

@@ -307,7 +307,12 @@ impl TypedStep for ManifestRewrite {
         if let Some(overlay) = overlay {
             overlay.check(draft.folder())?;
         }
-        draft.lacks(&[tree::missing(&ctx.path(&config.from))?, outputs.left_out.clone()].concat())?;
+        let from = ctx.path(&config.from);
+        draft.lacks(&[tree::missing(&from)?, outputs.left_out.clone()].concat())?;
+        // An Ingress that stays is judged by its class again, which may not be in the folder any more.
+        if let Some(exported) = tree::exported(&from, &tree::list_any(&from)?)? {
+            draft.says(exported)?;
+        }
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
         outputs.digest = tree::digest(&to)?;

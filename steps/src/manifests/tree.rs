@@ -150,7 +150,8 @@ pub(crate) fn missing(root: &Path) -> Result<Vec<String>, StepError> {
     Ok(text.lines().filter_map(|line| line.strip_prefix(MISSING)).map(str::to_owned).collect())
 }
 
-/// Whether `listing` of `root` is what `manifest.export` wrote, or holds such folders; of several the least.
+/// Whether `listing` of `root` is what `manifest.export` wrote, or was rewritten from that, or holds such folders; of
+/// several the least. Of a part of one, a folder or a file, the classes are elsewhere.
 ///
 /// # Errors
 /// `Permanent` where a marker can't be read.
@@ -168,7 +169,29 @@ pub(crate) fn exported(root: &Path, listing: &Listing) -> Result<Option<Exported
             found = Some(Exported::Whole);
         }
     }
+    if found.is_none() && is_part(root)? {
+        found = Some(Exported::WithoutClasses);
+    }
     Ok(found)
+}
+
+/// Whether a folder around `root` was read from a cluster.
+fn is_part(root: &Path) -> Result<bool, StepError> {
+    let real = fs::canonicalize(root)
+        .map_err(|e| StepError::permanent(format!("failed to find {}", root.display())).with_source(e))?;
+    for folder in real.ancestors().skip(1).take(DEPTH_LIMIT) {
+        let absolute = folder.join(MARKER);
+        if !absolute.is_file() {
+            continue;
+        }
+        let bytes = read(&Entry { path: absolute.display().to_string(), absolute })?;
+        let text = String::from_utf8_lossy(&bytes);
+        let says = |exported: Exported| text.contains(exported.line());
+        if text.starts_with(WRITTEN) && (says(Exported::Whole) || says(Exported::WithoutClasses)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The bytes of a file, at most [`FILE_LIMIT_BYTES`].
@@ -299,7 +322,7 @@ impl Draft {
         self.append(&lines)
     }
 
-    /// Says in the folder itself that it was read from a cluster.
+    /// Says in the folder itself that it was read from a cluster, or rewritten from what was.
     ///
     /// # Errors
     /// `Permanent` where it can't be written.
