@@ -32,4 +32,6 @@ mod examples_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
+mod node_tests;
+#[cfg(test)]
 mod tests;

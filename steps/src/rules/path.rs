@@ -1,5 +1,5 @@
 //! Patterns of paths into an object: `spec.rules[].http`, `{pod}.nodeSelector["eks.amazonaws.com/*"]`,
-//! `**.storageClassName`. Pure.
+//! `**.storageClassName`, `**.matchExpressions[key=topology.kubernetes.io/*].values[]`. Pure.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -53,6 +53,8 @@ enum Part {
     Prefix(String),
     /// Any item of a list.
     Item,
+    /// An item of a list whose field has this text, or begins so where it ends in `*`.
+    ItemWhere(String, String),
     /// Any number of fields and items.
     Anything,
     /// Any number of fields and items, down to a map with `containers`.
@@ -87,6 +89,13 @@ impl Pattern {
                     None => Part::Key(name.to_owned()),
                 });
                 rest = after;
+            } else if let Some(after) = rest.strip_prefix('[') {
+                let condition =
+                    after.split_once(']').and_then(|(text, after)| Some((text.split_once('=')?, after)));
+                let ((field, value), after) =
+                    condition.ok_or_else(|| format!("`{text}`: `[` without `FIELD=VALUE]`"))?;
+                parts.push(Part::ItemWhere(field.to_owned(), value.to_owned()));
+                rest = after;
             } else {
                 let end = rest.find(['.', '[']).unwrap_or(rest.len());
                 parts.push(match &rest[..end] {
@@ -106,7 +115,7 @@ impl Pattern {
             }
         }
         let keys = parts.iter().filter_map(|part| match part {
-            Part::Key(name) => Some(name.clone()),
+            Part::Key(name) | Part::ItemWhere(name, _) => Some(name.clone()),
             Part::Pod => Some("containers".to_owned()),
             _ => None,
         });
@@ -160,8 +169,17 @@ fn walk<'a>(
         walk(rest, node, path, visit)?;
     }
     let below = if is_deep { parts } else { rest };
-    if is_deep || *part == Part::Item {
-        for (at, item) in node.items().iter().enumerate() {
+    let is_item = |item: &Node| match part {
+        Part::ItemWhere(field, wanted) => {
+            item.text_at(&[field]).is_some_and(|text| match wanted.strip_suffix('*') {
+                Some(prefix) => text.starts_with(prefix),
+                None => text == wanted,
+            })
+        }
+        part => is_deep || *part == Part::Item,
+    };
+    for (at, item) in node.items().iter().enumerate() {
+        if is_item(item) {
             path.push(Segment::Index(at));
             let next = walk(below, item, path, visit);
             path.pop();
@@ -173,7 +191,7 @@ fn walk<'a>(
         let fits = match part {
             Part::Key(wanted) => name == wanted,
             Part::Prefix(prefix) => name.starts_with(prefix.as_str()),
-            Part::Item => false,
+            Part::Item | Part::ItemWhere(..) => false,
             Part::Anything | Part::Pod => true,
         };
         if fits {
@@ -195,7 +213,8 @@ mod tests {
     fn found(pattern: &str) -> Vec<String> {
         let object = json!({ "metadata": { "annotations": { "a.b/c": "1", "a.b/d": "2", "x": "3" } },
             "spec": { "template": { "spec": { "containers": [{ "name": "a" }, { "name": "b" }],
-                "nodeSelector": { "a.b/c": "4" } } } } });
+                "nodeSelector": { "a.b/c": "4" } } } },
+            "items": [{ "key": "a.b/c", "values": [1, 2] }, { "key": "a.c", "values": [3] }] });
         let node = Node::of_value(&object);
         Pattern::parse(pattern).unwrap().find(&node).iter().map(|(path, _)| display(path)).collect()
     }
@@ -207,13 +226,16 @@ mod tests {
         assert_eq!(found("{pod}.containers[].name").len(), 2);
         assert_eq!(found("**[\"a.b/c\"]").len(), 2);
         assert_eq!(found("{pod}.nodeSelector.*"), [r#"spec.template.spec.nodeSelector["a.b/c"]"#]);
+        assert_eq!(found("**.items[key=a.b/*].values[]"), ["items[0].values[0]", "items[0].values[1]"]);
+        assert_eq!(found("items[key=a.c].values[]"), ["items[1].values[0]"]);
+        assert!(found("items[key=a].key").is_empty() && found("items[name=a.c]").is_empty());
         assert!(found("spec.containers").is_empty());
         assert_eq!(found(""), [""]);
     }
 
     #[test]
     fn what_is_no_pattern_is_told() {
-        for wrong in ["a..b", "a.", "a[\"b"] {
+        for wrong in ["a..b", "a.", "a[\"b", "a[b]", "a[b=c"] {
             assert!(Pattern::parse(wrong).is_err(), "{wrong}");
         }
     }
