@@ -226,6 +226,44 @@ fn what_one_ingress_says_of_the_load_balancer_is_true_of_all_that_share_it() {
 }
 
 #[test]
+fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
+    let group = ("alb.ingress.kubernetes.io/group.name", "g");
+    let redirect = ("alb.ingress.kubernetes.io/ssl-redirect", "443");
+    let ports = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP": 80}, {"HTTPS": 443}]"#);
+    let arn = ("alb.ingress.kubernetes.io/certificate-arn", "arn");
+    let login = ("alb.ingress.kubernetes.io/auth-type", "oidc");
+    let first = ingress("a", &[PUBLIC, group, redirect, ports, arn], ALB);
+    let (gateway, nginx) = (inputs("gateway"), inputs("nginx"));
+    let answers_plainly = |text: &str| {
+        let routes = text.split("---\n").filter(|text| text.contains("kind: HTTPRoute\n"));
+        routes
+            .filter(|route| route.contains("backendRefs"))
+            .any(|route| route.contains("sectionName: http-80"))
+    };
+    for second in [&[PUBLIC, group, ports][..], &[PUBLIC, group][..]] {
+        for text in [
+            format!("{first}---\n{}", ingress("b", second, ALB)),
+            format!("{}---\n{first}", ingress("b", second, ALB)),
+        ] {
+            let converted = done(&text, &gateway);
+            assert!(converted.contains("  name: b\n") && !converted.contains("kind: Ingress"), "{converted}");
+            assert!(!answers_plainly(&converted), "{converted}");
+            assert!(converted.contains("name: b-redirect\n"), "{converted}");
+            assert_eq!(done(&text, &nginx).matches("force-ssl-redirect: \"true\"").count(), 2);
+        }
+    }
+    // Also where it is converted later, and nobody else says so any more.
+    let later = [PUBLIC, group, ports, login];
+    let once = done(&format!("{first}---\n{}", ingress("b", &later, ALB)), &gateway);
+    assert_eq!(once.matches("kind: Ingress\n").count(), 1, "{once}");
+    let converted = done(&once.replace("    alb.ingress.kubernetes.io/auth-type: 'oidc'\n", ""), &gateway);
+    assert!(!converted.contains("kind: Ingress") && !answers_plainly(&converted), "{converted}");
+    // One that shares nothing with it answers as before.
+    let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports], ALB)), &gateway);
+    assert!(answers_plainly(&alone), "{alone}");
+}
+
+#[test]
 fn what_keeps_somebody_out_is_never_lost_in_a_conversion() {
     let open = [
         ("alb.ingress.kubernetes.io/auth-type", "EKS-NET-007"),

@@ -120,10 +120,14 @@ impl<'a> Settings<'a> {
         found
     }
 
+    /// The port that plain requests to the load balancer are sent to.
+    pub(super) fn ssl_redirect(&self) -> Option<u16> {
+        self.get("ssl-redirect").and_then(|port| port.parse().ok())
+    }
+
     /// The port that plain requests are sent to.
     pub(super) fn redirect(&self) -> Option<u16> {
-        let set = self.get("ssl-redirect").and_then(|port| port.parse().ok());
-        set.or_else(|| {
+        self.ssl_redirect().or_else(|| {
             // The older way: an action that redirects everything.
             let action =
                 self.iter().find(|(name, _)| name.starts_with("actions.") && name.contains("redirect"))?;
@@ -311,6 +315,20 @@ pub(super) fn class_settings(look: &Look<'_>) -> Vec<Match> {
         found = found.edit(Edit::Insert { path: annotations.clone(), key: name, value: value.into() });
     }
     vec![found]
+}
+
+/// An Ingress that says nothing of plain requests, and whose load balancer sends them to HTTPS since another Ingress of
+/// it says so: it says that itself, also where it stays and the other one goes.
+pub(super) fn group_redirect(look: &Look<'_>) -> Vec<Match> {
+    let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
+    let is_silent = ingress.shares() && ingress.setting("ssl-redirect").is_none();
+    let Some(port) = ingress.group(look.facts).redirect.filter(|_| is_silent) else { return Vec::new() };
+    let path = vec![key("metadata"), key("annotations")];
+    vec![Match::at(ingress.class_path()).edit(Edit::Insert {
+        path,
+        key: annotation("ssl-redirect"),
+        value: port.to_string().into(),
+    })]
 }
 
 /// Annotations of the controller beside a class that is not among the objects.

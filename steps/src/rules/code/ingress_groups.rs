@@ -126,6 +126,8 @@ pub(crate) struct Group {
     pub first: Option<Name>,
     /// Ports, redirect and certificates that its Ingresses ask for together.
     pub asked: BTreeSet<String>,
+    /// The port of HTTPS to which all of it sends plain requests, whichever of its Ingresses says so.
+    pub redirect: Option<u16>,
     schemes: BTreeSet<String>,
     members: BTreeSet<Name>,
     /// What keeps somebody out of all of it, and which Ingresses say so.
@@ -136,6 +138,7 @@ pub(crate) struct Group {
 static NOBODY: Group = Group {
     first: None,
     asked: BTreeSet::new(),
+    redirect: None,
     schemes: BTreeSet::new(),
     members: BTreeSet::new(),
     closing: BTreeMap::new(),
@@ -327,6 +330,7 @@ impl Ingresses {
         if certificates.is_empty() && asked.tls_secrets.is_empty() {
             group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
         }
+        group.redirect = group.redirect.or_else(|| settings.ssl_redirect());
         group.members.insert(asked.name.clone());
         group.schemes.extend(settings.get("scheme").map(str::to_owned));
         for (name, _) in settings.iter().filter(|(name, _)| OF_BALANCER.iter().any(|(of, _)| of == name)) {

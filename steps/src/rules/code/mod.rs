@@ -71,6 +71,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "ingress-class" => ingress::class,
         "ingress-class-params" => ingress::class_params,
         "ingress-class-settings" => ingress::class_settings,
+        "ingress-group-redirect" => ingress::group_redirect,
         "ingress-foreign-class" => ingress::foreign_class,
         "gateway-certificates" => ingress::certificates,
         "eks-access-entry" => cluster::access_entry,
