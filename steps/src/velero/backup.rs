@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
@@ -21,10 +22,12 @@ use super::compare::some;
 use super::default_velero_namespace;
 use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
+use super::hazards::{self, Hazard};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
 use super::volumes::{
-    VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods, left_out, missed, prefixes,
+    BoundClaim, VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods, left_out, missed,
+    prefixes,
 };
 use crate::kubernetes::kube_error;
 use crate::site::ClusterRef;
@@ -49,6 +52,10 @@ pub struct BackupConfig {
     /// Accept that claims which no running pod mounts are left behind without their data.
     #[serde(default)]
     pub allow_unmounted: bool,
+    /// Accept that Jobs which have not completed, and bare pods that come to an end, run again on the target from the
+    /// beginning.
+    #[serde(default)]
+    pub allow_unfinished_jobs: bool,
     /// Kinds, as `Widget.example.com`, whose objects needn't be in the backup.
     #[serde(default)]
     pub ignore_kinds: Vec<String>,
@@ -69,6 +76,10 @@ pub struct BackupOutputs {
     pub objects: BTreeMap<String, Vec<String>>,
     /// Bound claims without data in the backup; only ever filled with `allow-unmounted`.
     pub left_out: Vec<String>,
+    /// What follows from it, one line each: folders of nodes that stay behind, CronJobs that will run on both sides,
+    /// Jobs that will run again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// Velero's warnings.
     pub warnings: Vec<String>,
     /// Velero's errors.
@@ -105,7 +116,10 @@ impl VeleroBackup {
                 let message = format!("cluster `{context}` has no {}", named(&absent));
                 return Err(StepError::permanent(message));
             }
-            refuse_missed_claims(config, velero).await?;
+            let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+            refuse_missed_claims(config, &claims, &pods)?;
+            let hazards = hazards::look(velero, &config.namespaces, &pods, None).await?;
+            hazards::refuse(&hazards, config.allow_unfinished_jobs)?;
             wait_for_kinds(ctx, velero, self.pace, &config.namespaces).await?;
             let backup = Velero::new_backup(ctx, name, spec.clone());
             match velero.backups().create(&PostParams::default(), &backup).await {
@@ -190,8 +204,9 @@ impl VeleroBackup {
         let pod_volume_backups = velero.volumes_of_backup(name).await?;
         refuse_restic(&pod_volume_backups)?;
         let volumes = backed_up(&pod_volume_backups);
-        let (claims, _) = claims_and_pods(velero, &config.namespaces).await?;
-        let left_out = left_out(&claims, &volumes, status.start_timestamp.as_ref());
+        let began = status.start_timestamp.as_ref();
+        let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+        let left_out = left_out(&claims, &volumes, began);
         if !left_out.is_empty() && !config.allow_unmounted {
             return Err(StepError::permanent(format!(
                 "backup `{name}` has no data of these claims: {}",
@@ -199,6 +214,8 @@ impl VeleroBackup {
             ))
             .with_hint(UNMOUNTED_HINT));
         }
+        let hazards = hazards::look(velero, &config.namespaces, &pods, began).await?;
+        let remarks = hazards.iter().map(Hazard::message).collect();
         let counts = (status.warnings, status.errors);
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
         let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
@@ -222,6 +239,7 @@ impl VeleroBackup {
             volumes,
             objects,
             left_out,
+            remarks,
             warnings,
             errors,
             bytes,
@@ -299,14 +317,10 @@ pub(super) fn failure_reasons(
     }
 }
 
-async fn refuse_missed_claims(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
-    if config.allow_unmounted {
-        return Ok(());
-    }
-    let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+fn refuse_missed_claims(config: &BackupConfig, claims: &[BoundClaim], pods: &[Pod]) -> Result<(), StepError> {
     let missed: Vec<String> =
-        missed(&claims, &pods).iter().map(|(claim, why)| format!("{} ({why})", claim.path())).collect();
-    if missed.is_empty() {
+        missed(claims, pods).iter().map(|(claim, why)| format!("{} ({why})", claim.path())).collect();
+    if config.allow_unmounted || missed.is_empty() {
         return Ok(());
     }
     let message = format!("the data of these claims would be left behind: {}", missed.join(", "));
@@ -395,6 +409,11 @@ impl TypedStep for VeleroBackup {
             };
             plan.problems.push(problem.in_field("namespaces"));
         }
+        let allowed = config.field::<bool>("allow-unfinished-jobs")?.unwrap_or(false);
+        match plan_hazards(ctx, &velero, &namespaces, &pods).await {
+            Ok(hazards) => plan.problems.extend(hazards.iter().map(|hazard| hazard.to_problem(allowed))),
+            Err(e) => plan.problems.push(to_problem(&e)),
+        }
         Ok(plan)
     }
 
@@ -449,18 +468,39 @@ impl TypedStep for VeleroBackup {
                 left_out(&claims, &found, status.start_timestamp.as_ref())
             }
         };
-        checks.extend(left_out.iter().map(|claim| {
-            let status = if config.allow_unmounted { CheckStatus::Warning } else { CheckStatus::Failed };
-            Check { status, ..Check::equal(format!("claim {claim}"), "data", "bound", "not in the backup") }
-        }));
-        if outputs.objects.is_empty() {
-            checks.push(Check {
-                status: CheckStatus::Warning,
-                ..Check::equal(&subject, "list of objects", "read", "can't be read from here")
-            });
-        }
-        checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
+        checks.extend(recorded(config, outputs, &left_out));
         Ok(checks.into_iter().collect())
+    }
+}
+
+/// What is known of the backup without looking at it.
+fn recorded(config: &BackupConfig, outputs: &BackupOutputs, left_out: &[String]) -> Vec<Check> {
+    let subject = format!("backup {}", outputs.backup);
+    let of_claim = |claim: &String| {
+        let status = if config.allow_unmounted { CheckStatus::Warning } else { CheckStatus::Failed };
+        Check { status, ..Check::equal(format!("claim {claim}"), "data", "bound", "not in the backup") }
+    };
+    let mut checks: Vec<Check> = left_out.iter().map(of_claim).collect();
+    if outputs.objects.is_empty() {
+        checks.push(Check {
+            status: CheckStatus::Warning,
+            ..Check::equal(&subject, "list of objects", "read", "can't be read from here")
+        });
+    }
+    checks.extend(outputs.remarks.iter().chain(&outputs.warnings).map(|text| warning(&subject, text)));
+    checks
+}
+
+/// What the backup would lead to. One that an earlier attempt has begun is past it.
+async fn plan_hazards(
+    ctx: &StepContext,
+    velero: &Velero,
+    namespaces: &[String],
+    pods: &[Pod],
+) -> Result<Vec<Hazard>, StepError> {
+    match velero.backup(ctx.key.as_str()).await? {
+        Some(_) => Ok(Vec::new()),
+        None => hazards::look(velero, namespaces, pods, None).await,
     }
 }
 

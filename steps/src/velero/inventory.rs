@@ -32,6 +32,11 @@ const NEEDED_VERBS: &[&str] = &["list", "create", "get", "delete"];
 /// Objects with this label set to `true` are left out because somebody asked for it.
 const EXCLUDE_LABEL: &str = "velero.io/exclude-from-backup";
 
+/// Whether somebody asked to leave `object` out.
+pub(super) fn is_excluded(object: &impl ResourceExt) -> bool {
+    object.labels().get(EXCLUDE_LABEL).is_some_and(|value| value == "true")
+}
+
 /// The namespaced kinds that a backup covers.
 fn kinds(discovery: &Discovery) -> Vec<ApiResource> {
     let is_covered = |(resource, capabilities): &(ApiResource, ApiCapabilities)| {
@@ -181,12 +186,11 @@ fn kind_name(group: &str, kind: &str) -> String {
 /// Whether `object` was there when the backup `started`, and meant to be in it.
 fn was_there(object: &PartialObjectMeta<DynamicObject>, started: Option<&Time>) -> bool {
     let metadata = &object.metadata;
-    let is_excluded = object.labels().get(EXCLUDE_LABEL).is_some_and(|v| v == "true");
     let is_newer = match (&metadata.creation_timestamp, started) {
         (Some(created), Some(started)) => created >= started,
         _ => false,
     };
-    !is_excluded && !is_newer && metadata.deletion_timestamp.is_none()
+    !is_excluded(object) && !is_newer && metadata.deletion_timestamp.is_none()
 }
 
 #[cfg(test)]

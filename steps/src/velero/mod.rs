@@ -4,7 +4,8 @@
 //! that was killed right after creating one, finds it and follows it; there is never a second. Data
 //! moves inside the clusters; this process only asks, follows and compares. What Velero leaves out
 //! without a word (claims that no running pod mounts, kinds that the target doesn't serve, volumes
-//! of a backup discovered half copied) is found here.
+//! of a backup discovered half copied) is found here, and so is what a restore would do beside what is
+//! wanted (a live share written over, a Job run again, a Service made public).
 
 mod api;
 mod backup;
@@ -14,6 +15,7 @@ mod diagnose;
 mod files;
 mod follow;
 mod guards;
+mod hazards;
 mod install;
 mod inventory;
 mod lone;

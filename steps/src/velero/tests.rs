@@ -1,6 +1,7 @@
 //! The steps against a stand-in API server: create, join, conflict, and every way to fail.
 
 mod cluster;
+mod hazards;
 mod source;
 mod target;
 

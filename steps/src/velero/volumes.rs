@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Progress, StepError};
@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::api::{CLAIM_NAME_ANNOTATION, PodVolumeBackup, PodVolumeRestore, Velero, list_all};
+use super::inventory::is_excluded;
 use crate::kubernetes::kube_error;
 
 /// Volumes of a pod that are not to be backed up, by name, separated by commas.
@@ -209,24 +210,29 @@ pub(super) fn missed<'a>(claims: &'a [BoundClaim], pods: &[Pod]) -> Vec<(&'a Bou
     claims.iter().filter_map(reason).collect()
 }
 
-/// Namespace and name of every claim that `pod`, being run, lets a backup read.
-fn claims_read_through(pod: &Pod) -> Vec<(String, String)> {
+/// The volumes of `pod` that a file-system backup would read through it, if their kind can be read: it runs, mounts
+/// them, and nobody has excluded it or them.
+pub(super) fn read_through(pod: &Pod) -> Vec<&Volume> {
     let running = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
-    let Some(spec) = pod.spec.as_ref().filter(|_| running) else { return Vec::new() };
+    let Some(spec) = pod.spec.as_ref().filter(|_| running && !is_excluded(pod)) else { return Vec::new() };
     let mounts = spec.containers.iter().flat_map(|c| c.volume_mounts.iter().flatten());
     let mounted: BTreeSet<&str> = mounts.map(|m| m.name.as_str()).collect();
     let excludes = pod.annotations().get(EXCLUDES_ANNOTATION).map_or("", String::as_str);
     let excluded: BTreeSet<&str> = excludes.split(',').map(str::trim).collect();
+    let volumes = spec.volumes.iter().flatten();
+    volumes.filter(|v| mounted.contains(&*v.name) && !excluded.contains(&*v.name)).collect()
+}
+
+/// Namespace and name of every claim that `pod`, being run, lets a backup read.
+fn claims_read_through(pod: &Pod) -> Vec<(String, String)> {
     let namespace = pod.namespace().unwrap_or_default();
-    let readable =
-        spec.volumes.iter().flatten().filter(|v| mounted.contains(&*v.name) && !excluded.contains(&*v.name));
-    let claim_of = |v: &k8s_openapi::api::core::v1::Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+    let claim_of = |v: &Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
         (Some(claim), _) => Some(claim.claim_name.clone()),
         // The claim of a generic ephemeral volume is named by its pod and volume.
         (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), v.name)),
         (None, None) => None,
     };
-    readable.filter_map(claim_of).map(|claim| (namespace.clone(), claim)).collect()
+    read_through(pod).into_iter().filter_map(claim_of).map(|claim| (namespace.clone(), claim)).collect()
 }
 
 /// The claims among `claims` that were there when the backup `started` and have no data in it.
@@ -341,13 +347,19 @@ mod tests {
             claim("declared-up", "Filesystem", "Bound"),
             claim("data-down", "Filesystem", "Bound"),
             claim("data-kept-out", "Filesystem", "Bound"),
+            claim("data-left-out", "Filesystem", "Bound"),
             claim("raw", "Block", "Bound"),
             claim("never-bound", "Filesystem", "Pending"),
         ]);
-        let pods =
-            [pod("up", "Running", ""), pod("down", "Pending", ""), pod("kept-out", "Running", "data, x")];
+        let mut left_out = pod("left-out", "Running", "");
+        left_out.labels_mut().insert("velero.io/exclude-from-backup".to_owned(), "true".to_owned());
+        let kept_out = pod("kept-out", "Running", "data, x");
+        let pods = [pod("up", "Running", ""), pod("down", "Pending", ""), kept_out, left_out];
         let missed: Vec<String> = missed(&claims, &pods).iter().map(|(c, _)| c.path()).collect();
-        assert_eq!(missed, ["shop/declared-up", "shop/data-down", "shop/data-kept-out", "shop/raw"]);
+        assert_eq!(
+            missed,
+            ["shop/declared-up", "shop/data-down", "shop/data-kept-out", "shop/data-left-out", "shop/raw"]
+        );
     }
 
     #[test]

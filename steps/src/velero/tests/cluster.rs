@@ -73,9 +73,12 @@ const COLLECTIONS: &[(&str, &str, &str)] = &[
     ("/api/v1", "configmaps", "ConfigMap"),
     ("/api/v1", "secrets", "Secret"),
     ("/api/v1", "events", "Event"),
+    ("/api/v1", "services", "Service"),
     ("/apis/apps/v1", "deployments", "Deployment"),
     ("/apis/apps/v1", "daemonsets", "DaemonSet"),
     ("/apis/apps/v1", "statefulsets", "StatefulSet"),
+    ("/apis/batch/v1", "cronjobs", "CronJob"),
+    ("/apis/batch/v1", "jobs", "Job"),
     ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition"),
     ("/apis/shop.example/v1", "widgets", "Widget"),
     // Served in a version that its group doesn't prefer, and in no other.

@@ -36,7 +36,7 @@ pub(super) async fn source() -> Cluster {
     cluster
 }
 
-fn backup_config(cluster: &Cluster) -> Value {
+pub(super) fn backup_config(cluster: &Cluster) -> Value {
     json!({ "cluster": cluster.reference(), "namespaces": ["shop"] })
 }
 

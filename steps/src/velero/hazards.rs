@@ -1,0 +1,374 @@
+//! What a backup of the source would lead to on the target though nobody wants it: data written over, work done
+//! twice, a door opened, files left behind. Velero says nothing of any of it, so it is looked for before a backup is
+//! made. The judgement is pure.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Pod, Service, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::{Api, ResourceExt};
+use migrate_plugin_api::{Problem, StepError};
+use serde_json::Value;
+
+use super::api::{Velero, list_all};
+use super::compare::some;
+use super::inventory::is_excluded;
+use super::volumes::read_through;
+use crate::kubernetes::kube_error;
+use crate::rules::exposure::becomes_public;
+
+/// Volumes in a pod's own words that lead to the same bytes from wherever they are mounted. File-system backup reads
+/// them, and the restore writes them in the restored pod. (A claim is provisioned anew.)
+const SHARED: [&str; 9] =
+    ["nfs", "cephfs", "glusterfs", "rbd", "iscsi", "fc", "azureFile", "quobyte", "flexVolume"];
+/// Drivers of inline `csi` volumes that do.
+const SHARED_DRIVERS: [&str; 4] =
+    ["nfs.csi.k8s.io", "smb.csi.k8s.io", "file.csi.azure.com", "blob.csi.azure.com"];
+/// Folders of a node that hold its state and no data.
+const STATE_OF_A_NODE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
+
+/// One thing that the backup would lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hazard {
+    kind: Kind,
+    /// The object.
+    what: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    SharedVolume,
+    ReadOnlyVolume,
+    UnfinishedWork,
+    InsideService,
+    HostPath,
+    CronJob,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [
+        Self::SharedVolume,
+        Self::ReadOnlyVolume,
+        Self::UnfinishedWork,
+        Self::InsideService,
+        Self::HostPath,
+        Self::CronJob,
+    ];
+
+    /// What follows its objects' names.
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::SharedVolume => {
+                "would be the same storage on the target, where the restore would write the backup over what is in it \
+                 by then"
+            }
+            Self::ReadOnlyVolume => "would be read-only on the target, where the restore could not write it",
+            Self::UnfinishedWork => "would run again on the target, from the beginning",
+            Self::InsideService => {
+                "would be public on AKS, which doesn't read what keeps it inside, or guards it, on AWS"
+            }
+            Self::HostPath => "would be left behind: Velero doesn't read folders of nodes",
+            Self::CronJob => "would run on the target as well, at the same times",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::SharedVolume | Self::ReadOnlyVolume => {
+                "annotate its pods, in their workload, with `backup.velero.io/backup-volumes-excludes: VOLUME`; or \
+                 mount it through a claim"
+            }
+            Self::UnfinishedWork => {
+                "wait for its end, delete it, or label it and its pods `velero.io/exclude-from-backup=true`; or set \
+                 `allow-unfinished-jobs = true`"
+            }
+            Self::InsideService => {
+                "on EKS annotate it with `service.beta.kubernetes.io/azure-load-balancer-internal: \"true\"`, which \
+                 AWS doesn't read (`\"false\"` says that public is meant); or label it \
+                 `velero.io/exclude-from-backup=true`"
+            }
+            Self::HostPath => "what is needed of it must be moved by other means",
+            Self::CronJob => "suspend it before the backup, and on one side until traffic has moved",
+        }
+    }
+
+    fn is_refused(self, allow_unfinished: bool) -> bool {
+        match self {
+            Self::SharedVolume | Self::InsideService => true,
+            Self::UnfinishedWork => !allow_unfinished,
+            Self::ReadOnlyVolume | Self::HostPath | Self::CronJob => false,
+        }
+    }
+}
+
+impl Hazard {
+    /// One line.
+    pub(super) fn message(&self) -> String {
+        format!("{} {}", self.what, self.kind.outcome())
+    }
+
+    /// As a problem of the plan.
+    pub(super) fn to_problem(&self, allow_unfinished: bool) -> Problem {
+        let problem = if self.kind.is_refused(allow_unfinished) {
+            Problem::error(self.message())
+        } else {
+            Problem::warning(self.message())
+        };
+        problem.in_field("namespaces").with_hint(self.kind.hint())
+    }
+}
+
+/// Refuses to make a backup while there is one that a person must do something about.
+pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), StepError> {
+    let (mut messages, mut hints) = (Vec::new(), Vec::new());
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_refused(allow_unfinished)) {
+        let what: Vec<String> =
+            hazards.iter().filter(|hazard| hazard.kind == kind).map(|hazard| hazard.what.clone()).collect();
+        if !what.is_empty() {
+            messages.push(format!("{} {}", some(&what), kind.outcome()));
+            hints.push(kind.hint());
+        }
+    }
+    if messages.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
+}
+
+/// Looks at `namespaces`, of which `pods` are known: as they are, or where the backup `began` already, as they were
+/// then.
+pub(super) async fn look(
+    velero: &Velero,
+    namespaces: &[String],
+    pods: &[Pod],
+    began: Option<&Time>,
+) -> Result<Vec<Hazard>, StepError> {
+    let mut hazards: Vec<Hazard> = pods.iter().flat_map(of_volumes).collect();
+    let mut told = BTreeSet::new();
+    for namespace in namespaces {
+        let failed =
+            |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
+        let jobs: Api<Job> = Api::namespaced(velero.client.clone(), namespace);
+        for job in list_all(&jobs, "").await.map_err(|e| failed("the jobs", e))? {
+            if let Some(hazard) = of_job(&job, began) {
+                told.insert(place(&job.metadata));
+                hazards.push(hazard);
+            }
+        }
+        let services: Api<Service> = Api::namespaced(velero.client.clone(), namespace);
+        let services = list_all(&services, "").await.map_err(|e| failed("the services", e))?;
+        hazards.extend(services.iter().filter_map(of_service));
+        let cron_jobs: Api<CronJob> = Api::namespaced(velero.client.clone(), namespace);
+        let cron_jobs = list_all(&cron_jobs, "").await.map_err(|e| failed("the cron jobs", e))?;
+        hazards.extend(cron_jobs.iter().filter_map(of_cron_job));
+    }
+    hazards.extend(pods.iter().filter_map(|pod| of_lone_pod(pod, &told, began)));
+    Ok(hazards)
+}
+
+/// `NAMESPACE/NAME`.
+fn place(metadata: &ObjectMeta) -> String {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
+}
+
+/// Whether Velero takes the object along.
+fn goes_along(object: &impl ResourceExt) -> bool {
+    !is_excluded(object) && object.meta().deletion_timestamp.is_none()
+}
+
+fn of_volumes(pod: &Pod) -> Vec<Hazard> {
+    let place = place(&pod.metadata);
+    let one = |volume: &Volume| {
+        if let Some((is_read_only, storage)) = shared(volume) {
+            let kind = if is_read_only { Kind::ReadOnlyVolume } else { Kind::SharedVolume };
+            return Some(Hazard { kind, what: format!("volume {place}/{} ({storage})", volume.name) });
+        }
+        let path = volume.host_path.as_ref().map(|host| host.path.as_str())?;
+        let is_state = STATE_OF_A_NODE.into_iter().any(|folder| Path::new(path).starts_with(folder));
+        if is_state || !is_written(pod, &volume.name) {
+            return None;
+        }
+        let what = format!("volume {place}/{} (hostPath {path})", volume.name);
+        Some(Hazard { kind: Kind::HostPath, what })
+    };
+    read_through(pod).into_iter().filter_map(one).collect()
+}
+
+/// Whether it is read-only, and which storage it is. What a container may do says nothing of what Velero may: it writes
+/// where the node has mounted it.
+fn shared(volume: &Volume) -> Option<(bool, String)> {
+    let source = serde_json::to_value(volume).ok()?;
+    let is_read_only = |kind: &str| source[kind]["readOnly"] == true;
+    if let Some(kind) = SHARED.into_iter().find(|kind| source.get(kind).is_some_and(Value::is_object)) {
+        let of = |field: &str| source[kind][field].as_str().unwrap_or_default();
+        let storage =
+            if kind == "nfs" { format!("nfs {}:{}", of("server"), of("path")) } else { kind.to_owned() };
+        return Some((is_read_only(kind), storage));
+    }
+    let driver = source["csi"]["driver"].as_str().filter(|driver| SHARED_DRIVERS.contains(driver))?;
+    Some((is_read_only("csi"), format!("csi {driver}")))
+}
+
+/// Whether a container of `pod` may write the volume.
+fn is_written(pod: &Pod, volume: &str) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut mounts = containers.flat_map(|container| container.volume_mounts.iter().flatten());
+    mounts.any(|mount| mount.name == volume && mount.read_only != Some(true))
+}
+
+/// A Job that Velero restores, without its status, so that it begins anew: it leaves out only what has a time of
+/// completion, which one that failed has not (velero#8800).
+fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    if is_suspended || !goes_along(job) || is_newer(&job.metadata, began) {
+        return None;
+    }
+    let status = job.status.clone().unwrap_or_default();
+    if let Some(completed) = &status.completion_time
+        && began.is_none_or(|began| completed <= began)
+    {
+        return None;
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let has_failed = conditions.any(|condition| condition.type_ == "Failed" && condition.status == "True");
+    let how = if has_failed { "failed" } else { "not completed" };
+    Some(Hazard { kind: Kind::UnfinishedWork, what: format!("Job {} ({how})", place(&job.metadata)) })
+}
+
+/// Whether it came after the backup `began`, and so isn't in it.
+fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
+    metadata.creation_timestamp.as_ref().zip(began).is_some_and(|(created, began)| created > began)
+}
+
+/// A Pod that comes to an end and that no controller is known to answer for: it has none, or a Job that doesn't go
+/// along. Velero restores it without its owner.
+fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Option<Hazard> {
+    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    let has_ended = matches!(phase, "Succeeded" | "Failed");
+    if policy == "Always" || has_ended || !goes_along(pod) || is_newer(&pod.metadata, began) {
+        return None;
+    }
+    let namespace = pod.namespace().unwrap_or_default();
+    if let Some(owner) = pod.owner_references().iter().find(|owner| owner.controller == Some(true))
+        && (owner.kind != "Job" || told.contains(&format!("{namespace}/{}", owner.name)))
+    {
+        return None;
+    }
+    let what = format!("pod {} (restartPolicy {policy})", place(&pod.metadata));
+    Some(Hazard { kind: Kind::UnfinishedWork, what })
+}
+
+fn of_service(service: &Service) -> Option<Hazard> {
+    let said = becomes_public(&serde_json::to_value(service).ok()?).filter(|_| goes_along(service))?;
+    Some(Hazard { kind: Kind::InsideService, what: format!("Service {} ({said})", place(&service.metadata)) })
+}
+
+fn of_cron_job(cron_job: &CronJob) -> Option<Hazard> {
+    if cron_job.spec.suspend == Some(true) || !goes_along(cron_job) {
+        return None;
+    }
+    let what = format!("CronJob {}", place(&cron_job.metadata));
+    Some(Hazard { kind: Kind::CronJob, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn messages(hazards: impl IntoIterator<Item = Hazard>) -> Vec<String> {
+        hazards.into_iter().map(|hazard| hazard.what).collect()
+    }
+
+    fn pod(volume: Value, mount: Value) -> Pod {
+        let mut mount = mount;
+        (mount["name"], mount["mountPath"]) = (json!("d"), json!("/d"));
+        let mut volume = volume;
+        volume["name"] = json!("d");
+        serde_json::from_value(json!({
+            "metadata": { "namespace": "shop", "name": "web" },
+            "spec": { "containers": [{ "name": "c", "volumeMounts": [mount] }], "volumes": [volume] },
+            "status": { "phase": "Running" },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn storage_that_both_sides_reach_is_told_and_storage_of_a_node() {
+        let kind = |volume: Value, mount: Value| {
+            let found = of_volumes(&pod(volume, mount));
+            found.into_iter().map(|hazard| hazard.kind).next()
+        };
+        let nfs = json!({ "nfs": { "server": "s", "path": "/p" } });
+        assert_eq!(kind(nfs.clone(), json!({})), Some(Kind::SharedVolume));
+        // Velero writes where the node has mounted it, whatever the container may do.
+        assert_eq!(kind(nfs, json!({ "readOnly": true })), Some(Kind::SharedVolume));
+        let read_only = json!({ "nfs": { "server": "s", "path": "/p", "readOnly": true } });
+        assert_eq!(kind(read_only, json!({})), Some(Kind::ReadOnlyVolume));
+        let csi = |driver: &str| json!({ "csi": { "driver": driver } });
+        assert_eq!(kind(csi("smb.csi.k8s.io"), json!({})), Some(Kind::SharedVolume));
+        assert_eq!(kind(csi("secrets-store.csi.k8s.io"), json!({})), None);
+        assert_eq!(kind(json!({ "emptyDir": {} }), json!({})), None);
+        let host = |path: &str| json!({ "hostPath": { "path": path } });
+        assert_eq!(kind(host("/data"), json!({})), Some(Kind::HostPath));
+        assert_eq!(kind(host("/data"), json!({ "readOnly": true })), None);
+        assert_eq!(kind(host("/var/run/docker.sock"), json!({})), None);
+        assert_eq!(kind(host("/running"), json!({})), Some(Kind::HostPath));
+    }
+
+    fn job(labels: Value, spec: Value, status: Value) -> Job {
+        let metadata = json!({ "namespace": "shop", "name": "bill", "labels": labels,
+            "creationTimestamp": "2026-01-01T10:00:00Z" });
+        let mut spec = spec;
+        spec["template"] = json!({});
+        serde_json::from_value(json!({ "metadata": metadata, "spec": spec, "status": status })).unwrap()
+    }
+
+    #[test]
+    fn only_a_job_that_velero_would_begin_anew_is_told() {
+        let told = |job: &Job, began: Option<&Time>| messages(of_job(job, began));
+        let active = job(json!({}), json!({}), json!({ "active": 1 }));
+        assert_eq!(told(&active, None), ["Job shop/bill (not completed)"]);
+        let condition = json!({ "type": "Failed", "status": "True" });
+        let failed = job(json!({}), json!({}), json!({ "conditions": [condition] }));
+        assert_eq!(told(&failed, None), ["Job shop/bill (failed)"]);
+        let done = job(json!({}), json!({}), json!({ "completionTime": "2026-01-01T12:00:00Z" }));
+        let excluded = job(json!({ "velero.io/exclude-from-backup": "true" }), json!({}), json!({}));
+        let suspended = job(json!({}), json!({ "suspend": true }), json!({}));
+        for job in [&done, &excluded, &suspended] {
+            assert_eq!(told(job, None), Vec::<String>::new());
+        }
+        // As it was when the backup began.
+        let at = |text: &str| serde_json::from_value::<Time>(json!(text)).unwrap();
+        assert_eq!(told(&done, Some(&at("2026-01-01T11:00:00Z"))), ["Job shop/bill (not completed)"]);
+        assert!(told(&done, Some(&at("2026-01-01T13:00:00Z"))).is_empty());
+        assert!(told(&active, Some(&at("2026-01-01T09:00:00Z"))).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_comes_to_an_end_is_told_unless_its_job_is() {
+        let pod = |owner: &str, policy: &str, phase: &str| -> Pod {
+            let owner =
+                json!({ "apiVersion": "v1", "kind": owner, "name": "bill", "uid": "u", "controller": true });
+            serde_json::from_value(json!({
+                "metadata": { "namespace": "shop", "name": "p", "ownerReferences": [owner] },
+                "spec": { "containers": [], "restartPolicy": policy }, "status": { "phase": phase },
+            }))
+            .unwrap()
+        };
+        let none = BTreeSet::new();
+        let job = pod("Job", "Never", "Running");
+        assert_eq!(messages(of_lone_pod(&job, &none, None)), ["pod shop/p (restartPolicy Never)"]);
+        assert_eq!(of_lone_pod(&job, &BTreeSet::from(["shop/bill".to_owned()]), None), None);
+        assert_eq!(of_lone_pod(&pod("Job", "Never", "Succeeded"), &none, None), None);
+        assert_eq!(of_lone_pod(&pod("ReplicaSet", "Always", "Running"), &none, None), None);
+        assert_eq!(of_lone_pod(&pod("VirtualMachineInstance", "Never", "Running"), &none, None), None);
+        let mut alone = job;
+        alone.metadata.owner_references = None;
+        assert!(of_lone_pod(&alone, &none, None).is_some());
+    }
+}

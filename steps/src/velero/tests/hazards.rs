@@ -1,0 +1,146 @@
+//! What `velero.backup` refuses or tells, since a restore of it would do harm.
+
+use migrate_plugin_api::{CheckStatus, Problem, Severity, Step, VerifyDepth};
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::source::{backup_config, source};
+use super::*;
+
+const PODS: &str = "/api/v1/namespaces/shop/pods";
+const EXCLUDED: &str = "velero.io/exclude-from-backup";
+
+async fn planned(config: &Value) -> Vec<Problem> {
+    backup_step().plan(&context().1, config).await.unwrap().problems
+}
+
+/// That it is refused before anything is made, and as what.
+async fn refused(cluster: &Cluster, config: &Value) -> String {
+    let problems = planned(config).await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].severity, Severity::Error);
+    let error = backup_step().apply(&context().1, config).await.unwrap_err();
+    assert_eq!(error.message, problems[0].message);
+    assert_eq!(error.hint, problems[0].hint);
+    assert!(cluster.writes().is_empty(), "nothing is made");
+    error.message
+}
+
+/// What is told, in the plan as well as in the evidence.
+async fn told(config: &Value) -> Vec<String> {
+    let problems = planned(config).await;
+    assert!(problems.iter().all(|p| p.severity == Severity::Warning), "{problems:?}");
+    let told: Vec<String> = problems.into_iter().map(|p| p.message).collect();
+    let (_, ctx) = context();
+    let outputs = backup_step().apply(&ctx, config).await.unwrap();
+    let evidence = backup_step().verify(&ctx, config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert!(evidence.passed(), "{evidence:?}");
+    let warned = evidence.checks.into_iter().filter(|c| c.status == CheckStatus::Warning);
+    assert_eq!(warned.map(|c| c.note.unwrap()).collect::<Vec<_>>(), told);
+    told
+}
+
+/// A pod that mounts `volume` beside its claim.
+fn pod_with(volume: Value) -> Value {
+    let mut pod = pod();
+    let mut volume = volume;
+    volume["name"] = json!("more");
+    pod["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+    let mount = json!({ "name": "more", "mountPath": "/more" });
+    pod["spec"]["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
+    pod
+}
+
+#[tokio::test]
+async fn a_share_that_both_sides_mount_is_never_restored_over() {
+    let cluster = source().await;
+    let config = backup_config(&cluster);
+    let mut pod = pod_with(json!({ "nfs": { "server": "nfs.example", "path": "/shop" } }));
+    cluster.lock().put(&format!("{PODS}/db-0"), pod.clone());
+    assert_eq!(
+        refused(&cluster, &config).await,
+        "volume shop/db-0/more (nfs nfs.example:/shop) would be the same storage on the target, where the restore \
+         would write the backup over what is in it by then"
+    );
+    pod["metadata"] = json!({ "annotations": { "backup.velero.io/backup-volumes-excludes": "more" } });
+    cluster.lock().put(&format!("{PODS}/db-0"), pod);
+    assert_eq!(told(&config).await, [] as [String; 0]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn work_that_is_not_done_is_not_done_twice_unasked() {
+    let cluster = source().await;
+    let mut config = backup_config(&cluster);
+    let path = "/apis/batch/v1/namespaces/shop/jobs/bill";
+    let mut job = json!({ "spec": { "template": {} }, "status": { "active": 1 } });
+    cluster.lock().put(path, job.clone());
+    let said = "Job shop/bill (not completed) would run again on the target, from the beginning";
+    assert_eq!(refused(&cluster, &config).await, said);
+    let mut alone = pod();
+    alone["spec"]["restartPolicy"] = json!("Never");
+    cluster.lock().objects.remove(path);
+    cluster.lock().put(&format!("{PODS}/import"), alone);
+    let alone = "pod shop/import (restartPolicy Never) would run again on the target, from the beginning";
+    assert_eq!(refused(&cluster, &config).await, alone);
+    cluster.lock().objects.remove(&format!("{PODS}/import"));
+    job["metadata"] = json!({ "labels": { EXCLUDED: "true" } });
+    cluster.lock().put(path, job.clone());
+    assert_eq!(planned(&config).await, []);
+    job["metadata"] = json!({});
+    cluster.lock().put(path, job);
+    config["allow-unfinished-jobs"] = json!(true);
+    assert_eq!(told(&config).await, [said]);
+    // A backup that is made is not asked about any more.
+    config["allow-unfinished-jobs"] = json!(false);
+    assert_eq!(planned(&config).await, []);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_stays_behind_or_runs_on_both_sides_is_told() {
+    let cluster = source().await;
+    let cron_job = json!({ "spec": { "schedule": "0 3 * * *", "jobTemplate": {} } });
+    let mut suspended = cron_job.clone();
+    suspended["spec"]["suspend"] = json!(true);
+    {
+        let mut state = cluster.lock();
+        state.put(&format!("{PODS}/db-0"), pod_with(json!({ "hostPath": { "path": "/mnt/data" } })));
+        state.put("/apis/batch/v1/namespaces/shop/cronjobs/report", cron_job);
+        state.put("/apis/batch/v1/namespaces/shop/cronjobs/off", suspended);
+    }
+    assert_eq!(
+        told(&backup_config(&cluster)).await,
+        [
+            "volume shop/db-0/more (hostPath /mnt/data) would be left behind: Velero doesn't read folders of nodes",
+            "CronJob shop/report would run on the target as well, at the same times",
+        ]
+    );
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_aws_keeps_inside_is_not_made_public() {
+    let cluster = source().await;
+    let config = backup_config(&cluster);
+    let service = |annotations: Value, labels: Value| {
+        let mut metadata = json!({ "annotations": annotations, "labels": labels });
+        metadata["creationTimestamp"] = json!("2026-01-03T00:00:00Z");
+        json!({ "metadata": metadata, "spec": { "type": "LoadBalancer", "ports": [{ "port": 5432 }] } })
+    };
+    let path = "/api/v1/namespaces/shop/services/db";
+    let inside = json!({ "service.beta.kubernetes.io/aws-load-balancer-internal": "true" });
+    cluster.lock().put(path, service(inside.clone(), json!({})));
+    assert_eq!(
+        refused(&cluster, &config).await,
+        "Service shop/db (service.beta.kubernetes.io/aws-load-balancer-internal: true) would be public on AKS, which \
+         doesn't read what keeps it inside, or guards it, on AWS"
+    );
+    cluster.lock().put(path, service(inside.clone(), json!({ EXCLUDED: "true" })));
+    assert_eq!(planned(&config).await, []);
+    let mut on_both = inside;
+    on_both["service.beta.kubernetes.io/azure-load-balancer-internal"] = json!("true");
+    cluster.lock().put(path, service(on_both, json!({})));
+    assert_eq!(told(&config).await, [] as [String; 0]);
+    cluster.finish();
+}
