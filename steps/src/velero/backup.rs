@@ -202,7 +202,7 @@ impl VeleroBackup {
         let name = ctx.key.as_str();
         let status = backup.status.clone().unwrap_or_default();
         let pod_volume_backups = velero.volumes_of_backup(name).await?;
-        refuse_restic(&pod_volume_backups)?;
+        refuse_restic(ctx, &pod_volume_backups)?;
         let volumes = backed_up(&pod_volume_backups);
         let began = status.start_timestamp.as_ref();
         let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
@@ -212,7 +212,7 @@ impl VeleroBackup {
                 "backup `{name}` has no data of these claims: {}",
                 left_out.join(", ")
             ))
-            .with_hint(UNMOUNTED_HINT));
+            .with_hint(format!("{UNMOUNTED_HINT}; then {}", another(ctx))));
         }
         let hazards = hazards::look(velero, &config.namespaces, &pods, began).await?;
         let remarks = hazards.iter().map(Hazard::message).collect();
@@ -221,7 +221,7 @@ impl VeleroBackup {
         let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
         let objects = match list {
             Ok(objects) => {
-                refuse_omitted(config, velero, &objects, &status).await?;
+                refuse_omitted(ctx, config, velero, &objects, &status).await?;
                 objects
             }
             Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
@@ -247,10 +247,15 @@ impl VeleroBackup {
     }
 }
 
-const UNMOUNTED_HINT: &str = "start a pod that mounts each of them, or set `allow-unmounted = true` to leave \
-                              their data behind";
+const UNMOUNTED_HINT: &str = "start a pod that mounts each of them; or set `allow-unmounted = true` to leave their data \
+                              behind, which is all that helps with a block volume or a folder of a node";
 /// Reasons that an error quotes; the rest is in Velero's log.
 const MAX_REASONS: usize = 10;
+
+/// How another backup is made: this one has ended, and a resume alone would join it again.
+fn another(ctx: &StepContext) -> String {
+    format!("`migrate resume {} --rerun {}` makes another backup", ctx.run, ctx.node.quoted())
+}
 
 fn gone(name: &str) -> StepError {
     StepError::permanent(format!("backup `{name}` was deleted while it ran"))
@@ -328,6 +333,7 @@ fn refuse_missed_claims(config: &BackupConfig, claims: &[BoundClaim], pods: &[Po
 }
 
 async fn refuse_omitted(
+    ctx: &StepContext,
     config: &BackupConfig,
     velero: &Velero,
     objects: &BTreeMap<String, Vec<String>>,
@@ -338,20 +344,23 @@ async fn refuse_omitted(
     if omitted.is_empty() {
         return Ok(());
     }
-    Err(StepError::permanent(format!("the backup doesn't hold {}", some(&omitted))).with_hint(
-        "restart the source's Velero so that it knows all kinds, delete the backup (`velero backup delete`) and \
-         resume; or name the kinds in `ignore-kinds`",
-    ))
+    Err(StepError::permanent(format!("the backup doesn't hold {}", some(&omitted))).with_hint(format!(
+        "restart the source's Velero so that it knows all kinds, or name the kinds in `ignore-kinds`; then {}",
+        another(ctx)
+    )))
 }
 
-fn refuse_restic(volumes: &[PodVolumeBackup]) -> Result<(), StepError> {
+fn refuse_restic(ctx: &StepContext, volumes: &[PodVolumeBackup]) -> Result<(), StepError> {
     match volumes.iter().find(|v| v.spec.uploader_type != "kopia") {
         None => Ok(()),
         Some(v) => {
             let uploader = if v.spec.uploader_type.is_empty() { "restic" } else { &v.spec.uploader_type };
             let path = format!("{}/{}/{}", v.spec.pod.namespace, v.spec.pod.name, v.spec.volume);
             Err(StepError::permanent(format!("volume {path} was backed up by {uploader}, not kopia"))
-                .with_hint("start Velero's server with `--uploader-type=kopia`"))
+                .with_hint(format!(
+                    "start Velero's server with `--uploader-type=kopia`; then {}",
+                    another(ctx)
+                )))
         }
     }
 }

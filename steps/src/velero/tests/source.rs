@@ -102,6 +102,22 @@ async fn a_list_that_can_not_be_read_is_a_warning_and_no_loss() {
 }
 
 #[tokio::test]
+async fn a_backup_that_lacks_something_names_how_another_is_made() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        state.objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+    }));
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: shop/data-db-0"));
+    let hint = error.hint.unwrap();
+    assert!(hint.ends_with("; then `migrate resume test-run --rerun node` makes another backup"), "{hint}");
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_made_in_between_is_joined_and_a_foreign_one_refused() {
     let cluster = source().await;
     let (_, ctx) = context();
