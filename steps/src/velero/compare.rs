@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::discovery::{Discovery, Scope};
 use kube::{Api, Client, ResourceExt};
-use migrate_plugin_api::{Check, CheckStatus, StepError, VerifyDepth};
+use migrate_plugin_api::{Check, CheckStatus, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,8 @@ struct Found {
 struct Verdict {
     /// On the target.
     there: usize,
+    /// Those of them in a namespace that hasn't got such by itself.
+    standing: usize,
     /// On the target before the restore, and left as it was.
     left_as_is: Vec<String>,
     /// Not on the target, for a good reason.
@@ -175,6 +177,7 @@ fn judge(
         let failed = is(|o| &o.failed, name);
         let untouched = is(|o| &o.untouched, name);
         let present = found.present.contains(name);
+        verdict.standing += usize::from(present && !own && name.contains('/'));
         let discarded = outcome.and_then(|outcome| outcome.discarded.as_ref());
         let lone = lone.get(name).filter(|_| gvk.group.is_empty() && gvk.kind == "Pod");
         let mut explain = |reason| verdict.explained.entry(reason).or_default().push(name.clone());
@@ -210,16 +213,22 @@ fn judge(
 }
 
 impl Verdict {
+    /// What of the missing of `kind` was not `known` to be missing when the restore ended was there then.
+    fn lose(&mut self, kind: &str, known: &[String]) {
+        let (missing, lost): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.missing).into_iter().partition(|name| known.contains(&line(kind, name)));
+        self.missing = missing;
+        self.lost.extend(lost);
+    }
+
     /// What was lost later is missing to a deep look. To a quick one it is a warning: the engine answers its
-    /// failure by restoring again, which can't bring back what the target has been given since.
-    fn at(mut self, depth: VerifyDepth) -> Self {
+    /// failure by restoring again, over what the target has been given since.
+    fn at(mut self, is_deep: bool) -> Self {
         let lost = std::mem::take(&mut self.lost);
-        match depth {
-            VerifyDepth::Deep => self.missing.extend(lost),
-            VerifyDepth::Quick if lost.is_empty() => {}
-            VerifyDepth::Quick => {
-                self.doubtful.entry("there when the restore ended, and gone now").or_default().extend(lost);
-            }
+        if is_deep {
+            self.missing.extend(lost);
+        } else if !lost.is_empty() {
+            self.doubtful.entry("there when the restore ended, and gone now").or_default().extend(lost);
         }
         self
     }
@@ -258,6 +267,21 @@ pub(super) fn some(names: &[String]) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
+/// An object, as one line.
+fn line(kind: &str, name: &str) -> String {
+    format!("{kind} {name}")
+}
+
+/// How to look.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Depth<'a> {
+    /// What isn't there is missing.
+    Deep,
+    /// What isn't there and was not among these when the restore ended has gone since, which is only told: unless
+    /// nothing stands any more, so that it can only be restored again.
+    Quick(&'a [String]),
+}
+
 /// The comparison of all kinds.
 #[derive(Default)]
 pub(super) struct Comparison {
@@ -269,6 +293,8 @@ pub(super) struct Comparison {
     pub not_compared: Vec<String>,
     /// By `VERSION/Kind`, what Velero skipped, is not on the target, and has no reason yet.
     pub skipped: BTreeMap<String, Vec<String>>,
+    /// Something of it is on the target.
+    pub stands: bool,
 }
 
 /// Looks for the backup's `objects` on the target, where `restore` put them, as `depth` wants it.
@@ -278,10 +304,11 @@ pub(super) async fn compare(
     objects: &BTreeMap<String, Vec<String>>,
     outcomes: &BTreeMap<String, KindOutcome>,
     lone: &BTreeMap<String, Lone>,
-    depth: VerifyDepth,
+    depth: Depth<'_>,
 ) -> Result<Comparison, StepError> {
     let discovery = discover(client).await?;
     let mut comparison = Comparison::default();
+    let mut verdicts = Vec::new();
     for (kind, names) in objects {
         let Some(gvk) = parse_kind(kind) else {
             comparison.not_compared.push(format!("{kind} {} (no kind that we understand)", names.len()));
@@ -292,10 +319,18 @@ pub(super) async fn compare(
             continue;
         }
         let found = look(client, &discovery, &gvk, restore, names).await?;
-        let mut verdict = judge(&gvk, names, outcomes.get(kind), lone, &found).at(depth);
+        let verdict = judge(&gvk, names, outcomes.get(kind), lone, &found);
+        comparison.stands |= verdict.standing > 0;
+        verdicts.push((kind, names.len(), found.is_served, verdict));
+    }
+    for (kind, count, is_served, mut verdict) in verdicts {
+        if let (Depth::Quick(known), true) = (depth, comparison.stands) {
+            verdict.lose(kind, known);
+        }
+        let mut verdict = verdict.at(matches!(depth, Depth::Deep));
         comparison.skipped.insert(kind.clone(), std::mem::take(&mut verdict.skipped));
-        comparison.missing.extend(verdict.missing.iter().map(|name| format!("{kind} {name}")));
-        comparison.checks.push(verdict.check(kind, names.len(), found.is_served));
+        comparison.missing.extend(verdict.missing.iter().map(|name| line(kind, name)));
+        comparison.checks.push(verdict.check(kind, count, is_served));
     }
     Ok(comparison)
 }

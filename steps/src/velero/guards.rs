@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Progress, StepContext, StepError};
 use tokio::time::Instant;
 
-use super::api::{BACKUP_NAME_LABEL, Velero, list_all};
+use super::api::{BACKUP_NAME_LABEL, Backup, Velero, list_all};
 use super::follow::{Pace, Patience};
 use super::restore::{ImageRename, RestoreConfig};
 use super::volumes::{VolumeBackup, backed_up};
@@ -21,7 +22,7 @@ const MAX_REPAIRS: u32 = 2;
 /// Holds the password of all kopia repositories; made by Velero, at random, where it is absent.
 const PASSWORD_SECRET: &str = "velero-repo-credentials";
 
-/// Waits until the target's Velero has discovered the backup with all its volumes.
+/// Waits until the target's Velero has discovered the backup with all its volumes, and returns these.
 ///
 /// Velero creates the Backup before it reads the list of its volumes, and never looks again: one
 /// that was discovered half copied has no volumes for ever. Deleting the Backup *object* makes it
@@ -31,7 +32,7 @@ pub(super) async fn wait_for_backup(
     velero: &Velero,
     pace: Pace,
     config: &RestoreConfig,
-) -> Result<(), StepError> {
+) -> Result<Vec<VolumeBackup>, StepError> {
     let name = &config.backup;
     let mut patience = Patience::new(pace.outage);
     let (mut start, mut seen, mut repairs) = (Instant::now(), None, 0);
@@ -52,15 +53,22 @@ pub(super) async fn wait_for_backup(
                 }
             }
             Some((Some(backup), found)) => {
-                let phase = backup.status.unwrap_or_default().phase;
+                let phase = backup.status.clone().unwrap_or_default().phase;
                 if phase != "Completed" {
                     return Err(StepError::permanent(format!(
                         "backup `{name}` is {phase} on the target, not Completed"
                     )));
                 }
-                let missing = missing_volumes(&config.volumes, &backed_up(&found));
+                let found = backed_up(&found);
+                let missing = missing_volumes(config.volumes.as_deref().unwrap_or_default(), &found);
+                // Where nobody says which volumes there must be, those that Velero is about to create are waited for.
+                if missing.is_empty() && (config.volumes.is_some() || !is_new(&backup, pace)) {
+                    return Ok(found);
+                }
                 if missing.is_empty() {
-                    return Ok(());
+                    ctx.progress(Progress::message(format!("waiting for the volumes of backup {name}")));
+                    pace.pause(ctx).await?;
+                    continue;
                 }
                 let since = *seen.get_or_insert_with(Instant::now);
                 if since.elapsed() >= pace.volumes {
@@ -80,6 +88,13 @@ pub(super) async fn wait_for_backup(
         }
         pace.pause(ctx).await?;
     }
+}
+
+/// Whether Velero discovered `backup` so lately that it may be at its volumes still.
+fn is_new(backup: &Backup, pace: Pace) -> bool {
+    let created = backup.metadata.creation_timestamp.as_ref();
+    let until = created.and_then(|created| created.0.checked_add(pace.volumes).ok());
+    until.is_some_and(|until| Timestamp::now() < until)
 }
 
 /// The volumes of the source that the target doesn't know with the same snapshot.

@@ -22,7 +22,7 @@ use super::api::{
     NODE_LABEL, PodVolumeRestore, RUN_LABEL, Restore, RestoreSpec, RestoreStatus, Velero, list_all,
 };
 use super::backup::{failure_reasons, warning};
-use super::compare::{KindOutcome, compare, outcomes, restored_counts};
+use super::compare::{Depth, KindOutcome, compare, outcomes, restored_counts};
 use super::config_map::{Plugin, ensure, find, refuse_changed, remove, replaced, warn_of_another};
 use super::default_velero_namespace;
 use super::diagnose;
@@ -33,8 +33,8 @@ use super::guards::{
 };
 use super::install::{Preflight, Role, preflight, to_problem};
 use super::lone::{Lone, lone_pods};
-use super::volume_checks::{claim_checks, volume_checks};
-use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, restored};
+use super::volume_checks::{claim_checks, claims, volume_checks};
+use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, backed_up, restored};
 use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
 
@@ -76,9 +76,10 @@ pub struct RestoreConfig {
     /// Its objects, as `velero.backup` gives them; the target is compared with these.
     #[serde(default)]
     pub objects: BTreeMap<String, Vec<String>>,
-    /// Its volumes, as `velero.backup` gives them.
+    /// Its volumes, as `velero.backup` gives them; default: those that the target's Velero knows of. Only with them it is
+    /// seen that the backup was discovered half copied.
     #[serde(default)]
-    pub volumes: Vec<VolumeBackup>,
+    pub volumes: Option<Vec<VolumeBackup>>,
     /// Namespaces that will be restored, if they are to be looked at before anything starts.
     #[serde(default)]
     #[expect(dead_code, reason = "only the plan reads it, while the rest of the config is unknown")]
@@ -117,6 +118,12 @@ pub struct RestoreOutputs {
     pub lone_pods: BTreeMap<String, Lone>,
     /// Volumes that were filled.
     pub volumes: Vec<VolumeRestore>,
+    /// Volumes of the backup as the target's Velero knows them, where `volumes` wasn't given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_volumes: Option<Vec<VolumeBackup>>,
+    /// `NAMESPACE/NAME` of the backup's claims that were not bound when the restore ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unbound: Vec<String>,
     /// `VERSION/Kind NAMESPACE/NAME` of all that should be on the target and isn't.
     pub missing: Vec<String>,
     /// `VERSION/Kind COUNT (reason)` of the kinds that aren't compared.
@@ -173,8 +180,8 @@ impl VeleroRestore {
             let source = Velero::connect(ctx, source, &config.velero_namespace).await?;
             refuse_other_password(&source, velero).await?;
         }
-        wait_for_backup(ctx, velero, self.pace, config).await?;
-        refuse_occupied(velero, &config.volumes).await?;
+        let found = wait_for_backup(ctx, velero, self.pace, config).await?;
+        refuse_occupied(velero, config.volumes.as_deref().unwrap_or(&found)).await?;
         if rules.is_empty() {
             // Those of an earlier run would rename images still.
             remove(ctx, velero, Plugin::ImageName).await?;
@@ -292,12 +299,19 @@ impl VeleroRestore {
         };
         let lone_pods = lone_pods(velero, name, &config.objects, outcomes.get("v1/Pod")).await?;
         let mut compared =
-            compare(&velero.client, name, &config.objects, &outcomes, &lone_pods, VerifyDepth::Deep).await?;
+            compare(&velero.client, name, &config.objects, &outcomes, &lone_pods, Depth::Deep).await?;
         for (kind, outcome) in outcomes.iter_mut().filter(|(_, outcome)| !outcome.skipped.is_empty()) {
             outcome.discarded = Some(compared.skipped.remove(kind).unwrap_or_default());
         }
         let (missing, not_compared) = (compared.missing, compared.not_compared);
         let volumes = restored(&velero.volumes_of_restore(name).await?);
+        let backup_volumes = match &config.volumes {
+            Some(_) => None,
+            None => volumes_known(velero, &config.backup).await?,
+        };
+        let of_backup = config.volumes.as_ref().or(backup_volumes.as_ref());
+        let claims = claims(velero, of_backup.map_or(&[][..], Vec::as_slice)).await?;
+        let unbound = claims.into_iter().filter(|(_, is_bound)| !is_bound).map(|(claim, _)| claim).collect();
         let (warnings, errors) = (texts.warnings, texts.errors);
         Ok(RestoreOutputs {
             restore: name.to_owned(),
@@ -307,6 +321,8 @@ impl VeleroRestore {
             outcomes,
             lone_pods,
             volumes,
+            backup_volumes,
+            unbound,
             missing,
             not_compared,
         })
@@ -316,6 +332,14 @@ impl VeleroRestore {
 fn gone(name: &str) -> StepError {
     StepError::permanent(format!("restore `{name}` was deleted while it ran"))
         .with_hint("delete what it made on the target; resume starts it again")
+}
+
+/// The volumes of `backup`, if the target's Velero still knows it.
+async fn volumes_known(velero: &Velero, backup: &str) -> Result<Option<Vec<VolumeBackup>>, StepError> {
+    Ok(match velero.backup(backup).await? {
+        Some(_) => Some(backed_up(&velero.volumes_of_backup(backup).await?)),
+        None => None,
+    })
 }
 
 fn spec(config: &RestoreConfig) -> RestoreSpec {
@@ -508,17 +532,28 @@ impl TypedStep for VeleroRestore {
         let subject = format!("restore {name}");
         let status = velero.restore(name).await?.and_then(|r| r.status).unwrap_or_default();
         let phase = if status.phase.is_empty() { "absent" } else { &status.phase };
+        let is_quick = depth == VerifyDepth::Quick;
         let mut checks = vec![Check::equal(&subject, "phase", "Completed", phase)];
+        if is_quick && phase == "absent" {
+            let again = format!("`migrate resume {} --rerun {}`", ctx.run, ctx.node.quoted());
+            let note = format!("it was deleted; what it did is recorded. {again} restores again");
+            checks = vec![Check { status: CheckStatus::Warning, ..checks.remove(0).with_note(note) }];
+        }
         // Quick trusts what was recorded when it ended; deep asks Velero again.
-        let volumes = match depth {
-            VerifyDepth::Quick => outputs.volumes.clone(),
-            VerifyDepth::Deep => restored(&velero.volumes_of_restore(name).await?),
+        let (volumes, look) = match depth {
+            VerifyDepth::Quick => (outputs.volumes.clone(), Depth::Quick(&outputs.missing)),
+            VerifyDepth::Deep => (restored(&velero.volumes_of_restore(name).await?), Depth::Deep),
         };
-        checks.extend(volume_checks(&config.volumes, &volumes));
-        checks.extend(claim_checks(&velero, &config.volumes).await?);
         let compared =
-            compare(&velero.client, name, &config.objects, &outputs.outcomes, &outputs.lone_pods, depth)
+            compare(&velero.client, name, &config.objects, &outputs.outcomes, &outputs.lone_pods, look)
                 .await?;
+        let of_backup = config.volumes.as_ref().or(outputs.backup_volumes.as_ref());
+        if let Some(of_backup) = of_backup {
+            checks.extend(volume_checks(of_backup, &volumes));
+            let claims = claims(&velero, of_backup).await?;
+            let stands = compared.stands || claims.iter().any(|(_, is_bound)| *is_bound);
+            checks.extend(claim_checks(&claims, (is_quick && stands).then_some(&outputs.unbound[..])));
+        }
         checks.extend(compared.checks);
         let unknown = |subject: &str, what: &str, found: &str| Check {
             status: CheckStatus::Warning,
@@ -530,8 +565,10 @@ impl TypedStep for VeleroRestore {
             let found = "unknown: what was there before the restore counts as restored";
             checks.push(unknown(&subject, "list of objects", found));
         }
-        if config.volumes.is_empty() {
-            checks.push(unknown("volumes", "list of the source", "empty: no volume's data was compared"));
+        if of_backup.is_none_or(Vec::is_empty) {
+            let found = of_backup.map_or("unknown", |_| "empty");
+            let found = format!("{found}: no volume's data was compared");
+            checks.push(unknown("volumes", "list of the source", &found));
         }
         checks.extend(outputs.warnings.iter().map(|text| warning(&subject, text)));
         Ok(checks.into_iter().collect())

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod hazards;
+mod later;
 mod source;
 mod target;
 

@@ -3,7 +3,7 @@
 use migrate_plugin_api::{Check, CheckStatus, StepError};
 
 use super::api::Velero;
-use super::volumes::{VolumeBackup, VolumeRestore, claims_and_pods};
+use super::volumes::{BoundClaim, VolumeBackup, VolumeRestore, claims_and_pods};
 
 /// Bytes that a backup may count more than its restore. kopia counts a symbolic link that it finds
 /// unchanged by the length of its target, a restore none. More than a hundredth of the volume is no link.
@@ -30,20 +30,32 @@ pub(super) fn volume_checks(source: &[VolumeBackup], target: &[VolumeRestore]) -
     checks
 }
 
-/// Every claim of the backup is bound on the target.
-pub(super) async fn claim_checks(velero: &Velero, volumes: &[VolumeBackup]) -> Result<Vec<Check>, StepError> {
+/// `NAMESPACE/NAME` of the claims of the backup's `volumes`, with whether each is bound on the target.
+pub(super) async fn claims(
+    velero: &Velero,
+    volumes: &[VolumeBackup],
+) -> Result<Vec<(String, bool)>, StepError> {
     let mut namespaces: Vec<String> = volumes.iter().map(|v| v.namespace.clone()).collect();
     namespaces.sort();
     namespaces.dedup();
     let (bound, _) = claims_and_pods(velero, &namespaces).await?;
-    let mut checks = Vec::new();
-    for volume in volumes {
-        let Some(claim) = &volume.claim else { continue };
-        let is_bound = bound.iter().any(|b| b.namespace == volume.namespace && b.name == *claim);
-        let found = if is_bound { "Bound" } else { "not bound" };
-        checks.push(Check::equal(format!("claim {}/{claim}", volume.namespace), "phase", "Bound", found));
-    }
-    Ok(checks)
+    let bound: Vec<String> = bound.iter().map(BoundClaim::path).collect();
+    let wanted = volumes.iter().filter_map(|v| Some(format!("{}/{}", v.namespace, v.claim.as_ref()?)));
+    Ok(wanted.map(|claim| (claim.clone(), bound.contains(&claim))).collect())
+}
+
+/// Every one of the backup's `claims` is bound on the target. `unbound` are those that were not when the restore ended,
+/// if one that has gone since is only to be told.
+pub(super) fn claim_checks(claims: &[(String, bool)], unbound: Option<&[String]>) -> Vec<Check> {
+    let one = |(claim, is_bound): &(String, bool)| {
+        let found = if *is_bound { "Bound" } else { "not bound" };
+        let check = Check::equal(format!("claim {claim}"), "phase", "Bound", found);
+        if *is_bound || unbound.is_none_or(|unbound| unbound.contains(claim)) {
+            return check;
+        }
+        Check { status: CheckStatus::Warning, ..check.with_note("bound when the restore ended") }
+    };
+    claims.iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -118,6 +118,23 @@ async fn a_backup_that_lacks_something_names_how_another_is_made() {
 }
 
 #[tokio::test]
+async fn a_backup_that_has_expired_is_told_and_not_made_again() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let config = backup_config(&cluster);
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    cluster.lock().objects.remove(&format!("{VELERO}/backups/{KEY}"));
+    cluster.lock().objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+    let quick = backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    let told = quick.checks.iter().map(|c| (c.status, c.target.as_str(), c.note.as_deref().unwrap()));
+    let note = "it has expired or was deleted; what it held is recorded. `migrate resume test-run --rerun node` makes \
+                another backup";
+    assert_eq!(told.collect::<Vec<_>>(), [(CheckStatus::Warning, "absent", note)]);
+    assert!(!backup_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap().passed());
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_made_in_between_is_joined_and_a_foreign_one_refused() {
     let cluster = source().await;
     let (_, ctx) = context();

@@ -8,7 +8,7 @@ use super::*;
 use crate::velero::storage_class::StorageClassMap;
 
 /// A target whose Velero has discovered the backup, and will complete a restore of it.
-async fn target() -> Cluster {
+pub(super) async fn target() -> Cluster {
     let cluster = cluster("ReadOnly").await;
     let mut state = cluster.lock();
     discover(&mut state, true);
@@ -59,7 +59,7 @@ fn discover(state: &mut State, whole: bool) {
     }
 }
 
-fn restore_config(cluster: &Cluster) -> Value {
+pub(super) fn restore_config(cluster: &Cluster) -> Value {
     json!({
         "cluster": cluster.reference(), "backup": "b1",
         "objects": { "v1/ConfigMap": ["shop/settings"], "v1/Pod": ["shop/db-0"], "v1/Endpoints": ["shop/db"] },
@@ -101,7 +101,7 @@ async fn a_restore_is_created_once_followed_and_compared() {
     // A restored object and a claim that are gone are named.
     cluster.lock().objects.remove("/api/v1/namespaces/shop/configmaps/settings");
     cluster.lock().objects.remove("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0");
-    let evidence = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    let evidence = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap();
     let failed: Vec<&str> = evidence.failures().map(|c| c.subject.as_str()).collect();
     assert_eq!(failed, ["claim shop/data-db-0", "v1/ConfigMap"]);
     cluster.finish();

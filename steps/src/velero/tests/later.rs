@@ -1,0 +1,126 @@
+//! What `velero.restore` says of a target that people have gone on with, and of one whose volumes nobody has named.
+
+use migrate_plugin_api::{CheckStatus, ErrorClass, Evidence, Step, VerifyDepth};
+use serde_json::{Value, json};
+
+use super::target::{restore_config, target};
+use super::*;
+
+const CONFIG_MAP: &str = "/api/v1/namespaces/shop/configmaps/settings";
+const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0";
+const POD: &str = "/api/v1/namespaces/shop/pods/db-0";
+
+fn failed(evidence: &Evidence) -> Vec<&str> {
+    evidence.failures().map(|check| check.subject.as_str()).collect()
+}
+
+fn warned(evidence: &Evidence) -> Vec<(&str, &str)> {
+    let warned = evidence.checks.iter().filter(|check| check.status == CheckStatus::Warning);
+    warned.map(|check| (check.subject.as_str(), check.note.as_deref().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let config = restore_config(&cluster);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    let verified = async |depth| restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+    cluster.lock().objects.remove(CONFIG_MAP);
+    cluster.lock().objects.remove(CLAIM);
+    cluster.lock().objects.remove(&format!("{VELERO}/restores/{KEY}"));
+    let quick = verified(VerifyDepth::Quick).await;
+    assert_eq!(failed(&quick), [] as [&str; 0]);
+    assert_eq!(
+        warned(&quick),
+        [
+            (
+                format!("restore {KEY}").as_str(),
+                "it was deleted; what it did is recorded. `migrate resume test-run --rerun node` restores again"
+            ),
+            ("claim shop/data-db-0", "bound when the restore ended"),
+            ("v1/ConfigMap", "there when the restore ended, and gone now: shop/settings"),
+        ]
+    );
+    let deep = verified(VerifyDepth::Deep).await;
+    assert_eq!(failed(&deep), [format!("restore {KEY}").as_str(), "claim shop/data-db-0", "v1/ConfigMap"]);
+    // A target that was emptied is to be filled again.
+    cluster.lock().objects.remove(POD);
+    let quick = verified(VerifyDepth::Quick).await;
+    assert_eq!(failed(&quick), ["claim shop/data-db-0", "v1/ConfigMap"]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_was_missing_when_the_restore_ended_stays_missing() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let mut config = restore_config(&cluster);
+    config["objects"]["v1/ConfigMap"] = json!(["shop/settings", "shop/never"]);
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        if path.contains("/restores/") {
+            state.objects.get_mut(CLAIM).unwrap()["status"]["phase"] = json!("Pending");
+        }
+    }));
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["missing"], json!(["v1/ConfigMap shop/never"]));
+    assert_eq!(outputs["unbound"], json!(["shop/data-db-0"]));
+    let quick = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+    assert_eq!(failed(&quick), ["claim shop/data-db-0", "v1/ConfigMap"]);
+    cluster.finish();
+}
+
+/// Without `volumes`.
+fn unnamed(cluster: &super::cluster::Cluster) -> Value {
+    let mut config = restore_config(cluster);
+    config.as_object_mut().unwrap().remove("volumes");
+    config
+}
+
+#[tokio::test]
+async fn volumes_that_nobody_names_are_asked_of_the_targets_velero() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let config = unnamed(&cluster);
+    cluster.lock().put(CLAIM, claim("Bound", "premium"));
+    let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert!(error.message.starts_with("the target already has claim shop/data-db-0:"), "{}", error.message);
+    assert!(cluster.writes().is_empty(), "nothing is restored");
+
+    cluster.lock().objects.remove(CLAIM);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["backup-volumes"][0]["claim"], "data-db-0");
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+        assert!(evidence.checks.iter().all(|check| check.status == CheckStatus::Passed), "{evidence:?}");
+        let compared = evidence.checks.iter().find(|check| check.subject == "volume shop/db-0/data").unwrap();
+        assert_eq!((&*compared.source, &*compared.target), ("20", "20"));
+    }
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn volumes_of_a_backup_just_discovered_are_waited_for() {
+    let cluster = target().await;
+    let (host, ctx) = context();
+    let path = format!("{VELERO}/podvolumebackups/p1");
+    let volume = cluster.lock().objects.remove(&path).unwrap();
+    cluster.lock().objects.get_mut(&format!("{VELERO}/backups/b1")).unwrap()["metadata"]["creationTimestamp"] =
+        json!(jiff::Timestamp::now().to_string());
+    cluster.lock().put(CLAIM, claim("Bound", "premium"));
+    let config = unnamed(&cluster);
+    // Velero creates them a moment after the backup.
+    let creates = async {
+        while host.recorded().progress.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cluster.lock().put(&path, volume);
+    };
+    let step = Typed(VeleroRestore::at(Pace { volumes: Duration::from_secs(2), ..pace() }));
+    let (result, ()) = tokio::join!(step.apply(&ctx, &config), creates);
+    assert_eq!(result.unwrap_err().class, ErrorClass::Conflict);
+    cluster.finish();
+}
