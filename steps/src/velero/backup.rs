@@ -224,7 +224,8 @@ impl VeleroBackup {
                 refuse_omitted(ctx, config, velero, &objects, &status).await?;
                 objects
             }
-            Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
+            // The next attempt finds the same backup, and reads its list.
+            Err(e) if e.class == ErrorClass::Cancelled || e.class.is_retryable() => return Err(e),
             Err(e) => {
                 ctx.warn(format!("the list of objects in backup `{name}` can't be read: {e}"));
                 BTreeMap::new()

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use kube::api::{DeleteParams, PostParams};
-use migrate_plugin_api::{StepContext, StepError};
+use migrate_plugin_api::{ErrorClass, StepContext, StepError};
+use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::api::{DownloadTarget, Velero};
-use super::follow::Pace;
+use super::follow::{Pace, Patience};
 use crate::kubernetes::kube_error;
 use crate::tls::{self, Speaks};
 
@@ -51,10 +52,19 @@ impl VeleroFile {
     }
 }
 
-/// Fetches and reads `file` about the backup or restore called `name`.
+/// Why a file wasn't read.
+enum Unread {
+    /// The store can't be reached from here: for a moment, or because it is private.
+    Away(StepError),
+    /// Anything else.
+    Failed(StepError),
+}
+
+/// Fetches and reads `file` about the backup or restore called `name`. Bears a store or an API server that is away for
+/// a while: what is not read now may never be asked for again.
 ///
 /// # Errors
-/// `Transient` when the store can't be reached from here, `Corrupt` when the file can't be read.
+/// A class that is retried where it may be read later. Any other where it can't be read, or not from here.
 pub(super) async fn fetch<T: DeserializeOwned>(
     ctx: &StepContext,
     velero: &Velero,
@@ -62,10 +72,39 @@ pub(super) async fn fetch<T: DeserializeOwned>(
     file: VeleroFile,
     name: &str,
 ) -> Result<T, StepError> {
-    let url = signed_url(ctx, velero, pace, file, name).await?;
+    let (mut patience, mut reach) = (Patience::new(pace.outage), Patience::new(pace.download));
+    loop {
+        match fetch_once(ctx, velero, pace, file, name).await {
+            Ok(found) => return Ok(found),
+            Err(Unread::Failed(e)) => {
+                patience.bear::<()>(Err(e), Instant::now())?;
+            }
+            Err(Unread::Away(e)) => {
+                let borne = reach.bear::<()>(Err(e), Instant::now());
+                borne.map_err(|e| StepError { class: ErrorClass::Permanent, ..e })?;
+            }
+        }
+        pace.pause(ctx).await?;
+    }
+}
+
+async fn fetch_once<T: DeserializeOwned>(
+    ctx: &StepContext,
+    velero: &Velero,
+    pace: Pace,
+    file: VeleroFile,
+    name: &str,
+) -> Result<T, Unread> {
+    let url = signed_url(ctx, velero, pace, file, name).await.map_err(Unread::Failed)?;
     let what = format!("{} of `{name}`", file.kind());
     let failed = |e: reqwest::Error| {
-        StepError::transient(format!("failed to download the {what}")).with_source(e.without_url())
+        let is_away = e.is_connect();
+        let is_refused = e.status().is_some_and(|status| !is_passing(status));
+        let class =
+            if is_refused { ErrorClass::Permanent } else { ErrorClass::Transient { retry_after_ms: None } };
+        let error =
+            StepError::new(class, format!("failed to download the {what}")).with_source(e.without_url());
+        if is_away { Unread::Away(error) } else { Unread::Failed(error) }
     };
     let http = tls::client(Speaks::Http2)
         .connect_timeout(CONNECT_TIMEOUT)
@@ -75,7 +114,13 @@ pub(super) async fn fetch<T: DeserializeOwned>(
     let response =
         http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let packed = response.bytes().await.map_err(failed)?;
-    parse(&packed).map_err(|reason| StepError::corrupt(format!("failed to read the {what}: {reason}")))
+    parse(&packed)
+        .map_err(|reason| Unread::Failed(StepError::corrupt(format!("failed to read the {what}: {reason}"))))
+}
+
+/// Whether a store that answers so may answer otherwise a moment later.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// The URL at which Velero offers `file`.
@@ -195,7 +240,7 @@ impl Texts {
         }
         match fetch::<Results>(ctx, velero, pace, file, name).await {
             Ok(results) => Ok(Self { warnings: results.warnings.lines(), errors: results.errors.lines() }),
-            Err(e) if e.class == migrate_plugin_api::ErrorClass::Cancelled => Err(e),
+            Err(e) if e.class == ErrorClass::Cancelled => Err(e),
             Err(e) => {
                 ctx.warn(format!("the texts of warnings and errors of `{name}` can't be read: {e}"));
                 let unread = |count: u64, what: &str| {

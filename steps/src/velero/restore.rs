@@ -291,7 +291,8 @@ impl VeleroRestore {
             fetch(ctx, velero, self.pace, VeleroFile::RestoreResourceList, name).await;
         let (objects, mut outcomes) = match list {
             Ok(list) => (restored_counts(&list), outcomes(&config.objects, &list)),
-            Err(e) if e.class == ErrorClass::Cancelled => return Err(e),
+            // The next attempt finds the same restore, and reads its list.
+            Err(e) if e.class == ErrorClass::Cancelled || e.class.is_retryable() => return Err(e),
             Err(e) => {
                 ctx.warn(format!("the list of objects of restore `{name}` can't be read: {e}"));
                 (BTreeMap::new(), BTreeMap::new())

@@ -26,6 +26,8 @@ pub(super) struct State {
     /// Paths whose first GET answers 404 though the object is there: somebody else's creation in
     /// between.
     pub hidden_once: Vec<String>,
+    /// Files, as `KIND/NAME`, that the store fails to give, each once.
+    pub failing_once: Vec<String>,
     /// What Velero would do next.
     pub on_create: Option<Hook>,
     /// What Velero would do after a deletion.
@@ -99,6 +101,10 @@ impl State {
         let method = request.method.as_str();
         if method != "GET" {
             self.writes.push(format!("{method} {path}"));
+        }
+        if let Some(position) = self.failing_once.iter().position(|file| path == format!("/files/{file}")) {
+            self.failing_once.remove(position);
+            return status(503, "SlowDown");
         }
         if let Some(bytes) = path.strip_prefix("/files/").and_then(|file| self.files.get(file)) {
             return (200, Body::Bytes(bytes.clone()));

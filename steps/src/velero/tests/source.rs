@@ -102,6 +102,24 @@ async fn a_list_that_can_not_be_read_is_a_warning_and_no_loss() {
 }
 
 #[tokio::test]
+async fn a_store_that_fails_for_a_moment_loses_no_list() {
+    let cluster = source().await;
+    let (host, ctx) = context();
+    cluster.lock().failing_once.push(format!("BackupResourceList/{KEY}"));
+    let outputs = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap();
+    assert_eq!(outputs["objects"]["v1/Pod"], json!(["shop/db-0"]));
+    assert!(host.recorded().log.iter().all(|(_, line)| !line.contains("can't be read")));
+    // One that fails on is told to the engine, whose next attempt finds the same backup.
+    cluster.lock().failing_once = vec![format!("BackupResourceList/{KEY}"); 10_000];
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });
+    cluster.lock().failing_once.clear();
+    assert_eq!(backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap(), outputs);
+    assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")]);
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn a_backup_that_lacks_something_names_how_another_is_made() {
     let cluster = source().await;
     let (_, ctx) = context();
