@@ -123,31 +123,33 @@ pub(super) fn replaced(
     })
 }
 
-/// Refuses to change a map while a restore may read it that is not this run's: it may rely on what this node
-/// has written as well as on what another has.
+/// Refuses to change a map while a restore may read it, this run's own as well: the claims that it is yet to create
+/// would get other classes. `then` is the command that goes on.
 async fn refuse_while_read(
-    ctx: &StepContext,
     velero: &Velero,
     plugin: Plugin,
     old: &ConfigMap,
+    then: &str,
 ) -> Result<(), StepError> {
-    let is_own = is_of_this_node(ctx, old);
     let restores = list_all(&velero.restores(), "").await;
     let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
     let is_at_work = |restore: &&Restore| {
         let phase = restore.status.clone().unwrap_or_default().phase;
-        matches!(stage(&phase), Stage::Queued | Stage::Working) && !(is_own && is_of_this_run(ctx, *restore))
+        matches!(stage(&phase), Stage::Queued | Stage::Working)
     };
     let Some(restore) = restores.iter().find(is_at_work) else { return Ok(()) };
     Err(StepError::conflict(format!(
-        "ConfigMap `{}` in namespace `{}` says something else for {}, and restore `{}`, which may read it, has not \
-         ended",
+        "ConfigMap `{}` in namespace `{}` is as {} wrote it, and restore `{}`, which may read it, has not ended",
         plugin.name(),
         velero.namespace,
         writer(old),
         restore.name_any()
     ))
-    .with_hint(format!("when that restore has ended, `migrate resume {}`", ctx.run)))
+    .with_hint(format!("when that restore has ended, `{then}`")))
+}
+
+fn resume(ctx: &StepContext) -> String {
+    format!("migrate resume {}", ctx.run)
 }
 
 /// Makes `plugin` read exactly `data`. Returns the name of the ConfigMap that holds it.
@@ -169,7 +171,7 @@ pub(super) async fn ensure(
         Decision::Write => {
             let old = ours(plugin, &found);
             if let Some(old) = old {
-                refuse_while_read(ctx, velero, plugin, old).await?;
+                refuse_while_read(velero, plugin, old, &resume(ctx)).await?;
             }
             let mut labels = our_labels(ctx);
             labels.insert("velero.io/plugin-config".to_owned(), String::new());
@@ -244,8 +246,14 @@ pub(super) fn conflict(plugin: Plugin, name: &str, namespace: &str) -> StepError
 /// `Conflict`, naming the node that has written it, while a restore may read it.
 pub(super) async fn remove(ctx: &StepContext, velero: &Velero, plugin: Plugin) -> Result<(), StepError> {
     let found = find(velero, plugin).await?;
-    let Some(old) = ours(plugin, &found) else { return Ok(()) };
-    refuse_while_read(ctx, velero, plugin, old).await?;
+    match ours(plugin, &found) {
+        None => Ok(()),
+        Some(old) => remove_ours(velero, plugin, old, &resume(ctx)).await,
+    }
+}
+
+async fn remove_ours(velero: &Velero, plugin: Plugin, old: &ConfigMap, then: &str) -> Result<(), StepError> {
+    refuse_while_read(velero, plugin, old, then).await?;
     // Refused where it was changed since it was looked at.
     let only = Preconditions { uid: old.uid(), resource_version: old.resource_version() };
     match api(velero).delete(plugin.name(), &DeleteParams::default().preconditions(only)).await {
@@ -263,7 +271,8 @@ pub(super) async fn take_back(ctx: &StepContext, velero: &Velero, plugin: Plugin
             ctx.warn(format!("ConfigMap `{}` is left: {} wrote it", plugin.name(), writer(old)));
             Ok(())
         }
-        _ => remove(ctx, velero, plugin).await,
+        None => Ok(()),
+        Some(old) => remove_ours(velero, plugin, old, &format!("migrate undo {} --yes", ctx.run)).await,
     }
 }
 

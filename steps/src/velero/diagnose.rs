@@ -68,7 +68,7 @@ impl Restored {
             None => Ok(()),
             Some(message) => Err(StepError::permanent(message).with_hint(
                 "create the class on the target and resume: the restore, which waits for it, goes on. To start \
-                 over instead, map the class, delete the restore and its namespace, and restart Velero",
+                 over instead, delete the restore and its namespace, restart Velero, map the class and resume",
             )),
         }
     }

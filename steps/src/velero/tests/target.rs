@@ -384,8 +384,8 @@ async fn what_another_run_has_written_is_not_changed_under_a_restore() {
     assert_eq!(error.class, ErrorClass::Conflict);
     assert_eq!(
         error.message,
-        "ConfigMap `migrate-change-storage-class` in namespace `velero` says something else for node `classes` of \
-         run `other-run`, and restore `theirs`, which may read it, has not ended"
+        "ConfigMap `migrate-change-storage-class` in namespace `velero` is as node `classes` of run `other-run` wrote \
+         it, and restore `theirs`, which may read it, has not ended"
     );
     assert_eq!(error.hint.as_deref(), Some("when that restore has ended, `migrate resume test-run`"));
     let plan = step.plan(&ctx, &config).await.unwrap();
@@ -419,6 +419,32 @@ async fn what_another_run_has_written_is_not_changed_under_a_restore() {
     assert_eq!(cluster.writes(), [format!("PATCH {CLASSES}")], "nothing was changed since");
     restore_of_another_run(&cluster, "Completed");
     step.apply(&ctx, &same).await.unwrap();
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn classes_are_not_taken_from_under_the_runs_own_restore() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let step = Typed(StorageClassMap);
+    let config = json!({ "cluster": cluster.reference(), "map": { "gp3": "premium" } });
+    let outputs = step.apply(&ctx, &config).await.unwrap();
+    let own = json!({ "spec": { "backupName": "b1" }, "status": { "phase": "InProgress" },
+        "metadata": { "labels": { "migrate-run": "test-run", "migrate-node": "restore" } } });
+    cluster.lock().put(&format!("{VELERO}/restores/restore-1"), own);
+    let error = step.undo(&ctx, &config, &outputs).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(error.hint.as_deref(), Some("when that restore has ended, `migrate undo test-run --yes`"));
+    // Nor changed, as by an edit of `[storage-classes]`.
+    cluster.lock().put("/apis/storage.k8s.io/v1/storageclasses/standard", json!({ "provisioner": "p" }));
+    let other = json!({ "cluster": cluster.reference(), "map": { "gp3": "standard" } });
+    let error = step.apply(&ctx, &other).await.unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("when that restore has ended, `migrate resume test-run`"));
+    assert_eq!(cluster.lock().objects[CLASSES]["data"], json!({ "gp3": "premium" }));
+    cluster.lock().objects.get_mut(&format!("{VELERO}/restores/restore-1")).unwrap()["status"]["phase"] =
+        json!("Completed");
+    step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert!(!cluster.lock().objects.contains_key(CLASSES));
     cluster.finish();
 }
 
