@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mask::Mask;
 use super::process::{Ended, Failure, Process, ending, find};
-use super::{KEPT_BYTES, Repeated};
+use super::{Effect, KEPT_BYTES, Repeated, left};
 use crate::stdin_lock::{claim, is_alive, still_running};
 
 /// Exit code of `observe`: nothing was done.
@@ -117,8 +117,8 @@ impl Config {
         self.command.first().map_or("", String::as_str)
     }
 
-    fn is_repeatable(&self) -> bool {
-        self.idempotency.is_some_and(Repeated::is_harmless)
+    fn repeated(&self) -> Repeated {
+        self.idempotency.unwrap_or(Repeated::None)
     }
 
     fn accepts(&self, status: std::process::ExitStatus) -> bool {
@@ -300,20 +300,16 @@ impl TypedStep for Exec {
         match config.look(ctx).await? {
             Some(Look::Done(outputs)) => return Ok(TypedObservation::Done(outputs)),
             Some(Look::NotDone) => return Ok(TypedObservation::Absent),
-            Some(Look::Unclear(reason)) if !config.is_repeatable() => {
-                return Ok(TypedObservation::Unknown { reason });
-            }
-            Some(Look::Unclear(_)) | None => {}
+            Some(Look::Unclear(reason)) => return Ok(left(ctx, config.repeated(), Effect::Unclear(reason))),
+            None => {}
         }
         let seen = ctx.cursor::<Seen>()?.filter(|seen| seen.attempt == ctx.attempt).map(|seen| seen.end);
-        Ok(match seen {
-            _ if config.is_repeatable() => TypedObservation::Absent,
-            Some(End::NotStarted) => TypedObservation::Absent,
-            Some(End::Ended(how)) => {
-                TypedObservation::Unknown { reason: format!("`{name}` ended with {how}") }
-            }
-            None => TypedObservation::Unknown { reason: format!("the end of `{name}` was not seen") },
-        })
+        let effect = match seen {
+            Some(End::NotStarted) => Effect::None,
+            Some(End::Ended(how)) => Effect::Unclear(format!("`{name}` ended with {how}")),
+            None => Effect::Unclear(format!("the end of `{name}` was not seen")),
+        };
+        Ok(left(ctx, config.repeated(), effect))
     }
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {

@@ -59,6 +59,11 @@ fn unknown(observation: Observation) -> String {
     }
 }
 
+/// Something that the node's key names.
+fn begun() -> Observation {
+    Observation::Running { handle: "run-0000000000".to_owned() }
+}
+
 #[tokio::test]
 async fn a_command_gets_what_its_config_says_and_no_more() {
     let stand = Stand::new();
@@ -175,15 +180,22 @@ async fn what_may_have_had_its_effect_is_only_repeated_on_its_authors_word() {
     assert_eq!(unknown(stand.observe(&config).await.unwrap()), "the end of `sh` was not seen");
     stand.apply(&config).await.unwrap_err();
     assert_eq!(unknown(stand.observe(&config).await.unwrap()), "`sh` ended with exit code 1");
-    for word in ["natural", "keyed"] {
-        config["idempotency"] = word.into();
-        assert_eq!(stand.observe(&config).await.unwrap(), Observation::Absent);
-    }
+    config["idempotency"] = "natural".into();
+    assert_eq!(stand.observe(&config).await.unwrap(), Observation::Absent);
+    // What has another key would be another thing beside it.
+    config["idempotency"] = "keyed".into();
+    assert_eq!(stand.observe(&config).await.unwrap(), begun());
     config["idempotency"] = "none".into();
     unknown(stand.observe(&config).await.unwrap());
     // What never ran has had no effect.
     stand.apply(&json!({ "command": ["no-such-program"] })).await.unwrap_err();
     assert_eq!(stand.observe(&json!({ "command": ["no-such-program"] })).await.unwrap(), Observation::Absent);
+    // Nor has that one, but the one before it may have.
+    let keyed = json!({ "command": ["no-such-program"], "idempotency": "keyed" });
+    assert_eq!(stand.observe(&keyed).await.unwrap(), Observation::Absent);
+    let cursor = stand.host.recorded().cursors.last().cloned();
+    let ctx = stand.context().with_state(Some("run-0000000000".to_owned()), cursor);
+    assert_eq!(Typed(Exec).observe(&ctx, &keyed).await.unwrap(), begun());
     // Of an earlier attempt that says nothing.
     let mut later = stand.context();
     later.attempt = 2;

@@ -21,7 +21,7 @@ use super::answer::{Answer, Expect};
 use super::exec::secrets;
 use super::mask::Mask;
 use super::request::{Failure, Redirects, Request, is_refusal, shown};
-use super::{KEPT_BYTES, Repeated};
+use super::{Effect, KEPT_BYTES, Repeated, left};
 use crate::duration::Span;
 
 /// A service that has not answered after this long won't.
@@ -129,10 +129,12 @@ impl Config {
         matches!(self.method, Method::Get | Method::Head)
     }
 
-    fn is_repeatable(&self) -> bool {
+    fn repeated(&self) -> Repeated {
         match self.idempotency {
-            Some(said) => said.is_harmless(),
-            None => self.method().is_idempotent() || self.idempotency_key_header.is_some(),
+            Some(said) => said,
+            None if self.method().is_idempotent() => Repeated::Natural,
+            None if self.idempotency_key_header.is_some() => Repeated::Keyed,
+            None => Repeated::None,
         }
     }
 
@@ -287,14 +289,12 @@ impl TypedStep for Http {
     ) -> Result<TypedObservation<Outputs>, StepError> {
         let seen = ctx.cursor::<Seen>()?.filter(|seen| seen.attempt == ctx.attempt).map(|seen| seen.end);
         let name = config.name();
-        Ok(match seen {
-            _ if config.is_repeatable() => TypedObservation::Absent,
-            Some(End::NotSent | End::Refused) => TypedObservation::Absent,
-            Some(End::Answered(status)) => {
-                TypedObservation::Unknown { reason: format!("`{name}` was answered with {status}") }
-            }
-            None => TypedObservation::Unknown { reason: format!("the answer to `{name}` was not seen") },
-        })
+        let effect = match seen {
+            Some(End::NotSent | End::Refused) => Effect::None,
+            Some(End::Answered(status)) => Effect::Unclear(format!("`{name}` was answered with {status}")),
+            None => Effect::Unclear(format!("the answer to `{name}` was not seen")),
+        };
+        Ok(left(ctx, config.repeated(), effect))
     }
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {

@@ -201,12 +201,16 @@ async fn what_may_have_arrived_is_only_sent_again_where_that_is_harmless() {
         json!({ "method": "PUT" }),
         json!({ "method": "DELETE" }),
         json!({ "method": "GET" }),
-        json!({ "idempotency-key-header": "Idempotency-Key" }),
         json!({ "idempotency": "natural" }),
+        json!({ "method": "PUT", "idempotency-key-header": "Idempotency-Key" }),
     ] {
         assert_eq!(stand.observe(&post(harmless)).await, Observation::Absent);
     }
     unknown(stand.observe(&post(json!({ "method": "PUT", "idempotency": "none" }))).await);
+    // Only under this key: another body would have another.
+    let keyed = post(json!({ "idempotency-key-header": "Idempotency-Key" }));
+    let begun = Observation::Running { handle: "ask-0000000000".to_owned() };
+    assert_eq!(stand.observe(&keyed).await, begun);
 
     // A refusal is known to have done nothing; an error of the server isn't.
     for (status, class, is_absent) in [
@@ -220,6 +224,11 @@ async fn what_may_have_arrived_is_only_sent_again_where_that_is_harmless() {
         assert_eq!(stand.apply(&plain).await.unwrap_err().class, class);
         let observation = stand.observe(&plain).await;
         assert_eq!(observation == Observation::Absent, is_absent, "{status}: {observation:?}");
+        assert_eq!(stand.observe(&keyed).await == Observation::Absent, is_absent, "{status}");
+        // That this one was refused says nothing of the one before it.
+        let cursor = stand.host.recorded().cursors.last().cloned();
+        let ctx = stand.context().with_state(Some("ask-0000000000".to_owned()), cursor);
+        assert_eq!(Typed(Http).observe(&ctx, &keyed).await.unwrap(), begun, "{status}");
     }
 }
 

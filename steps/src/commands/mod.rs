@@ -2,7 +2,8 @@
 //!
 //! Invariants: a secret reaches the program or the service that it was given to, and no log, output
 //! or error; what may have had its effect is never done again unless its author says that this is
-//! harmless, or gives a command that can tell.
+//! harmless, or gives a command that can tell. Where it is harmless only by the node's key, nothing else
+//! is begun beside it under another.
 
 mod answer;
 mod exec;
@@ -17,7 +18,7 @@ mod request;
 
 use std::sync::Arc;
 
-use migrate_plugin_api::{Step, Typed};
+use migrate_plugin_api::{Step, StepContext, Typed, TypedObservation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +43,21 @@ pub(crate) enum Repeated {
     Keyed,
 }
 
-impl Repeated {
-    fn is_harmless(self) -> bool {
-        self != Self::None
+/// What is known of an attempt's effect.
+enum Effect {
+    None,
+    /// There may be one, and why that can't be told.
+    Unclear(String),
+}
+
+/// What an attempt has left that is not at work on this machine any more.
+fn left<O>(ctx: &StepContext, repeated: Repeated, effect: Effect) -> TypedObservation<O> {
+    match (repeated, effect) {
+        (Repeated::Natural, _) | (Repeated::None, Effect::None) => TypedObservation::Absent,
+        // A handle is from an earlier attempt that may have had an effect.
+        (Repeated::Keyed, Effect::None) if ctx.handle().is_none() => TypedObservation::Absent,
+        // The same request finds it again by this key; a changed one would have another.
+        (Repeated::Keyed, _) => TypedObservation::Running { handle: ctx.key.to_string() },
+        (Repeated::None, Effect::Unclear(reason)) => TypedObservation::Unknown { reason },
     }
 }

@@ -1,0 +1,90 @@
+//! `exec` and `http` as a person uses them: changed, killed and resumed.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+fn project() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    write(dir.path(), "migration.toml", "schema = 1\n");
+    dir
+}
+
+fn write(project: &Path, name: &str, text: &str) {
+    fs::write(project.join(name), text).expect("written");
+}
+
+fn migrate(project: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+    command.args(args).current_dir(project).env_remove("MIGRATE_PROJECT").env("NO_COLOR", "1");
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// A service that answers every request with 200, and the keys of all that it has seen.
+fn service() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let keys = Arc::<Mutex<Vec<String>>>::default();
+    let seen = Arc::clone(&keys);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            answer(stream, &seen);
+        }
+    });
+    (port, keys)
+}
+
+fn answer(mut stream: TcpStream, keys: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("read");
+        match line.trim().to_ascii_lowercase().split_once(": ") {
+            Some(("content-length", value)) => length = value.parse().expect("a number"),
+            Some(("idempotency-key", key)) => keys.lock().expect("keys").push(key.to_owned()),
+            None if line.trim().is_empty() => break,
+            _ => {}
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).expect("read");
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+}
+
+#[test]
+fn a_changed_request_is_not_sent_beside_one_that_may_have_had_its_effect() {
+    let (port, keys) = service();
+    let project = project();
+    let project = project.path();
+    let pay = |expect: &str| {
+        let workflow = format!(
+            "schema = 1\nname = \"pay\"\n\n[nodes.pay]\nstep = \"http\"\n\
+             with = {{ method = \"POST\", url = \"http://127.0.0.1:{port}/\", json = {{ sum = 1 }}, \
+             idempotency-key-header = \"Idempotency-Key\", expect = {{ status = [{expect}] }} }}\n"
+        );
+        write(project, "pay.toml", &workflow);
+    };
+    pay("201");
+    let failed = migrate(project, &["run", "pay.toml"]).output().expect("it starts");
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    // It has been paid, and the answer was only another than expected.
+    pay("200, 201");
+    let changed = migrate(project, &["resume"]).output().expect("it starts");
+    assert_eq!(changed.status.code(), Some(1), "{}", said(&changed));
+    let told = said(&changed);
+    assert!(told.contains("while an earlier attempt is at work outside: `pay-"), "{told}");
+    assert!(told.contains("--rerun pay"), "{told}");
+    // The same request joins the first one.
+    pay("201");
+    migrate(project, &["resume"]).output().expect("it starts");
+    let keys = keys.lock().expect("keys").clone();
+    assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "{keys:?}");
+}
