@@ -4,9 +4,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn project() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
@@ -87,4 +94,52 @@ fn a_changed_request_is_not_sent_beside_one_that_may_have_had_its_effect() {
     migrate(project, &["resume"]).output().expect("it starts");
     let keys = keys.lock().expect("keys").clone();
     assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "{keys:?}");
+}
+
+#[test]
+fn a_command_that_outlives_migrate_is_not_begun_beside_itself_whatever_its_stdin() {
+    let project = project();
+    let project = project.path();
+    write(project, "dump", "");
+    write(
+        project,
+        "restore.sh",
+        "#!/bin/sh\necho $$ >>began\ntest -e second && exec touch restored\nexec sleep 1000 <dump\n",
+    );
+    fs::set_permissions(project.join("restore.sh"), fs::Permissions::from_mode(0o755)).expect("runnable");
+    let workflow = "schema = 1\nname = \"restore\"\n\n[nodes.restore]\nstep = \"exec\"\nretry = { attempts = 1 }\n\
+                    with = { command = [\"./restore.sh\"], observe = [\"test\", \"-e\", \"restored\"] }\n";
+    write(project, "restore.toml", workflow);
+    let mut run = migrate(project, &["run", "restore.toml"]);
+    let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let began = || fs::read_to_string(project.join("began")).unwrap_or_default();
+    let command = || fs::read_to_string(format!("/proc/{}/comm", began().trim())).unwrap_or_default();
+    let deadline = Instant::now() + PATIENCE;
+    let is_recorded = || {
+        let files = fs::read_dir(project.join(".migrate/exec")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_to_string(file.path()).ok()).any(|text| text.contains("\"began\""))
+    };
+    while command() != "sleep\n" || !is_recorded() {
+        assert!(Instant::now() < deadline, "{}", began());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.kill().expect("killed");
+    run.wait().expect("waited for");
+
+    let beside = migrate(project, &["resume"]).output().expect("it starts");
+    let told = said(&beside);
+    assert_eq!(began().lines().count(), 1, "{told}");
+    assert!(told.contains("the command of an earlier attempt still runs"), "{told}");
+
+    let orphan = Pid::from_raw(began().trim().parse().expect("a number")).expect("a process");
+    kill_process(orphan, Signal::KILL).expect("killed");
+    write(project, "second", "");
+    let is_over = |stat: String| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+    while !is_over(fs::read_to_string(format!("/proc/{}/stat", began().trim())).unwrap_or_default()) {
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let done = migrate(project, &["resume"]).output().expect("it starts");
+    assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+    assert_eq!(began().lines().count(), 2);
 }

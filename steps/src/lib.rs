@@ -20,6 +20,7 @@ mod inventory;
 mod keyvault;
 mod kubernetes;
 pub mod manifests;
+mod process_group;
 mod rollout;
 pub mod rules;
 mod secrets;

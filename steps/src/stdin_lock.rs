@@ -1,7 +1,8 @@
-//! The standard input of a node's processes: a file that is locked for as long as one of them is alive.
+//! The standard input of a node's processes: a file that is locked for as long as one of them holds it.
 //!
 //! That outlives `migrate` itself and leaves no moment in between, so a later attempt finds what an
-//! earlier one has left at work, and does not begin the same beside it.
+//! earlier one has left at work, and does not begin the same beside it. A command may take another standard
+//! input (`exec ./restore <dump`): then it is its process group that tells, where it is recorded.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use migrate_plugin_api::{StepContext, StepError};
+
+use crate::process_group::{Earlier, Record};
 
 /// Where they are, below the project folder.
 const INPUTS: &str = ".migrate/exec";
@@ -39,15 +42,22 @@ pub(crate) async fn claim(ctx: &StepContext) -> Result<(File, PathBuf), StepErro
     // Not truncated: an earlier attempt may still read it.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(failed)?;
-    if lock(&file).await.map_err(failed)? { Ok((file, path)) } else { Err(still_running(ctx)) }
+    let is_free = lock(&file).await.map_err(failed)?;
+    // What is unclear, `observe` has told: who comes here without it has looked.
+    match is_free && Record::beside(&path).earlier() != Earlier::Alive {
+        true => Ok((file, path)),
+        false => Err(still_running(ctx)),
+    }
 }
 
-/// Whether a process of an earlier attempt holds its standard input.
-pub(crate) async fn is_alive(ctx: &StepContext) -> bool {
-    match File::open(input_path(ctx)) {
+/// Whether a process of an earlier attempt is alive.
+pub(crate) async fn earlier(ctx: &StepContext) -> Earlier {
+    let path = input_path(ctx);
+    let is_held = match File::open(&path) {
         Ok(file) => matches!(lock(&file).await, Ok(false)),
         Err(_) => false,
-    }
+    };
+    if is_held { Earlier::Alive } else { Record::beside(&path).earlier() }
 }
 
 /// Locks `file`; false where somebody else holds it for more than a moment.

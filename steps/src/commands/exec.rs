@@ -3,12 +3,12 @@
 //! What a command does outside can't be known here, so an attempt whose end was not seen is never
 //! repeated unless the author says that this is harmless (`idempotency`) or `observe` says that
 //! nothing was done. An attempt is alive for as long as a process of it holds its standard input,
-//! which is a locked file: that outlives `migrate` itself, and leaves no moment in between.
+//! which is a locked file, or is in its process group: both outlive `migrate` itself.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, Secret, SecretRef,
@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::mask::Mask;
 use super::process::{Ended, Failure, Process, ending, find};
 use super::{Effect, KEPT_BYTES, Repeated, left};
-use crate::stdin_lock::{claim, is_alive, still_running};
+use crate::process_group::{Earlier, Record};
+use crate::stdin_lock::{claim, earlier, still_running};
 
 /// Exit code of `observe`: nothing was done.
 const NOTHING_DONE: i32 = 1;
@@ -130,7 +131,7 @@ impl Config {
         &self,
         ctx: &StepContext,
         command: &[String],
-        stdin: Option<File>,
+        input: Option<(File, &Path)>,
     ) -> Result<Ended, Failure> {
         let prepared = async {
             let (name, arguments) =
@@ -140,6 +141,7 @@ impl Config {
             Ok::<_, StepError>((name, arguments, program, secrets))
         };
         let (name, arguments, program, secrets) = prepared.await.map_err(Failure::NotStarted)?;
+        let (stdin, record) = input.map(|(file, path)| (file, Record::beside(path))).unzip();
         let mask = Mask::new(secrets.iter().map(|(_, secret)| secret));
         let plain = self.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         let hidden = secrets.iter().map(|(name, secret)| (name.clone(), secret.expose().to_owned()));
@@ -151,6 +153,7 @@ impl Config {
             environment: plain.chain(hidden).chain(surroundings(ctx)).collect(),
             inherited: &self.inherit_env,
             stdin,
+            record: record.as_ref(),
             mask: &mask,
             kept_bytes: KEPT_BYTES,
         };
@@ -292,11 +295,16 @@ impl TypedStep for Exec {
         ctx: &StepContext,
         config: &Config,
     ) -> Result<TypedObservation<Outputs>, StepError> {
-        // Whatever else is known, two at once is not what was asked for.
-        if is_alive(ctx).await {
-            return Err(still_running(ctx));
-        }
         let name = config.name();
+        // Whatever else is known, two at once is not what was asked for.
+        match earlier(ctx).await {
+            Earlier::Alive => return Err(still_running(ctx)),
+            Earlier::Unclear => {
+                let reason = format!("`migrate` was killed as it started `{name}`, which may be at work");
+                return Ok(TypedObservation::Unknown { reason });
+            }
+            Earlier::Ended => {}
+        }
         match config.look(ctx).await? {
             Some(Look::Done(outputs)) => return Ok(TypedObservation::Done(outputs)),
             Some(Look::NotDone) => return Ok(TypedObservation::Absent),
@@ -316,7 +324,7 @@ impl TypedStep for Exec {
         let (stdin, path) = input(ctx, config.stdin.as_deref()).await?;
         let seen = |end| Seen { attempt: ctx.attempt, end };
         // Its only copy goes to the command: when that has ended, the lock is free.
-        let result = config.run(ctx, &config.command, Some(stdin)).await;
+        let result = config.run(ctx, &config.command, Some((stdin, &path))).await;
         let ended = match result {
             Ok(ended) => ended,
             Err(Failure::NotStarted(error)) => {
@@ -339,6 +347,7 @@ impl TypedStep for Exec {
             return Err(StepError::new(class, message));
         }
         // Left-overs are small, and go with the `.migrate` folder.
+        Record::beside(&path).withdraw();
         let _ = std::fs::remove_file(path);
         let exit_code = ended.status.code().unwrap_or_default();
         ctx.info(format!("`{}` ended with {how}", config.name()));

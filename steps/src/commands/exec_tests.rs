@@ -1,5 +1,6 @@
 //! `exec` with real programs of the system.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use migrate_plugin_api::{
 use serde_json::{Value, json};
 
 use super::exec::Exec;
+use crate::process_group::Record;
 use crate::stdin_lock::input_path;
 
 /// A secret that must be nowhere.
@@ -304,6 +306,32 @@ async fn nothing_is_begun_while_an_earlier_attempt_is_alive() {
     orphan.wait().unwrap();
     assert_eq!(stand.observe(&config).await.unwrap(), Observation::Absent);
     stand.apply(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_begun_while_one_that_took_another_stdin_is_alive() {
+    let stand = Stand::new();
+    let path = input_path(&stand.context());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut orphan = std::process::Command::new("sh");
+    let mut orphan = orphan.args(["-c", "exec sleep 1000 </dev/null"]).process_group(0).spawn().unwrap();
+    let record = Record::beside(&path);
+    record.announce().unwrap();
+    // As where `migrate` was killed in between.
+    let unclear = unknown(stand.observe(&shell("true")).await.unwrap());
+    assert_eq!(unclear, "`migrate` was killed as it started `sh`, which may be at work");
+    record.started(rustix::process::Pid::from_child(&orphan)).unwrap();
+    let mut config = shell("true");
+    config["observe"] = json!(["false"]);
+    for error in [stand.observe(&config).await.unwrap_err(), stand.apply(&config).await.unwrap_err()] {
+        assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None });
+        assert_eq!(error.message, "the command of an earlier attempt still runs");
+    }
+    orphan.kill().unwrap();
+    orphan.wait().unwrap();
+    assert_eq!(stand.observe(&config).await.unwrap(), Observation::Absent);
+    stand.apply(&config).await.unwrap();
+    assert!(std::fs::read_dir(path.parent().unwrap()).unwrap().next().is_none());
 }
 
 #[tokio::test]

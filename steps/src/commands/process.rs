@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use super::mask::Mask;
+use crate::process_group::{Record, is_alive};
 
 /// After a stop was asked for, a command may take this long to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
@@ -47,6 +48,8 @@ pub(super) struct Process<'a> {
     /// Variables of this process that go along.
     pub inherited: &'a [String],
     pub stdin: Option<File>,
+    /// Where its process group is recorded, if it is.
+    pub record: Option<&'a Record>,
     pub mask: &'a Mask,
     /// So much of stdout is kept.
     pub kept_bytes: usize,
@@ -85,11 +88,8 @@ pub(super) fn ending(status: ExitStatus) -> String {
 impl Process<'_> {
     /// Runs it to its end, and logs what it writes to stderr.
     pub(super) async fn run(self, ctx: &StepContext) -> Result<Ended, Failure> {
-        let name = self.name;
-        let mut child = self.spawn().map_err(|e| {
-            Failure::NotStarted(StepError::permanent(format!("failed to start `{name}`")).with_source(e))
-        })?;
-        let mut group = Group::of(&child);
+        let (name, record) = (self.name, self.record);
+        let (mut child, mut group) = self.start()?;
         let lost = |e: std::io::Error| {
             Failure::Stopped(StepError::transient(format!("lost sight of `{name}`")).with_source(e))
         };
@@ -113,7 +113,11 @@ impl Process<'_> {
         if read.is_none() {
             read = tokio::time::timeout(DRAIN, &mut reading).await.ok();
         }
+        let is_left = group.is_alive();
         group.kill();
+        if let Some(record) = record.filter(|_| !is_left) {
+            record.withdraw();
+        }
         if read.is_none() {
             read = tokio::time::timeout(DRAIN, &mut reading).await.ok();
         }
@@ -128,6 +132,25 @@ impl Process<'_> {
             stdout.pop();
         }
         Ok(Ended { status, stdout, is_cut, last_words })
+    }
+
+    /// Starts it, so that it is known again also where this process is killed.
+    fn start(&self) -> Result<(Child, Group), Failure> {
+        let name = self.name;
+        let failed = |e| StepError::permanent(format!("failed to start `{name}`")).with_source(e);
+        self.record.map_or(Ok(()), Record::announce).map_err(|e| Failure::NotStarted(failed(e)))?;
+        let child = self.spawn().map_err(|e| {
+            if let Some(record) = self.record {
+                record.withdraw();
+            }
+            Failure::NotStarted(failed(e))
+        })?;
+        let group = Group::of(&child);
+        if let (Some(record), Some(leader)) = (self.record, group.0) {
+            // Where that fails, it is ended again; it may have done something by then.
+            record.started(leader).map_err(|e| Failure::Stopped(failed(e)))?;
+        }
+        Ok((child, group))
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
@@ -171,6 +194,10 @@ impl Group {
         }
         self.kill();
         let _ = child.wait().await;
+    }
+
+    fn is_alive(&self) -> bool {
+        self.0.is_some_and(is_alive)
     }
 
     fn kill(&mut self) {
