@@ -207,7 +207,8 @@ impl Conversation {
                 return answer.map_err(Fault::Refused);
             }
             if self.stdout.ended() {
-                self.hear_all(turn.ctx).await;
+                let terminated = due.filter(|_| stop == Stop::Terminated);
+                self.hear_all(turn.ctx, terminated.unwrap_or_else(|| Instant::now() + TERM_GRACE)).await;
                 return Err(if stop == Stop::Not { self.ended() } else { Fault::Stopped });
             }
             let cancelled = async {
@@ -279,7 +280,7 @@ impl Conversation {
             }
             self.within_bounds()?;
         }
-        self.hear_all(ctx).await;
+        self.hear_all(ctx, Instant::now() + TERM_GRACE).await;
         self.tell_left_out(ctx);
         Ok(())
     }
@@ -550,8 +551,7 @@ impl Conversation {
     }
 
     /// What is left of stderr, once stdout has ended: the same end ends both.
-    async fn hear_all(&mut self, ctx: Option<&StepContext>) {
-        let deadline = Instant::now() + TERM_GRACE;
+    async fn hear_all(&mut self, ctx: Option<&StepContext>, deadline: Instant) {
         while !self.stderr.ended() {
             let read = tokio::time::timeout_at(deadline, self.stderr.fill()).await;
             let Ok(read) = read else { return };

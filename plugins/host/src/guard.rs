@@ -9,7 +9,8 @@
 //! - When the host gives no sign of life for some seconds, because it is stopped (Ctrl-Z, SIGSTOP) and can't
 //!   renew its lease, the same is done, before another host may take the lease.
 //! - When the plugin ends, whatever it left behind is killed first. On Linux that includes processes that
-//!   left the group or made themselves daemons: the guard is their reaper.
+//!   left the group or made themselves daemons: the guard is their reaper. Where the host has asked the group to
+//!   end, those in it have [`TERM_GRACE`] to do so by themselves.
 //!
 //! It keeps none of the other two streams, so that their ends are the plugin's alone, and reads and writes
 //! none.
@@ -28,6 +29,8 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, kill_process, setrlimit, wait,
 };
 
+use crate::limits::TERM_GRACE;
+
 /// Largest core dump, in bytes. Not 0: a kernel that pipes core dumps into a program ignores every limit
 /// but 1, which means "none" (Linux, `fs/coredump.c`). A file of one byte is none either.
 const CORE_BYTES: u64 = 1;
@@ -38,6 +41,9 @@ const MAX_ROUNDS: u32 = 200;
 
 /// Time between two rounds.
 const ROUND: Duration = Duration::from_millis(2);
+
+/// Time between two looks at a group that is about to end.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Tries to start a file that is busy, and the time between two of them: a second in all.
 const MAX_BUSY: u32 = 50;
@@ -92,7 +98,7 @@ fn guard(mut args: impl Iterator<Item = OsString>) -> Result<WaitStatus, String>
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(getpid()))
         .map_err(|error| format!("failed to become the reaper: {error}"))?;
-    let _runtime = survive_sigterm()?;
+    let mut sigterm = Sigterm::survive()?;
     let args: Vec<OsString> = args.collect();
     let child = start(Command::new(&program).args(args));
     let child = child.map_err(|error| format!("failed to start {}: {error}", program.display()))?;
@@ -113,6 +119,9 @@ fn guard(mut args: impl Iterator<Item = OsString>) -> Result<WaitStatus, String>
         std::thread::park();
     }
     let status = status?;
+    if sigterm.has_come() {
+        wait_for_group();
+    }
     end_all();
     Ok(status)
 }
@@ -138,15 +147,34 @@ fn limit(resource: Resource, bytes: u64) -> Result<(), String> {
 
 /// The host asks the whole group to end; the guard has to see to it that the others do. What is
 /// started later has the default again.
-fn survive_sigterm() -> Result<tokio::runtime::Runtime, String> {
-    let failed = |error| format!("failed to handle SIGTERM: {error}");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
-    let _in = runtime.enter();
-    // The handler stays when its listener goes.
-    let _listener =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    drop(_in);
-    Ok(runtime)
+struct Sigterm {
+    runtime: tokio::runtime::Runtime,
+    listener: tokio::signal::unix::Signal,
+}
+
+impl Sigterm {
+    fn survive() -> Result<Self, String> {
+        let failed = |error| format!("failed to handle SIGTERM: {error}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let listener = {
+            let _in = runtime.enter();
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?
+        };
+        Ok(Self { runtime, listener })
+    }
+
+    /// Whether one has come by now. A group gets its signal as a whole, before any of it can be seen to end by it.
+    fn has_come(&mut self) -> bool {
+        let listener = &mut self.listener;
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                come = listener.recv() => come.is_some(),
+                // Once the runtime has looked.
+                () = tokio::task::yield_now() => false,
+            }
+        })
+    }
 }
 
 /// Leaves stdin and stdout to the plugin.
@@ -218,6 +246,14 @@ fn wait_for(plugin: Pid) -> Result<WaitStatus, String> {
     }
 }
 
+/// Those in the group were asked to end, as the plugin was, and may still be about it.
+fn wait_for_group() {
+    let deadline = Instant::now() + TERM_GRACE;
+    while Instant::now() < deadline && has_group() {
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// Kills and reaps everything that is left.
 fn end_all() {
     for _ in 0..MAX_ROUNDS {
@@ -252,17 +288,37 @@ fn descendants() -> Vec<Pid> {
     found.into_iter().skip(1).filter_map(Pid::from_raw).collect()
 }
 
-/// `/proc/PID/stat`: `PID (NAME) STATE PARENT …`, where NAME may hold anything.
 #[cfg(target_os = "linux")]
 fn parent_of(pid: i32) -> Option<i32> {
+    stat(pid, 1)?.parse().ok()
+}
+
+/// Whether somebody else is at work in the group that the host asks to end.
+#[cfg(target_os = "linux")]
+fn has_group() -> bool {
+    let own = rustix::process::getpgrp().as_raw_nonzero().get().to_string();
+    let is_in = |pid: i32| {
+        stat(pid, 2).as_ref() == Some(&own) && stat(pid, 0).is_some_and(|state| !matches!(&*state, "Z" | "X"))
+    };
+    descendants().into_iter().any(|pid| is_in(pid.as_raw_nonzero().get()))
+}
+
+/// `/proc/PID/stat`: `PID (NAME) STATE PARENT GROUP …`, where NAME may hold anything; `at` counts from STATE.
+#[cfg(target_os = "linux")]
+fn stat(pid: i32, at: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(at).map(str::to_owned)
 }
 
 /// Where nobody can be found, the host kills the group.
 #[cfg(not(target_os = "linux"))]
 fn descendants() -> Vec<Pid> {
     Vec::new()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_group() -> bool {
+    false
 }
 
 /// Ends as the plugin did.

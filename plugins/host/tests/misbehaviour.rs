@@ -168,6 +168,15 @@ async fn a_plugin_is_stopped_in_order_and_then_without_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_has_started_may_end_in_order_too() {
+    let rig = Rig::new("saves");
+    let error = rig.apply_and_cancel().await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Cancelled, "{error}");
+    assert_eq!(std::fs::read_to_string(rig.dir.path().join("saved")).unwrap(), "saved\n");
+    assert_eq!(rig.left(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_dropped_takes_its_processes_along() {
     let rig = Rig::new("hang");
     let said = async {

@@ -335,6 +335,22 @@ async fn nothing_is_begun_while_one_that_took_another_stdin_is_alive() {
 }
 
 #[tokio::test]
+async fn what_a_stopped_command_has_started_may_end_in_order_too() {
+    let stand = Stand::new();
+    // The shell in front ends at once, of SIGTERM.
+    let config = shell(
+        "(trap 'sleep 1; echo saved >saved; exit' TERM; echo $$ >child; while :; do sleep 0.1; done) & wait",
+    );
+    let ctx = stand.context();
+    let cancel = ctx.cancel.clone();
+    let work = tokio::spawn(async move { Typed(Exec).apply(&ctx, &config).await });
+    line_of(&stand.dir().join("child")).await;
+    cancel.cancel();
+    assert_eq!(work.await.unwrap().unwrap_err().class, ErrorClass::Cancelled);
+    assert_eq!(std::fs::read_to_string(stand.dir().join("saved")).unwrap(), "saved\n");
+}
+
+#[tokio::test]
 async fn a_flood_on_stderr_is_bounded() {
     let stand = Stand::new();
     stand.apply(&shell("seq 1 5000 >&2; head -c 50000 /dev/zero >&2")).await.unwrap();

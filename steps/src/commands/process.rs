@@ -19,8 +19,11 @@ use tokio::process::{Child, Command};
 use super::mask::Mask;
 use crate::process_group::{Record, is_alive};
 
-/// After a stop was asked for, a command may take this long to end by itself.
+/// After a stop was asked for, a command and all that it has started may take this long to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Time between two looks at a group that is about to end.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a command has written is read within this once it has ended; whoever holds its pipes longer
 /// is a process that it left behind.
@@ -190,7 +193,14 @@ impl Group {
         if let Some(group) = self.0 {
             // Failures say that nobody is left.
             let _ = kill_process_group(group, Signal::TERM);
-            let _ = tokio::time::timeout(GRACE, child.wait()).await;
+            let all_end = async {
+                let _ = child.wait().await;
+                // What it has started was asked to end too, and may still be about it.
+                while is_alive(group) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(GRACE, all_end).await;
         }
         self.kill();
         let _ = child.wait().await;
