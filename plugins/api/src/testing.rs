@@ -24,6 +24,8 @@ pub struct Recorded {
     pub progress: Vec<Progress>,
     /// Every log line.
     pub log: Vec<(LogLevel, String)>,
+    /// How many signs of life there were beside all that.
+    pub beats: usize,
     /// Every cursor.
     pub cursors: Vec<Value>,
     /// Every handle.
@@ -72,6 +74,10 @@ impl StepHost for RecordingHost {
 
     fn log(&self, level: LogLevel, message: String) {
         self.with(|state| state.log.push((level, message)));
+    }
+
+    fn heartbeat(&self) {
+        self.with(|state| state.beats += 1);
     }
 
     async fn checkpoint(&self, cursor: Value) -> Result<(), StepError> {

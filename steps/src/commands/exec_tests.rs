@@ -351,6 +351,30 @@ async fn what_a_stopped_command_has_started_may_end_in_order_too() {
 }
 
 #[tokio::test]
+async fn all_that_a_command_writes_is_a_sign_of_life() {
+    // What is not kept any more, a bar that never ends its line, and what is for the next node.
+    for (before, write) in
+        [("seq 1 2100 >&2", "echo . >&2"), ("true", "printf '.\\r' >&2"), ("true", "printf .")]
+    {
+        let stand = Stand::new();
+        let config = shell(&format!("{before}; until test -e go; do {write}; sleep 0.01; done"));
+        let ctx = stand.context();
+        let work = tokio::spawn(async move { Typed(Exec).apply(&ctx, &config).await });
+        let beats = || stand.host.recorded().beats;
+        while beats() == 0 || before.starts_with("seq") && stand.said().len() < 2001 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let (began, deadline) = (beats(), std::time::Instant::now() + std::time::Duration::from_secs(60));
+        while beats() < began + 10 {
+            assert!(std::time::Instant::now() < deadline, "{write}: it is taken for silent");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        std::fs::write(stand.dir().join("go"), "").unwrap();
+        work.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_flood_on_stderr_is_bounded() {
     let stand = Stand::new();
     stand.apply(&shell("seq 1 5000 >&2; head -c 50000 /dev/zero >&2")).await.unwrap();

@@ -98,7 +98,7 @@ impl Process<'_> {
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let limit = self.kept_bytes + self.mask.margin_bytes();
-        let reading = async { tokio::join!(kept(stdout, limit), logged(stderr, ctx, self.mask)) };
+        let reading = async { tokio::join!(kept(stdout, ctx, limit), logged(stderr, ctx, self.mask)) };
         tokio::pin!(reading);
         let mut read = None;
         let status = loop {
@@ -224,12 +224,13 @@ impl Drop for Group {
 }
 
 /// The first `limit` bytes of `stream` and whether there were more, read to its end.
-async fn kept(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> (Vec<u8>, bool) {
+async fn kept(stream: Option<impl AsyncRead + Unpin>, ctx: &StepContext, limit: usize) -> (Vec<u8>, bool) {
     let (mut bytes, mut is_more) = (Vec::new(), false);
     let Some(mut stream) = stream else { return (bytes, is_more) };
     let mut buffer = vec![0; 16 * 1024];
     // A pipe that breaks is one that ends; the exit code says what it means.
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        ctx.heartbeat();
         let room = (limit - bytes.len()).min(count);
         bytes.extend_from_slice(&buffer[..room]);
         is_more |= room < count;
@@ -243,6 +244,8 @@ async fn logged(stream: Option<impl AsyncRead + Unpin>, ctx: &StepContext, mask:
     let mut log = Log { ctx, mask, line: Vec::new(), lines: 0, last: None };
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        // Also of what is no whole line, or is not kept.
+        ctx.heartbeat();
         log.take(&buffer[..count]);
     }
     log.end_line();
