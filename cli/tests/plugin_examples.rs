@@ -285,6 +285,37 @@ fn the_shipped_example_runs_with_its_plugins_and_lost_rows_stop_it() {
     }
 }
 
+#[test]
+fn a_weight_that_was_set_already_is_not_called_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    fs::create_dir(dir.path().join("plugins")).unwrap();
+    copy_examples(&dir.path().join("plugins"));
+    write("dns", "#!/bin/sh\ncase $1 in get) cat weight ;; set) echo \"$3\" >weight ;; esac\n");
+    fs::set_permissions(dir.path().join("dns"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write("weight", "0\n");
+    write("migration.toml", "schema = 1\n");
+    write(
+        "shift.toml",
+        "schema = 1\nname = \"shift\"\n\n[nodes.shift]\nstep = \"dns.weight\"\n\
+         with = { command = \"./dns\", name = \"shop.example\", weight = 255 }\n",
+    );
+    let migrate = |args: &[&str], exit: i32, told: &str| {
+        let mut migrate = Command::new(env!("CARGO_BIN_EXE_migrate"));
+        let output =
+            migrate.args(args).current_dir(dir.path()).env_remove("MIGRATE_PROJECT").output().unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{}", said(&output));
+        assert!(said(&output).contains(told), "{}", said(&output));
+    };
+    migrate(&["run", "shift.toml"], 0, "done");
+    // What it was before is forgotten with the first attempt.
+    migrate(&["resume", "--rerun", "shift"], 0, "the weight of shop.example was 255 already");
+    migrate(&["undo", "--yes"], 1, "set it yourself");
+    write("weight", "0\n");
+    migrate(&["undo", "--yes"], 0, "undone");
+    assert_eq!(fs::read_to_string(dir.path().join("weight")).unwrap(), "0\n");
+}
+
 /// Runs the conformance suite, and returns what it counts at its end.
 fn conforms(project: &Path, plugin: &str, more: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_migrate"))
