@@ -122,6 +122,28 @@ async fn bodies_and_secrets_are_sent_and_secrets_come_back_masked() {
 }
 
 #[tokio::test]
+async fn a_secret_that_json_spells_otherwise_is_masked_too() {
+    let stand = Stand::new().await;
+    let secret = format!(r#"{CANARY}"/="#);
+    stand.host.put_secret("env:TOKEN", &secret);
+    let spelt = format!(r#"{CANARY}\u0022\/\u003d"#);
+    let body = format!(r#"{{"t":"{spelt}","{spelt}":true}}"#);
+    for status in [200, 400] {
+        let answer = ResponseTemplate::new(status).set_body_string(&body);
+        stand.answers("GET", &format!("/{status}"), answer).await;
+    }
+    let config = |path: &str| stand.config(path, json!({ "secret-headers": { "X-Key": "env:TOKEN" } }));
+    let outputs = stand.apply(&config("/200")).await.unwrap();
+    assert_eq!(outputs["json"], json!({ "t": "********", "********": true }));
+    assert_eq!(outputs["body"], r#"{"t":"********","********":true}"#);
+    let error = stand.apply(&config("/400")).await.unwrap_err();
+    assert!(error.message.ends_with(r#"400 Bad Request: {"t":"********","********":true}"#), "{error}");
+    let recorded = stand.host.recorded();
+    let everything = format!("{outputs} {error:?} {:?} {:?}", recorded.log, recorded.cursors);
+    assert!(!everything.contains(CANARY), "{everything}");
+}
+
+#[tokio::test]
 async fn a_redirect_is_followed_by_who_reads_and_carries_nothing_to_another_host() {
     let (stand, other) = (Stand::new().await, Stand::new().await);
     stand.host.put_secret("env:TOKEN", CANARY);

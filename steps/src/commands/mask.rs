@@ -1,6 +1,7 @@
 //! Takes secrets out of text that comes back from whom they were given to.
 
 use migrate_plugin_api::{Secret, hide_secrets};
+use serde_json::Value;
 
 /// What stands in a secret's place.
 const MASK: &str = "********";
@@ -24,6 +25,11 @@ impl Mask {
             let lines = whole.lines().map(str::trim).filter(|line| line.chars().count() >= MIN_LINE_CHARS);
             hidden.extend(lines.map(str::to_owned));
         }
+        // As they stand in JSON, of which there may be a part only.
+        let plain = hidden.iter().map(|text| Value::from(text.as_str()).to_string());
+        let in_json: Vec<String> = plain.map(|text| text[1..text.len() - 1].to_owned()).collect();
+        hidden.extend(in_json.iter().map(|text| text.replace('/', "\\/")));
+        hidden.extend(in_json);
         hidden.sort();
         hidden.dedup();
         Self { hidden }
@@ -36,6 +42,37 @@ impl Mask {
         let is_cut = text.len() > limit || shown.len() > limit;
         shown.truncate(shown.floor_char_boundary(limit));
         (shown, is_cut)
+    }
+
+    /// `text` itself, or, where it is JSON that says a secret in any of JSON's spellings, the same without it.
+    pub(super) fn read(&self, text: String) -> String {
+        let Ok(mut value) = serde_json::from_str(&text) else { return text };
+        if self.hide(&mut value) { value.to_string() } else { text }
+    }
+
+    /// Takes the secrets out of all texts and names in `value`; whether there was one.
+    fn hide(&self, value: &mut Value) -> bool {
+        match value {
+            Value::String(text) => self.hide_in(text),
+            Value::Array(items) => items.iter_mut().fold(false, |found, item| self.hide(item) | found),
+            Value::Object(fields) => {
+                let mut found = false;
+                let shown = std::mem::take(fields).into_iter().map(|(mut name, mut value)| {
+                    found |= self.hide_in(&mut name) | self.hide(&mut value);
+                    (name, value)
+                });
+                *fields = shown.collect();
+                found
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+
+    fn hide_in(&self, text: &mut String) -> bool {
+        let (shown, _) = self.cut(text, usize::MAX);
+        let found = shown != *text;
+        *text = shown;
+        found
     }
 
     /// How much must be read beyond a limit, so that no secret is cut in two by it.
@@ -54,7 +91,22 @@ mod tests {
         let mask = Mask::new([&short, &key, &Secret::new("s3cret"), &Secret::new("")]);
         let (shown, is_cut) = mask.cut("a s3cret, s3 and QUJDREVGRw== ok", 100);
         assert_eq!((shown.as_str(), is_cut), ("a ********, ******** and ******** ok", false));
-        assert_eq!(mask.margin_bytes(), "-----BEGIN-----\nQUJDREVGRw==\nok".len());
+        assert_eq!(mask.margin_bytes(), "-----BEGIN-----\\nQUJDREVGRw==\\nok".len());
+    }
+
+    #[test]
+    fn secrets_are_masked_in_every_spelling_of_json() {
+        let mask = Mask::new([&Secret::new("ca\"na/ry=é")]);
+        for spelt in [r#"ca\"na/ry=é"#, r#"ca\"na\/ry=é"#, r#"ca\u0022na/ry\u003d\u00e9"#] {
+            let text = format!(r#"{{"t":["a {spelt} b"],"{spelt}":1,"n":2}}"#);
+            let shown = mask.read(mask.cut(&text, 1_000).0);
+            assert_eq!(shown, r#"{"t":["a ******** b"],"********":1,"n":2}"#);
+        }
+        // What can't be read as a whole.
+        let part = r#"{"a":"ca\"na\/ry=é","b":"ca\"na/ry=é"#;
+        assert_eq!(mask.cut(part, 100).0, r#"{"a":"********","b":"********"#);
+        let plain = r#"{ "n": 2.50, "n": 3 }"#;
+        assert_eq!(mask.read(plain.to_owned()), plain, "nothing is written anew without a reason");
     }
 
     #[test]

@@ -164,7 +164,10 @@ impl Request<'_> {
                 break;
             }
         }
-        let (text, is_cut) = self.mask.cut(&String::from_utf8_lossy(&bytes), KEPT_BYTES);
+        let (mut text, mut is_cut) = self.mask.cut(&String::from_utf8_lossy(&bytes), KEPT_BYTES);
+        if !is_cut && !is_more {
+            (text, is_cut) = self.mask.cut(&self.mask.read(text), KEPT_BYTES);
+        }
         Ok(Answer { name: self.name(), status, text, is_cut: is_cut || is_more, wait })
     }
 }
