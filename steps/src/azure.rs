@@ -1,12 +1,13 @@
 //! Who we are to Azure: the identities that a person or a machine usually has.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::ErrorKind;
+use azure_core::http::{ClientMethodOptions, Context};
 use azure_core::time::{Duration as Span, OffsetDateTime};
 use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, WorkloadIdentityCredential};
 use migrate_plugin_api::{Secret, StepContext, StepError};
@@ -28,9 +29,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Sends nothing yet; what can't be set up here is left out.
 pub(crate) fn credential() -> Arc<dyn TokenCredential> {
-    // Set up when a token is wanted: an open registry wants none.
-    Arc::new(Chain { sources: LazyLock::new(sources), chosen: OnceCell::new() })
+    Arc::new(Chain::of(sources))
 }
+
+/// With these, an identity is asked for a token that it doesn't keep: the one that it gave was refused.
+pub(crate) fn anew() -> TokenRequestOptions<'static> {
+    let context = Context::new().with_value(Anew);
+    TokenRequestOptions { method_options: ClientMethodOptions { context } }
+}
+
+#[derive(Debug)]
+struct Anew;
 
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
@@ -193,8 +202,26 @@ struct Source {
 /// The first identity that gives a token serves all later requests.
 #[derive(Debug)]
 struct Chain {
-    sources: LazyLock<Vec<Source>>,
+    set_up: fn() -> Vec<Source>,
+    /// Set up when a token is wanted: an open registry wants none.
+    sources: Mutex<Option<Arc<Vec<Source>>>>,
     chosen: OnceCell<usize>,
+}
+
+impl Chain {
+    fn of(set_up: fn() -> Vec<Source>) -> Self {
+        Self { set_up, sources: Mutex::default(), chosen: OnceCell::new() }
+    }
+
+    /// Identities of `azure_identity` keep a token until five minutes before its end, and have no way to forget
+    /// it: `is_anew` ones keep none yet.
+    fn sources(&self, is_anew: bool) -> Arc<Vec<Source>> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_anew {
+            *sources = None;
+        }
+        Arc::clone(sources.get_or_insert_with(|| Arc::new((self.set_up)())))
+    }
 }
 
 #[async_trait]
@@ -204,11 +231,13 @@ impl TokenCredential for Chain {
         scopes: &[&str],
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        if let Some(index) = self.chosen.get() {
-            return self.sources[*index].identity.get_token(scopes, options).await;
+        let is_anew = options.as_ref().is_some_and(|o| o.method_options.context.value::<Anew>().is_some());
+        let sources = self.sources(is_anew);
+        if let Some(source) = self.chosen.get().and_then(|index| sources.get(*index)) {
+            return source.identity.get_token(scopes, options).await;
         }
         let (mut reasons, mut busy) = (Vec::new(), None);
-        for (index, source) in self.sources.iter().enumerate() {
+        for (index, source) in sources.iter().enumerate() {
             match source.identity.get_token(scopes, options.clone()).await {
                 Ok(token) => {
                     // Two first requests at once may both get here; either's choice is good.

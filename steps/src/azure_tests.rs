@@ -2,6 +2,7 @@
 //! refuses too (`tests/sandbox_import.rs`).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use migrate_plugin_api::ErrorClass;
 use migrate_plugin_api::testing::RecordingHost;
@@ -10,6 +11,7 @@ use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::tokens::Tokens;
 
 async fn entra(answer: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
@@ -130,7 +132,7 @@ fn answered(status: u16) -> azure_core::Error {
 
 /// What a chain of these says first, and how it ends.
 async fn chained(sources: fn() -> Vec<Source>) -> Result<AccessToken, StepError> {
-    let chain = Chain { sources: LazyLock::new(sources), chosen: OnceCell::new() };
+    let chain = Chain::of(sources);
     chain.get_token(&["s/.default"], None).await.map_err(|e| no_token("failed to get an Entra token", e))
 }
 
@@ -190,4 +192,40 @@ async fn an_entra_that_is_away_is_no_reason_to_log_in_or_to_be_somebody_else() {
         ]
     });
     assert_eq!(given.await.unwrap().token.secret(), "T0KEN");
+}
+
+/// As those of `azure_identity` do.
+#[derive(Debug, Default)]
+struct Keeps(OnceCell<u32>);
+
+#[async_trait]
+impl TokenCredential for Keeps {
+    async fn get_token(
+        &self,
+        _: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        static GIVEN: AtomicU32 = AtomicU32::new(0);
+        let number = self.0.get_or_init(async || GIVEN.fetch_add(1, Ordering::Relaxed) + 1).await;
+        Ok(AccessToken::new(format!("token-{number}"), OffsetDateTime::now_utc() + Span::hours(1)))
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_refused_is_not_given_again_by_who_keeps_it() {
+    let sources = || {
+        let login = Fails(|| credential_error("Please run 'az login'"));
+        vec![
+            Source { identity: Arc::new(login), is_set_up: true },
+            Source { identity: Arc::new(Keeps::default()), is_set_up: false },
+        ]
+    };
+    let tokens = Tokens::of(Arc::new(Chain::of(sources)), "s/.default".to_owned(), "a service");
+    let first = tokens.get().await.unwrap();
+    assert_eq!(tokens.get().await.unwrap().expose(), first.expose());
+    assert!(tokens.forget(&first).await);
+    let second = tokens.get().await.unwrap();
+    assert_eq!((first.expose(), second.expose()), ("token-1", "token-2"));
+    // Only for that.
+    assert_eq!(tokens.get().await.unwrap().expose(), "token-2");
 }

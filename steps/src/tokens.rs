@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use azure_core::credentials::TokenCredential;
@@ -29,6 +30,8 @@ pub(crate) struct Tokens {
     /// What the token is for, in words.
     service: String,
     held: Mutex<Option<Held>>,
+    /// The last one was refused.
+    is_refused: AtomicBool,
 }
 
 struct Held {
@@ -63,7 +66,12 @@ impl fmt::Debug for Tokens {
 impl Tokens {
     /// Of an identity. Sends nothing yet. `scope` is `RESOURCE/.default`.
     pub(crate) fn of(identity: Arc<dyn TokenCredential>, scope: String, service: &str) -> Self {
-        Self { login: Login::Identity(identity), scope, service: service.to_owned(), held: Mutex::default() }
+        Self::new(Login::Identity(identity), scope, service)
+    }
+
+    fn new(login: Login, scope: String, service: &str) -> Self {
+        let service = service.to_owned();
+        Self { login, scope, service, held: Mutex::default(), is_refused: AtomicBool::default() }
     }
 
     /// For Azure Resource Manager at the scope, as the site says.
@@ -79,7 +87,7 @@ impl Tokens {
         match (&access.token, &access.service_principal) {
             (Some(reference), None) => {
                 let login = Login::Given(ctx.secret(reference).await?);
-                Ok(Self { login, scope, service: service.to_owned(), held: Mutex::default() })
+                Ok(Self::new(login, scope, service))
             }
             (None, Some(principal)) => {
                 Ok(Self::of(azure::application(ctx, principal).await?, scope, service))
@@ -105,7 +113,9 @@ impl Tokens {
         if let Some(held) = held.as_ref().filter(|held| held.serves(Instant::now())) {
             return Ok(held.token.clone());
         }
-        let fresh = identity.get_token(&[&self.scope], None).await;
+        // Who keeps it would give the same again.
+        let options = self.is_refused.load(Ordering::Relaxed).then(azure::anew);
+        let fresh = identity.get_token(&[&self.scope], options).await;
         let fresh = match fresh
             .map_err(|e| azure::no_token(format!("failed to get an Entra token for {}", self.service), e))
         {
@@ -118,6 +128,7 @@ impl Tokens {
                 return Ok(held.token.clone());
             }
         };
+        self.is_refused.store(false, Ordering::Relaxed);
         let left = fresh.expires_on - azure_core::time::OffsetDateTime::now_utc();
         let token = Secret::new(fresh.token.secret());
         let lasts = Duration::try_from(left).unwrap_or_default();
@@ -135,6 +146,7 @@ impl Tokens {
         // By now somebody else may have another.
         if held.as_ref().is_some_and(|held| held.token == *refused) {
             *held = None;
+            self.is_refused.store(true, Ordering::Relaxed);
         }
         true
     }
@@ -207,8 +219,6 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use migrate_plugin_api::ErrorClass;
 
     use super::testing::Numbers;
@@ -272,7 +282,7 @@ mod tests {
         assert!(tokens.forget(&first).await);
         assert_eq!(token(&tokens).await.unwrap(), "token-2");
         let login = Login::Given(Secret::new("given"));
-        let given = Tokens { login, scope: String::new(), service: String::new(), held: Mutex::default() };
+        let given = Tokens::new(login, String::new(), "");
         assert!(!given.forget(&given.get().await.unwrap()).await);
     }
 }
