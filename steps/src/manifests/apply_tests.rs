@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::apply::{Config, ManifestApply, Outputs};
 use super::apply_set::{PART_OF, Prune};
 use super::export::ManifestExport;
+use super::rewrite::ManifestRewrite;
 use super::stand_in::StandIn;
 
 const RECORD: &str = "configmaps/shop/web";
@@ -443,22 +444,29 @@ async fn a_folder_that_is_not_whole_deletes_nothing() {
 
 #[tokio::test]
 async fn an_export_that_could_not_read_everything_deletes_nothing() {
-    let mut world = World::new(&[("Service", "web"), ("Widget", "gear")]).await;
-    let config = json!({ "cluster": { "kubeconfig": "kubeconfig", "context": "aks" }, "namespaces": ["shop"],
-        "directory": "exported" });
-    let ctx = world.host.context("export", world.project.path());
-    world.hook(|request, _| (request == "GET widgets/shop/").then_some(403));
-    Typed(ManifestExport).apply(&ctx, &config).await.unwrap();
-    world.server.with(|held| held.hook = None);
-    world.server.writes();
-    world.config.directory = "exported".into();
-    let error = world.apply().await.unwrap_err();
-    assert!(
-        error.message.ends_with("what wrote it could not read example.com/v1/Widget"),
-        "{}",
-        error.message
-    );
-    assert_eq!(world.server.writes(), [] as [String; 0]);
+    // Into the folder itself, or into one for each namespace.
+    for (directory, of) in [("exported", ""), ("exported/shop", " (shop)")] {
+        let mut world = World::new(&[("Service", "web"), ("Widget", "gear")]).await;
+        let config = json!({ "cluster": { "kubeconfig": "kubeconfig", "context": "aks" }, "namespaces": ["shop"],
+            "directory": directory });
+        let ctx = world.host.context("export", world.project.path());
+        world.hook(|request, _| (request == "GET widgets/shop/").then_some(403));
+        Typed(ManifestExport).apply(&ctx, &config).await.unwrap();
+        world.server.with(|held| held.hook = None);
+        world.server.writes();
+        let refused = format!("what wrote it could not read example.com/v1/Widget{of}");
+        world.config.directory = "exported".into();
+        let error = world.apply().await.unwrap_err();
+        assert!(error.message.ends_with(&refused), "{}", error.message);
+        // No more does what was rewritten from it.
+        let config = json!({ "from": "exported", "to": "new" });
+        let ctx = world.host.context("rewrite", world.project.path());
+        Typed(ManifestRewrite).apply(&ctx, &config).await.unwrap();
+        world.config.directory = "new".into();
+        let error = world.apply().await.unwrap_err();
+        assert!(error.message.ends_with(&refused), "{}", error.message);
+        assert_eq!(world.server.writes(), [] as [String; 0]);
+    }
 }
 
 #[tokio::test]

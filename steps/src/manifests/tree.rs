@@ -137,17 +137,35 @@ fn walk(root: &Path, folder: &Path, depth: usize, listing: &mut Listing) -> Resu
     Ok(())
 }
 
-/// What whoever wrote `root` could not read, so that it is not in it; nothing where `migrate` did not write it.
+/// The markers of `root` and of the folders in it: where each is, and what it says.
+fn markers(root: &Path, listing: &Listing) -> Result<Vec<(String, String)>, StepError> {
+    let own = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
+    let below = listing.files.iter().filter(|entry| entry.path.ends_with(&format!("/{MARKER}")));
+    let all = Some(&own).filter(|own| own.absolute.is_file()).into_iter().chain(below);
+    all.map(|entry| {
+        let folder = entry.path.strip_suffix(MARKER).unwrap_or_default().trim_end_matches('/');
+        Ok((folder.to_owned(), String::from_utf8_lossy(&read(entry)?).into_owned()))
+    })
+    .collect()
+}
+
+/// What whoever wrote `root`, or a folder in it (which is named then), could not read, so that it is not in it; nothing
+/// where `migrate` did not write it.
 ///
 /// # Errors
-/// `Permanent` where that can't be read.
+/// As [`list_any`]; `Permanent` where a marker can't be read.
 pub(crate) fn missing(root: &Path) -> Result<Vec<String>, StepError> {
-    let entry = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
-    if !entry.absolute.is_file() {
-        return Ok(Vec::new());
+    let mut missing = Vec::new();
+    for (folder, text) in markers(root, &list_any(root)?)? {
+        for what in text.lines().filter_map(|line| line.strip_prefix(MISSING)) {
+            let what = if folder.is_empty() { what.to_owned() } else { format!("{what} ({folder})") };
+            // A rewritten folder says it itself, and has the markers below it too.
+            if !missing.contains(&what) {
+                missing.push(what);
+            }
+        }
     }
-    let text = String::from_utf8_lossy(&read(&entry)?).into_owned();
-    Ok(text.lines().filter_map(|line| line.strip_prefix(MISSING)).map(str::to_owned).collect())
+    Ok(missing)
 }
 
 /// Whether `listing` of `root` is what `manifest.export` wrote, or was rewritten from that, or holds such folders; of
@@ -156,12 +174,8 @@ pub(crate) fn missing(root: &Path) -> Result<Vec<String>, StepError> {
 /// # Errors
 /// `Permanent` where a marker can't be read.
 pub(crate) fn exported(root: &Path, listing: &Listing) -> Result<Option<Exported>, StepError> {
-    let own = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
-    let below = listing.files.iter().filter(|entry| entry.path.ends_with(&format!("/{MARKER}")));
     let mut found = None;
-    for entry in below.chain(Some(&own).filter(|own| own.absolute.is_file())) {
-        let bytes = read(entry)?;
-        let text = String::from_utf8_lossy(&bytes);
+    for (_, text) in markers(root, listing)? {
         if text.contains(Exported::WithoutClasses.line()) {
             return Ok(Some(Exported::WithoutClasses));
         }
