@@ -143,6 +143,9 @@ pub(crate) struct Outputs {
     /// Objects that Helm makes for a deletion, a rollback or a test.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<Skipped>,
+    /// What belongs into the folder, and whoever wrote it could not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// Objects that were deleted: `prune`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pruned: Vec<Pruned>,
@@ -511,7 +514,7 @@ impl TypedStep for ManifestApply {
         };
         let mut once = Once::of(ctx, &config.cluster)?;
         let mut outputs = apply_all(ctx, &target, &manifests, &mut once, &mut wanted.uids).await?;
-        outputs.left_out = folder.left_out;
+        (outputs.left_out, outputs.missing) = (folder.left_out, folder.missing);
         let deadline = Instant::now() + config.rollout_timeout.map_or(ROLLOUT_TIMEOUT, |span| span.0);
         for workload in outputs.workloads() {
             workload.wait(ctx, &client, deadline).await?;
@@ -590,6 +593,14 @@ impl TypedStep for ManifestApply {
             target: String::new(),
             status: CheckStatus::Warning,
             note: Some(skipped.reason.clone()),
+        }));
+        checks.extend(outputs.missing.iter().map(|what| Check {
+            subject: what.clone(),
+            what: "applied".to_owned(),
+            source: config.directory.display().to_string(),
+            target: String::new(),
+            status: CheckStatus::Warning,
+            note: Some(folder::MISSING.to_owned()),
         }));
         if !outputs.pruned.is_empty() {
             let catalog = Catalog::of(&client).await?;

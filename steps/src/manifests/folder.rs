@@ -17,6 +17,9 @@ use super::{render, tree};
 use crate::inventory::Catalog;
 use crate::workload::text;
 
+/// Why something is not in a folder where it belongs.
+pub(super) const MISSING: &str = "what wrote it could not read that";
+
 /// What a folder makes.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -24,6 +27,8 @@ pub(super) struct Folder {
     pub manifests: Vec<Manifest>,
     /// Objects that are not applied.
     pub left_out: Vec<Skipped>,
+    /// What belongs into the folder, and whoever wrote it could not read.
+    pub missing: Vec<String>,
     /// What a person should know of the rest.
     pub notes: Vec<String>,
 }
@@ -32,10 +37,15 @@ pub(super) struct Folder {
 /// release.
 ///
 /// # Errors
-/// `Permanent`: the folder or a file of it can't be read, is beyond a limit or no manifest; `helm` or `kubectl`
-/// is missing or refuses; a chart makes something else each time; an object is there twice; there is none at all.
+/// `Permanent`: the folder or a file of it can't be read, is beyond a limit or no manifest, or a link to what may be one;
+/// `helm` or `kubectl` is missing or refuses; a chart makes something else each time; an object is there twice; there is
+/// none at all.
 pub(super) fn manifests(root: &Path, namespace: Option<&str>) -> Result<Folder, StepError> {
-    Ok(read(root, namespace)?.0)
+    let (mut folder, mut unread) = read(root, namespace)?;
+    unread.retain(|path| !tree::is_known_without(root, path));
+    refuse_unread(root, &unread, "what is not read would not be applied: put a copy in place of each link")?;
+    folder.missing = tree::missing(root)?;
+    Ok(folder)
 }
 
 /// As [`manifests`], where an object that is not in the folder is to be deleted: so nothing in it may be unread.
@@ -57,15 +67,24 @@ pub(super) fn whole(root: &Path, namespace: Option<&str>) -> Result<Folder, Step
         ));
     }
     let (folder, unread) = read(root, namespace)?;
-    match unread.as_slice() {
-        [] => Ok(folder),
-        unread => Err(StepError::permanent(format!(
-            "{} holds what is neither file nor folder and is not read: {}",
-            root.display(),
-            tree::listed(unread)
-        ))
-        .with_hint("with `prune`, what is not read would be deleted: put a copy in place of each link")),
+    refuse_unread(
+        root,
+        &unread,
+        "with `prune`, what is not read would be deleted: put a copy in place of each link",
+    )?;
+    Ok(folder)
+}
+
+fn refuse_unread(root: &Path, unread: &[String], hint: &str) -> Result<(), StepError> {
+    if unread.is_empty() {
+        return Ok(());
     }
+    Err(StepError::permanent(format!(
+        "{} holds what is neither file nor folder and is not read: {}",
+        root.display(),
+        tree::listed(unread)
+    ))
+    .with_hint(hint))
 }
 
 /// All objects, and what was left unread.
@@ -116,7 +135,7 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
         let is_charts = |manifest: &&Manifest| render::belongs_to_chart(&manifest.file, folders());
         notes.extend(default_note(manifests.iter().filter(is_charts)));
     }
-    Ok((Folder { manifests, left_out, notes }, unread))
+    Ok((Folder { manifests, left_out, missing: Vec::new(), notes }, unread))
 }
 
 /// Takes out definitions that charts which others depend on bring along, where they are there already: Helm takes the
@@ -215,7 +234,8 @@ impl Folder {
     pub(super) fn told(&self) -> impl Iterator<Item = String> {
         let left_out =
             self.left_out.iter().map(|left| format!("{} is left out: {}", left.object, left.reason));
-        left_out.chain(self.notes.iter().cloned())
+        let missing = self.missing.iter().map(|what| format!("{what} is not in the folder: {MISSING}"));
+        left_out.chain(missing).chain(self.notes.iter().cloned())
     }
 
     /// Puts what names no namespace and is of a kind that needs one into `namespace`.
@@ -364,18 +384,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_no_reason_to_delete() {
+    fn what_is_not_read_is_no_reason_to_delete_and_not_forgotten() {
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("in");
+        std::fs::create_dir(&root).unwrap();
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n";
-        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
-        assert_eq!(whole(dir.path(), None).unwrap().manifests.len(), 1);
-        std::os::unix::fs::symlink("a.yaml", dir.path().join("b.yaml")).unwrap();
-        assert_eq!(manifests(dir.path(), None).unwrap().manifests.len(), 1);
-        let error = whole(dir.path(), None).unwrap_err();
-        assert!(
-            error.message.ends_with("is neither file nor folder and is not read: b.yaml"),
-            "{}",
-            error.message
-        );
+        std::fs::write(root.join("a.yaml"), text).unwrap();
+        assert_eq!(whole(&root, None).unwrap().manifests.len(), 1);
+        // What is read under its own name, and what is no manifest.
+        symlink("a.yaml", root.join("b.yaml")).unwrap();
+        symlink(".", root.join("..data")).unwrap();
+        symlink("/etc/hostname", root.join("README.md")).unwrap();
+        assert_eq!(manifests(&root, None).unwrap().manifests.len(), 1);
+        let refused = |read: Result<Folder, StepError>| read.unwrap_err().message;
+        let all = refused(whole(&root, None));
+        let said = "is neither file nor folder and is not read";
+        assert!(all.ends_with(&format!("{said}: ..data, README.md, b.yaml")), "{all}");
+        // A policy that several folders share.
+        std::fs::create_dir(dir.path().join("common")).unwrap();
+        std::fs::write(dir.path().join("common/deny.yaml"), text).unwrap();
+        for (target, link) in [("../common/deny.yaml", "deny.yaml"), ("../common", "common")] {
+            symlink(target, root.join(link)).unwrap();
+            let one = refused(manifests(&root, None));
+            assert!(one.ends_with(&format!("{said}: {link}")), "{one}");
+            std::fs::remove_file(root.join(link)).unwrap();
+        }
     }
 }

@@ -22,6 +22,9 @@ use crate::rules::{Change, Finding, Inputs, RuleSet, RuleSeverity};
 /// Changes and findings that are listed; all are counted. Outputs are stored with the run.
 const LISTED: usize = 5_000;
 
+/// Why something of the folder is not in what is written.
+const LEFT_OUT: &str = "links are not followed: put a copy in place of it";
+
 /// `manifest.rewrite`.
 pub(crate) struct ManifestRewrite;
 
@@ -283,6 +286,10 @@ impl TypedStep for ManifestRewrite {
                         outputs.files,
                         config.to.display()
                     );
+                    let left_out = outputs.left_out.iter();
+                    plan.problems.extend(left_out.map(|path| {
+                        Problem::warning(format!("{path} is left out: {LEFT_OUT}")).in_field("from")
+                    }));
                 }
                 Err(e) => plan.problems.push(tree::problem_of(&e, "from")),
             }
@@ -316,6 +323,7 @@ impl TypedStep for ManifestRewrite {
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
         outputs.digest = tree::digest(&to)?;
+        outputs.left_out.iter().for_each(|path| ctx.warn(format!("{path} is left out: {LEFT_OUT}")));
         ctx.info(format!(
             "{} edits in {} of {} files, {} findings left",
             outputs.values_changed,
@@ -360,6 +368,14 @@ impl TypedStep for ManifestRewrite {
             target: String::new(),
             status: CheckStatus::Warning,
             note: Some(finding.note()),
+        }));
+        checks.extend(outputs.left_out.iter().map(|path| Check {
+            subject: path.clone(),
+            what: "rewritten".to_owned(),
+            source: config.from.display().to_string(),
+            target: String::new(),
+            status: CheckStatus::Warning,
+            note: Some(LEFT_OUT.to_owned()),
         }));
         Ok(Evidence { checks })
     }
@@ -440,7 +456,13 @@ mod tests {
         source.commit().unwrap();
         let marker = ".migrate-manifests";
         fs::copy(dir.path().join("exported").join(marker), dir.path().join("in").join(marker)).unwrap();
-        Typed(ManifestRewrite).apply(&ctx, &config()).await.unwrap();
+        let step = Typed(ManifestRewrite);
+        let told = "link.yaml is left out: links are not followed: put a copy in place of it";
+        let plan = step.plan(&ctx, &config()).await.unwrap();
+        assert_eq!(plan.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [told]);
+        let outputs = step.apply(&ctx, &config()).await.unwrap();
+        let evidence = step.verify(&ctx, &config(), &outputs, VerifyDepth::Quick).await.unwrap();
+        assert!(evidence.passed() && evidence.checks.iter().any(|check| check.subject == "link.yaml"));
         assert_eq!(tree::missing(&dir.path().join("out")).unwrap(), ["v1/Secret and: more", "link.yaml"]);
         assert_eq!(tree::missing(&dir.path().join("in/shop")).unwrap(), [] as [String; 0]);
     }
