@@ -52,4 +52,13 @@ mod tests {
         let message = file("statefull").unwrap_err().to_string();
         assert!(message.contains("stateful, stateless"), "{message}");
     }
+
+    #[test]
+    fn every_shipped_workflow_that_applies_names_the_source() {
+        let nodes =
+            all().flat_map(|(_, text)| text.split("\n[nodes.").map(str::to_owned).collect::<Vec<_>>());
+        let applying: Vec<String> = nodes.filter(|node| node.contains("step = \"manifest.apply\"")).collect();
+        assert_eq!(applying.len(), 1);
+        assert!(applying.iter().all(|node| node.contains("source = \"${env.source.cluster}\"")));
+    }
 }

@@ -22,7 +22,7 @@ use super::once::{self, Once};
 use super::order::{self, Manifest};
 use super::outlook::{Outlook, differing};
 use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
-use super::target::{Target, established, namespace_exists};
+use super::target::{Target, established, namespace_exists, source_problem};
 use super::tree;
 use crate::duration::Span;
 use crate::inventory::Catalog;
@@ -45,6 +45,9 @@ pub(crate) struct ManifestApply;
 pub(crate) struct Config {
     /// The cluster to change.
     pub cluster: ClusterRef,
+    /// The cluster that is migrated from: where it is the same one, nothing is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ClusterRef>,
     /// Folder of manifests.
     pub directory: PathBuf,
     /// Namespace of the release that a chart of Helm in the folder becomes (`default` where none is given), and of objects
@@ -460,6 +463,12 @@ impl TypedStep for ManifestApply {
                 return Ok(plan);
             }
         };
+        if let Some(source) = config.field::<ClusterRef>("source")?
+            && let Some(problem) = source_problem(ctx, &source, (&cluster, &client)).await
+        {
+            plan.problems.push(problem);
+            return Ok(plan);
+        }
         let Some(config) = config.known() else { return Ok(plan) };
         let root = ctx.path(&config.directory);
         if !root.is_dir() {
@@ -502,6 +511,13 @@ impl TypedStep for ManifestApply {
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
         let client = connect(ctx, &config.cluster).await?;
+        if let Some(source) = &config.source
+            && let Some(problem) = source_problem(ctx, source, (&config.cluster, &client)).await
+        {
+            let mut error = StepError::permanent(problem.message);
+            error.hint = problem.hint;
+            return Err(error);
+        }
         let folder = config.folder(&client, &ctx.path(&config.directory)).await?;
         folder.told().for_each(|note| ctx.warn(note));
         let manifests = folder.manifests;

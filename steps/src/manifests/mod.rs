@@ -28,6 +28,8 @@ pub(crate) mod source;
 pub(crate) mod stand_in;
 pub(crate) mod strip;
 mod target;
+#[cfg(test)]
+mod told_tests;
 pub(crate) mod tree;
 pub(crate) mod yaml;
 

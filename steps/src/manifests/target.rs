@@ -5,21 +5,35 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, PartialObjectMeta, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use migrate_plugin_api::{StepContext, StepError};
+use migrate_plugin_api::{Problem, StepContext, StepError};
 use serde_json::Value;
 
 use super::apply::Config;
 use super::apply_set::Prune;
 use super::order::Manifest;
+use super::tree;
 use crate::inventory::Served;
-use crate::kubernetes::kube_error;
+use crate::kubernetes::{connect, kube_error, one_cluster};
 use crate::rollout::{POLL_INTERVAL, pause};
+use crate::site::ClusterRef;
 
 /// Under this name the API server keeps who set which field.
 pub(super) const FIELD_MANAGER: &str = "migrate";
 
 /// Definitions are established within a second or two; a cluster that takes longer has another fault.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why nothing may be applied to `cluster`: it is what is migrated from.
+pub(super) async fn source_problem(
+    ctx: &StepContext,
+    source: &ClusterRef,
+    cluster: (&ClusterRef, &Client),
+) -> Option<Problem> {
+    match connect(ctx, source).await {
+        Ok(client) => one_cluster((source, &client), cluster, "cluster").await,
+        Err(e) => Some(tree::problem_of(&e, "source")),
+    }
+}
 
 /// The cluster, and how it is changed.
 pub(super) struct Target<'a> {
