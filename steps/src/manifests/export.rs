@@ -6,18 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject};
+use k8s_openapi::api::batch::v1::CronJob;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt};
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, PlanConfig, Progress, StepContext, StepError, StepPlan, TypedObservation,
-    TypedStep, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError, StepPlan,
+    TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::needs::{Needs, kept_back};
-use super::strip::{CLASS_PARAMS, data_source, is_derived, is_selecting, is_told, left_out, strip};
+use super::strip::{
+    CLASS_PARAMS, data_source, is_derived, is_scheduled, is_selecting, is_told, left_out, strip,
+};
 use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
@@ -30,6 +33,9 @@ const CLUSTER_FOLDER: &str = "_cluster";
 
 /// What Ingresses are rewritten by.
 const INGRESS_CLASS: &str = "networking.k8s.io/v1/IngressClass";
+
+/// What a CronJob does that is on two clusters.
+const FIRES: &str = "it fires on both clusters from when it is applied: suspend it on one (`spec.suspend`)";
 
 /// Longer names are cut and told apart by a digest: file systems take 255 bytes.
 const NAME_BYTES: usize = 200;
@@ -183,6 +189,9 @@ impl<'a> Export<'a> {
                 let note = format!("it was filled from {from} once: exported without that, for a new volume");
                 outputs.warn(format!("{} {namespace}/{name}", kind.resource.kind), note);
             }
+            if is_scheduled(&object) {
+                outputs.warn(format!("{} {namespace}/{name}", kind.resource.kind), FIRES.to_owned());
+            }
             strip(&mut object);
             let is_private = id == "v1/Secret";
             write(&file_name(namespace, prefix, &name), to_yaml(&object).as_bytes(), is_private)?;
@@ -286,6 +295,20 @@ impl Outputs {
     }
 }
 
+/// CronJobs that will run on both clusters. Where they may not be listed, the export says so.
+async fn scheduled(client: &Client, namespaces: &[String]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for namespace in namespaces {
+        let api: Api<CronJob> = Api::namespaced(client.clone(), namespace);
+        let listed = api.list(&ListParams::default()).await;
+        let firing = listed.into_iter().flatten().filter(|job| job.spec.suspend != Some(true));
+        problems.extend(
+            firing.map(|job| Problem::warning(format!("CronJob {namespace}/{}: {FIRES}", job.name_any()))),
+        );
+    }
+    problems
+}
+
 /// Whether kinds of this API group come from a CustomResourceDefinition, judged by its name:
 /// Kubernetes keeps `*.k8s.io` and names without a dot for itself.
 fn is_custom(group: &str) -> bool {
@@ -375,6 +398,10 @@ impl TypedStep for ManifestExport {
             match reach(ctx, &cluster, "cluster").await {
                 Ok((client, _)) => {
                     plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);
+                    let excluded: Vec<String> = config.field("exclude-kinds")?.unwrap_or_default();
+                    if !excluded.iter().any(|kind| kind == "CronJob") {
+                        plan.problems.extend(scheduled(&client, &namespaces).await);
+                    }
                 }
                 Err(problem) => plan.problems.push(*problem),
             }

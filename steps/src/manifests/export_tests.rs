@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{StepError, TypedStep as _, VerifyDepth};
+use migrate_plugin_api::{PlanConfig, StepError, TypedStep as _, VerifyDepth};
 use serde_json::{Value, json};
 
 use super::export::{Config, ManifestExport, Outputs};
@@ -125,6 +125,35 @@ async fn addresses_that_people_wrote_go_along_and_data_of_the_source_does_not() 
              for a new volume"
         ]
     );
+}
+
+#[tokio::test]
+async fn what_is_at_work_stays_and_what_fires_on_both_clusters_is_told() {
+    let world = World::new().await;
+    world.put("jobs/once", "shop", json!({ "status": { "active": 1 } }));
+    world.put("jobs/later", "shop", json!({ "spec": { "suspend": true } }));
+    let template = json!({ "spec": { "template": { "spec": { "containers": [] } } } });
+    let cron = |suspend: bool| json!({ "spec": { "schedule": "@daily", "suspend": suspend, "jobTemplate": template } });
+    world.put("cronjobs/bills", "shop", cron(false));
+    world.put("cronjobs/off", "shop", cron(true));
+    let config = serde_json::to_value(&world.config).unwrap();
+    let ctx = world.host.context("export", world.project.path());
+    let plan = ManifestExport.plan(&ctx, &PlanConfig::new(&config).unwrap()).await.unwrap();
+    let fires = "CronJob shop/bills: it fires on both clusters from when it is applied: suspend it on one (`spec.suspend`)";
+    assert_eq!(plan.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [fires]);
+    let outputs = world.export().await.unwrap();
+    let expected = [
+        "_cluster/Namespace-shop.yaml",
+        "shop/CronJob-bills.yaml",
+        "shop/CronJob-off.yaml",
+        "shop/Job-later.yaml",
+    ];
+    assert_eq!(world.files(), expected.map(str::to_owned).into());
+    let at_work =
+        "Job shop/once: not exported: it is at work on the source cluster and would run a second time";
+    let mut told = warned(&outputs);
+    told.sort();
+    assert_eq!(told, [fires, at_work]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// `apiVersion`, kind, plural, whether it is in namespaces.
 type Kind = (&'static str, &'static str, &'static str, bool);
 
-const KINDS: [Kind; 25] = [
+const KINDS: [Kind; 26] = [
     ("v1", "ConfigMap", "configmaps", true),
     ("v1", "Namespace", "namespaces", false),
     ("v1", "Pod", "pods", true),
@@ -24,6 +24,7 @@ const KINDS: [Kind; 25] = [
     ("apps/v1", "ControllerRevision", "controllerrevisions", true),
     ("apps/v1", "StatefulSet", "statefulsets", true),
     ("batch/v1", "Job", "jobs", true),
+    ("batch/v1", "CronJob", "cronjobs", true),
     ("example.com/v1", "Widget", "widgets", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", false),

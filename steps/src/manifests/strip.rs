@@ -62,9 +62,12 @@ const SNAPSHOTS: [&str; 2] = ["snapshot.storage.k8s.io", "groupsnapshot.storage.
 const STATE: &str = "a controller keeps its state of the source cluster in it";
 const OF_PODS: &str = "its addresses are those of pods of the source cluster";
 
+/// Why what has begun to run stays behind.
+const AT_WORK: &str = "it is at work on the source cluster and would run a second time";
+
 /// Whether a person should know of each object that is left out for this reason: it looks like their own.
 pub(crate) fn is_told(reason: &str) -> bool {
-    [STATE, OF_PODS].contains(&reason)
+    [STATE, OF_PODS, AT_WORK].contains(&reason)
 }
 
 /// Whether objects of this kind are never written by people, so that they need not even be listed.
@@ -120,6 +123,7 @@ pub(crate) fn left_out(object: &Value, services: &BTreeMap<String, bool>) -> Opt
         "Pod" if matches!(text(object, &["status", "phase"]), Some("Succeeded" | "Failed")) => {
             Some("it is done and must not run twice")
         }
+        "Job" | "Pod" if is_at_work(object) => Some(AT_WORK),
         _ if object.pointer("/metadata/deletionTimestamp").is_some() => Some("it is being deleted"),
         _ => None,
     }
@@ -196,6 +200,25 @@ pub(crate) fn is_finished(job: &Value) -> bool {
         matches!(text(condition, &["type"]), Some("Complete" | "Failed"))
             && text(condition, &["status"]) == Some("True")
     })
+}
+
+/// Whether a Job, or a Pod that comes to an end, has begun: its effects are under way. A Job that is suspended does nothing
+/// elsewhere either.
+fn is_at_work(object: &Value) -> bool {
+    let is_suspended = object.pointer("/spec/suspend").and_then(Value::as_bool) == Some(true);
+    let is_active = object.pointer("/status/active").and_then(Value::as_u64).is_some_and(|active| active > 0);
+    let has_begun = is_active
+        || text(object, &["status", "startTime"]).is_some()
+        || text(object, &["status", "phase"]) == Some("Running");
+    let is_once = text(object, &["kind"]) == Some("Job")
+        || matches!(text(object, &["spec", "restartPolicy"]), Some("Never" | "OnFailure"));
+    is_once && has_begun && !is_suspended
+}
+
+/// Whether an object begins to run by the clock, on each cluster that has it.
+pub(crate) fn is_scheduled(object: &Value) -> bool {
+    text(object, &["kind"]) == Some("CronJob")
+        && object.pointer("/spec/suspend").and_then(Value::as_bool) != Some(true)
 }
 
 /// What a claim was filled from: `VolumeSnapshot pre-upgrade`.
@@ -480,6 +503,23 @@ mod tests {
         assert!(of("Secret", json!({ "type": "Opaque" })).is_none());
         let done = json!({ "status": { "conditions": [{ "type": "Complete", "status": "True" }] } });
         assert!(of("Job", done).is_some() && of("Job", json!({})).is_none());
+        let active = json!({ "status": { "active": 1 } });
+        let begun = json!({ "status": { "startTime": "2026-01-01T00:00:00Z" } });
+        assert_eq!((of("Job", active), of("Job", begun)), (Some(AT_WORK), Some(AT_WORK)));
+        assert_eq!(of("Job", json!({ "spec": { "suspend": true }, "status": { "active": 0 } })), None);
+        let pod = |policy: &str, status: Value| {
+            of("Pod", json!({ "spec": { "restartPolicy": policy }, "status": status }))
+        };
+        assert_eq!(pod("Never", json!({ "phase": "Running" })), Some(AT_WORK));
+        assert_eq!(
+            pod("OnFailure", json!({ "phase": "Pending", "startTime": "2026-01-01T00:00:00Z" })),
+            Some(AT_WORK)
+        );
+        assert_eq!(pod("Never", json!({ "phase": "Pending" })), None);
+        assert_eq!(pod("Always", json!({ "phase": "Running" })), None);
+        assert!(is_told(AT_WORK) && !is_told("it is done and must not run twice"));
+        let cron = |suspend: Value| is_scheduled(&json!({ "kind": "CronJob", "spec": suspend }));
+        assert!(cron(json!({})) && cron(json!({ "suspend": false })) && !cron(json!({ "suspend": true })));
         let default =
             |annotations: Value| json!({ "metadata": { "name": "default", "annotations": annotations } });
         assert!(of("ServiceAccount", default(json!({}))).is_some());
