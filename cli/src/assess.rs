@@ -69,7 +69,9 @@ pub fn unread(what: &str) -> String {
 
 /// Whether something is left, or was not seen: of that it can't be said that nothing is.
 fn is_open(assessment: &Assessment) -> bool {
-    !assessment.unreadable.is_empty() || assessment.findings.iter().any(|finding| !finding.rewritten)
+    !assessment.unreadable.is_empty()
+        || !assessment.left_out.is_empty()
+        || assessment.findings.iter().any(|finding| !finding.rewritten)
 }
 
 /// The EKS cluster to ask about, where one is named.
@@ -176,5 +178,6 @@ mod tests {
     fn what_was_not_seen_is_not_done() {
         assert!(!is_open(&Assessment::default()));
         assert!(is_open(&Assessment { unreadable: vec!["ingresses".to_owned()], ..Assessment::default() }));
+        assert!(is_open(&Assessment { left_out: vec!["link.yaml".to_owned()], ..Assessment::default() }));
     }
 }

@@ -7,8 +7,9 @@ use migrate_plugin_api::StepError;
 
 use super::estate::Estate;
 use super::report::Assessment;
-use crate::manifests::chart;
+use crate::manifests::render::belongs_to_chart;
 use crate::manifests::source::{self, Source};
+use crate::manifests::{chart, tree};
 use crate::rules::document::read;
 use crate::rules::object::objects;
 use crate::rules::{Finding, Inputs, RuleSet, Target};
@@ -32,7 +33,7 @@ pub fn assess_files_for(
     inputs: &Inputs,
     target: Option<Target>,
 ) -> Result<Assessment, StepError> {
-    let Source { manifests, charts, base, mut facts, skipped, .. } = source::open(root)?;
+    let Source { manifests, charts, base, mut facts, mut skipped, .. } = source::open(root)?;
     facts.target = target.map(Arc::new);
     let mut files = manifests.len() as u64;
     let (mut findings, mut estate, mut count) = (Vec::new(), Estate::default(), 0);
@@ -73,6 +74,31 @@ pub fn assess_files_for(
         }
         findings.extend(chart::solve(chart, rules, &facts, inputs)?.findings);
     }
+    // What a chart is made of, Helm has read.
+    skipped.retain(|path| !belongs_to_chart(path, charts.iter().map(|chart| Path::new(&chart.path))));
     let assessment = Assessment::new(findings, &estate, rules, count, files);
-    Ok(Assessment { left_out: skipped, ..assessment })
+    Ok(Assessment { left_out: skipped, unreadable: tree::missing(root)?, ..assessment })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_folder_lacks_was_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let shop = dir.path().join("shop");
+        std::fs::create_dir(&shop).unwrap();
+        std::fs::write(shop.join("a.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+            .unwrap();
+        let marker = "Not in it, since it could not be read: networking.k8s.io/v1/Ingress\n";
+        std::fs::write(shop.join(".migrate-manifests"), marker).unwrap();
+        std::os::unix::fs::symlink("/nowhere", shop.join("b.yaml")).unwrap();
+        let rules = RuleSet::shipped();
+        let found = assess_files(dir.path(), &rules, &Inputs::default()).unwrap();
+        assert_eq!(found.unreadable, ["networking.k8s.io/v1/Ingress (shop)"]);
+        assert_eq!(found.left_out, ["shop/b.yaml"]);
+        let one = assess_files(&shop.join("a.yaml"), &rules, &Inputs::default()).unwrap();
+        assert_eq!((one.unreadable.len(), one.left_out.len()), (0, 0));
+    }
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, StepContext, StepError, StepPlan,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError, StepPlan,
     TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
@@ -54,6 +54,16 @@ fn assess(ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
     Ok(Outputs { count, assessment })
 }
 
+/// What was not looked at, and why.
+fn unseen(assessment: &Assessment) -> impl Iterator<Item = (&String, &'static str)> {
+    let left_out = assessment.left_out.iter().map(|path| (path, "left out: links are not followed"));
+    let unreadable = assessment
+        .unreadable
+        .iter()
+        .map(|what| (what, "not in the folder: what wrote it could not read that"));
+    left_out.chain(unreadable)
+}
+
 /// The findings that a person should read, as warnings.
 pub(super) fn warnings(findings: &[Finding]) -> impl Iterator<Item = Check> {
     findings.iter().filter(|f| !f.rewritten && f.severity > RuleSeverity::Info).map(|finding| Check {
@@ -81,7 +91,14 @@ impl TypedStep for AssessManifests {
         plan.summary = format!("assess the manifests of {}", config.from.display());
         if ctx.path(&config.from).exists() {
             match assess(ctx, config) {
-                Ok(outputs) => plan.items = Some(outputs.assessment.objects),
+                Ok(outputs) => {
+                    plan.items = Some(outputs.assessment.objects);
+                    let unseen = unseen(&outputs.assessment);
+                    plan.problems
+                        .extend(unseen.map(|(what, why)| {
+                            Problem::warning(format!("{what} is {why}")).in_field("from")
+                        }));
+                }
                 Err(e) => plan.problems.push(problem_of(&e, "from")),
             }
         }
@@ -95,6 +112,7 @@ impl TypedStep for AssessManifests {
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
         let outputs = assess(ctx, config)?;
         let assessment = &outputs.assessment;
+        unseen(assessment).for_each(|(what, why)| ctx.warn(format!("{what} is {why}")));
         ctx.info(format!(
             "{} findings in {} objects of {} files, readiness {} of 100",
             outputs.count, assessment.objects, assessment.files, assessment.readiness
@@ -113,7 +131,51 @@ impl TypedStep for AssessManifests {
         let subject = format!("manifests of {}", config.from.display());
         let count = |outputs: &Outputs| outputs.count.to_string();
         let mut checks = vec![Check::equal(subject, "findings", count(outputs), count(&now))];
+        checks.extend(unseen(&outputs.assessment).map(|(what, why)| Check {
+            subject: what.clone(),
+            what: "assessed".to_owned(),
+            source: String::new(),
+            target: String::new(),
+            status: CheckStatus::Warning,
+            note: Some(why.to_owned()),
+        }));
         checks.extend(warnings(&outputs.assessment.findings));
         Ok(Evidence { checks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use migrate_plugin_api::testing::RecordingHost;
+    use migrate_plugin_api::{Step as _, Typed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_looked_at_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("in");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n").unwrap();
+        fs::write(root.join(".migrate-manifests"), "Not in it, since it could not be read: v1/Secret\n")
+            .unwrap();
+        std::os::unix::fs::symlink("/nowhere", root.join("b.yaml")).unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("assess", dir.path());
+        let (step, config) = (Typed(AssessManifests), serde_json::json!({ "from": "in" }));
+        let plan = step.plan(&ctx, &config).await.unwrap();
+        assert_eq!(
+            plan.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(),
+            [
+                "b.yaml is left out: links are not followed",
+                "v1/Secret is not in the folder: what wrote it could not read that"
+            ]
+        );
+        let outputs = step.apply(&ctx, &config).await.unwrap();
+        let evidence = step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap();
+        let warned = evidence.checks.iter().filter(|check| check.status == CheckStatus::Warning);
+        assert_eq!(warned.map(|check| check.subject.as_str()).collect::<Vec<_>>(), ["b.yaml", "v1/Secret"]);
     }
 }

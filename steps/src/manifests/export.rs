@@ -352,20 +352,24 @@ fn sanitized(name: &str) -> String {
     safe
 }
 
+fn unlisted(kind: &str, note: &str) -> Check {
+    Check {
+        subject: kind.to_owned(),
+        what: "listed".to_owned(),
+        source: String::new(),
+        target: String::new(),
+        status: migrate_plugin_api::CheckStatus::Warning,
+        note: Some(note.to_owned()),
+    }
+}
+
 fn evidence(outputs: &Outputs, digest: String) -> Evidence {
     let folder = format!("folder {}", outputs.directory.display());
     let mut checks = vec![
         Check::equal(folder, "sha256", &outputs.digest, digest)
             .with_note(format!("{} objects", outputs.files)),
     ];
-    checks.extend(outputs.unreadable.iter().map(|kind| Check {
-        subject: kind.clone(),
-        what: "listed".to_owned(),
-        source: String::new(),
-        target: String::new(),
-        status: migrate_plugin_api::CheckStatus::Warning,
-        note: Some("could not be listed: not exported".to_owned()),
-    }));
+    checks.extend(outputs.unreadable.iter().map(|kind| unlisted(kind, "could not be listed: not exported")));
     checks.extend(outputs.warnings.iter().map(|warned| Check {
         subject: warned.object.clone(),
         what: "exported".to_owned(),
@@ -453,15 +457,22 @@ impl TypedStep for ManifestExport {
         if depth == VerifyDepth::Deep {
             let client = connect(ctx, &config.cluster).await?;
             let export = Export::new(ctx, client, config);
-            let mut changed = Vec::new();
-            export
+            let (mut changed, mut again) = (Vec::new(), BTreeSet::new());
+            let now = export
                 .run(&mut |path, bytes, _| {
+                    again.insert(path.to_owned());
                     if std::fs::read(directory.join(path)).ok().as_deref() != Some(bytes) {
                         changed.push(path.to_owned());
                     }
                     Ok(())
                 })
                 .await?;
+            let files = if directory.is_dir() { tree::list(&directory)?.files } else { Vec::new() };
+            let gone = files.into_iter().map(|entry| entry.path).filter(|path| !again.contains(path));
+            changed.extend(gone.map(|path| format!("{path} (gone, or not to be read)")));
+            let unread = now.unreadable.iter().filter(|kind| !outputs.unreadable.contains(kind));
+            let note = "can no longer be listed: not compared";
+            evidence.checks.extend(unread.map(|kind| unlisted(kind, note)));
             let subject = format!("cluster {}", config.cluster.context);
             let what = "objects changed since the export";
             evidence.checks.push(Check::equal(subject, what, "none", tree::listed(&changed)));

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{PlanConfig, StepError, TypedStep as _, VerifyDepth};
+use migrate_plugin_api::{CheckStatus, PlanConfig, StepError, TypedStep as _, VerifyDepth};
 use serde_json::{Value, json};
 
 use super::export::{Config, ManifestExport, Outputs};
@@ -154,6 +154,33 @@ async fn what_is_at_work_stays_and_what_fires_on_both_clusters_is_told() {
     let mut told = warned(&outputs);
     told.sort();
     assert_eq!(told, [fires, at_work]);
+}
+
+#[tokio::test]
+async fn what_does_not_come_again_is_not_taken_for_unchanged() {
+    let world = World::new().await;
+    world.put("configmaps/web", "shop", json!({}));
+    world.put("services/web", "shop", json!({}));
+    let outputs = world.export().await.unwrap();
+    let ctx = world.host.context("export", world.project.path());
+    let seen = || async {
+        let evidence = ManifestExport.verify(&ctx, &world.config, &outputs, VerifyDepth::Deep).await.unwrap();
+        let failed: Vec<String> = evidence.failures().map(|check| check.target.clone()).collect();
+        let warned = evidence.checks.iter().filter(|check| check.status == CheckStatus::Warning);
+        (failed, warned.map(|check| check.subject.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(seen().await, (Vec::new(), Vec::new()));
+    world.server.with(|held| {
+        held.hook = Some(Box::new(|request, _| (request == "GET services/shop/").then_some(403)));
+    });
+    let lost = "shop/Service-web.yaml (gone, or not to be read)";
+    assert_eq!(seen().await, (vec![lost.to_owned()], vec!["v1/Service".to_owned()]));
+    world.server.with(|held| {
+        held.hook = None;
+        held.objects.remove("configmaps/shop/web");
+    });
+    let gone = "shop/ConfigMap-web.yaml (gone, or not to be read)";
+    assert_eq!(seen().await, (vec![gone.to_owned()], Vec::new()));
 }
 
 #[tokio::test]

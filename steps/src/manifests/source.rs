@@ -55,7 +55,7 @@ pub(crate) struct Source {
     pub base: Option<Base>,
     /// Other files, sorted by path; those of charts too.
     pub others: Vec<Entry>,
-    /// What is neither file nor folder.
+    /// What is neither file nor folder; nothing of an overlay.
     pub skipped: Vec<String>,
     /// What all manifests say together.
     pub facts: Facts,
@@ -85,6 +85,8 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     if let Some(name) = render::overlay_file(root) {
         source.base = Some(base(root, name, &mut source.facts)?);
         source.others = listing.files;
+        // What an overlay is made of is its own business.
+        source.skipped.clear();
         return Ok(source);
     }
     for folder in render::charts(listing.files.iter().map(|entry| entry.path.as_str())) {
