@@ -5,6 +5,7 @@ mod apply_set;
 #[cfg(test)]
 mod apply_tests;
 pub(crate) mod chart;
+mod dialect;
 mod difference;
 pub(crate) mod edit;
 mod export;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::dialect::{DialectError, as_kubectl_reads};
 use crate::workload::text;
 
 /// What must be there before what comes after: Helm's install order, definitions first. Kinds that
@@ -116,6 +117,15 @@ pub(crate) enum ManifestError {
         #[source]
         source: serde_yaml_ng::Error,
     },
+    /// `kubectl` reads it otherwise, and it can't be read so.
+    #[error("{file} can't be read as `kubectl` reads it")]
+    Dialect {
+        /// The file.
+        file: String,
+        /// Where, and why.
+        #[source]
+        source: DialectError,
+    },
     /// Not representable as JSON: keys that are lists or maps.
     #[error("document {document} of {file} is not representable as JSON")]
     Json {
@@ -136,13 +146,15 @@ pub(crate) enum ManifestError {
     },
 }
 
-/// The objects of one file; lists are taken apart, empty documents left out.
+/// The objects of one file, read as `kubectl` reads it; lists are taken apart, empty documents left out.
 ///
 /// # Errors
 /// See [`ManifestError`]. Aliases that expand beyond all measure are refused by the parser.
 pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut manifests = Vec::new();
-    for (at, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+    let text =
+        as_kubectl_reads(text).map_err(|source| ManifestError::Dialect { file: file.to_owned(), source })?;
+    for (at, document) in serde_yaml_ng::Deserializer::from_str(&text).enumerate() {
         let yaml = serde_yaml_ng::Value::deserialize(document)
             .map_err(|source| ManifestError::Yaml { file: file.to_owned(), source })?;
         if yaml.is_null() {
@@ -236,6 +248,20 @@ mod tests {
         let text = "---\n# nothing\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}}\n";
         let manifests = parse("a.yaml", text).unwrap();
         assert_eq!(manifests.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Pod shop/a"]);
+    }
+
+    #[test]
+    fn what_kubectl_reads_otherwise_is_read_so() {
+        let text = "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: web}\n\
+                    spec: {values: {enabled: no, mode: 0755, size: 1_000, on: x, text: 'no'}}\n";
+        let values = &parse("a.yaml", text).unwrap()[0].object["spec"]["values"];
+        let expected =
+            serde_json::json!({ "enabled": false, "mode": 493, "size": 1000, "true": "x", "text": "no" });
+        assert_eq!(values, &expected);
+        let error = parse("a.yaml", "base: &base {}\nspec:\n  <<: *base\n").unwrap_err();
+        assert_eq!(error.to_string(), "a.yaml can't be read as `kubectl` reads it");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.starts_with("line 3: `<<` merges a map into another"), "{cause}");
     }
 
     #[test]
