@@ -47,6 +47,9 @@ enum Live {
     Backoff(CallKind),
     /// Waits for a person.
     Gate,
+    /// Nothing of it is at work any more, and it is not done.
+    Stopped,
+    /// It is done.
     Ended,
 }
 
@@ -324,7 +327,7 @@ impl Core {
     }
 
     fn release(&mut self, at: usize) {
-        self.cells[at].live = Live::Ended;
+        self.cells[at].live = Live::Stopped;
         self.running -= 1;
         if let Some(pool) = self.node(at).pool.clone() {
             let weight = self.node(at).weight;
@@ -537,7 +540,7 @@ impl Core {
             return self.out.push(Command::Undo);
         }
         let record = |at: usize| self.facts.own(&self.cells[at].id);
-        // A finished node that was not looked at again by this process does not count.
+        // A finished node that was not looked at again by this process, to the end, does not count.
         let is_done = |at: usize| {
             self.cells[at].live == Live::Ended
                 && (self.is_known_list(at) || record(at).is_some_and(NodeRecord::is_done))

@@ -352,6 +352,38 @@ fn draining_starts_nothing_and_keeps_what_is_done() {
     assert_eq!(machine.step(Input::Begin), ["Observe a #1", "Verify b #1"]);
 }
 
+/// However the second look at a finished node is cut short, nothing is known of it again.
+#[test]
+fn a_finished_node_whose_second_look_was_stopped_is_not_done() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\n";
+    let mut first = Machine::new(nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    first.apply_ok("b");
+    let again = || {
+        let mut machine = Machine::new(nodes, first.facts.clone());
+        assert_eq!(machine.step(Input::Begin), ["Verify a #1", "Verify b #1"]);
+        machine
+    };
+    let draining = || {
+        let mut machine = again();
+        machine.verify("b", true);
+        machine.step(Input::Drain);
+        machine
+    };
+    let mut machine = draining();
+    let cancelled = Err(failure(ErrorClass::Cancelled));
+    assert_eq!(machine.step(Input::Verified(id("a"), cancelled)), ["end Interrupted"]);
+    assert_eq!(draining().verify("a", false), ["end Interrupted"]);
+    let mut machine = again();
+    machine.step(Input::Verified(id("a"), Err(failure(TRANSIENT))));
+    machine.verify("b", true);
+    assert_eq!(machine.step(Input::Drain), ["end Interrupted"]);
+    // Seen to its end, it counts.
+    assert_eq!(draining().verify("a", true), ["end Done"]);
+}
+
 #[test]
 fn pools_and_the_whole_run_are_bounded() {
     let mut nodes = "[pools]\nwrites = 2\n".to_owned();

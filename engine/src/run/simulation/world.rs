@@ -14,7 +14,8 @@ use super::ledger::Ledger;
 use super::outside::{Outside, fnv};
 use super::scenario::Scenario;
 use crate::ambient::simulated::Simulated;
-use crate::run::state::Phase;
+use crate::report::RunState;
+use crate::run::state::{Phase, RunFacts};
 use crate::store::fact::{Batch, Fact, Stamped};
 
 /// Everything that changes in a world.
@@ -255,6 +256,7 @@ impl World {
                 }
             }
             self.passing(&state, batch, &mut broken);
+            seen_again(&state, batch, &mut broken);
             if state.refused {
                 broken.push("something is stored after the store has failed".to_owned());
             }
@@ -267,6 +269,38 @@ impl World {
             self.say(format!("store cursor of {node}: {cursor}"));
         }
         broken.into_iter().for_each(|what| self.broken(what));
+    }
+}
+
+/// A run that is stored as done has had every node finished or looked at again since it was taken up.
+fn seen_again(state: &State, batch: &Batch, broken: &mut Vec<String>) {
+    let is_done = |stamped: &Stamped| matches!(stamped.fact, Fact::Ended { state: RunState::Done });
+    if !batch.facts.iter().any(is_done) {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    let stored = state.ledger.contents().facts;
+    let mut run = RunFacts::default();
+    for Stamped { at, fact } in stored.iter().chain(&batch.facts) {
+        run.apply(fact, *at);
+        match fact {
+            Fact::Resumed { .. } => seen.clear(),
+            Fact::Finished { node, .. } | Fact::Reused { node, .. } => {
+                seen.insert(node);
+            }
+            _ => {}
+        }
+    }
+    let is_listed = |id: &NodeId| {
+        let Some(key) = id.key() else { return true };
+        let is_skipped = run.own(&id.whole()).is_some_and(|whole| whole.phase == Phase::Skipped);
+        let items = run.lists.get(&id.whole()).filter(|_| !is_skipped);
+        items.is_some_and(|items| items.iter().any(|item| item.key == *key))
+    };
+    for (node, record) in run.nodes.iter().filter(|(node, record)| !record.former && is_listed(node)) {
+        if record.phase == Phase::Finished && !seen.contains(node) {
+            broken.push(format!("the run is done, and {node} was not looked at again"));
+        }
     }
 }
 
