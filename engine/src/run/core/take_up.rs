@@ -1,0 +1,147 @@
+//! Goes on with a node from what is durably known of it.
+
+use migrate_plugin_api::{ErrorClass, Evidence, Idempotency};
+
+use super::{Core, error};
+use crate::run::command::{CallKind, Command};
+#[cfg(test)]
+use crate::run::simulation::{Flaw, flawed};
+use crate::run::state::{Again, NodeRecord, Phase};
+use crate::store::fact::Fact;
+use crate::workflow::Resolved;
+
+/// Why what an earlier attempt began is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sought {
+    /// To go on with it.
+    ToGoOn,
+    /// The node has another config or step now, which is to begin.
+    Changed,
+    /// A person wants the node to be made again.
+    Again,
+}
+
+impl Sought {
+    /// What a person is told of it, as the beginning of a sentence.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::ToGoOn | Self::Changed => "its config or its step has changed",
+            Self::Again => "it is to be made again",
+        }
+    }
+}
+
+impl Core {
+    /// Goes on with a node from what is durably known of it.
+    pub(super) fn take_up(&mut self, at: usize, resolved: Resolved) {
+        let record = self.record_of(at);
+        let same = record.digest.as_ref() == Some(&resolved.digest);
+        let &NodeRecord { phase, begun, again, failed, attempts, .. } = record;
+        self.cells[at].resolved = Some(resolved);
+        let seek = |same| if same { Sought::ToGoOn } else { Sought::Changed };
+        match phase {
+            Phase::Open | Phase::Skipped if begun && again == Some(Again::Look) => {
+                self.observe(at, Sought::Again);
+            }
+            _ if again.is_some() => self.make_again(at),
+            Phase::New if failed && attempts > 0 && !self.is_idempotent(at) => {
+                self.ask_person(at, "an earlier attempt was disproved", None);
+            }
+            Phase::New if failed && attempts > 0 => {
+                self.reset(at, "an earlier attempt was disproved", true);
+                self.apply(at);
+            }
+            #[cfg(test)]
+            Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
+            // Whatever it began may be at work outside, under its own key and config; also where it
+            // was skipped since.
+            Phase::Open => self.observe(at, seek(same)),
+            Phase::Skipped if begun => self.observe(at, seek(same)),
+            Phase::New | Phase::Skipped => self.apply(at),
+            _ if !same && !self.is_idempotent(at) => {
+                self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
+            }
+            _ if !same => {
+                self.reset(at, "its config or its step has changed", true);
+                self.apply(at);
+            }
+            Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
+            // A run that is undone is not taken up; if it were, its effects would be made again.
+            Phase::Undone => {
+                self.reset(at, "it was undone", true);
+                self.apply(at);
+            }
+        }
+    }
+
+    /// As a person has asked.
+    fn make_again(&mut self, at: usize) {
+        let record = self.record_of(at);
+        let left = record.key.as_ref().filter(|_| record.phase == Phase::Open);
+        let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
+        self.reset(at, &format!("asked for{left}"), true);
+        self.apply(at);
+    }
+
+    fn observe(&mut self, at: usize, sought: Sought) {
+        self.cells[at].sought = sought;
+        let step = self.record_of(at).step.as_deref().unwrap_or_default();
+        if self.catalog.contains_key(step) {
+            return self.call(at, CallKind::Observe);
+        }
+        let why = format!("there is no step `{step}` any more");
+        self.unclear(at, &why);
+    }
+
+    pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool) {
+        let node = self.id(at);
+        self.out.push(Command::Clear(node.clone()));
+        self.record(Fact::Reset { node, reason: reason.to_owned(), again });
+    }
+
+    /// Whether `apply` may be called again after an attempt that has or may have had its effect.
+    pub(super) fn is_idempotent(&self, at: usize) -> bool {
+        let described = self.catalog.get(&self.node(at).step);
+        described.is_some_and(|described| described.info.idempotency != Idempotency::None)
+    }
+
+    /// Whether what an earlier attempt of the node has begun is by its nature the same as what it would
+    /// do again, so that its step's "absent" may only mean "may be repeated".
+    pub(super) fn was_natural(&self, at: usize) -> bool {
+        let step = self.record_of(at).step.as_deref().unwrap_or_default();
+        self.catalog.get(step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+    }
+
+    /// Fails the node because only a person may decide to do it again.
+    pub(super) fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
+        let (run, node) = (&self.run, self.cells[at].id.quoted());
+        let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
+        self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
+        self.undo_due.remove(&at);
+    }
+
+    /// Fails the node because something else is to be begun while something that it began is there, or
+    /// may be.
+    pub(super) fn ask_about_earlier(&mut self, at: usize, message: &str) {
+        let (run, node) = (&self.run, self.cells[at].id.quoted());
+        let hint = match self.cells[at].sought {
+            Sought::Again => format!(
+                "when it has ended, `migrate resume {run}`; to make it again whatever there is, end it yourself \
+                 and `migrate resume {run} --rerun {node}`"
+            ),
+            Sought::ToGoOn | Sought::Changed => format!(
+                "to go on with it, take the change back and `migrate resume {run}`; to do it anew as the files \
+                 say now, end it yourself and `migrate resume {run} --rerun {node}`"
+            ),
+        };
+        self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), None, false);
+        self.undo_due.remove(&at);
+    }
+
+    /// What became of an earlier attempt with another config can't be told.
+    pub(super) fn unclear(&mut self, at: usize, why: &str) {
+        let reason = self.cells[at].sought.why();
+        let message = format!("{reason}, and what became of an earlier attempt can't be told: {why}");
+        self.ask_about_earlier(at, &message);
+    }
+}
