@@ -28,6 +28,7 @@ fn word(action: Action) -> &'static str {
     match action {
         Action::Reuse => "be reused",
         Action::ReuseOrRerun => "be reused or rerun",
+        Action::Inspect => "be looked at closely",
         Action::Verify => "be verified",
         Action::Observe => "be looked for",
         Action::Rerun => "RERUN",

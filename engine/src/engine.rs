@@ -273,12 +273,14 @@ impl Engine {
             }
             return self.go_on_undoing(&run, store, facts, BTreeSet::new(), events, shutdown).await;
         }
-        let TakenUp { checked, facts, places, batch, changed, again } =
-            self.ready(&*store, &run, facts, &request).await?;
-        if !changed.is_empty() && !request.accept_changes {
-            return Err(RunError::Changed(id, Box::new(changed)));
+        let taken = self.ready(&*store, &run, facts, &request).await?;
+        if !taken.changed.is_empty() && !request.accept_changes {
+            return Err(RunError::Changed(id, Box::new(taken.changed)));
         }
-        self.admit(&id, &checked, &without(&facts, &changed), true, &events, shutdown).await?;
+        let ahead = without(&taken, &self.catalog);
+        self.admit(&id, &taken.checked, &ahead, true, &events, shutdown).await?;
+        drop(ahead);
+        let TakenUp { checked, facts, places, batch, again, .. } = taken;
         for node in again {
             let kind = EventKind::NodeLog { node, level: LogLevel::Info, message: AGAIN.to_owned() };
             events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: id.clone(), kind });

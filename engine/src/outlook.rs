@@ -15,6 +15,9 @@ pub enum Action {
     /// Finished and unchanged so far, but it takes outputs of a node that runs before it: reused
     /// if they come out the same, run again if not.
     ReuseOrRerun,
+    /// Its effect is there and unchanged, but something that it is built on is made again: it is verified
+    /// from the data itself, reused if that holds, and run again if not.
+    Inspect,
     /// Its effect is there; only its verification is missing.
     Verify,
     /// An attempt has no known end: it is looked for before anything is done.

@@ -13,13 +13,14 @@ use crate::error::RunError;
 use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
 use crate::report::{Changes, REPORT_VERSION};
+use crate::run::basis::outdated;
 use crate::run::change::{changes, downstream};
 use crate::run::outlook::Outlook;
 use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, Place, RunRecord, Stamped};
-use crate::workflow::{Checked, nearest};
+use crate::workflow::{Catalog, Checked, nearest};
 
 /// Said of every node that is done again because a person asked for it.
 pub(crate) const AGAIN: &str = "runs again, as asked for";
@@ -81,7 +82,7 @@ impl Engine {
             }
         }
         let mut nodes = outlook(&verified);
-        let mut preview = without(&taken.facts, &taken.changed).into_owned();
+        let mut preview = without(&taken, &self.catalog).into_owned();
         nodes
             .iter()
             .filter(|node| node.action == Action::Rerun)
@@ -107,7 +108,7 @@ impl Engine {
         nodes: &[crate::NodeOutlook],
         cancel: &CancellationToken,
     ) -> BTreeMap<NodeId, Result<migrate_plugin_api::Evidence, migrate_plugin_api::ErrorRecord>> {
-        let reused = |action| matches!(action, Action::Reuse | Action::ReuseOrRerun);
+        let reused = |action| matches!(action, Action::Reuse | Action::ReuseOrRerun | Action::Inspect);
         let reused = nodes.iter().filter(|node| reused(node.action)).map(|node| node.node.clone()).collect();
         let verifier = Verifier {
             run,
@@ -229,12 +230,19 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
     RunError::unknown_node(id, nodes.chain(facts.nodes.keys().filter(|id| id.key().is_some())))
 }
 
-/// The facts as they are once what has changed, and what was asked for, runs again.
-pub(crate) fn without<'a>(facts: &'a RunFacts, changed: &Changes) -> Cow<'a, RunFacts> {
+/// The facts as they are once what has changed, what was asked for and what is built on these runs again.
+pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunFacts> {
+    let TakenUp { facts, checked, changed, .. } = taken;
     let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
-    let again: Vec<&NodeId> = changed.nodes.iter().map(|change| &change.node).chain(asked).collect();
+    let mut again: BTreeSet<NodeId> =
+        changed.nodes.iter().map(|change| &change.node).chain(asked).cloned().collect();
+    let is_natural = |id: &NodeId| {
+        let described = checked.workflow.node(&id.whole()).and_then(|node| catalog.get(&node.step));
+        described.is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+    };
+    again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_natural));
     let mut left = Cow::Borrowed(facts);
-    again.into_iter().for_each(|node| clear(left.to_mut(), node));
+    again.iter().for_each(|node| clear(left.to_mut(), node));
     left
 }
 

@@ -101,11 +101,81 @@ async fn a_plan_of_a_changed_run_says_what_resume_refuses_with() {
     project.calls();
     let accept = ResumeRequest { rerun: vec![node("d")], accept_changes: true, ..ResumeRequest::default() };
     resume(&project, accept).await.unwrap();
-    let applied: Vec<_> = project.calls().into_iter().filter(|call| call.starts_with("apply")).collect();
-    assert!(
-        applied.contains(&"apply a".to_owned()) && !applied.contains(&"apply e".to_owned()),
-        "{applied:?}"
+    let calls = project.calls();
+    let called = |call: &str| calls.iter().any(|other| other == call);
+    // `e` only waits for `a`: it stays where it holds beside what `a` has made now.
+    assert!(called("apply a") && called("verify deep e") && !called("apply e"), "{calls:?}");
+}
+
+/// `b` to `d` stand on `a` and take none of its outputs.
+const BUILT: &str = r#"
+[nodes.a]
+step = "test"
+with = { value = "${env.site.name}" }
+[nodes.b]
+step = "test.natural"
+needs = ["a"]
+with = { value = 1 }
+[nodes.c]
+step = "test"
+needs = ["a"]
+with = { value = 2 }
+[nodes.go]
+step = "gate"
+needs = ["b"]
+with = { message = "Switch?" }
+[nodes.d]
+step = "test.natural"
+needs = ["go"]
+with = { value = 3 }
+[nodes.e]
+step = "test"
+with = { value = 4 }
+"#;
+
+async fn approve(project: &Project, name: &str) {
+    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+    let request = DecideRequest { run: None, node: node(name), approved: true, by, host, note: None };
+    project.engine().decide(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_built_on_something_that_was_made_again_is_no_proof_of_before() {
+    let project = Project::new(BUILT);
+    assert_eq!(project.run().await.state, RunState::Waiting);
+    approve(&project, "go").await;
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    let rerun = ResumeRequest { rerun: vec![node("a")], ..ResumeRequest::default() };
+    insta::assert_snapshot!(shown(&plan(&project, rerun.clone()).await.unwrap()), @r#"
+    "done" of "w"
+    a "rerun" | asked for | - | planned
+    b "rerun" | it is built on `a`, which is made again | - | planned
+    c "inspect" | it is built on `a`, which is made again | verified | -
+    go "wait" | it is built on `b`, which is made again: a person is asked again | - | planned
+    d "rerun" | it is built on `b`, which is made again | - | planned
+    e "reuse" | - | verified | -
+    "#);
+    project.calls();
+    assert_eq!(resume(&project, rerun).await.unwrap().state, RunState::Waiting);
+    let mut calls = project.calls();
+    calls.sort();
+    assert_eq!(
+        calls,
+        ["apply a", "apply b", "verify a", "verify b", "verify deep c", "verify e"],
+        "as told; `d` waits for the gate"
     );
+    approve(&project, "go").await;
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    let mut calls = project.calls();
+    calls.sort();
+    assert_eq!(calls, ["apply d", "verify a", "verify b", "verify c", "verify d", "verify e"]);
+    // So it is after a change that was accepted.
+    project.write_environment("[site]\nname = \"there\"\n");
+    let accept = ResumeRequest { accept_changes: true, ..ResumeRequest::default() };
+    assert_eq!(resume(&project, accept).await.unwrap().state, RunState::Waiting);
+    let calls = project.calls();
+    let called = |call: &str| calls.iter().any(|other| other == call);
+    assert!(called("apply b") && called("verify deep c"), "{calls:?}");
 }
 
 #[tokio::test]

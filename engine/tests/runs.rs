@@ -304,7 +304,7 @@ async fn a_finished_node_that_no_longer_holds_runs_again() {
     assert_eq!(states(&report), pairs(&[("a", "finished"), ("b", "reused"), ("c", "finished")]));
     assert_eq!(
         project.calls(),
-        ["verify a", "apply a", "verify a", "verify b", "observe c", "apply c", "verify c"]
+        ["verify a", "apply a", "verify a", "verify deep b", "observe c", "apply c", "verify c"]
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId, Observation};
+use migrate_plugin_api::{ErrorRecord, Evidence, IdempotencyKey, NodeId, Observation, VerifyDepth};
 use serde_json::Value;
 
 use super::executor::Limit;
@@ -46,6 +46,8 @@ pub(crate) struct Call {
     pub key: IdempotencyKey,
     pub config: Value,
     pub outputs: Option<Value>,
+    /// How hard to look, for `verify`.
+    pub depth: VerifyDepth,
     /// How long it may take.
     pub limit: Limit,
     /// The longest attempt, for `apply`.

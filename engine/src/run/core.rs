@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, IdempotencyKey, NodeId, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, IdempotencyKey, NodeId, RunId, VerifyDepth};
 
+use super::basis::{Making, made};
 use super::command::{Call, CallKind, Command, Input};
 use super::executor::Limit;
 use super::gate::GateDecision;
@@ -62,6 +63,8 @@ struct Cell {
     resolved: Option<Resolved>,
     /// Why what is observed is looked for.
     sought: Sought,
+    /// How hard its effect is looked at.
+    depth: VerifyDepth,
     /// Tries of any call of this node in this process.
     tries: u32,
     began: Duration,
@@ -80,6 +83,7 @@ impl Cell {
             live,
             resolved: None,
             sought: Sought::ToGoOn,
+            depth: VerifyDepth::Quick,
             tries: 0,
             began: zero,
             accounted: zero,
@@ -103,6 +107,8 @@ pub(crate) struct Core {
     cells: Vec<Cell>,
     fanout: Fanout,
     dependents: Vec<Vec<usize>>,
+    /// The newest making upstream of each node of the workflow, as far as that is done.
+    upstream: Vec<Making>,
     /// What may begin, by pool: looking for the next one must not pass all those whose pool is full.
     ready: BTreeMap<Option<String>, BTreeSet<usize>>,
     running: usize,
@@ -151,6 +157,7 @@ impl Core {
             facts,
             cells,
             fanout: Fanout::default(),
+            upstream: vec![None; dependents.len()],
             dependents,
             ready,
             running: 0,
@@ -372,6 +379,7 @@ impl Core {
             key: key.clone(),
             config: config.clone(),
             outputs: record.outputs.clone().filter(|_| kind == CallKind::Verify),
+            depth: self.cells[at].depth,
             limit: Limit::Node { whole: self.time(at), left: self.time_left(at) },
             attempt_limit: node.retry.attempt_timeout,
             heartbeat: node.heartbeat,
@@ -389,7 +397,13 @@ impl Core {
         self.cells[at].live = Live::Ended;
         self.unseat(at);
         self.item_done(at);
-        for dependent in std::mem::take(&mut self.dependents[at]) {
+        let dependents = std::mem::take(&mut self.dependents[at]);
+        if dependents.is_empty() {
+            return;
+        }
+        let made = self.upstream[at].max(made(&self.facts, &self.checked.workflow, at));
+        for dependent in dependents {
+            self.upstream[dependent] = self.upstream[dependent].max(made);
             self.cells[dependent].missing -= 1;
             if self.cells[dependent].missing == 0 {
                 self.make_ready(dependent);

@@ -1,42 +1,41 @@
 //! The core without a clock, a store or a step: inputs in, commands out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use migrate_plugin_api::{
     Check, ErrorClass, ErrorRecord, Evidence, Idempotency, NodeId, Observation, RunId, Step, StepInfo,
+    VerifyDepth,
 };
 use serde_json::json;
 
 use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, MAX_RUNNING};
 use super::executor::Limit;
-use super::gate::{GATE, Gate, GateDecision};
+use super::gate::{Gate, GateDecision};
 use super::state::RunFacts;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
 use crate::workflow::{Catalog, Described, Library, Params, Source, check};
 
 fn catalog() -> Catalog {
-    let info = StepInfo {
-        name: "s".to_owned(),
+    let step = |name: &str, idempotency| StepInfo {
+        name: name.to_owned(),
         version: "1".to_owned(),
         summary: String::new(),
         config_schema: json!({}),
         output_schema: json!({}),
         sensitive: Vec::new(),
-        idempotency: Idempotency::Keyed,
+        idempotency,
         supports_undo: false,
     };
-    let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-    let gate = Gate.describe();
-    let asks = jsonschema::validator_for(&gate.config_schema).unwrap();
-    BTreeMap::from([
-        ("s".to_owned(), Described { info, validator, unusable: None }),
-        (GATE.to_owned(), Described { info: gate, validator: asks, unusable: None }),
-    ])
+    let steps = [step("s", Idempotency::Keyed), step("natural", Idempotency::Natural), Gate.describe()];
+    let described = |info: StepInfo| {
+        let validator = jsonschema::validator_for(&info.config_schema).unwrap();
+        (info.name.clone(), Described { info, validator, unusable: None })
+    };
+    steps.map(described).into()
 }
 
 pub(super) struct Machine {
@@ -73,7 +72,9 @@ impl Machine {
                     self.facts.push(fact);
                 }
                 Command::Call(call) => {
-                    out.push(format!("{:?} {} #{}", call.kind, call.node, call.attempt));
+                    let is_deep = call.kind == CallKind::Verify && call.depth == VerifyDepth::Deep;
+                    let depth = if is_deep { " deep" } else { "" };
+                    out.push(format!("{:?}{depth} {} #{}", call.kind, call.node, call.attempt));
                     self.calls.push(*call);
                 }
                 Command::Wake(node, delay) => out.push(format!("wake {node} in {}s", delay.as_secs())),

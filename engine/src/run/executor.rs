@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use migrate_plugin_api::{
-    CancellationToken, ErrorRecord, Observation, Step, StepContext, StepError, VerifyDepth,
-};
+use migrate_plugin_api::{CancellationToken, ErrorRecord, Observation, Step, StepContext, StepError};
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Input};
@@ -80,7 +78,7 @@ pub(crate) async fn execute(step: Arc<dyn Step>, ctx: StepContext, call: Call, b
         }
         CallKind::Verify => {
             let outputs = call.outputs.unwrap_or(Value::Null);
-            let work = step.verify(&ctx, &call.config, &outputs, VerifyDepth::Quick);
+            let work = step.verify(&ctx, &call.config, &outputs, call.depth);
             Input::Verified(node, bounded("verify", &ctx.cancel, limit, work).await)
         }
         CallKind::Undo => {

@@ -2,13 +2,16 @@
 //!
 //! `state` (the fold over facts) and `core` (facts and inputs → commands, in the words of
 //! `command`) are pure; so are
-//! `retry`, `key`, `change` and `outlook`. `dispatcher` owns a run while a process works on it and alone
+//! `retry`, `key`, `change`, `basis` and `outlook`. `dispatcher` owns a run while a process works on it and alone
 //! writes its facts; `executor` makes one call of a step; `host` is what the step sees of us, and
 //! `secrets` (with `secret_command`) where its secrets come from;
 //! `preflight` asks before anything is touched; `lock` lets one
 //! process in, and `heartbeat` keeps it the one; `verify` looks again at what is finished; `undo`
 //! (pure too) takes a run back; `gate` is what waits for a person.
 
+pub(crate) mod basis;
+#[cfg(test)]
+mod basis_tests;
 pub(crate) mod change;
 pub(crate) mod command;
 pub(crate) mod core;

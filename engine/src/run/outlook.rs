@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use migrate_plugin_api::{Evidence, Idempotency, NodeId};
 
+use super::basis::{Making, TO_COME, made};
 use super::change::fields;
 use super::core::disproof;
 use super::gate::{GATE, GateDecision};
@@ -13,6 +14,29 @@ use super::state::{Again, NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
 use crate::workflow::model::Node;
 use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, node_of};
+
+/// What is made again at or upstream of a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Basis {
+    /// The newest that is there or is sure to come.
+    newest: Making,
+    /// The place of a node that may be made again.
+    perhaps: Option<usize>,
+}
+
+impl Basis {
+    fn and(self, other: Self) -> Self {
+        Self { newest: self.newest.max(other.newest), perhaps: self.perhaps.or(other.perhaps) }
+    }
+}
+
+/// What is known when the turn of a node comes.
+struct Turn<'a> {
+    world: &'a RunFacts,
+    /// Nodes whose outputs are not known yet.
+    open: &'a BTreeSet<NodeId>,
+    upstream: Basis,
+}
 
 /// What is looked at.
 pub(crate) struct Outlook<'a> {
@@ -32,12 +56,20 @@ impl Outlook<'_> {
         let mut world = self.facts.clone();
         let mut open = BTreeSet::new();
         let mut nodes: Vec<NodeOutlook> = Vec::new();
-        for node in &self.checked.workflow.nodes {
+        let workflow = &self.checked.workflow;
+        let mut bases: Vec<Basis> = Vec::with_capacity(workflow.nodes.len());
+        for (at, node) in workflow.nodes.iter().enumerate() {
             let first = nodes.len();
+            let needs = workflow.dependencies[&node.id].iter().filter_map(|id| bases.get(workflow.index[id]));
+            let upstream = needs.fold(Basis::default(), |all, basis| all.and(*basis));
             match node.for_each {
-                None => nodes.push(self.unit(node, &node.id, None, &world, &open)),
-                Some(_) => self.items(node, &mut world, &open, &mut nodes),
+                None => {
+                    let turn = Turn { world: &world, open: &open, upstream };
+                    nodes.push(self.unit(node, &node.id, None, &turn));
+                }
+                Some(_) => self.items(node, &mut world, &open, upstream, &mut nodes),
             }
+            bases.push(upstream.and(self.basis(at, &nodes[first..])));
             for outlook in &nodes[first..] {
                 let record = world.nodes.entry(outlook.node.clone()).or_default();
                 match outlook.action {
@@ -60,11 +92,28 @@ impl Outlook<'_> {
         nodes
     }
 
+    /// What the node at `at` itself makes.
+    fn basis(&self, at: usize, outlook: &[NodeOutlook]) -> Basis {
+        let workflow = &self.checked.workflow;
+        if workflow.nodes[at].step == GATE {
+            return Basis::default();
+        }
+        let makes =
+            |node: &NodeOutlook| matches!(node.action, Action::Rerun | Action::Start | Action::Observe);
+        let newest = match outlook.iter().any(makes) {
+            true => Some((TO_COME, at)),
+            false => made(self.facts, workflow, at),
+        };
+        let perhaps = outlook.iter().any(|node| node.action == Action::ReuseOrRerun).then_some(at);
+        Basis { newest, perhaps }
+    }
+
     fn items(
         &self,
         node: &Node,
         world: &mut RunFacts,
         open: &BTreeSet<NodeId>,
+        upstream: Basis,
         nodes: &mut Vec<NodeOutlook>,
     ) {
         let whole = |action, reason| self.outlook(node, &node.id, action, Some(reason));
@@ -81,7 +130,8 @@ impl Outlook<'_> {
                 let items: Arc<[Item]> = items.into();
                 for (at, item) in items.iter().enumerate() {
                     let Ok(id) = node.id.item(&item.key) else { continue };
-                    nodes.push(self.unit(node, &id, Each::new(&items, at), world, open));
+                    let turn = Turn { world: &*world, open, upstream };
+                    nodes.push(self.unit(node, &id, Each::new(&items, at), &turn));
                 }
                 world.nodes.remove(&node.id);
                 world.lists.insert(node.id.clone(), items);
@@ -94,23 +144,17 @@ impl Outlook<'_> {
         }
     }
 
-    fn unit(
-        &self,
-        node: &Node,
-        id: &NodeId,
-        each: Option<Each<'_>>,
-        world: &RunFacts,
-        open: &BTreeSet<NodeId>,
-    ) -> NodeOutlook {
+    fn unit(&self, node: &Node, id: &NodeId, each: Option<Each<'_>>, turn: &Turn<'_>) -> NodeOutlook {
         let empty = NodeRecord::default();
         let record = self.facts.nodes.get(id).unwrap_or(&empty);
-        let differs = || fields(record, node, self.checked, self.catalog, world, each);
-        let (action, reason) = self.action(node, id, record, each, world, open);
+        let differs = || fields(record, node, self.checked, self.catalog, turn.world, each);
+        let (action, reason) = self.action(node, id, record, each, turn);
         let shown = matches!(action, Action::Rerun | Action::Ask | Action::Observe | Action::Wait);
-        NodeOutlook {
-            fields: if shown { differs() } else { Vec::new() },
-            ..self.outlook(node, id, action, reason)
-        }
+        let fields = if shown { differs() } else { Vec::new() };
+        let mut outlook = NodeOutlook { fields, ..self.outlook(node, id, action, reason) };
+        // That it holds now says nothing of what it is replaced by.
+        outlook.evidence = outlook.evidence.filter(|found| action != Action::Rerun || !found.passed());
+        outlook
     }
 
     fn outlook(&self, node: &Node, id: &NodeId, action: Action, reason: Option<String>) -> NodeOutlook {
@@ -132,16 +176,16 @@ impl Outlook<'_> {
         id: &NodeId,
         record: &NodeRecord,
         each: Option<Each<'_>>,
-        world: &RunFacts,
-        open: &BTreeSet<NodeId>,
+        turn: &Turn<'_>,
     ) -> (Action, Option<String>) {
+        let world = turn.world;
         if let Some(reason) = self.checked.skipped.get(&node.id) {
             return (Action::Skip, Some(reason.clone()));
         }
         if let Some(gone) = node.references().find(|reference| world.is_skipped(reference)) {
             return (Action::Skip, node_of(gone).map(|id| crate::workflow::refers_to_skipped(&id)));
         }
-        let waits = node.references().filter_map(node_of).find(|id| open.contains(id));
+        let waits = node.references().filter_map(node_of).find(|id| turn.open.contains(id));
         let same = match waits {
             // With inputs still open, only what is already known to differ counts as changed.
             Some(_) => fields(record, node, self.checked, self.catalog, world, each).is_empty(),
@@ -151,7 +195,7 @@ impl Outlook<'_> {
                 Decision::Run(resolved) => record.digest.as_ref() == Some(&resolved.digest),
             },
         };
-        self.begun(node, id, record, same, waits.as_ref())
+        self.begun(node, id, record, same, waits.as_ref(), turn.upstream)
     }
 
     /// By the same rules as the core takes up a node.
@@ -162,13 +206,20 @@ impl Outlook<'_> {
         record: &NodeRecord,
         same: bool,
         waits: Option<&NodeId>,
+        upstream: Basis,
     ) -> (Action, Option<String>) {
+        let id_at = |at: usize| &self.checked.workflow.nodes[at].id;
+        let remade = upstream.newest.filter(|_| record.is_outdated(upstream.newest));
+        let remade = remade.map(|(_, by)| id_at(by));
+        let perhaps = upstream.perhaps.map(id_at);
         let repeatable = self.is_idempotent(node);
         let told = |action, text: &str| (action, Some(text.to_owned()));
         let ran = record.attempts > 0;
         let begun = record.begun && matches!(record.phase, Phase::Open | Phase::Skipped);
         match record.phase {
-            _ if node.step == GATE => gate(id, record, same, waits),
+            _ if node.step == GATE => {
+                gate(id, record, same, waits.map(takes_outputs).or(perhaps.map(may_be_remade)), remade)
+            }
             _ if record.again == Some(Again::Look) && begun => {
                 told(Action::Observe, "asked for; what its last attempt has begun is looked for first")
             }
@@ -192,21 +243,39 @@ impl Outlook<'_> {
             ),
             Phase::Open => told(Action::Observe, open_reason(record)),
             _ if !same => told(Action::Rerun, "its config or its step has changed"),
+            Phase::Applied | Phase::Finished if remade.is_some() && self.is_natural(node) => {
+                (Action::Rerun, remade.map(is_remade))
+            }
+            Phase::Applied if remade.is_some() => (Action::Inspect, remade.map(is_remade)),
             Phase::Applied => told(Action::Verify, "done, and not verified yet"),
-            Phase::Finished => self.finished(id, repeatable, waits),
+            Phase::Finished => self.finished(id, repeatable, waits, remade, perhaps),
         }
     }
 
-    fn finished(&self, id: &NodeId, repeatable: bool, waits: Option<&NodeId>) -> (Action, Option<String>) {
+    fn finished(
+        &self,
+        id: &NodeId,
+        repeatable: bool,
+        waits: Option<&NodeId>,
+        remade: Option<&NodeId>,
+        perhaps: Option<&NodeId>,
+    ) -> (Action, Option<String>) {
         match self.verified.get(id).filter(|evidence| !evidence.passed()) {
             Some(evidence) if repeatable => return (Action::Rerun, Some(disproof(evidence))),
             Some(evidence) => return (Action::Ask, Some(disproof(evidence))),
             None => {}
         }
-        match waits {
-            Some(id) => (Action::ReuseOrRerun, Some(format!("it takes outputs of `{id}`"))),
-            None => (Action::Reuse, None),
+        match (waits, remade, perhaps) {
+            (Some(id), ..) => (Action::ReuseOrRerun, Some(takes_outputs(id))),
+            (None, Some(id), _) => (Action::Inspect, Some(is_remade(id))),
+            (None, None, Some(id)) => (Action::ReuseOrRerun, Some(may_be_remade(id))),
+            (None, None, None) => (Action::Reuse, None),
         }
+    }
+
+    fn is_natural(&self, node: &Node) -> bool {
+        let described = self.catalog.get(&node.step);
+        described.is_some_and(|described| described.info.idempotency == Idempotency::Natural)
     }
 
     fn is_idempotent(&self, node: &Node) -> bool {
@@ -215,18 +284,36 @@ impl Outlook<'_> {
     }
 }
 
-/// A gate is never looked for: it is passed, it waits, or it asks again.
-fn gate(id: &NodeId, record: &NodeRecord, same: bool, waits: Option<&NodeId>) -> (Action, Option<String>) {
+fn takes_outputs(of: &NodeId) -> String {
+    format!("it takes outputs of `{of}`")
+}
+
+fn is_remade(node: &NodeId) -> String {
+    format!("it is built on `{node}`, which is made again")
+}
+
+fn may_be_remade(node: &NodeId) -> String {
+    format!("it is built on `{node}`, which may be made again")
+}
+
+/// A gate is never looked for: it is passed, it waits, or it asks again. `waits`: why it may come out
+/// differently; `remade`: what it is built on and is made again.
+fn gate(
+    id: &NodeId,
+    record: &NodeRecord,
+    same: bool,
+    waits: Option<String>,
+    remade: Option<&NodeId>,
+) -> (Action, Option<String>) {
     let wait = |text: String| (Action::Wait, Some(text));
     let again = |why: &str| wait(format!("{why}: a person is asked again"));
     match (record.phase, &record.decision) {
         _ if record.attempts == 0 => (Action::Start, None),
         _ if record.again.is_some() => again("asked for"),
         _ if !same => again("what it asks has changed"),
-        (Phase::Finished, _) => match waits {
-            Some(id) => (Action::ReuseOrRerun, Some(format!("it takes outputs of `{id}`"))),
-            None => (Action::Reuse, None),
-        },
+        _ if remade.is_some() => again(&remade.map(is_remade).unwrap_or_default()),
+        (Phase::Finished, _) if waits.is_some() => (Action::ReuseOrRerun, waits),
+        (Phase::Finished, _) => (Action::Reuse, None),
         (Phase::Open, _) if record.failed => again("it was rejected"),
         (Phase::Open, None) => wait(format!("a person is to decide: `migrate approve {}`", id.quoted())),
         (Phase::Open, Some(decision)) if !decision.approved => {

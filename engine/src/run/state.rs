@@ -70,6 +70,8 @@ pub(crate) struct NodeRecord {
     pub begun: bool,
     /// At which fact of the run the last attempt began.
     pub began_at: u64,
+    /// At which fact it was last begun, finished or reused: up to there it holds beside what it is built on.
+    pub settled_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
     /// It has a list now; this is what it did before it had one.
@@ -214,8 +216,12 @@ impl RunFacts {
                 let record = self.nodes.entry(node.clone()).or_default();
                 // An undo is about what it was; everything else is about what it is now.
                 record.former &= self.undo.is_some();
-                if let Fact::Started { .. } = fact {
-                    record.began_at = self.count;
+                match fact {
+                    Fact::Started { .. } => {
+                        (record.began_at, record.settled_at) = (self.count, self.count);
+                    }
+                    Fact::Finished { .. } | Fact::Reused { .. } => record.settled_at = self.count,
+                    _ => {}
                 }
                 apply_to(record, fact);
             }

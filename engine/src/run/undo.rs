@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorClass, ErrorRecord, Idempotency, NodeId, Observation, RunId};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Idempotency, NodeId, Observation, RunId, VerifyDepth};
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Command, Input};
@@ -363,6 +363,7 @@ impl Undo {
             config,
             outputs,
             limit,
+            depth: VerifyDepth::Quick,
             attempt_limit: None,
             heartbeat: None,
         })));

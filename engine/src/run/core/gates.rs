@@ -27,16 +27,17 @@ impl Core {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
         let &NodeRecord { phase, again, failed, attempts, .. } = record;
+        let is_outdated = self.remade(at).is_some();
         self.cells[at].resolved = Some(resolved);
         match phase {
             _ if again.is_some() && attempts > 0 => self.reset(at, AGAIN, true),
-            Phase::Applied | Phase::Finished if same => {
+            Phase::Applied | Phase::Finished if same && !is_outdated => {
                 self.occupy(at);
                 return self.call(at, CallKind::Verify);
             }
-            Phase::Open if same && !failed => return self.ask(at),
+            Phase::Open if same && !failed && !is_outdated => return self.ask(at),
             Phase::Open if !same => self.reset(at, AGAIN, false),
-            // Rejected, or about something that has changed since: a new question.
+            // Rejected, or about something that has changed or was made again since: a new question.
             _ if attempts > 0 => self.reset(at, AGAIN, true),
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! What follows from the result of a call.
 
-use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, LogLevel, Observation};
+use migrate_plugin_api::{ErrorClass, ErrorRecord, Evidence, LogLevel, Observation, VerifyDepth};
 use serde_json::Value;
 
 use super::{Core, Live, Sought, error, millis};
@@ -26,7 +26,11 @@ impl Core {
             Ok(Observation::Done { outputs }) => self.effect_is_there(at, outputs, true),
             // Its intent stands; nothing more is begun.
             Ok(_) if self.draining => self.interrupted(at),
-            Ok(Observation::Absent) => self.apply(at),
+            Ok(Observation::Absent) => {
+                // Nothing of before is left to be looked at closely.
+                self.cells[at].depth = VerifyDepth::Quick;
+                self.apply(at);
+            }
             Ok(Observation::Running { handle }) => {
                 self.out.push(Command::SetHandle(self.id(at), handle));
                 self.apply(at);
@@ -68,7 +72,7 @@ impl Core {
             }
             Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. } => {
                 self.cells[at].sought = Sought::ToGoOn;
-                self.reset(at, "asked for", true);
+                self.reset(at, sought.reason(), true);
                 self.apply(at);
             }
         }
@@ -167,7 +171,7 @@ impl Core {
         let delay = retry::delay(&self.node(at).retry, error.class, self.cells[at].tries, random);
         // A wait that outlasts the node's time only hides the failure.
         match delay.filter(|delay| *delay < self.time_left(at)) {
-            None if kind == CallKind::Observe && self.cells[at].sought != Sought::ToGoOn => {
+            None if kind == CallKind::Observe && self.cells[at].sought.must_be_told() => {
                 let causes = error.causes.iter().map(|cause| format!(": {cause}"));
                 let why = std::iter::once(error.message.clone()).chain(causes).collect::<String>();
                 self.unclear(at, &why);

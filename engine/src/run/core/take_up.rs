@@ -1,8 +1,9 @@
 //! Goes on with a node from what is durably known of it.
 
-use migrate_plugin_api::{ErrorClass, Evidence, Idempotency};
+use migrate_plugin_api::{ErrorClass, Evidence, Idempotency, LogLevel, NodeId, VerifyDepth};
 
 use super::{Core, error};
+use crate::event::EventKind;
 use crate::run::command::{CallKind, Command};
 #[cfg(test)]
 use crate::run::simulation::{Flaw, flawed};
@@ -19,6 +20,8 @@ pub(super) enum Sought {
     Changed,
     /// A person wants the node to be made again.
     Again,
+    /// What it is built on was made again since.
+    Outdated,
 }
 
 impl Sought {
@@ -27,7 +30,18 @@ impl Sought {
         match self {
             Self::ToGoOn | Self::Changed => "its config or its step has changed",
             Self::Again => "it is to be made again",
+            Self::Outdated => "what it is built on was made again",
         }
+    }
+
+    /// What is stored of it.
+    pub(super) fn reason(self) -> &'static str {
+        if self == Self::Again { "asked for" } else { self.why() }
+    }
+
+    /// Whether a person is asked where it can't be found out. What may be repeated is just tried again.
+    pub(super) fn must_be_told(self) -> bool {
+        matches!(self, Self::Changed | Self::Again)
     }
 }
 
@@ -37,7 +51,11 @@ impl Core {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
         let &NodeRecord { phase, begun, again, failed, attempts, .. } = record;
+        let remade = self.remade(at);
         self.cells[at].resolved = Some(resolved);
+        // What is not made again where that changes nothing must hold beside what is new.
+        self.cells[at].depth = if remade.is_some() { VerifyDepth::Deep } else { VerifyDepth::Quick };
+        let remade = remade.filter(|_| same);
         let seek = |same| if same { Sought::ToGoOn } else { Sought::Changed };
         match phase {
             Phase::Open | Phase::Skipped if begun && again == Some(Again::Look) => {
@@ -53,6 +71,9 @@ impl Core {
             }
             #[cfg(test)]
             Phase::Open if flawed(Flaw::ObserveSkipped) => self.apply(at),
+            Phase::Open | Phase::Skipped if remade.is_some() && self.was_natural(at) => {
+                self.observe(at, Sought::Outdated);
+            }
             // Whatever it began may be at work outside, under its own key and config; also where it
             // was skipped since.
             Phase::Open => self.observe(at, seek(same)),
@@ -65,13 +86,39 @@ impl Core {
                 self.reset(at, "its config or its step has changed", true);
                 self.apply(at);
             }
-            Phase::Finished | Phase::Applied => self.call(at, CallKind::Verify),
+            Phase::Finished | Phase::Applied => self.see_again(at, remade),
             // A run that is undone is not taken up; if it were, its effects would be made again.
             Phase::Undone => {
                 self.reset(at, "it was undone", true);
                 self.apply(at);
             }
         }
+    }
+
+    /// Its effect is there. `remade`: what it is built on and was made again since.
+    fn see_again(&mut self, at: usize, remade: Option<NodeId>) {
+        let Some(remade) = remade else { return self.call(at, CallKind::Verify) };
+        let is_natural = self.was_natural(at);
+        let what = if is_natural { "runs again" } else { "is looked at closely" };
+        let message = format!("`{remade}` was made again since; the node {what}");
+        let (node, level) = (self.id(at), LogLevel::Info);
+        self.emit(EventKind::NodeLog { node, level, message: message.clone() });
+        if !is_natural {
+            return self.call(at, CallKind::Verify);
+        }
+        self.reset(at, &message, true);
+        self.apply(at);
+    }
+
+    /// What was made again since the node was built on it; the newest.
+    pub(super) fn remade(&self, at: usize) -> Option<NodeId> {
+        #[cfg(test)]
+        if flawed(Flaw::OutdatedReused) {
+            return None;
+        }
+        let upstream = self.upstream[self.node_at(at)];
+        let (_, by) = upstream.filter(|_| self.record_of(at).is_outdated(upstream))?;
+        Some(self.cells[by].id.clone())
     }
 
     /// As a person has asked.
@@ -95,6 +142,8 @@ impl Core {
 
     pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool) {
         let node = self.id(at);
+        // What is made now is made from what is new.
+        self.cells[at].depth = VerifyDepth::Quick;
         self.out.push(Command::Clear(node.clone()));
         self.record(Fact::Reset { node, reason: reason.to_owned(), again });
     }
@@ -125,7 +174,7 @@ impl Core {
     pub(super) fn ask_about_earlier(&mut self, at: usize, message: &str) {
         let (run, node) = (&self.run, self.cells[at].id.quoted());
         let hint = match self.cells[at].sought {
-            Sought::Again => format!(
+            Sought::Again | Sought::Outdated => format!(
                 "when it has ended, `migrate resume {run}`; to make it again whatever there is, end it yourself \
                  and `migrate resume {run} --rerun {node}`"
             ),

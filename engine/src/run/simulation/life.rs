@@ -66,6 +66,8 @@ pub(crate) enum Flaw {
     UndoForwards,
     /// What is undone is undone again.
     UndoRepeated,
+    /// What is built on something that was made again is reused as if it were not.
+    OutdatedReused,
 }
 
 /// What goes wrong beside what the seed says.

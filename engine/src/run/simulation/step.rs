@@ -263,7 +263,7 @@ impl Step for Simulated {
         ctx: &StepContext,
         config: &Value,
         outputs: &Value,
-        _: VerifyDepth,
+        depth: VerifyDepth,
     ) -> Result<Evidence, StepError> {
         self.world.only_alive().await;
         self.wait(1_000).await;
@@ -273,6 +273,7 @@ impl Step for Simulated {
         let whole = state.outside.holds(ctx.node.as_str(), self.kind, config, now);
         let right = whole && *outputs == Self::outputs(config);
         state.verified.insert(ctx.node.to_string(), right);
+        state.looked.insert(ctx.node.to_string(), depth);
         drop(state);
         self.world.say(format!("{} is verified: {right}", ctx.node));
         let found = if right { "as made" } else { "otherwise" };

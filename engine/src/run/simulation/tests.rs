@@ -179,6 +179,11 @@ fn an_undo_that_is_done_again_is_found() {
     must_find(Flaw::UndoRepeated, &["is undone, and was before"]);
 }
 
+#[test]
+fn what_is_built_on_something_older_and_is_reused_is_found() {
+    must_find(Flaw::OutdatedReused, &["was made again since"]);
+}
+
 /// One world with its whole trace.
 fn show(seed: u64) {
     let text = std::env::var("MIGRATE_SIMULATE_TROUBLE").unwrap_or_default();

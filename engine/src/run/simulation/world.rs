@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use migrate_plugin_api::{NodeId, StepContext};
+use migrate_plugin_api::{NodeId, StepContext, VerifyDepth};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -39,6 +39,8 @@ pub(super) struct State {
     pub die_at: Option<(u64, Trouble)>,
     /// What the last verification of each node in this life said.
     pub verified: BTreeMap<String, bool>,
+    /// How hard that looked.
+    pub looked: BTreeMap<String, VerifyDepth>,
     /// Nodes in `apply` now.
     pub applying: BTreeSet<String>,
     /// Calls of steps that may change something.
@@ -72,6 +74,7 @@ impl World {
             moments: 0,
             die_at: None,
             verified: BTreeMap::new(),
+            looked: BTreeMap::new(),
             applying: BTreeSet::new(),
             calls: 0,
             digest: seed,
@@ -114,6 +117,7 @@ impl World {
         (state.alive, state.death, state.refused) = (true, None, false);
         (state.moments, state.die_at) = (0, die_at);
         state.verified.clear();
+        state.looked.clear();
         state.applying.clear();
     }
 
@@ -257,6 +261,7 @@ impl World {
             }
             self.passing(&state, batch, &mut broken);
             seen_again(&state, batch, &mut broken);
+            self.outdated(&state, batch, &mut broken);
             if state.refused {
                 broken.push("something is stored after the store has failed".to_owned());
             }

@@ -1,0 +1,199 @@
+//! What is built on something that was made again.
+
+use jiff::Timestamp;
+use migrate_plugin_api::{ErrorClass, Observation};
+use serde_json::json;
+
+use super::command::Input;
+use super::core_tests::{Machine, failure, id};
+use super::gate::GateDecision;
+use crate::report::RunState;
+use crate::store::fact::Fact;
+
+/// `a` makes something; `b` has the config that it always had.
+fn pair(step: &str, with: u32) -> String {
+    format!(
+        "[nodes.a]\nstep = \"s\"\nwith = {{ x = {with} }}\n[nodes.b]\nstep = \"{step}\"\nneeds = [\"a\"]\n"
+    )
+}
+
+/// The facts of a run of `nodes` in which everything went well; they are `order`, as they may run.
+fn done(nodes: &str, order: &[&str]) -> Vec<Fact> {
+    let mut machine = Machine::new(nodes, Vec::new());
+    machine.step(Input::Begin);
+    for node in order {
+        machine.apply_ok(node);
+        machine.verify(node, true);
+    }
+    assert_eq!(machine.end, Some(RunState::Done));
+    machine.facts
+}
+
+fn asked(node: &str) -> Fact {
+    Fact::Asked { node: id(node), look: false }
+}
+
+/// A later process, which makes `a` again.
+fn a_again(nodes: &str, facts: Vec<Fact>) -> (Machine, Vec<String>) {
+    let mut machine = Machine::new(nodes, facts);
+    assert_eq!(machine.step(Input::Begin), ["clear a", "Apply a #2"]);
+    machine.apply_ok("a");
+    let then = machine.verify("a", true);
+    (machine, then)
+}
+
+fn with(mut facts: Vec<Fact>, fact: Fact) -> Vec<Fact> {
+    facts.push(fact);
+    facts
+}
+
+#[test]
+fn what_is_natural_is_made_again_after_what_it_is_built_on() {
+    let nodes = pair("natural", 1);
+    let first = done(&nodes, &["a", "b"]);
+    let (_, then) = a_again(&nodes, with(first.clone(), asked("a")));
+    assert_eq!(then, ["clear b", "Apply b #2"]);
+    let (_, then) = a_again(&pair("natural", 2), first.clone());
+    assert_eq!(then, ["clear b", "Apply b #2"], "an accepted change");
+    let mut machine = Machine::new(&nodes, first.clone());
+    machine.step(Input::Begin);
+    assert_eq!(machine.verify("a", false), ["clear a", "Apply a #2"]);
+    machine.apply_ok("a");
+    assert_eq!(machine.verify("a", true), ["clear b", "Apply b #2"], "disproved");
+    // What was only looked at again was not made again.
+    let mut machine = Machine::new(&nodes, first);
+    machine.step(Input::Begin);
+    assert_eq!(machine.verify("a", true), ["Verify b #1"]);
+}
+
+#[test]
+fn what_is_not_natural_is_looked_at_closely_after_what_it_is_built_on() {
+    let nodes = pair("s", 1);
+    let again = with(done(&nodes, &["a", "b"]), asked("a"));
+    let (mut machine, then) = a_again(&nodes, again.clone());
+    assert_eq!(then, ["Verify deep b #1"]);
+    assert_eq!(machine.verify("b", true), ["end Done"]);
+    // It holds beside what is new: once is enough.
+    let mut next = Machine::new(&nodes, [again.clone(), machine.facts].concat());
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["Verify b #1"]);
+    let (mut machine, _) = a_again(&nodes, again);
+    assert_eq!(machine.verify("b", false), ["clear b", "Apply b #2"]);
+    assert_eq!(machine.apply_ok("b"), ["Verify b #2"], "made from what is new");
+}
+
+#[test]
+fn what_was_made_again_counts_through_what_lies_between() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n\
+                 [nodes.c]\nstep = \"natural\"\nneeds = [\"b\"]\n";
+    let (mut machine, then) = a_again(nodes, with(done(nodes, &["a", "b", "c"]), asked("a")));
+    assert_eq!(then, ["Verify deep b #1"]);
+    assert_eq!(machine.verify("b", true), ["clear c", "Apply c #2"]);
+}
+
+#[test]
+fn an_item_that_is_made_again_counts_for_what_waits_for_all() {
+    let nodes = "[nodes.a]\nstep = \"s\"\nfor_each = [\"x\", \"y\"]\n\
+                 [nodes.b]\nstep = \"natural\"\nneeds = [\"a\"]\n";
+    let again = with(done(nodes, &["a[x]", "a[y]", "b"]), asked("a[y]"));
+    let mut machine = Machine::new(nodes, again);
+    assert_eq!(machine.step(Input::Begin), ["Verify a[x] #1", "clear a[y]", "Apply a[y] #2"]);
+    machine.verify("a[x]", true);
+    machine.apply_ok("a[y]");
+    assert_eq!(machine.verify("a[y]", true), ["clear b", "Apply b #2"]);
+    let nodes = "[nodes.a]\nstep = \"s\"\n\
+                 [nodes.b]\nstep = \"natural\"\nneeds = [\"a\"]\nfor_each = [\"x\", \"y\"]\n";
+    let (_, then) = a_again(nodes, with(done(nodes, &["a", "b[x]", "b[y]"]), asked("a")));
+    assert_eq!(then, ["clear b[x]", "Apply b[x] #2", "clear b[y]", "Apply b[y] #2"]);
+}
+
+/// The order of facts is what counts, so a stop in between loses nothing.
+#[test]
+fn what_was_made_again_before_a_stop_counts_after_it() {
+    let nodes = pair("natural", 1);
+    let again = with(done(&nodes, &["a", "b"]), asked("a"));
+    let mut machine = Machine::new(&nodes, again.clone());
+    machine.step(Input::Begin);
+    machine.step(Input::Drain);
+    assert_eq!(machine.apply_ok("a"), ["end Interrupted"]);
+    let stopped = [again, machine.facts].concat();
+    let mut machine = Machine::new(&nodes, stopped.clone());
+    assert_eq!(machine.step(Input::Begin), ["Verify a #2"]);
+    assert_eq!(machine.verify("a", true), ["clear b", "Apply b #2"]);
+    // An attempt that began with what is new goes on as any other.
+    let mut next = Machine::new(&nodes, [stopped, machine.facts].concat());
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["Observe b #2"]);
+    assert_eq!(
+        next.step(Input::Observed(id("b"), Ok(Observation::Done { outputs: json!({}) }))),
+        ["Verify b #2"]
+    );
+}
+
+#[test]
+fn an_attempt_that_began_before_is_no_proof_after() {
+    let nodes = pair("natural", 1);
+    let mut first = Machine::new(&nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    let again = with(first.facts, asked("a"));
+    let observed = |seen| {
+        let (mut machine, then) = a_again(&nodes, again.clone());
+        assert_eq!(then, ["Observe b #1"]);
+        (machine.step(Input::Observed(id("b"), seen)), machine.facts)
+    };
+    let (then, _) = observed(Ok(Observation::Done { outputs: json!({}) }));
+    assert_eq!(then, ["clear b", "Apply b #2"]);
+    let (then, _) = observed(Ok(Observation::Absent));
+    assert_eq!(then, ["clear b", "Apply b #2"]);
+    let (then, facts) = observed(Ok(Observation::Running { handle: "job-7".to_owned() }));
+    assert_eq!(then, ["end Failed"]);
+    let told = facts.iter().find_map(|fact| match fact {
+        Fact::Failed { error, .. } => Some(error.message.as_str()),
+        _ => None,
+    });
+    assert_eq!(
+        told,
+        Some("what it is built on was made again while an earlier attempt is at work outside: `job-7`")
+    );
+    // It may be repeated, so nobody is asked because it could not be looked at.
+    let (then, facts) = observed(Err(failure(ErrorClass::Auth)));
+    assert_eq!(then, ["end Failed"]);
+    let asks =
+        |fact: &Fact| matches!(fact, Fact::Failed { error, .. } if error.class == ErrorClass::Conflict);
+    assert!(!facts.iter().any(asks));
+}
+
+#[test]
+fn a_gate_asks_again_after_what_it_is_built_on_was_made_again() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = { message = \"?\" }\n\
+                 [nodes.b]\nstep = \"s\"\nneeds = [\"go\"]\n";
+    let mut first = Machine::new(nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    let waiting = first.facts.clone();
+    assert_eq!(first.end, Some(RunState::Waiting));
+    let key = first.core.asked().next().cloned().unwrap();
+    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+    let decision =
+        GateDecision { key: key.clone(), approved: true, by, host, at: Timestamp::UNIX_EPOCH, note: None };
+    let mut second = Machine::new(nodes, waiting.clone());
+    second.step(Input::Decided(Box::new(decision.clone())));
+    second.step(Input::Begin);
+    second.verify("a", true);
+    second.verify("go", true);
+    second.apply_ok("b");
+    assert_eq!(second.verify("b", true), ["end Done"]);
+    let passed = [waiting.clone(), second.facts].concat();
+    for before in [waiting, passed] {
+        let mut machine = Machine::new(nodes, with(before, asked("a")));
+        // The answer to the question of before, given since.
+        machine.step(Input::Decided(Box::new(decision.clone())));
+        machine.step(Input::Begin);
+        machine.apply_ok("a");
+        assert_eq!(machine.verify("a", true), ["clear go", "end Waiting"]);
+        assert_ne!(machine.core.asked().next(), Some(&key));
+    }
+}
