@@ -155,7 +155,8 @@ impl Session<'_> {
         } else {
             print(&outlook::table(&plan))?;
         }
-        for line in outlook::verdict(&plan, &self.resume_command(&plan.run), request.repeats()) {
+        let resume = self.resume_command(&plan.run) + &asked_for(&args.again, &args.params);
+        for line in outlook::verdict(&plan, &resume) {
             say!("{line}");
         }
         let refused = !plan.changes.is_empty() || plan.has_problems();
@@ -201,8 +202,17 @@ impl Session<'_> {
                 }
                 self.already_done(run).await
             }
+            Err(Failure::Run(error @ RunError::Changed(..))) => Err(self.changed(error, args)),
             result => result,
         }
+    }
+
+    /// The way to accept what has changed is what was asked for, and that.
+    fn changed(&self, error: RunError, args: &ResumeArgs) -> Failure {
+        let RunError::Changed(run, changes) = error else { return Failure::Run(error) };
+        let asked = asked_for(&args.again, &args.params);
+        let accept = format!("{}{asked} --accept-changes", self.resume_command(&run));
+        Failure::Changed { run, changes, accept }
     }
 
     /// That the newest run is done says nothing of another that is not, unless its workflow was begun anew.
@@ -492,6 +502,30 @@ pub(crate) fn run_id(named: Option<&str>) -> Result<Option<RunId>, Failure> {
 fn again(args: &AgainArgs) -> Result<ResumeRequest, Failure> {
     let nodes = |names: &[String]| names.iter().map(NodeId::new).collect::<Result<Vec<_>, _>>();
     Ok(ResumeRequest { rerun: nodes(&args.rerun)?, from: nodes(&args.from)?, ..ResumeRequest::default() })
+}
+
+/// The options of a command line that say what shall be done again, and with which parameters; each with a
+/// blank before it. Sensitive parameters are references.
+fn asked_for(again: &AgainArgs, given: &ParamArgs) -> String {
+    let files: Vec<String> = given.files.iter().map(|file| file.display().to_string()).collect();
+    let options = [
+        ("--rerun", &again.rerun),
+        ("--from", &again.from),
+        ("--param", &given.params),
+        ("--param-file", &files),
+    ];
+    let options =
+        options.into_iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    options.map(|(name, value)| format!(" {name} {}", for_a_shell(value))).collect()
+}
+
+/// As it is written on a command line.
+fn for_a_shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn params(args: &ParamArgs) -> Result<Params, Failure> {

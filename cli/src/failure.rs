@@ -8,7 +8,7 @@ use migrate_engine::{
     Changes, DecideError, Diagnostics, Holder, Mistake, NodePlan, OpenError, PlanReport, Pulse, ReadError,
     RunError, StoreError,
 };
-use migrate_plugin_api::{ErrorClass, InvalidId, NodeId, Severity, StepError};
+use migrate_plugin_api::{ErrorClass, InvalidId, NodeId, RunId, Severity, StepError};
 use migrate_plugin_host::{DiscoveryError, SettingsError};
 use migrate_plugin_sdk::ServeError;
 use migrate_steps::rules::RuleError;
@@ -50,6 +50,16 @@ pub enum Failure {
     /// The run did not begin or could not go on.
     #[error(transparent)]
     Run(RunError),
+    /// The files of a run have changed, and nobody has accepted it.
+    #[error("{}", RunError::Changed(.run.clone(), Box::default()))]
+    Changed {
+        /// The run.
+        run: RunId,
+        /// What has changed.
+        changes: Box<Changes>,
+        /// The command that accepts it.
+        accept: String,
+    },
     /// A decision was not taken.
     #[error(transparent)]
     Decide(DecideError),
@@ -139,7 +149,7 @@ impl Failure {
             Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::UnknownRule(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::NoProject(_) | Self::Invalid(_) => Exit::Invalid,
-            Self::Rules(_) | Self::Site { .. } => Exit::Invalid,
+            Self::Rules(_) | Self::Site { .. } | Self::Changed { .. } => Exit::Invalid,
             Self::Step(error) if error.class == ErrorClass::Permanent => Exit::Invalid,
             Self::Step(_) | Self::Write { .. } => Exit::Failed,
             Self::Plugins(_) | Self::PluginSettings(_) => Exit::Invalid,
@@ -194,6 +204,7 @@ impl Failure {
             Self::UnknownRule(_) => "unknown-rule",
             Self::Write { .. } => "unwritable-file",
             Self::Decide(_) => "not-decided",
+            Self::Changed { .. } => "changed",
             Self::Run(error) => match error {
                 RunError::Locked(_) => "locked",
                 RunError::Lock { .. } => "lock",
@@ -230,7 +241,9 @@ impl Failure {
             _ => Vec::new(),
         };
         let changes = match self {
-            Self::Run(RunError::Changed(_, changes)) => Some(changes.as_ref().clone()),
+            Self::Run(RunError::Changed(_, changes)) | Self::Changed { changes, .. } => {
+                Some(changes.as_ref().clone())
+            }
             _ => None,
         };
         ErrorDocument {
@@ -250,7 +263,7 @@ impl Failure {
         match self {
             Self::Invalid(diagnostics) => print_mistakes(diagnostics),
             Self::Run(RunError::Refused(plan)) => print_refusal(plan),
-            Self::Run(RunError::Changed(_, changes)) => {
+            Self::Run(RunError::Changed(_, changes)) | Self::Changed { changes, .. } => {
                 for line in render::changes(changes) {
                     say!("{line}");
                 }
@@ -296,9 +309,9 @@ impl Failure {
             Self::Step(error) => error.hint.clone(),
             Self::Run(RunError::NoRuns) => Some("start one: migrate run WORKFLOW".to_owned()),
             Self::Run(RunError::UnknownRun(_)) => Some("`migrate runs` lists them".to_owned()),
-            Self::Run(RunError::Changed(run, _)) => Some(format!(
-                "undo the changes, or accept that these nodes run again: migrate resume {run} --accept-changes"
-            )),
+            Self::Changed { accept, .. } => {
+                Some(format!("undo the changes, or accept that these nodes run again: {accept}"))
+            }
             Self::Run(RunError::NotRepeatable { nodes }) => {
                 let named: Vec<String> =
                     nodes.iter().map(|node| format!("--rerun {}", node.quoted())).collect();
@@ -474,8 +487,6 @@ fn print_refusal(plan: &PlanReport) {
 
 #[cfg(test)]
 mod tests {
-    use migrate_plugin_api::RunId;
-
     use super::*;
 
     #[test]
@@ -484,7 +495,11 @@ mod tests {
         let failures = [
             Failure::Run(RunError::NoRuns),
             Failure::Run(RunError::NotRepeatable { nodes: vec![node] }),
-            Failure::Run(RunError::Changed(RunId::new("20260131-2359-abcd").unwrap(), Box::default())),
+            Failure::Changed {
+                run: RunId::new("20260131-2359-abcd").unwrap(),
+                changes: Box::default(),
+                accept: "migrate resume".to_owned(),
+            },
             Failure::Stdout(std::io::Error::other("gone")),
         ];
         for failure in failures {

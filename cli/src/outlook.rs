@@ -1,6 +1,6 @@
 //! What resuming a run would do, as text for people.
 
-use migrate_engine::{Action, NodeOutlook, ResumePlan, RunState};
+use migrate_engine::{Action, NodeOutlook, ResumePlan};
 
 use crate::render;
 use crate::table::Table;
@@ -49,8 +49,8 @@ fn why(node: &NodeOutlook) -> String {
     [node.reason.clone(), found, planned].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What `resume` would say to it, and the way on. `repeats`: whether something was asked for again.
-pub fn verdict(plan: &ResumePlan, resume: &str, repeats: bool) -> Vec<String> {
+/// What `resume` would say to it, and the way on: `resume`, with all that was asked for.
+pub fn verdict(plan: &ResumePlan, resume: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for node in &plan.nodes {
         lines.extend(render::node_problems(&node.node, node.plan.as_ref(), node.error.as_ref()));
@@ -76,7 +76,7 @@ pub fn verdict(plan: &ResumePlan, resume: &str, repeats: bool) -> Vec<String> {
         lines.push(format!(
             "  help: undo the changes, or accept that these nodes run again: {resume} --accept-changes"
         ));
-    } else if plan.state == RunState::Done && !repeats {
+    } else if plan.complete {
         lines.push("the run is done; there is nothing to resume".to_owned());
     } else if plan.holder.is_none() && !plan.has_problems() {
         lines.push(format!("to go on: {resume}"));

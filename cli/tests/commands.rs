@@ -414,6 +414,25 @@ fn a_run_is_planned_resumed_listed_and_told() {
     assert!(followed.contains(r#""type":"ended""#), "{followed}");
 }
 
+/// The way out that is printed does what it says, also of a run that is done.
+#[test]
+fn a_done_run_whose_files_have_changed_goes_on_when_that_is_accepted() {
+    let project = rewriting();
+    let project = project.path();
+    let run = first_run(&says(project, "exit 0", &["run", "rewrite.toml"], &[]));
+    let resume = ["resume", &run, "--param", "to=other place"];
+    let way = format!("migrate resume {run} --param 'to=other place' --accept-changes");
+    says(project, "exit 3", &resume, &[&way]);
+    says(project, "exit 0", &[&resume[..], &["--accept-changes"]].concat(), &[]);
+    assert!(project.join("other place/pod.yaml").exists(), "the parameter counts");
+    says(project, "exit 0", &["resume", &run], &["there is nothing to resume"]);
+    fs::write(project.join("migration.toml"), "schema = 1\nregistry = \"c.example\"\n").expect("written");
+    says(project, "exit 3", &["resume", &run], &[&format!("migrate resume {run} --accept-changes")]);
+    says(project, "exit 0", &["resume", &run, "--accept-changes"], &[]);
+    let made = fs::read_to_string(project.join("other place/pod.yaml")).expect("made");
+    assert!(made.contains("c.example"), "{made}");
+}
+
 /// What scripts read: each line an object with a version and a type, and nothing else on stdout.
 #[test]
 fn every_json_document_has_a_version_and_a_type() {

@@ -261,9 +261,7 @@ impl Engine {
     ) -> Result<RunReport, RunError> {
         let run = find(&*store, Some(&id)).await?;
         let facts = RunFacts::fold(store.facts(&id).await?);
-        if matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats() {
-            return Err(RunError::AlreadyDone(id));
-        }
+        let is_done = matches!(facts.ended, Some((RunState::Done, _))) && !request.repeats();
         let is_undone = facts.undo.is_some();
         #[cfg(test)]
         let is_undone = is_undone && !flawed(Flaw::UndoForgotten);
@@ -276,6 +274,9 @@ impl Engine {
         let taken = self.ready(&*store, &run, facts, &request).await?;
         if !taken.changed.is_empty() && !request.accept_changes {
             return Err(RunError::Changed(id, Box::new(taken.changed)));
+        }
+        if is_done && self.is_complete(&taken) {
+            return Err(RunError::AlreadyDone(id));
         }
         let ahead = without(&taken, &self.catalog);
         self.admit(&id, &taken.checked, &ahead, true, &events, shutdown).await?;

@@ -58,7 +58,7 @@ pub enum RunError {
     /// No run at all.
     #[error("this project has no run yet")]
     NoRuns,
-    /// The run is already done.
+    /// The run is already done, and its files lead to nothing more.
     #[error("run `{0}` is done; there is nothing to resume")]
     AlreadyDone(RunId),
     /// The run is undone.

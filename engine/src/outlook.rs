@@ -73,6 +73,8 @@ pub struct ResumePlan {
     pub workflow: String,
     /// How it stands.
     pub state: RunState,
+    /// It is done and its files lead to nothing more: `resume` would do nothing.
+    pub complete: bool,
     /// The process that works on it now; `resume` would be refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,

@@ -12,7 +12,7 @@ use crate::engine::{Engine, ResumeRequest, definition, find};
 use crate::error::RunError;
 use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
-use crate::report::{Changes, REPORT_VERSION};
+use crate::report::{Changes, REPORT_VERSION, RunState};
 use crate::run::basis::outdated;
 use crate::run::change::{changes, downstream};
 use crate::run::outlook::Outlook;
@@ -73,6 +73,7 @@ impl Engine {
             let (facts, checked, catalog) = (&taken.facts, &taken.checked, &*self.catalog);
             Outlook { facts, checked, catalog, verified }.nodes()
         };
+        let complete = state == RunState::Done && !request.repeats() && self.is_complete(&taken);
         let looked = self.look(&run, &taken.facts, &outlook(&verified), cancel).await;
         let mut unseen = BTreeMap::new();
         for (node, result) in looked {
@@ -97,7 +98,16 @@ impl Engine {
             node.error = error.or_else(|| unseen.remove(&node.node));
         }
         let (version, changes) = (REPORT_VERSION, taken.changed);
-        Ok(ResumePlan { version, run: run.id, workflow: run.workflow, state, holder, changes, nodes })
+        let workflow = run.workflow;
+        Ok(ResumePlan { version, run: run.id, workflow, state, complete, holder, changes, nodes })
+    }
+
+    /// Whether nothing is left to do of a run that is done, as its files are now. Looks at no effect.
+    pub(crate) fn is_complete(&self, taken: &TakenUp) -> bool {
+        let TakenUp { facts, checked, changed, .. } = taken;
+        let verified = BTreeMap::new();
+        let nodes = || Outlook { facts, checked, catalog: &self.catalog, verified: &verified }.nodes();
+        changed.is_empty() && nodes().iter().all(|node| matches!(node.action, Action::Reuse | Action::Skip))
     }
 
     /// Verifies quickly what would be reused.

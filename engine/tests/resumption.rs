@@ -107,6 +107,30 @@ async fn a_plan_of_a_changed_run_says_what_resume_refuses_with() {
     assert!(called("apply a") && called("verify deep e") && !called("apply e"), "{calls:?}");
 }
 
+/// That it is done is said of the files as they are.
+#[tokio::test]
+async fn a_done_run_goes_on_where_its_files_lead_to_more() {
+    let project = Project::new(TREE);
+    project.run().await;
+    let bare = ResumeRequest::default;
+    assert!(plan(&project, bare()).await.unwrap().complete);
+    assert!(matches!(resume(&project, bare()).await, Err(RunError::AlreadyDone(_))));
+    project.write_environment("[site]\nname = \"there\"\n");
+    assert!(!plan(&project, bare()).await.unwrap().complete);
+    assert!(matches!(resume(&project, bare()).await, Err(RunError::Changed(..))));
+    let accept = || ResumeRequest { accept_changes: true, ..ResumeRequest::default() };
+    project.calls();
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
+    assert!(project.calls().contains(&"apply a".to_owned()));
+    assert!(matches!(resume(&project, accept()).await, Err(RunError::AlreadyDone(_))));
+    project.write_workflow(&format!("{TREE}[nodes.f]\nstep = \"test\"\nneeds = [\"e\"]\n"));
+    let told = plan(&project, bare()).await.unwrap();
+    assert!(told.changes.is_empty() && !told.complete);
+    let report = resume(&project, bare()).await.unwrap();
+    assert_eq!((report.state, report.node("f").unwrap().attempts), (RunState::Done, 1));
+    assert!(matches!(resume(&project, bare()).await, Err(RunError::AlreadyDone(_))));
+}
+
 /// `b` to `d` stand on `a` and take none of its outputs.
 const BUILT: &str = r#"
 [nodes.a]

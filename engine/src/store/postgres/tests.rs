@@ -386,7 +386,7 @@ async fn a_run_that_does_not_begin_gives_the_lease_back(lab: &Project) {
     let engine = Engine::open(project.path(), Vec::new()).unwrap().with_store(Some(settings));
     let shutdown = Shutdown::new();
     let refused = engine.resume(ResumeRequest::default(), EventSink::discard(), &shutdown).await;
-    assert!(matches!(refused, Err(RunError::AlreadyDone(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RunError::Read(_))), "it has no files: {refused:?}");
     assert_eq!(lab.reader().await.holder().await.unwrap(), None);
     let again = || UndoRequest { run: Some(run_id("a")), ..UndoRequest::default() };
     let refused = engine.undo(again(), EventSink::discard(), &shutdown).await;
