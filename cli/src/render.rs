@@ -8,7 +8,6 @@ use migrate_engine::{
     RunState, RunSummary,
 };
 use migrate_plugin_api::{CheckStatus, ErrorRecord, Evidence, NodeId, Severity, StepPlan};
-use serde_json::Value;
 
 use crate::table::Table;
 
@@ -142,17 +141,7 @@ pub fn node_problems(node: &NodeId, plan: Option<&StepPlan>, record: Option<&Err
 pub fn changes(changes: &Changes) -> Vec<String> {
     let mut lines = Vec::new();
     for change in &changes.nodes {
-        if change.removed {
-            let place = if change.node.key().is_some() { "the list" } else { "the workflow" };
-            lines.push(format!("{}: is no longer in {place}; what it did is left as it is", change.node));
-        }
-        if let Some(reason) = &change.skipped {
-            lines.push(format!(
-                "{}: has run and would be skipped now: {reason}; what it made is left as it is",
-                change.node
-            ));
-        }
-        lines.extend(change.fields.iter().map(|field| field_change(&change.node, field)));
+        lines.extend(change.sentences().iter().map(|sentence| format!("{}: {sentence}", change.node)));
         if !change.affects.is_empty() {
             let names: Vec<&str> = change.affects.iter().map(|node| node.as_str()).collect();
             lines.push(format!("  and after it: {}", names.join(", ")));
@@ -163,8 +152,7 @@ pub fn changes(changes: &Changes) -> Vec<String> {
 
 /// From what to what a field changed.
 pub fn field_change(node: &NodeId, change: &FieldChange) -> String {
-    let show = |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), ToString::to_string);
-    format!("{node}: {} was {}, is {}", change.field, show(&change.was), show(&change.now))
+    format!("{node}: {change}")
 }
 
 /// All runs.
@@ -279,6 +267,8 @@ pub fn proof(evidence: &Evidence) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]

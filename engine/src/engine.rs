@@ -281,9 +281,14 @@ impl Engine {
         let ahead = without(&taken, &self.catalog);
         self.admit(&id, &taken.checked, &ahead, true, &events, shutdown).await?;
         drop(ahead);
-        let TakenUp { checked, facts, places, batch, again, .. } = taken;
-        for node in again {
-            let kind = EventKind::NodeLog { node, level: LogLevel::Info, message: AGAIN.to_owned() };
+        let TakenUp { checked, facts, places, batch, changed, again } = taken;
+        // Who accepts changes accepts all of them, so all are told.
+        let accepted = changed.nodes.iter().flat_map(|change| {
+            let sentences = change.sentences().into_iter();
+            sentences.map(move |sentence| (change.node.clone(), format!("accepted: {sentence}")))
+        });
+        for (node, message) in accepted.chain(again.into_iter().map(|node| (node, AGAIN.to_owned()))) {
+            let kind = EventKind::NodeLog { node, level: LogLevel::Info, message };
             events.send(Event { version: EVENT_VERSION, at: ambient::now(), run: id.clone(), kind });
         }
         store.append(&id, &batch).await?;

@@ -354,3 +354,22 @@ impl Changes {
         self.nodes.is_empty()
     }
 }
+
+impl NodeChange {
+    /// What there is to say of it, about the node and without its name.
+    pub fn sentences(&self) -> Vec<String> {
+        let place = if self.node.key().is_some() { "the list" } else { "the workflow" };
+        let gone = self.removed.then(|| format!("is no longer in {place}; what it did is left as it is"));
+        let skipped = self.skipped.as_ref().map(|reason| {
+            format!("has run and would be skipped now: {reason}; what it made is left as it is")
+        });
+        gone.into_iter().chain(skipped).chain(self.fields.iter().map(FieldChange::to_string)).collect()
+    }
+}
+
+impl std::fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let show = |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), Value::to_string);
+        write!(f, "{} was {}, is {}", self.field, show(&self.was), show(&self.now))
+    }
+}

@@ -143,9 +143,10 @@ impl Engine {
         let checked = self.current(run, &facts, &request.params)?;
         let again = self.again(&checked, &facts, request)?;
         let places = store.places(&run.id).await?;
+        let known = facts.definition.as_ref().unwrap_or(&run.definition).nodes.clone();
         let definition = definition(&self.project_dir, &checked);
         let batch = begin(&again, definition, &mut facts);
-        let changed = changes(&facts, &checked, &self.catalog);
+        let changed = changes(&facts, &checked, &self.catalog, &known);
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
     }

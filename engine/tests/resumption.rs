@@ -3,12 +3,12 @@
 mod support;
 
 use migrate_engine::{
-    Action, DecideRequest, EventSink, HistoryKind, HistoryRequest, NodeState, ResumePlan, ResumeRequest,
-    RunError, RunState, Shutdown,
+    Action, DecideRequest, EventKind, EventSink, HistoryKind, HistoryRequest, NodeState, ResumePlan,
+    ResumeRequest, RunError, RunState, Shutdown,
 };
 use migrate_plugin_api::{CancellationToken, LogLevel, NodeId, Observation};
 use serde_json::json;
-use support::{Apply, Project, resume, states};
+use support::{Apply, Project, collector, resume, states};
 
 /// `a` feeds `b`, `b` feeds `c`; `d` is alone; `e` only waits for `a`.
 const TREE: &str = r#"
@@ -105,6 +105,46 @@ async fn a_plan_of_a_changed_run_says_what_resume_refuses_with() {
     let called = |call: &str| calls.iter().any(|other| other == call);
     // `e` only waits for `a`: it stays where it holds beside what `a` has made now.
     assert!(called("apply a") && called("verify deep e") && !called("apply e"), "{calls:?}");
+}
+
+/// What was accepted is remembered, so that the next change is not accepted with it, unseen.
+#[tokio::test]
+async fn that_a_node_is_gone_is_accepted_once() {
+    let project = failed().await;
+    let gone = &TREE[..TREE.find("[nodes.d]").unwrap()];
+    project.write_workflow(gone);
+    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::Changed(..))));
+    project.script(|s| drop(s.apply.insert("b".into(), [Apply::Permanent].into())));
+    let (events, told) = collector();
+    let accept = ResumeRequest { accept_changes: true, ..ResumeRequest::default() };
+    let report = project.engine().resume(accept, events, &Shutdown::new()).await.unwrap();
+    assert_eq!(report.state, RunState::Failed);
+    let told = told.await.unwrap();
+    let said = |name: &str, what: &str| {
+        told.iter().any(|event| {
+            matches!(&event.kind, EventKind::NodeLog { node: of, message, .. } if *of == node(name) && message == what)
+        })
+    };
+    for name in ["d", "e"] {
+        let what = "accepted: is no longer in the workflow; what it did is left as it is";
+        assert!(said(name, what), "{told:?}");
+    }
+    // Another change is told by itself.
+    project.write_environment("[site]\nname = \"there\"\n");
+    let Err(RunError::Changed(_, changes)) = resume(&project, ResumeRequest::default()).await else {
+        panic!("not told")
+    };
+    assert_eq!(changes.nodes.iter().map(|change| change.node.as_str()).collect::<Vec<_>>(), ["a"]);
+    project.write_environment("[site]\nname = \"here\"\n");
+    let report = resume(&project, ResumeRequest::default()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert_eq!(report.node("d").unwrap().state, NodeState::Removed, "it stays in sight");
+    // There again, and gone again: that is another change.
+    project.write_workflow(TREE);
+    let rerun = ResumeRequest { rerun: vec![node("c")], ..ResumeRequest::default() };
+    assert_eq!(resume(&project, rerun).await.unwrap().state, RunState::Done);
+    project.write_workflow(gone);
+    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::Changed(..))));
 }
 
 /// That it is done is said of the files as they are.

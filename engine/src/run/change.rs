@@ -9,11 +9,20 @@ use super::state::{NodeRecord, Phase, RunFacts};
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, dotted, has_unknown};
+use crate::workflow::{
+    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, dotted, has_unknown,
+};
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
-/// may change freely.
-pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) -> Changes {
+/// may change freely. `known`: the nodes with which the run was last taken up.
+pub(crate) fn changes(
+    facts: &RunFacts,
+    checked: &Checked,
+    catalog: &Catalog,
+    known: &[NodeOutline],
+) -> Changes {
+    let known: BTreeMap<&NodeId, bool> =
+        known.iter().map(|outline| (&outline.node, outline.for_each)).collect();
     let mut found = Changes::default();
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
@@ -54,6 +63,10 @@ pub(crate) fn changes(facts: &RunFacts, checked: &Checked, catalog: &Catalog) ->
             (Some(_), has_list) => has_list && (items.is_none() || at.is_some()),
         };
         let Some(node) = node.filter(is_there) else {
+            // That it is gone was accepted when the run was taken up without it.
+            if known.get(&whole) != Some(&id.key().is_some()) {
+                continue;
+            }
             let (fields, affects) = (Vec::new(), Vec::new());
             found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, skipped: None, affects });
             continue;
