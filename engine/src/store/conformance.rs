@@ -32,6 +32,7 @@ pub(crate) async fn all<L: Lab, F: Future<Output = L>>(mut lab: impl FnMut() -> 
     runs_are_in_the_order_in_which_they_were_made(&lab().await).await;
     a_batch_is_stored_whole_or_not_at_all(&lab().await).await;
     a_batch_of_any_size_is_stored(&lab().await).await;
+    many_lines_of_a_batch_come_back_in_order(&lab().await).await;
     places_are_replaced_cleared_and_set_in_that_order(&lab().await).await;
     large_and_odd_values_come_back_unchanged(&lab().await).await;
     an_unknown_run_takes_nothing(&lab().await).await;
@@ -184,6 +185,21 @@ async fn a_batch_of_any_size_is_stored(lab: &impl Lab) {
     store.append(&run, &batch(0, 12_345)).await.unwrap();
     store.append(&run, &batch(12_345, 12_346)).await.unwrap();
     assert_eq!(store.facts(&run).await.unwrap(), facts(0, 12_346));
+}
+
+/// A batch of `count` lines that a step has said.
+pub(crate) fn lines(count: usize) -> Batch {
+    let line =
+        |n| LogLine { at: at(0), node: node("n"), level: LogLevel::Info, message: format!("line {n}") };
+    Batch { logs: (0..count).map(line).collect(), ..Batch::default() }
+}
+
+async fn many_lines_of_a_batch_come_back_in_order(lab: &impl Lab) {
+    let (store, run) = begun(lab, "a").await;
+    store.append(&run, &lines(300)).await.unwrap();
+    let read = store.logs(&run, None, 0, 1000).await.unwrap();
+    assert!(read.is_sorted_by_key(|(mark, _)| *mark));
+    assert!(read.into_iter().map(|(_, line)| line).eq(lines(300).logs));
 }
 
 async fn places_are_replaced_cleared_and_set_in_that_order(lab: &impl Lab) {

@@ -1,5 +1,7 @@
 //! PostgreSQL, from Debian's packages, against the conformance suite; and its leases.
 
+mod far;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -5,7 +5,7 @@ use migrate_plugin_api::RunId;
 use sqlx::{Error, PgTransaction};
 
 use super::{PostgresStore, Right};
-use crate::store::fact::{Batch, RunRecord, Stamped, level_name};
+use crate::store::fact::{Batch, LogLine, RunRecord, Stamped, level_name};
 use crate::store::sum::Sum;
 use crate::store::{StoreError, json};
 
@@ -47,21 +47,7 @@ impl PostgresStore {
         self.prove(&mut transaction, &right, 1).await?;
         self.add_facts(&mut transaction, run, &batch.facts).await?;
         self.add_places(&mut transaction, run, batch).await?;
-        for line in &batch.logs {
-            sqlx::query(
-                "insert into logs (project, run, at, node, level, message) values ($1, $2, $3, $4, $5, $6)",
-            )
-            .bind(&self.project)
-            .bind(run.as_str())
-            .bind(line.at.to_string())
-            .bind(line.node.as_str())
-            .bind(level_name(line.level))
-            // The one character that PostgreSQL's text can't hold.
-            .bind(line.message.replace('\0', "\u{fffd}"))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        }
+        self.add_logs(&mut transaction, run, &batch.logs).await?;
         self.commit(transaction, &mut right).await.map_err(failed)
     }
 
@@ -118,6 +104,36 @@ impl PostgresStore {
             .execute(&mut **transaction)
             .await
             .map_err(failed)?;
+        Ok(())
+    }
+
+    /// All at once, however far away the database is: a renewal of the lease waits meanwhile.
+    async fn add_logs(
+        &self,
+        transaction: &mut PgTransaction<'_>,
+        run: &RunId,
+        lines: &[LogLine],
+    ) -> Result<(), StoreError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let texts = |text: fn(&LogLine) -> String| lines.iter().map(text).collect::<Vec<_>>();
+        sqlx::query(
+            "insert into logs (project, run, at, node, level, message)
+             select $1, $2, at, node, level, message
+             from unnest($3::text[], $4::text[], $5::text[], $6::text[])
+             with ordinality as line (at, node, level, message, place) order by place",
+        )
+        .bind(&self.project)
+        .bind(run.as_str())
+        .bind(texts(|line| line.at.to_string()))
+        .bind(texts(|line| line.node.to_string()))
+        .bind(texts(|line| level_name(line.level).to_owned()))
+        // The one character that PostgreSQL's text can't hold.
+        .bind(texts(|line| line.message.replace('\0', "\u{fffd}")))
+        .execute(&mut **transaction)
+        .await
+        .map_err(|error| self.failed("store what happened", error))?;
         Ok(())
     }
 
