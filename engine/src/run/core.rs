@@ -93,7 +93,7 @@ impl Cell {
 }
 
 use fanout::{Fanout, Seat};
-pub(crate) use result::{disproof, mask};
+pub(crate) use result::disproof;
 use take_up::Sought;
 
 /// The state machine of one run.

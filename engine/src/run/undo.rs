@@ -14,7 +14,7 @@ use migrate_plugin_api::{ErrorClass, ErrorRecord, Idempotency, NodeId, Observati
 use serde_json::Value;
 
 use super::command::{Call, CallKind, Command, Input};
-use super::core::{error, mask, millis};
+use super::core::{error, millis};
 use super::executor::Limit;
 use super::gate::GATE;
 use super::retry;
@@ -381,7 +381,7 @@ impl Undo {
             Ok(Observation::Done { mut outputs }) => {
                 let step = self.record_of(id).step.unwrap_or_default();
                 if let Some(described) = self.catalog.get(&step) {
-                    mask(&mut outputs, &described.info.sensitive);
+                    described.info.mask(&mut outputs);
                 }
                 self.record(Fact::Applied { node: id.clone(), outputs, observed: true });
             }

@@ -360,7 +360,7 @@ pub struct VerifyParams {
     pub context: CallContext,
     /// The node's `with`.
     pub config: Value,
-    /// As `apply` returned them.
+    /// As `apply` returned them; what is sensitive is masked.
     pub outputs: Value,
     /// How hard to look.
     pub depth: VerifyDepth,

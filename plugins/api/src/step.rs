@@ -40,6 +40,17 @@ pub struct StepInfo {
     pub supports_undo: bool,
 }
 
+impl StepInfo {
+    /// Replaces in `outputs` what is sensitive, as they are stored, and given to `verify` and `undo`.
+    pub fn mask(&self, outputs: &mut Value) {
+        for pointer in &self.sensitive {
+            if let Some(value) = outputs.pointer_mut(pointer) {
+                *value = Value::from("(sensitive)");
+            }
+        }
+    }
+}
+
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -177,7 +188,7 @@ pub trait Step: Send + Sync {
     /// Does the work and returns its outputs. What it made must be durable when it returns.
     async fn apply(&self, ctx: &StepContext, config: &Value) -> Result<Value, StepError>;
 
-    /// Compares `outputs` with the world. An `Ok` with a failed check means "looked, and it is
+    /// Compares `outputs` with the world; sensitive ones are masked, as they are stored. An `Ok` with a failed check means "looked, and it is
     /// wrong"; an `Err` means "could not look".
     async fn verify(
         &self,

@@ -99,6 +99,8 @@ async fn every_mistake_is_found_by_its_case() {
         ),
         ("die $reply->{error} if", "0 if", "apply-store-fails"),
         ("$to == $counted ? 'passed'", "$to != $counted ? 'passed'", "verify-quick"),
+        // `verify` is not given what is sensitive.
+        ("version => '1'", "sensitive => ['/counted'], version => '1'", "verify-quick"),
         ("target => \"$counted\"", "target => 7, was => \"$counted\"", "verify-deep"),
         ("undo => sub { return {} },", "", "undo"),
         ("last if $method eq 'shutdown';", "if ($method eq 'shutdown') { exit 3 }", "shutdown"),

@@ -90,7 +90,7 @@ impl Core {
 
     pub(super) fn effect_is_there(&mut self, at: usize, mut outputs: Value, observed: bool) {
         if let Some(described) = self.catalog.get(&self.node(at).step) {
-            mask(&mut outputs, &described.info.sensitive);
+            described.info.mask(&mut outputs);
         }
         self.record(Fact::Applied { node: self.id(at), outputs, observed });
         self.cells[at].tries = 0;
@@ -278,13 +278,4 @@ pub(crate) fn disproof(evidence: &Evidence) -> String {
     let more = failures.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
     format!("verification failed: {}{more}", shown.join("; "))
-}
-
-/// Replaces what is sensitive.
-pub(crate) fn mask(outputs: &mut Value, sensitive: &[String]) {
-    for pointer in sensitive {
-        if let Some(value) = outputs.pointer_mut(pointer) {
-            *value = Value::from("(sensitive)");
-        }
-    }
 }

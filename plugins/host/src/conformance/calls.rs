@@ -307,10 +307,11 @@ fn well_formed(said: &Value) -> Result<(), Miss> {
     })
 }
 
-/// Params of `verify` and `undo`, about what was applied.
+/// Params of `verify` and `undo`, about what was applied and as it is stored.
 fn about(rig: &Rig) -> Result<Value, Miss> {
     let outputs = rig.learnt().outputs.clone();
-    let outputs = outputs.ok_or_else(|| Miss::Skip("`apply` gave nothing to look at".to_owned()))?;
+    let mut outputs = outputs.ok_or_else(|| Miss::Skip("`apply` gave nothing to look at".to_owned()))?;
+    rig.info()?.mask(&mut outputs);
     let mut params = rig.params(&rig.sample()?);
     params["outputs"] = outputs;
     Ok(params)
