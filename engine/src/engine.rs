@@ -104,10 +104,11 @@ impl Engine {
                 reason: error.to_string(),
             };
             let validator = jsonschema::validator_for(&info.config_schema).map_err(invalid)?;
+            let keeps_cursor = step.keeps_cursor();
             if known.insert(info.name.clone(), step).is_some() {
                 return Err(OpenError::DuplicateStep(info.name));
             }
-            catalog.insert(info.name.clone(), Described { info, validator, unusable: None });
+            catalog.insert(info.name.clone(), Described { info, validator, keeps_cursor, unusable: None });
         }
         let project_dir = absolute(&project_dir.into());
         Ok(Self {

@@ -16,7 +16,7 @@ pub enum Action {
     /// if they come out the same, run again if not.
     ReuseOrRerun,
     /// Its effect is there and unchanged, but something that it is built on is made again: it is verified
-    /// from the data itself, reused if that holds, and run again if not.
+    /// from the data itself, reused if that holds; if not, a person is asked.
     Inspect,
     /// Its effect is there; only its verification is missing.
     Verify,

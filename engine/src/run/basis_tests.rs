@@ -77,9 +77,27 @@ fn what_is_not_natural_is_looked_at_closely_after_what_it_is_built_on() {
     let mut next = Machine::new(&nodes, [again.clone(), machine.facts].concat());
     next.step(Input::Begin);
     assert_eq!(next.verify("a", true), ["Verify b #1"]);
-    let (mut machine, _) = a_again(&nodes, again);
-    assert_eq!(machine.verify("b", false), ["clear b", "Apply b #2"]);
-    assert_eq!(machine.apply_ok("b"), ["Verify b #2"], "made from what is new");
+    // It is not made again unasked, however often it is looked at.
+    let (mut machine, _) = a_again(&nodes, again.clone());
+    assert_eq!(machine.verify("b", false), ["end Failed"]);
+    let failed = [again, machine.facts].concat();
+    let mut next = Machine::new(&nodes, failed.clone());
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["Verify deep b #1"]);
+    let mut next = Machine::new(&nodes, with(failed, asked("b")));
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["clear b", "Apply b #2"]);
+    assert_eq!(next.apply_ok("b"), ["Verify b #2"], "made from what is new");
+}
+
+#[test]
+fn what_must_not_be_done_twice_stays_noted_where_nobody_asked_for_it() {
+    let nodes = pair("noting", 1);
+    let first = done(&nodes, &["a", "b"]);
+    let (_, then) = a_again(&nodes, with(first.clone(), asked("a")));
+    assert_eq!(then, ["Apply b #2"]);
+    let (_, then) = a_again(&nodes, with(with(first, asked("a")), asked("b")));
+    assert_eq!(then, ["clear b", "Apply b #2"]);
 }
 
 #[test]

@@ -30,10 +30,13 @@ fn catalog() -> Catalog {
         idempotency,
         supports_undo: false,
     };
-    let steps = [step("s", Idempotency::Keyed), step("natural", Idempotency::Natural), Gate.describe()];
+    let natural = ["natural", "noting"].map(|name| step(name, Idempotency::Natural));
+    let [natural, noting] = natural;
+    let steps = [step("s", Idempotency::Keyed), natural, noting, Gate.describe()];
     let described = |info: StepInfo| {
         let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-        (info.name.clone(), Described { info, validator, unusable: None })
+        let keeps_cursor = info.name == "noting";
+        (info.name.clone(), Described { info, validator, keeps_cursor, unusable: None })
     };
     steps.map(described).into()
 }

@@ -36,7 +36,7 @@ fn catalog() -> Catalog {
     };
     let described = |info: StepInfo| {
         let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-        (info.name.clone(), Described { info, validator, unusable: None })
+        (info.name.clone(), Described { info, validator, keeps_cursor: false, unusable: None })
     };
     BTreeMap::from([described(info), described(Gate.describe())])
 }

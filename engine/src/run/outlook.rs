@@ -364,7 +364,7 @@ mod tests {
         });
         let described = |info: StepInfo| {
             let validator = jsonschema::validator_for(&info.config_schema).unwrap();
-            (info.name.clone(), Described { info, validator, unusable: None })
+            (info.name.clone(), Described { info, validator, keeps_cursor: false, unusable: None })
         };
         steps.into_iter().chain([Gate.describe()]).map(described).collect()
     }

@@ -62,6 +62,8 @@ use parse::Reader;
 pub(crate) struct Described {
     pub info: StepInfo,
     pub validator: Validator,
+    /// [`Step::keeps_cursor`](migrate_plugin_api::Step::keeps_cursor).
+    pub keeps_cursor: bool,
     /// Why nothing can be asked of it, if so: a plugin that is broken.
     pub unusable: Option<String>,
 }

@@ -178,6 +178,12 @@ pub trait Step: Send + Sync {
     /// What this step is. Constant.
     fn describe(&self) -> StepInfo;
 
+    /// Whether its cursor notes what must not be done twice. Then it outlasts a node that is made again only for the
+    /// sake of what it is built on, and not one that a person asked for or whose config has changed.
+    fn keeps_cursor(&self) -> bool {
+        false
+    }
+
     /// What it would do, and what stands in the way. Works before anything has run.
     async fn plan(&self, ctx: &StepContext, config: &Value) -> Result<StepPlan, StepError>;
 

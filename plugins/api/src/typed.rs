@@ -92,6 +92,8 @@ pub trait TypedStep: Send + Sync + 'static {
     const IDEMPOTENCY: Idempotency;
     /// Whether `undo` is implemented.
     const SUPPORTS_UNDO: bool = false;
+    /// See [`Step::keeps_cursor`].
+    const KEEPS_CURSOR: bool = false;
 
     /// `with`.
     type Config: DeserializeOwned + JsonSchema + Send + Sync;
@@ -167,6 +169,10 @@ impl<S: TypedStep> Step for Typed<S> {
             idempotency: S::IDEMPOTENCY,
             supports_undo: S::SUPPORTS_UNDO,
         }
+    }
+
+    fn keeps_cursor(&self) -> bool {
+        S::KEEPS_CURSOR
     }
 
     async fn plan(&self, ctx: &StepContext, config: &Value) -> Result<StepPlan, StepError> {

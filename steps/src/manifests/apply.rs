@@ -440,6 +440,7 @@ impl TypedStep for ManifestApply {
     const NAME: &'static str = "manifest.apply";
     const SUMMARY: &'static str = "Applies manifests server side and waits until their workloads run";
     const IDEMPOTENCY: Idempotency = Idempotency::Natural;
+    const KEEPS_CURSOR: bool = true;
 
     type Config = Config;
     type Outputs = Outputs;

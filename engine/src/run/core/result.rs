@@ -70,6 +70,12 @@ impl Core {
                 self.reset(at, sought.why(), again);
                 self.apply(at);
             }
+            Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. }
+                if sought == Sought::Outdated =>
+            {
+                self.cells[at].sought = Sought::ToGoOn;
+                self.renew(at, sought.why());
+            }
             Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. } => {
                 self.cells[at].sought = Sought::ToGoOn;
                 self.reset(at, sought.reason(), true);
@@ -122,7 +128,8 @@ impl Core {
                 self.done(at);
             }
             (true, false) => self.finish(at, evidence),
-            (false, true) if !self.is_idempotent(at) => {
+            // Nor is what is built on something new made again by itself where that is not harmless.
+            (false, true) if !self.is_idempotent(at) || self.cells[at].depth == VerifyDepth::Deep => {
                 self.ask_person(at, &disproof(&evidence), Some(evidence));
             }
             (false, true) => {

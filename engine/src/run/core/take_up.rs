@@ -106,7 +106,16 @@ impl Core {
         if !is_natural {
             return self.call(at, CallKind::Verify);
         }
-        self.reset(at, &message, true);
+        self.renew(at, &message);
+    }
+
+    /// Makes it again for the sake of what it is built on.
+    pub(super) fn renew(&mut self, at: usize, reason: &str) {
+        let described = self.catalog.get(&self.node(at).step);
+        if !described.is_some_and(|described| described.keeps_cursor) {
+            self.out.push(Command::Clear(self.id(at)));
+        }
+        self.forget(at, reason, true);
         self.apply(at);
     }
 
@@ -141,11 +150,14 @@ impl Core {
     }
 
     pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool) {
-        let node = self.id(at);
+        self.out.push(Command::Clear(self.id(at)));
+        self.forget(at, reason, again);
+    }
+
+    fn forget(&mut self, at: usize, reason: &str, again: bool) {
         // What is made now is made from what is new.
         self.cells[at].depth = VerifyDepth::Quick;
-        self.out.push(Command::Clear(node.clone()));
-        self.record(Fact::Reset { node, reason: reason.to_owned(), again });
+        self.record(Fact::Reset { node: self.id(at), reason: reason.to_owned(), again });
     }
 
     /// Whether `apply` may be called again after an attempt that has or may have had its effect.
