@@ -104,7 +104,7 @@ fn a_command_that_outlives_migrate_is_not_begun_beside_itself_whatever_its_stdin
     write(
         project,
         "restore.sh",
-        "#!/bin/sh\necho $$ >>began\ntest -e second && exec touch restored\nexec sleep 1000 <dump\n",
+        "#!/bin/sh\necho $$ >>began\ntest $(wc -l <began) -gt 1 && exec touch restored\nexec sleep 1000 <dump\n",
     );
     fs::set_permissions(project.join("restore.sh"), fs::Permissions::from_mode(0o755)).expect("runnable");
     let workflow = "schema = 1\nname = \"restore\"\n\n[nodes.restore]\nstep = \"exec\"\nretry = { attempts = 1 }\n\
@@ -133,7 +133,6 @@ fn a_command_that_outlives_migrate_is_not_begun_beside_itself_whatever_its_stdin
 
     let orphan = Pid::from_raw(began().trim().parse().expect("a number")).expect("a process");
     kill_process(orphan, Signal::KILL).expect("killed");
-    write(project, "second", "");
     let is_over = |stat: String| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
     while !is_over(fs::read_to_string(format!("/proc/{}/stat", began().trim())).unwrap_or_default()) {
         assert!(Instant::now() < deadline, "it does not end");

@@ -360,15 +360,16 @@ async fn all_that_a_command_writes_is_a_sign_of_life() {
         let config = shell(&format!("{before}; until test -e go; do {write}; sleep 0.01; done"));
         let ctx = stand.context();
         let work = tokio::spawn(async move { Typed(Exec).apply(&ctx, &config).await });
-        let beats = || stand.host.recorded().beats;
-        while beats() == 0 || before.starts_with("seq") && stand.said().len() < 2001 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        let (began, deadline) = (beats(), std::time::Instant::now() + std::time::Duration::from_secs(60));
-        while beats() < began + 10 {
-            assert!(std::time::Instant::now() < deadline, "{write}: it is taken for silent");
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let reach = async |what: &dyn Fn() -> bool| {
+            while !what() {
+                assert!(std::time::Instant::now() < deadline, "{write}: it is taken for silent");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        reach(&|| !before.starts_with("seq") || stand.said().len() == 2001).await;
+        let began = stand.host.recorded().beats;
+        reach(&|| stand.host.recorded().beats >= began + 10).await;
         std::fs::write(stand.dir().join("go"), "").unwrap();
         work.await.unwrap().unwrap();
     }
