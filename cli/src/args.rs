@@ -139,6 +139,10 @@ pub struct AgainArgs {
     /// and reused
     #[arg(long, value_name = "NODE")]
     pub from: Vec<String>,
+
+    /// Keep a finished node as it is, although something that it is built on was made again
+    #[arg(long, value_name = "NODE")]
+    pub keep: Vec<String>,
 }
 
 #[derive(Debug, Args)]

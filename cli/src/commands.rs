@@ -124,9 +124,10 @@ impl Session<'_> {
 
     async fn plan(&self, args: &PlanArgs) -> Result<Exit, Failure> {
         let Some(workflow) = args.workflow() else { return self.plan_resume(args).await };
-        if !args.again.rerun.is_empty() || !args.again.from.is_empty() {
+        let AgainArgs { rerun, from, keep } = &args.again;
+        if [rerun, from, keep].into_iter().any(|nodes| !nodes.is_empty()) {
             let message = format!(
-                "--rerun and --from are about a run that is there, not about a new one of {workflow}"
+                "--rerun, --from and --keep are about a run that is there, not about a new one of {workflow}"
             );
             return Err(Failure::Usage(message));
         }
@@ -501,7 +502,8 @@ pub(crate) fn run_id(named: Option<&str>) -> Result<Option<RunId>, Failure> {
 /// What shall be done again, without the rest of a request.
 fn again(args: &AgainArgs) -> Result<ResumeRequest, Failure> {
     let nodes = |names: &[String]| names.iter().map(NodeId::new).collect::<Result<Vec<_>, _>>();
-    Ok(ResumeRequest { rerun: nodes(&args.rerun)?, from: nodes(&args.from)?, ..ResumeRequest::default() })
+    let (rerun, from, keep) = (nodes(&args.rerun)?, nodes(&args.from)?, nodes(&args.keep)?);
+    Ok(ResumeRequest { rerun, from, keep, ..ResumeRequest::default() })
 }
 
 /// The options of a command line that say what shall be done again, and with which parameters; each with a
@@ -511,6 +513,7 @@ fn asked_for(again: &AgainArgs, given: &ParamArgs) -> String {
     let options = [
         ("--rerun", &again.rerun),
         ("--from", &again.from),
+        ("--keep", &again.keep),
         ("--param", &given.params),
         ("--param-file", &files),
     ];

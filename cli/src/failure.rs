@@ -160,6 +160,7 @@ impl Failure {
                 | RunError::NoRuns
                 | RunError::UnknownNode { .. }
                 | RunError::NotRepeatable { .. }
+                | RunError::NotKept(_)
                 | RunError::NotBlocked(_) => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Undoing(_) => Exit::Usage,
@@ -220,6 +221,7 @@ impl Failure {
                 RunError::Undoing(_) => "undoing",
                 RunError::StoreUrl(_) => "store",
                 RunError::NotRepeatable { .. } => "not-repeatable",
+                RunError::NotKept(_) => "not-kept",
                 RunError::UndoBlocked { .. } => "undo-blocked",
                 RunError::NotBlocked(_) => "not-blocked",
                 RunError::Cancelled => "cancelled",

@@ -57,6 +57,9 @@ pub struct ResumeRequest {
     /// Run these and everything downstream of them again. What is downstream, has been tried and is
     /// not idempotent must be named in `rerun` too.
     pub from: Vec<NodeId>,
+    /// Keep these as they are although what they are built on was made again: they are verified quickly, and
+    /// neither made again nor looked at closely. Only what is finished.
+    pub keep: Vec<NodeId>,
     /// Parameters that replace stored ones.
     pub params: Params,
 }

@@ -92,6 +92,9 @@ pub enum RunError {
         /// What a person must name to have it repeated.
         nodes: Vec<NodeId>,
     },
+    /// What has no result, or is asked for again, can't be kept. Nothing was touched.
+    #[error("`{0}` is not finished, or is to be made again, so it can't be kept as it is")]
+    NotKept(NodeId),
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,

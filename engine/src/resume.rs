@@ -146,6 +146,12 @@ impl Engine {
         let known = facts.definition.as_ref().unwrap_or(&run.definition).nodes.clone();
         let definition = definition(&self.project_dir, &checked);
         let batch = begin(&again, definition, &mut facts);
+        for id in wholes_with_items(&request.keep, &checked, &facts)? {
+            let record = facts.nodes.get_mut(&id).filter(|record| {
+                record.again.is_none() && matches!(record.phase, Phase::Applied | Phase::Finished)
+            });
+            record.ok_or(RunError::NotKept(id))?.kept = true;
+        }
         let changed = changes(&facts, &checked, &self.catalog, &known);
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
@@ -260,7 +266,7 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
 fn clear(facts: &mut RunFacts, node: &NodeId) {
     if facts.nodes.get(node).is_some_and(|record| record.phase != Phase::New) {
         facts.apply(
-            &Fact::Reset { node: node.clone(), reason: String::new(), again: true },
+            &Fact::Reset { node: node.clone(), reason: String::new(), again: true, renewed: false },
             Timestamp::UNIX_EPOCH,
         );
     }

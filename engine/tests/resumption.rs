@@ -243,6 +243,43 @@ async fn what_is_built_on_something_that_was_made_again_is_no_proof_of_before() 
 }
 
 #[tokio::test]
+async fn a_person_may_keep_what_is_built_on_something_that_was_made_again() {
+    let project = Project::new(BUILT);
+    project.run().await;
+    approve(&project, "go").await;
+    resume(&project, ResumeRequest::default()).await.unwrap();
+    let rerun = || ResumeRequest { rerun: vec![node("a")], ..ResumeRequest::default() };
+    let keep = |names: &[&str]| names.iter().map(|name| node(name)).collect();
+    let kept = ResumeRequest { keep: keep(&["b", "c", "go", "d"]), ..rerun() };
+    let told = plan(&project, kept.clone()).await.unwrap();
+    let reused = told.nodes.iter().filter(|node| node.action == Action::Reuse);
+    assert_eq!(reused.count(), 5, "{}", shown(&told));
+    project.calls();
+    assert_eq!(resume(&project, kept).await.unwrap().state, RunState::Done);
+    let mut calls = project.calls();
+    calls.sort();
+    assert_eq!(calls, ["apply a", "verify a", "verify b", "verify c", "verify d", "verify e"]);
+    // And no later resume asks anew.
+    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::AlreadyDone(_))));
+
+    // What does not hold, looked at closely, is the person's to decide.
+    project.script(|s| drop(s.verify.insert("c".into(), [false].into())));
+    let report = resume(&project, ResumeRequest { keep: keep(&["b", "go", "d"]), ..rerun() }).await.unwrap();
+    assert_eq!(report.state, RunState::Failed);
+    let failed = report.nodes.iter().find(|node| node.node.as_str() == "c").unwrap();
+    let hint = failed.error.as_ref().unwrap().hint.clone().unwrap();
+    assert!(
+        hint.ends_with(&format!("to keep it as it is: `migrate resume {} --keep c`", report.run)),
+        "{hint}"
+    );
+    let kept = ResumeRequest { keep: keep(&["c"]), ..ResumeRequest::default() };
+    assert_eq!(resume(&project, kept).await.unwrap().state, RunState::Done);
+
+    let both = ResumeRequest { keep: keep(&["a"]), ..rerun() };
+    assert!(matches!(resume(&project, both).await, Err(RunError::NotKept(id)) if id == node("a")));
+}
+
+#[tokio::test]
 async fn a_plan_says_when_a_finished_node_no_longer_holds_or_a_person_must_decide() {
     let project = Project::new(TREE);
     project.run().await;

@@ -62,6 +62,6 @@ pub(crate) fn outdated(facts: &RunFacts, workflow: &Workflow, again: &BTreeSet<N
 impl NodeRecord {
     /// Whether something that it is built on was made since.
     pub(crate) fn is_outdated(&self, upstream: Making) -> bool {
-        self.begun && upstream.is_some_and(|(made, _)| made > self.settled_at)
+        self.begun && !self.kept && upstream.is_some_and(|(made, _)| made > self.settled_at)
     }
 }

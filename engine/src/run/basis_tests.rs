@@ -100,6 +100,27 @@ fn what_must_not_be_done_twice_stays_noted_where_nobody_asked_for_it() {
     assert_eq!(then, ["clear b", "Apply b #2"]);
 }
 
+/// The run was done, and what it made may be in use.
+#[test]
+fn what_nobody_asked_to_make_again_undoes_nothing() {
+    let nodes = pair("natural", 1) + "on_failure = \"undo\"\n";
+    let again = with(done(&nodes, &["a", "b"]), asked("a"));
+    let (mut machine, then) = a_again(&nodes, again.clone());
+    assert_eq!(then, ["clear b", "Apply b #2"]);
+    assert_eq!(machine.step(Input::Applied(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
+    // Nor later.
+    let mut next = Machine::new(&nodes, [again.clone(), machine.facts].concat());
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["Observe b #2"]);
+    assert_eq!(next.step(Input::Observed(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
+    // Somebody asked.
+    let mut asked = Machine::new(&nodes, with(again, asked("b")));
+    asked.step(Input::Begin);
+    asked.apply_ok("a");
+    asked.verify("a", true);
+    assert_eq!(asked.step(Input::Applied(id("b"), Err(failure(ErrorClass::Permanent)))), ["undo"]);
+}
+
 #[test]
 fn what_was_made_again_counts_through_what_lies_between() {
     let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n\

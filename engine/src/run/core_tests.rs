@@ -218,7 +218,7 @@ fn only_what_is_to_be_made_again_gets_another_key() {
     assert_eq!(machine.verify("a", false), ["clear a", "Apply a #4"]);
     let again = key(&machine);
     assert_ne!(again, made);
-    let asked = Fact::Reset { node: id("a"), reason: "asked for".to_owned(), again: true };
+    let asked = Fact::Reset { node: id("a"), reason: "asked for".to_owned(), again: true, renewed: false };
     let mut machine = Machine::new(NODE, [done.clone(), vec![asked]].concat());
     machine.step(Input::Begin);
     assert_eq!(key(&machine), again);

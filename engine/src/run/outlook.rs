@@ -248,7 +248,7 @@ impl Outlook<'_> {
             }
             Phase::Applied if remade.is_some() => (Action::Inspect, remade.map(is_remade)),
             Phase::Applied => told(Action::Verify, "done, and not verified yet"),
-            Phase::Finished => self.finished(id, repeatable, waits, remade, perhaps),
+            Phase::Finished => self.finished(id, repeatable && !record.kept, waits, remade, perhaps),
         }
     }
 
@@ -261,7 +261,9 @@ impl Outlook<'_> {
         perhaps: Option<&NodeId>,
     ) -> (Action, Option<String>) {
         match self.verified.get(id).filter(|evidence| !evidence.passed()) {
-            Some(evidence) if repeatable => return (Action::Rerun, Some(disproof(evidence))),
+            Some(evidence) if repeatable && remade.is_none() => {
+                return (Action::Rerun, Some(disproof(evidence)));
+            }
             Some(evidence) => return (Action::Ask, Some(disproof(evidence))),
             None => {}
         }
@@ -416,7 +418,7 @@ mod tests {
         let stopped = || Fact::Interrupted { node: id(), duration_ms: 0 };
         let skipped = || Fact::Skipped { node: id(), reason: "`when` is false".to_owned() };
         let asked = |look| Fact::Asked { node: id(), look };
-        let reset = || Fact::Reset { node: id(), reason: String::new(), again: true };
+        let reset = || Fact::Reset { node: id(), reason: String::new(), again: true, renewed: false };
         let decided = |approved| {
             let key = IdempotencyKey::new("n-0123456789").unwrap();
             let (by, host, at) = ("ana".to_owned(), "laptop".to_owned(), Timestamp::UNIX_EPOCH);

@@ -74,6 +74,10 @@ pub(crate) struct NodeRecord {
     pub settled_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
+    /// It is made again only because what it is built on was.
+    pub renewed: bool,
+    /// A person keeps it as it is, whatever was made again; said of this life only.
+    pub kept: bool,
     /// It has a list now; this is what it did before it had one.
     pub former: bool,
     /// What it had made before it was made again, oldest first.
@@ -536,6 +540,7 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
         Fact::Finished { evidence, duration_ms, .. } => {
             record.begin();
             record.phase = Phase::Finished;
+            record.renewed = false;
             record.evidence = Some(evidence.clone());
             record.duration_ms += duration_ms;
         }
@@ -571,7 +576,10 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.evidence = None;
             record.reason = Some(reason.clone());
         }
-        Fact::Reset { again, .. } => record.reset(*again),
+        Fact::Reset { again, renewed, .. } => {
+            record.reset(*again);
+            record.renewed = *renewed;
+        }
         Fact::Asked { look, .. } => record.again = Some(if *look { Again::Look } else { Again::Blind }),
         Fact::Absent { .. } => {
             record.undo_error = None;

@@ -91,6 +91,9 @@ pub(crate) enum Fact {
         reason: String,
         #[serde(default)]
         again: bool,
+        /// Only for the sake of what it is built on, which was made again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        renewed: bool,
     },
     /// A person wants the node to be made again when its turn comes; until then it stands as it is.
     /// `look`: what an attempt without a known end has begun is looked for first.

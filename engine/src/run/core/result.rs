@@ -128,8 +128,12 @@ impl Core {
                 self.done(at);
             }
             (true, false) => self.finish(at, evidence),
-            // Nor is what is built on something new made again by itself where that is not harmless.
-            (false, true) if !self.is_idempotent(at) || self.cells[at].depth == VerifyDepth::Deep => {
+            // Nor is what is built on something new made again by itself where that is not harmless, nor what
+            // a person keeps.
+            (false, _) if self.cells[at].depth == VerifyDepth::Deep => {
+                self.ask_person(at, &disproof(&evidence), Some(evidence));
+            }
+            (false, true) if !self.is_idempotent(at) || self.record_of(at).kept => {
                 self.ask_person(at, &disproof(&evidence), Some(evidence));
             }
             (false, true) => {
@@ -245,6 +249,10 @@ impl Core {
         self.release(at);
         let on_failure = self.node(at).on_failure;
         self.stopping |= on_failure != OnFailure::Continue;
+        // That it was made again was nobody's wish, and may be long after all was done.
+        if self.record_of(at).renewed {
+            return;
+        }
         // Credentials are mended by a person, and an undo would need them too.
         if on_failure == OnFailure::Undo && !matches!(class, ErrorClass::Auth | ErrorClass::Cancelled) {
             self.undo_due.insert(at);

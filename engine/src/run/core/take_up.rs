@@ -115,7 +115,7 @@ impl Core {
         if !described.is_some_and(|described| described.keeps_cursor) {
             self.out.push(Command::Clear(self.id(at)));
         }
-        self.forget(at, reason, true);
+        self.forget(at, reason, true, true);
         self.apply(at);
     }
 
@@ -151,13 +151,13 @@ impl Core {
 
     pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool) {
         self.out.push(Command::Clear(self.id(at)));
-        self.forget(at, reason, again);
+        self.forget(at, reason, again, false);
     }
 
-    fn forget(&mut self, at: usize, reason: &str, again: bool) {
+    fn forget(&mut self, at: usize, reason: &str, again: bool, renewed: bool) {
         // What is made now is made from what is new.
         self.cells[at].depth = VerifyDepth::Quick;
-        self.record(Fact::Reset { node: self.id(at), reason: reason.to_owned(), again });
+        self.record(Fact::Reset { node: self.id(at), reason: reason.to_owned(), again, renewed });
     }
 
     /// Whether `apply` may be called again after an attempt that has or may have had its effect.
@@ -176,7 +176,10 @@ impl Core {
     /// Fails the node because only a person may decide to do it again.
     pub(super) fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
         let (run, node) = (&self.run, self.cells[at].id.quoted());
-        let hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
+        let mut hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
+        if self.cells[at].depth == VerifyDepth::Deep {
+            hint.push_str(&format!("; to keep it as it is: `migrate resume {run} --keep {node}`"));
+        }
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
         self.undo_due.remove(&at);
     }
