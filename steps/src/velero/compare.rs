@@ -143,7 +143,7 @@ struct Found {
 struct Verdict {
     /// On the target.
     there: usize,
-    /// Those of them in a namespace that hasn't got such by itself.
+    /// Those of them that the restore has made, in a namespace that hasn't got such by itself.
     standing: usize,
     /// On the target before the restore, and left as it was.
     left_as_is: Vec<String>,
@@ -177,12 +177,13 @@ fn judge(
         let failed = is(|o| &o.failed, name);
         let untouched = is(|o| &o.untouched, name);
         let present = found.present.contains(name);
-        verdict.standing += usize::from(present && !own && name.contains('/'));
+        let labelled = found.labelled.contains(name);
+        verdict.standing += usize::from(labelled && !own && name.contains('/'));
         let discarded = outcome.and_then(|outcome| outcome.discarded.as_ref());
         let lone = lone.get(name).filter(|_| gvk.group.is_empty() && gvk.kind == "Pod");
         let mut explain = |reason| verdict.explained.entry(reason).or_default().push(name.clone());
         let mut doubt = |reason| verdict.doubtful.entry(reason).or_default().push(name.clone());
-        if found.labelled.contains(name) || present && (own || !failed && !untouched) {
+        if labelled || present && (own || !failed && !untouched) {
             verdict.there += 1;
         } else if present {
             verdict.there += 1;
@@ -278,7 +279,7 @@ pub(super) enum Depth<'a> {
     /// What isn't there is missing.
     Deep,
     /// What isn't there and was not among these when the restore ended has gone since, which is only told: unless
-    /// nothing stands any more, so that it can only be restored again.
+    /// nothing that it has made stands any more, so that it can only be restored again.
     Quick(&'a [String]),
 }
 
@@ -293,7 +294,7 @@ pub(super) struct Comparison {
     pub not_compared: Vec<String>,
     /// By `VERSION/Kind`, what Velero skipped, is not on the target, and has no reason yet.
     pub skipped: BTreeMap<String, Vec<String>>,
-    /// Something of it is on the target.
+    /// Something that the restore has made is on the target.
     pub stands: bool,
 }
 

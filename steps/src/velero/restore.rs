@@ -40,6 +40,8 @@ use crate::site::ClusterRef;
 
 /// Looks between two diagnoses: they list all restored claims and pods.
 const DIAGNOSE_EVERY: u32 = 5;
+/// Claims, as a list of objects calls their kind.
+const CLAIMS: &str = "v1/PersistentVolumeClaim";
 
 /// A change of image names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -311,8 +313,9 @@ impl VeleroRestore {
             None => volumes_known(velero, &config.backup).await?,
         };
         let of_backup = config.volumes.as_ref().or(backup_volumes.as_ref());
-        let claims = claims(velero, of_backup.map_or(&[][..], Vec::as_slice)).await?;
-        let unbound = claims.into_iter().filter(|(_, is_bound)| !is_bound).map(|(claim, _)| claim).collect();
+        let of_backup = of_backup.map_or(&[][..], Vec::as_slice);
+        let claims = claims(velero, of_backup, name, outcomes.get(CLAIMS)).await?;
+        let unbound = claims.into_iter().filter(|claim| !claim.is_bound).map(|claim| claim.path).collect();
         let (warnings, errors) = (texts.warnings, texts.errors);
         Ok(RestoreOutputs {
             restore: name.to_owned(),
@@ -551,8 +554,9 @@ impl TypedStep for VeleroRestore {
         let of_backup = config.volumes.as_ref().or(outputs.backup_volumes.as_ref());
         if let Some(of_backup) = of_backup {
             checks.extend(volume_checks(of_backup, &volumes));
-            let claims = claims(&velero, of_backup).await?;
-            let stands = compared.stands || claims.iter().any(|(_, is_bound)| *is_bound);
+            let claims = claims(&velero, of_backup, name, outputs.outcomes.get(CLAIMS)).await?;
+            // Where the Restore is gone as well, only a claim of its shows that its data is not.
+            let stands = compared.stands && phase != "absent" || claims.iter().any(|claim| claim.is_restored);
             checks.extend(claim_checks(&claims, (is_quick && stands).then_some(&outputs.unbound[..])));
         }
         checks.extend(compared.checks);

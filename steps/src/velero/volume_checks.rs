@@ -1,9 +1,16 @@
-//! What a restore's volumes must show: as many as were backed up, with their bytes, and their claims bound.
+//! What a restore's volumes must show: as many as were backed up, with their bytes, and the claims that Velero has made
+//! for them bound.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Check, CheckStatus, StepError};
 
-use super::api::Velero;
-use super::volumes::{BoundClaim, VolumeBackup, VolumeRestore, claims_and_pods};
+use super::api::{RESTORE_NAME_LABEL, Velero, list_all};
+use super::compare::KindOutcome;
+use super::volumes::{VolumeBackup, VolumeRestore};
+use crate::kubernetes::kube_error;
 
 /// Bytes that a backup may count more than its restore. kopia counts a symbolic link that it finds
 /// unchanged by the length of its target, a restore none. More than a hundredth of the volume is no link.
@@ -30,27 +37,71 @@ pub(super) fn volume_checks(source: &[VolumeBackup], target: &[VolumeRestore]) -
     checks
 }
 
-/// `NAMESPACE/NAME` of the claims of the backup's `volumes`, with whether each is bound on the target.
+/// A claim of the backup, on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// `NAMESPACE/NAME`.
+    pub path: String,
+    /// Volume and claim have found each other.
+    pub is_bound: bool,
+    /// The restore has made it: Velero labels all that it makes.
+    pub is_restored: bool,
+    /// The restore has made such a claim, and another one has its name now.
+    is_another: bool,
+}
+
+impl Claim {
+    fn judge(
+        path: String,
+        found: Option<&PersistentVolumeClaim>,
+        restore: &str,
+        outcome: Option<&KindOutcome>,
+    ) -> Self {
+        let phase = found.and_then(|claim| claim.status.as_ref()?.phase.as_deref());
+        let is_restored = found
+            .is_some_and(|claim| claim.labels().get(RESTORE_NAME_LABEL).is_some_and(|made| made == restore));
+        let was_made = !outcome.is_some_and(|outcome| outcome.has(&path));
+        let is_another = found.is_some() && !is_restored && was_made;
+        Self { path, is_bound: phase == Some("Bound"), is_restored, is_another }
+    }
+}
+
+/// The claims of the backup's `volumes`, of whose kind Velero says that the `restore` came out so.
 pub(super) async fn claims(
     velero: &Velero,
     volumes: &[VolumeBackup],
-) -> Result<Vec<(String, bool)>, StepError> {
-    let mut namespaces: Vec<String> = volumes.iter().map(|v| v.namespace.clone()).collect();
-    namespaces.sort();
-    namespaces.dedup();
-    let (bound, _) = claims_and_pods(velero, &namespaces).await?;
-    let bound: Vec<String> = bound.iter().map(BoundClaim::path).collect();
+    restore: &str,
+    outcome: Option<&KindOutcome>,
+) -> Result<Vec<Claim>, StepError> {
+    let namespaces: BTreeSet<&str> = volumes.iter().map(|v| v.namespace.as_str()).collect();
+    let mut found = BTreeMap::new();
+    for namespace in namespaces {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(velero.client.clone(), namespace);
+        let listed = list_all(&api, "").await;
+        let listed = listed
+            .map_err(|e| kube_error(format!("failed to list the claims of namespace `{namespace}`"), e))?;
+        found.extend(listed.into_iter().map(|claim| (format!("{namespace}/{}", claim.name_any()), claim)));
+    }
     let wanted = volumes.iter().filter_map(|v| Some(format!("{}/{}", v.namespace, v.claim.as_ref()?)));
-    Ok(wanted.map(|claim| (claim.clone(), bound.contains(&claim))).collect())
+    let judged = wanted.map(|path| {
+        let claim = found.get(&path);
+        Claim::judge(path, claim, restore, outcome)
+    });
+    Ok(judged.collect())
 }
 
-/// Every one of the backup's `claims` is bound on the target. `unbound` are those that were not when the restore ended,
-/// if one that has gone since is only to be told.
-pub(super) fn claim_checks(claims: &[(String, bool)], unbound: Option<&[String]>) -> Vec<Check> {
-    let one = |(claim, is_bound): &(String, bool)| {
-        let found = if *is_bound { "Bound" } else { "not bound" };
-        let check = Check::equal(format!("claim {claim}"), "phase", "Bound", found);
-        if *is_bound || unbound.is_none_or(|unbound| unbound.contains(claim)) {
+/// Every one of the backup's `claims` is bound on the target, and is the one that was restored. `unbound` are those that
+/// were not bound when the restore ended, if one that has gone since is only to be told.
+pub(super) fn claim_checks(claims: &[Claim], unbound: Option<&[String]>) -> Vec<Check> {
+    let one = |claim: &Claim| {
+        let found = if claim.is_bound { "Bound" } else { "not bound" };
+        let check = Check::equal(format!("claim {}", claim.path), "phase", "Bound", found);
+        if claim.is_another {
+            let note =
+                "another one has its name: the restored one is gone, and with it the data that Velero moved";
+            return Check { status: CheckStatus::Failed, ..check.with_note(note) };
+        }
+        if claim.is_bound || unbound.is_none_or(|unbound| unbound.contains(&claim.path)) {
             return check;
         }
         Check { status: CheckStatus::Warning, ..check.with_note("bound when the restore ended") }
@@ -101,5 +152,26 @@ mod tests {
         assert_eq!(status(7_291_930, 7_291_960), CheckStatus::Failed);
         assert_eq!(status(100_000, 98_999), CheckStatus::Failed);
         assert_eq!(status(1 << 30, (1 << 30) - MOST_LINK_BYTES - 1), CheckStatus::Failed);
+    }
+
+    #[test]
+    fn a_claim_that_the_restore_has_made_is_known_by_its_label() {
+        let claim = |labels: serde_json::Value| -> PersistentVolumeClaim {
+            let claim =
+                serde_json::json!({ "metadata": { "labels": labels }, "status": { "phase": "Bound" } });
+            serde_json::from_value(claim).unwrap()
+        };
+        let judge = |found: Option<&PersistentVolumeClaim>, outcome: Option<&KindOutcome>| {
+            let claim = Claim::judge("shop/data".to_owned(), found, "r", outcome);
+            (claim.is_bound, claim.is_restored, claim.is_another)
+        };
+        let ours = claim(serde_json::json!({ "velero.io/restore-name": "r" }));
+        let theirs = claim(serde_json::json!({ "velero.io/restore-name": "other" }));
+        assert_eq!(judge(Some(&ours), None), (true, true, false));
+        assert_eq!(judge(Some(&theirs), None), (true, false, true));
+        assert_eq!(judge(None, None), (false, false, false));
+        // One that Velero has not made is no other one.
+        let skipped = KindOutcome { skipped: vec!["shop/data".to_owned()], ..Default::default() };
+        assert_eq!(judge(Some(&theirs), Some(&skipped)), (true, false, false));
     }
 }

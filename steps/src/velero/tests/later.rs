@@ -8,7 +8,10 @@ use super::*;
 
 const CONFIG_MAP: &str = "/api/v1/namespaces/shop/configmaps/settings";
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0";
+const SPARE: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/spare";
 const POD: &str = "/api/v1/namespaces/shop/pods/db-0";
+const ANOTHER: &str =
+    "another one has its name: the restored one is gone, and with it the data that Velero moved";
 
 fn failed(evidence: &Evidence) -> Vec<&str> {
     evidence.failures().map(|check| check.subject.as_str()).collect()
@@ -23,7 +26,22 @@ fn warned(evidence: &Evidence) -> Vec<(&str, &str)> {
 async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
     let cluster = target().await;
     let (_, ctx) = context();
-    let config = restore_config(&cluster);
+    let mut config = restore_config(&cluster);
+    let empty = json!({ "namespace": "shop", "pod": "db-0", "volume": "spare", "claim": "spare", "bytes": 0,
+        "snapshot-id": "" });
+    config["volumes"].as_array_mut().unwrap().push(empty);
+    let mut volume = cluster.lock().objects[&format!("{VELERO}/podvolumebackups/p1")].clone();
+    volume["spec"]["volume"] = json!("spare");
+    volume["status"]["snapshotID"] = json!("");
+    cluster.lock().put(&format!("{VELERO}/podvolumebackups/p2"), volume);
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        if path.contains("/restores/") {
+            let spare = state.objects[CLAIM].clone();
+            state.put(SPARE, spare);
+        }
+    }));
     let outputs = restore_step().apply(&ctx, &config).await.unwrap();
     let verified = async |depth| restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
     cluster.lock().objects.remove(CONFIG_MAP);
@@ -44,10 +62,37 @@ async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
     );
     let deep = verified(VerifyDepth::Deep).await;
     assert_eq!(failed(&deep), [format!("restore {KEY}").as_str(), "claim shop/data-db-0", "v1/ConfigMap"]);
+    // With the last claim all data is gone.
+    cluster.lock().objects.remove(SPARE);
+    let quick = verified(VerifyDepth::Quick).await;
+    assert_eq!(failed(&quick), ["claim shop/data-db-0", "claim shop/spare"]);
     // A target that was emptied is to be filled again.
     cluster.lock().objects.remove(POD);
     let quick = verified(VerifyDepth::Quick).await;
-    assert_eq!(failed(&quick), ["claim shop/data-db-0", "v1/ConfigMap"]);
+    assert_eq!(failed(&quick), ["claim shop/data-db-0", "claim shop/spare", "v1/ConfigMap"]);
+    cluster.finish();
+}
+
+#[tokio::test]
+async fn what_others_have_made_in_its_place_is_no_restored_data() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let config = restore_config(&cluster);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    let verified = async |depth| restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+    // The namespace was deleted, and an operator has made the claim and its pod anew, for empty disks.
+    cluster.lock().put(CLAIM, claim("Bound", "premium"));
+    cluster.lock().put(POD, pod());
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = verified(depth).await;
+        assert_eq!(failed(&evidence), ["claim shop/data-db-0"]);
+        assert_eq!(evidence.failures().next().unwrap().note.as_deref(), Some(ANOTHER));
+    }
+    cluster.lock().put(CLAIM, claim("Pending", "premium"));
+    assert_eq!(failed(&verified(VerifyDepth::Quick).await), ["claim shop/data-db-0"]);
+    cluster.lock().objects.remove(CONFIG_MAP);
+    cluster.lock().objects.remove(&format!("{VELERO}/restores/{KEY}"));
+    assert_eq!(failed(&verified(VerifyDepth::Quick).await), ["claim shop/data-db-0", "v1/ConfigMap"]);
     cluster.finish();
 }
 
