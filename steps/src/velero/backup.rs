@@ -116,11 +116,10 @@ impl VeleroBackup {
                 let message = format!("cluster `{context}` has no {}", named(&absent));
                 return Err(StepError::permanent(message));
             }
-            let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
-            refuse_missed_claims(config, &claims, &pods)?;
-            let hazards = hazards::look(velero, &config.namespaces, &pods, None).await?;
-            hazards::refuse(&hazards, config.allow_unfinished_jobs)?;
+            refuse_harm(config, velero).await?;
             wait_for_kinds(ctx, velero, self.pace, &config.namespaces).await?;
+            // Minutes may have passed, in which work began.
+            refuse_harm(config, velero).await?;
             let backup = Velero::new_backup(ctx, name, spec.clone());
             match velero.backups().create(&PostParams::default(), &backup).await {
                 Ok(_) => ctx.info(format!("created backup `{name}`")),
@@ -321,6 +320,14 @@ pub(super) fn failure_reasons(
         (false, 0) => reasons.join("; "),
         (false, more) => format!("{}; and {more} more", reasons.join("; ")),
     }
+}
+
+/// Refuses a backup that lacks data of claims, or whose restore would do harm, as the source is now.
+async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
+    let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+    refuse_missed_claims(config, &claims, &pods)?;
+    let hazards = hazards::look(velero, &config.namespaces, &pods, None).await?;
+    hazards::refuse(&hazards, config.allow_unfinished_jobs)
 }
 
 fn refuse_missed_claims(config: &BackupConfig, claims: &[BoundClaim], pods: &[Pod]) -> Result<(), StepError> {

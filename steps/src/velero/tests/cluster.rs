@@ -28,6 +28,8 @@ pub(super) struct State {
     pub hidden_once: Vec<String>,
     /// Files, as `KIND/NAME`, that the store fails to give, each once.
     pub failing_once: Vec<String>,
+    /// Called with the path of every list, after it was answered.
+    pub on_list: Option<Hook>,
     /// What Velero would do next.
     pub on_create: Option<Hook>,
     /// What Velero would do after a deletion.
@@ -125,7 +127,14 @@ impl State {
         let is_collection = path.ends_with(plural);
         let body = || serde_json::from_slice::<Value>(&request.body).unwrap_or_default();
         match (method, is_collection) {
-            ("GET", true) => self.list(root, plural, kind, &path, &query),
+            ("GET", true) => {
+                let answer = self.list(root, plural, kind, &path, &query);
+                if let Some(hook) = self.on_list.take() {
+                    hook(self, &path);
+                    self.on_list = Some(hook);
+                }
+                answer
+            }
             ("GET", false) => self.get(&path),
             ("POST", true) => self.create(&path, kind, body()),
             ("PATCH", false) => self.apply(&path, &query, request, body()),

@@ -98,6 +98,24 @@ async fn work_that_is_not_done_is_not_done_twice_unasked() {
 }
 
 #[tokio::test]
+async fn work_that_begins_while_velero_learns_of_kinds_is_seen() {
+    let cluster = source().await;
+    cluster.lock().on_list = Some(Box::new(|state, path| {
+        if path.ends_with("/customresourcedefinitions") {
+            let job = json!({ "spec": { "template": {} }, "status": { "active": 1 } });
+            state.put("/apis/batch/v1/namespaces/shop/jobs/bill", job);
+        }
+    }));
+    let error = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(
+        error.message,
+        "Job shop/bill (not completed) would run again on the target, from the beginning"
+    );
+    assert!(cluster.writes().is_empty(), "nothing is made");
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn what_stays_behind_or_runs_on_both_sides_is_told() {
     let cluster = source().await;
     let cron_job = json!({ "spec": { "schedule": "0 3 * * *", "jobTemplate": {} } });
