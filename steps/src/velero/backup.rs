@@ -52,7 +52,7 @@ pub struct BackupConfig {
     /// Accept that claims which no running pod mounts are left behind without their data.
     #[serde(default)]
     pub allow_unmounted: bool,
-    /// Accept that Jobs which have not completed, and bare pods that come to an end, run again on the target from the
+    /// Accept that Jobs which have not completed, and other pods that come to an end, run again on the target from the
     /// beginning.
     #[serde(default)]
     pub allow_unfinished_jobs: bool,

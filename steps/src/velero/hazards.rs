@@ -7,7 +7,7 @@ use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Pod, Service, Volume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Problem, StepError};
 use serde_json::Value;
@@ -81,8 +81,8 @@ impl Kind {
                  mount it through a claim"
             }
             Self::UnfinishedWork => {
-                "wait for its end, delete it, or label it and its pods `velero.io/exclude-from-backup=true`; or set \
-                 `allow-unfinished-jobs = true`"
+                "suspend the CronJob that it is of, if any, and wait for its end; or delete it, or label it and its \
+                 pods `velero.io/exclude-from-backup=true`; or set `allow-unfinished-jobs = true`"
             }
             Self::InsideService => {
                 "on EKS annotate it with `service.beta.kubernetes.io/azure-load-balancer-internal: \"true\"`, which \
@@ -235,7 +235,17 @@ fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
     let mut conditions = status.conditions.iter().flatten();
     let has_failed = conditions.any(|condition| condition.type_ == "Failed" && condition.status == "True");
     let how = if has_failed { "failed" } else { "not completed" };
-    Some(Hazard { kind: Kind::UnfinishedWork, what: format!("Job {} ({how})", place(&job.metadata)) })
+    let what = format!("Job {} ({how}{})", place(&job.metadata), of_owner(controller(job)));
+    Some(Hazard { kind: Kind::UnfinishedWork, what })
+}
+
+/// The owner that answers for the object.
+fn controller(object: &impl ResourceExt) -> Option<&OwnerReference> {
+    object.owner_references().iter().find(|owner| owner.controller == Some(true))
+}
+
+fn of_owner(owner: Option<&OwnerReference>) -> String {
+    owner.map(|owner| format!(", of {} {}", owner.kind, owner.name)).unwrap_or_default()
 }
 
 /// Whether it came after the backup `began`, and so isn't in it.
@@ -243,8 +253,8 @@ fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
     metadata.creation_timestamp.as_ref().zip(began).is_some_and(|(created, began)| created > began)
 }
 
-/// A Pod that comes to an end and that no controller is known to answer for: it has none, or a Job that doesn't go
-/// along. Velero restores it without its owner.
+/// A Pod that comes to an end and begins anew on the target: Velero restores it without its owner. That of a Job is told
+/// as the Job; one of KubeVirt's is a machine, and no work of its own.
 fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Option<Hazard> {
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
@@ -253,12 +263,16 @@ fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Opti
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
-    if let Some(owner) = pod.owner_references().iter().find(|owner| owner.controller == Some(true))
-        && (owner.kind != "Job" || told.contains(&format!("{namespace}/{}", owner.name)))
-    {
+    let owner = controller(pod);
+    let is_answered_for = |owner: &OwnerReference| match owner.api_version.split('/').next() {
+        Some("kubevirt.io") => true,
+        Some("batch") => told.contains(&format!("{namespace}/{}", owner.name)),
+        _ => false,
+    };
+    if owner.is_some_and(is_answered_for) {
         return None;
     }
-    let what = format!("pod {} (restartPolicy {policy})", place(&pod.metadata));
+    let what = format!("pod {} (restartPolicy {policy}{})", place(&pod.metadata), of_owner(owner));
     Some(Hazard { kind: Kind::UnfinishedWork, what })
 }
 
@@ -352,8 +366,9 @@ mod tests {
     #[test]
     fn a_pod_that_comes_to_an_end_is_told_unless_its_job_is() {
         let pod = |owner: &str, policy: &str, phase: &str| -> Pod {
-            let owner =
-                json!({ "apiVersion": "v1", "kind": owner, "name": "bill", "uid": "u", "controller": true });
+            let (group, kind) = owner.rsplit_once('/').unwrap_or(("", owner));
+            let version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+            let owner = json!({ "apiVersion": version, "kind": kind, "name": "bill", "uid": "u", "controller": true });
             serde_json::from_value(json!({
                 "metadata": { "namespace": "shop", "name": "p", "ownerReferences": [owner] },
                 "spec": { "containers": [], "restartPolicy": policy }, "status": { "phase": phase },
@@ -361,14 +376,25 @@ mod tests {
             .unwrap()
         };
         let none = BTreeSet::new();
-        let job = pod("Job", "Never", "Running");
-        assert_eq!(messages(of_lone_pod(&job, &none, None)), ["pod shop/p (restartPolicy Never)"]);
-        assert_eq!(of_lone_pod(&job, &BTreeSet::from(["shop/bill".to_owned()]), None), None);
-        assert_eq!(of_lone_pod(&pod("Job", "Never", "Succeeded"), &none, None), None);
-        assert_eq!(of_lone_pod(&pod("ReplicaSet", "Always", "Running"), &none, None), None);
-        assert_eq!(of_lone_pod(&pod("VirtualMachineInstance", "Never", "Running"), &none, None), None);
+        let job = pod("batch/Job", "Never", "Running");
+        assert_eq!(
+            messages(of_lone_pod(&job, &none, None)),
+            ["pod shop/p (restartPolicy Never, of Job bill)"]
+        );
+        let told = BTreeSet::from(["shop/bill".to_owned()]);
+        assert_eq!(of_lone_pod(&job, &told, None), None);
+        assert_eq!(of_lone_pod(&pod("batch/Job", "Never", "Succeeded"), &none, None), None);
+        assert_eq!(of_lone_pod(&pod("apps/ReplicaSet", "Always", "Running"), &none, None), None);
+        assert_eq!(
+            of_lone_pod(&pod("kubevirt.io/VirtualMachineInstance", "Never", "Running"), &none, None),
+            None
+        );
+        // No other controller takes a restored pod for its own.
+        for owner in ["argoproj.io/Workflow", "tekton.dev/TaskRun", "sparkoperator.k8s.io/SparkApplication"] {
+            assert!(of_lone_pod(&pod(owner, "Never", "Running"), &told, None).is_some(), "{owner}");
+        }
         let mut alone = job;
         alone.metadata.owner_references = None;
-        assert!(of_lone_pod(&alone, &none, None).is_some());
+        assert_eq!(messages(of_lone_pod(&alone, &none, None)), ["pod shop/p (restartPolicy Never)"]);
     }
 }

@@ -116,6 +116,26 @@ async fn work_that_begins_while_velero_learns_of_kinds_is_seen() {
 }
 
 #[tokio::test]
+async fn work_that_a_cron_job_begins_names_it() {
+    let cluster = source().await;
+    let owner = json!({ "apiVersion": "batch/v1", "kind": "CronJob", "name": "report", "uid": "u", "controller": true });
+    let job = json!({ "metadata": { "ownerReferences": [owner] }, "spec": { "template": {} },
+        "status": { "active": 1 } });
+    cluster.lock().put("/apis/batch/v1/namespaces/shop/jobs/report-1", job);
+    let config = backup_config(&cluster);
+    assert_eq!(
+        refused(&cluster, &config).await,
+        "Job shop/report-1 (not completed, of CronJob report) would run again on the target, from the beginning"
+    );
+    let hint = planned(&config).await[0].hint.clone().unwrap();
+    assert!(
+        hint.starts_with("suspend the CronJob that it is of, if any, and wait for its end; or delete it"),
+        "{hint}"
+    );
+    cluster.finish();
+}
+
+#[tokio::test]
 async fn what_stays_behind_or_runs_on_both_sides_is_told() {
     let cluster = source().await;
     let cron_job = json!({ "spec": { "schedule": "0 3 * * *", "jobTemplate": {} } });
