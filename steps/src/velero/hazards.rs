@@ -96,9 +96,9 @@ impl Kind {
 
     fn is_refused(self, allow_unfinished: bool) -> bool {
         match self {
-            Self::SharedVolume | Self::InsideService => true,
+            Self::SharedVolume | Self::ReadOnlyVolume | Self::InsideService => true,
             Self::UnfinishedWork => !allow_unfinished,
-            Self::ReadOnlyVolume | Self::HostPath | Self::CronJob => false,
+            Self::HostPath | Self::CronJob => false,
         }
     }
 }

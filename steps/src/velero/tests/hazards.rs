@@ -62,6 +62,13 @@ async fn a_share_that_both_sides_mount_is_never_restored_over() {
         "volume shop/db-0/more (nfs nfs.example:/shop) would be the same storage on the target, where the restore \
          would write the backup over what is in it by then"
     );
+    let nfs = json!({ "server": "nfs.example", "path": "/shop", "readOnly": true });
+    cluster.lock().put(&format!("{PODS}/db-0"), pod_with(json!({ "nfs": nfs })));
+    assert_eq!(
+        refused(&cluster, &config).await,
+        "volume shop/db-0/more (nfs nfs.example:/shop) would be read-only on the target, where the restore could not \
+         write it"
+    );
     pod["metadata"] = json!({ "annotations": { "backup.velero.io/backup-volumes-excludes": "more" } });
     cluster.lock().put(&format!("{PODS}/db-0"), pod);
     assert_eq!(told(&config).await, [] as [String; 0]);
