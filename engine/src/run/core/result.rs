@@ -131,7 +131,9 @@ impl Core {
             // Nor is what is built on something new made again by itself where that is not harmless, nor what
             // a person keeps.
             (false, _) if self.cells[at].depth == VerifyDepth::Deep => {
-                self.ask_person(at, &disproof(&evidence), Some(evidence));
+                let remade = self.remade(at).map(|node| format!("`{node}` was made again since: "));
+                let message = remade.unwrap_or_default() + &disproof(&evidence);
+                self.ask_person(at, &message, Some(evidence));
             }
             (false, true) if !self.is_idempotent(at) || self.record_of(at).kept => {
                 self.ask_person(at, &disproof(&evidence), Some(evidence));

@@ -487,9 +487,11 @@ impl Lives<'_> {
             let Some(error) = &entry.error else { continue };
             let asked = error.hint.as_deref().is_some_and(|hint| hint.contains("--rerun"));
             let none = |node: &super::scenario::Node| node.kind == Idempotency::None;
-            // Also about what can be repeated, where something of another config may be there.
-            let changed =
-                ["has changed", "is to be made again"].iter().any(|why| error.message.contains(why));
+            // Also about what can be repeated, where something of another config may be there, or what is there
+            // does not hold beside something new.
+            let changed = ["has changed", "is to be made again", "was made again since"]
+                .iter()
+                .any(|why| error.message.contains(why));
             if asked && !changed && !self.world.scenario.node(entry.node.as_str()).is_some_and(none) {
                 self.world.broken(format!("a person is asked about {}, which can be repeated", entry.node));
             }
