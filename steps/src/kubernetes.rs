@@ -98,31 +98,65 @@ pub(crate) async fn reach(
 /// other.
 ///
 /// # Errors
-/// When it can't be read.
-async fn identity(client: &Client) -> Result<Option<String>, kube::Error> {
-    let system = Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await?;
-    Ok(system.metadata.uid)
+/// Why it can't be read.
+async fn identity(client: &Client) -> Result<String, String> {
+    match Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await {
+        Ok(system) => system.metadata.uid.ok_or_else(|| "it has none".to_owned()),
+        Err(kube::Error::Api(status)) => Err(status.message),
+        Err(other) => Err(other.to_string()),
+    }
 }
 
-/// The problem of a source and a target that are one cluster, however they are named. Where a UID may
-/// not be read, the same context says it too.
+/// The problem of a source and a target that are one cluster, however they are named. Where a UID can't be read, it is an
+/// error that both contexts have the API server's address or the certificate authority in common, and a warning that
+/// they have not: one cluster may have several of each.
 pub(crate) async fn one_cluster(
+    ctx: &StepContext,
     (source, source_client): (&ClusterRef, &Client),
     (target, target_client): (&ClusterRef, &Client),
     field: &str,
 ) -> Option<Problem> {
-    let one = match (identity(source_client).await, identity(target_client).await) {
-        (Ok(Some(source)), Ok(Some(target))) => source == target,
-        _ => source == target,
+    let both =
+        format!("the source (context `{}`) and the target (context `{}`)", source.context, target.context);
+    let two = "give [source.cluster] and [target.cluster] in migration.toml contexts of two clusters";
+    let (unread, reason) = match (identity(source_client).await, identity(target_client).await) {
+        (Ok(source), Ok(target)) => {
+            let problem = || Problem::error(format!("{both} are the same cluster")).in_field(field);
+            return (source == target).then(|| problem().with_hint(two));
+        }
+        (Err(reason), _) => (source, reason),
+        (_, Err(reason)) => (target, reason),
     };
-    one.then(|| {
-        Problem::error(format!(
-            "the source (context `{}`) and the target (context `{}`) are the same cluster",
-            source.context, target.context
-        ))
-        .in_field(field)
-        .with_hint("give [source.cluster] and [target.cluster] in migration.toml contexts of two clusters")
-    })
+    let unread =
+        format!("the UID of namespace `kube-system` can't be read in context `{}`: {reason}", unread.context);
+    let right = "the right to `get` namespaces/kube-system in both, which tells them apart";
+    let problem = match in_common(ctx, source, target).await {
+        Some(what) => Problem::error(format!("{both} have one {what}, and {unread}"))
+            .with_hint(format!("{two}; where they are, grant {right}")),
+        None => Problem::warning(format!("it can't be told whether {both} are the same cluster: {unread}"))
+            .with_hint(format!("see that they are two, or grant {right}")),
+    };
+    Some(problem.in_field(field))
+}
+
+/// What speaks for one cluster behind both, as far as their contexts tell.
+async fn in_common(ctx: &StepContext, source: &ClusterRef, target: &ClusterRef) -> Option<&'static str> {
+    if source == target {
+        return Some("context");
+    }
+    let (source, target) = (config(ctx, source).await.ok()?, config(ctx, target).await.ok()?);
+    if address(&source.cluster_url) == address(&target.cluster_url) {
+        return Some("address of the API server");
+    }
+    let authority = source.root_cert.filter(|certificates| !certificates.is_empty());
+    (authority.is_some() && authority == target.root_cert).then_some("certificate authority")
+}
+
+/// Where a URL leads, however it is spelt.
+fn address(url: &http::Uri) -> (String, u16, &str) {
+    let port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+    let host = url.host().unwrap_or_default().trim_end_matches('.').to_lowercase();
+    (host, url.port_u16().unwrap_or(port), url.path().trim_end_matches('/'))
 }
 
 /// A failed API call as a [`StepError`] of the right class.
@@ -150,6 +184,11 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use base64::Engine as _;
+    use migrate_plugin_api::Severity;
+    use migrate_plugin_api::testing::RecordingHost;
     use wiremock::matchers::{method, path};
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -176,23 +215,82 @@ mod tests {
         (server, client)
     }
 
+    async fn forbidding() -> (MockServer, Client) {
+        let server = MockServer::start().await;
+        let body = serde_json::json!({
+            "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "namespaces \"kube-system\" is forbidden",
+        });
+        Mock::given(method("GET"))
+            .respond_with(ResponseTemplate::new(403).set_body_json(body))
+            .mount(&server)
+            .await;
+        let client = client_of(&server.uri());
+        (server, client)
+    }
+
+    /// A context of the same name that leads to `server`, with the certificate authority `authority`.
+    fn context_to(ctx: &StepContext, name: &str, server: &str, authority: &str) -> ClusterRef {
+        let certificate = base64::engine::general_purpose::STANDARD
+            .encode(format!("-----BEGIN CERTIFICATE-----\n{authority}\n-----END CERTIFICATE-----\n"));
+        let kubeconfig = serde_json::json!({
+            "clusters": [{ "name": name, "cluster":
+                { "server": server, "certificate-authority-data": certificate } }],
+            "users": [{ "name": name, "user": {} }],
+            "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
+        });
+        std::fs::write(ctx.path(name), kubeconfig.to_string()).unwrap();
+        ClusterRef { kubeconfig: Some(name.into()), context: name.to_owned() }
+    }
+
     /// However they are named: two contexts can lead to one cluster.
     #[tokio::test]
     async fn a_source_that_is_the_target_is_told() {
         let (_a, first) = cluster("11111111-0000-0000-0000-000000000000").await;
         let (_b, second) = cluster("22222222-0000-0000-0000-000000000000").await;
+        let project = tempfile::tempdir().unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("apply", project.path());
         let named = |context: &str| ClusterRef { kubeconfig: None, context: context.to_owned() };
         let (eks, aks) = (named("eks"), named("aks"));
-        let problem = one_cluster((&eks, &first), (&aks, &first), "target").await.unwrap();
+        let problem = one_cluster(&ctx, (&eks, &first), (&aks, &first), "target").await.unwrap();
         assert_eq!(
             problem.message,
             "the source (context `eks`) and the target (context `aks`) are the same cluster"
         );
-        assert!(one_cluster((&eks, &first), (&aks, &second), "target").await.is_none());
-        // Where it can't be read, the same context says it.
-        let nobody = client_of("http://127.0.0.1:9");
-        assert!(one_cluster((&eks, &nobody), (&eks, &nobody), "target").await.is_some());
-        assert!(one_cluster((&eks, &nobody), (&aks, &nobody), "target").await.is_none());
+        assert!(one_cluster(&ctx, (&eks, &first), (&aks, &second), "target").await.is_none());
+    }
+
+    #[tokio::test]
+    async fn where_clusters_can_not_be_told_apart_that_is_told() {
+        let (_a, read) = cluster("11111111-0000-0000-0000-000000000000").await;
+        let (_b, unread) = forbidding().await;
+        let project = tempfile::tempdir().unwrap();
+        let ctx = Arc::new(RecordingHost::default()).context("apply", project.path());
+        let eks = context_to(&ctx, "eks", "https://a.eks.example", "AAAA");
+        for (server, authority, what) in [
+            ("https://A.eks.example:443/", "BBBB", Some("address of the API server")),
+            ("https://private.eks.example", "AAAA", Some("certificate authority")),
+            ("https://a.aks.example", "BBBB", None),
+        ] {
+            let other = context_to(&ctx, "other", server, authority);
+            let problem = one_cluster(&ctx, (&eks, &read), (&other, &unread), "cluster").await.unwrap();
+            let both = "the source (context `eks`) and the target (context `other`)";
+            let why = "the UID of namespace `kube-system` can't be read in context `other`: \
+                       namespaces \"kube-system\" is forbidden";
+            let (severity, message) = match what {
+                Some(what) => (Severity::Error, format!("{both} have one {what}, and {why}")),
+                None => (
+                    Severity::Warning,
+                    format!("it can't be told whether {both} are the same cluster: {why}"),
+                ),
+            };
+            assert_eq!((problem.severity, &problem.message), (severity, &message));
+            assert!(problem.hint.unwrap().contains("`get` namespaces/kube-system"));
+            let turned = one_cluster(&ctx, (&other, &unread), (&eks, &read), "cluster").await.unwrap();
+            assert_eq!(turned.severity, severity);
+        }
+        let problem = one_cluster(&ctx, (&eks, &unread), (&eks, &unread), "cluster").await.unwrap();
+        assert!(problem.message.contains("have one context"), "{}", problem.message);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use futures::TryFutureExt;
 use jiff::Timestamp;
 use kube::Client;
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
-    StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, Severity, StepContext,
+    StepError, StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -328,7 +328,7 @@ impl TypedStep for VerifyData {
             }
         }
         if let [(source, from), (target, to)] = reached.as_slice() {
-            plan.problems.extend(one_cluster((source, from), (target, to), "target").await);
+            plan.problems.extend(one_cluster(ctx, (source, from), (target, to), "target").await);
         }
         let Some(config) = config.known() else { return Ok(plan) };
         let names: Vec<&str> = config.checks.iter().map(|check| check.name.as_str()).collect();
@@ -341,7 +341,7 @@ impl TypedStep for VerifyData {
         };
         if let Err(e) = config.check() {
             plan.problems.push(problem(e, String::new()));
-        } else if plan.problems.is_empty() {
+        } else if plan.problems.iter().all(|problem| problem.severity != Severity::Error) {
             // The target's pods come with the restore; the source's must be there now.
             let client = connect(ctx, &config.source).await?;
             for check in &config.checks {

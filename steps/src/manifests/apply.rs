@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
-    StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, Severity, StepContext,
+    StepError, StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use super::once::{self, Once};
 use super::order::{self, Manifest};
 use super::outlook::{Outlook, differing};
 use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
-use super::target::{Target, established, namespace_exists, source_problem};
+use super::target::{Target, established, namespace_exists, refuse_source, source_problem};
 use super::tree;
 use crate::duration::Span;
 use crate::inventory::Catalog;
@@ -467,8 +467,11 @@ impl TypedStep for ManifestApply {
         if let Some(source) = config.field::<ClusterRef>("source")?
             && let Some(problem) = source_problem(ctx, &source, (&cluster, &client)).await
         {
+            let is_error = problem.severity == Severity::Error;
             plan.problems.push(problem);
-            return Ok(plan);
+            if is_error {
+                return Ok(plan);
+            }
         }
         let Some(config) = config.known() else { return Ok(plan) };
         let root = ctx.path(&config.directory);
@@ -512,12 +515,8 @@ impl TypedStep for ManifestApply {
 
     async fn apply(&self, ctx: &StepContext, config: &Config) -> Result<Outputs, StepError> {
         let client = connect(ctx, &config.cluster).await?;
-        if let Some(source) = &config.source
-            && let Some(problem) = source_problem(ctx, source, (&config.cluster, &client)).await
-        {
-            let mut error = StepError::permanent(problem.message);
-            error.hint = problem.hint;
-            return Err(error);
+        if let Some(source) = &config.source {
+            refuse_source(ctx, source, (&config.cluster, &client)).await?;
         }
         let folder = config.folder(&client, &ctx.path(&config.directory)).await?;
         folder.told().for_each(|note| ctx.warn(note));

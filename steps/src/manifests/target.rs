@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, PartialObjectMeta, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use migrate_plugin_api::{Problem, StepContext, StepError};
+use migrate_plugin_api::{Problem, Severity, StepContext, StepError};
 use serde_json::Value;
 
 use super::apply::Config;
@@ -23,16 +23,35 @@ pub(super) const FIELD_MANAGER: &str = "migrate";
 /// Definitions are established within a second or two; a cluster that takes longer has another fault.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why nothing may be applied to `cluster`: it is what is migrated from.
+/// Why nothing may be applied to `cluster`: it is what is migrated from; a warning where that can't be told.
 pub(super) async fn source_problem(
     ctx: &StepContext,
     source: &ClusterRef,
     cluster: (&ClusterRef, &Client),
 ) -> Option<Problem> {
     match connect(ctx, source).await {
-        Ok(client) => one_cluster((source, &client), cluster, "cluster").await,
+        Ok(client) => one_cluster(ctx, (source, &client), cluster, "cluster").await,
         Err(e) => Some(tree::problem_of(&e, "source")),
     }
+}
+
+/// As [`source_problem`], before it is applied; what can't be told is a warning of the log.
+///
+/// # Errors
+/// That problem.
+pub(super) async fn refuse_source(
+    ctx: &StepContext,
+    source: &ClusterRef,
+    cluster: (&ClusterRef, &Client),
+) -> Result<(), StepError> {
+    let Some(problem) = source_problem(ctx, source, cluster).await else { return Ok(()) };
+    if problem.severity == Severity::Error {
+        let mut error = StepError::permanent(problem.message);
+        error.hint = problem.hint;
+        return Err(error);
+    }
+    ctx.warn(problem.message);
+    Ok(())
 }
 
 /// The cluster, and how it is changed.

@@ -59,6 +59,20 @@ async fn nothing_is_applied_to_the_source() {
     step.apply(&ctx, &config(Some(&different))).await.unwrap();
     assert_eq!(server.writes(), ["PATCH configmaps/shop/web"]);
     assert_eq!(other.writes(), [] as [String; 0]);
+
+    // Where nobody may look, the address tells; another may lead to the same cluster.
+    for server in [&server, &other] {
+        let forbidden = |request: &str, _: &mut _| request.ends_with("/kube-system").then_some(403);
+        server.with(|held| held.hook = Some(Box::new(forbidden)));
+    }
+    let error = step.apply(&ctx, &config(Some(&same))).await.unwrap_err();
+    assert!(error.message.contains("have one address of the API server"), "{}", error.message);
+    assert_eq!(server.writes(), [] as [String; 0]);
+    let plan = step.plan(&ctx, &config(Some(&different))).await.unwrap();
+    assert!(plan.problems[0].message.starts_with("it can't be told whether"), "{:?}", plan.problems);
+    assert_eq!(plan.problems[0].severity, Severity::Warning);
+    assert!(plan.items.is_some(), "the plan goes on");
+    step.apply(&ctx, &config(Some(&different))).await.unwrap();
 }
 
 #[tokio::test]

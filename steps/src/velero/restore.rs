@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use kube::ResourceExt;
 use kube::api::PostParams;
 use migrate_plugin_api::{
-    Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
-    StepPlan, TypedObservation, TypedStep, VerifyDepth,
+    Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, Severity, StepContext,
+    StepError, StepPlan, TypedObservation, TypedStep, VerifyDepth,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -445,9 +445,13 @@ async fn plan_source(
         );
     }
     if let Some(target) = &target.velero {
-        let one = one_cluster((source, &client), (cluster, &target.client), "cluster").await;
-        if one.is_some() {
-            return Ok(one.into_iter().collect());
+        let one = one_cluster(ctx, (source, &client), (cluster, &target.client), "cluster").await;
+        if let Some(problem) = one {
+            let is_error = problem.severity == Severity::Error;
+            problems.push(problem);
+            if is_error {
+                return Ok(problems);
+            }
         }
         let source = Velero { client, namespace: namespace.to_owned() };
         if let Err(e) = refuse_other_password(&source, target).await {

@@ -342,6 +342,10 @@ async fn other_repository_passwords_are_refused_before_anything_starts() {
     let (source, target) = (super::source::source().await, target().await);
     let (_, ctx) = context();
     let secret = |value: &str| json!({ "data": { "repository-password": value } });
+    for (cluster, uid) in [(&source, "one"), (&target, "other")] {
+        let system = json!({ "metadata": { "name": "kube-system", "uid": uid } });
+        cluster.lock().put("/api/v1/namespaces/kube-system", system);
+    }
     let path = "/api/v1/namespaces/velero/secrets/velero-repo-credentials";
     source.lock().put(path, secret("c3RhdGlj"));
     target.lock().put(path, secret("b3RoZXI="));
