@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::StepError;
@@ -41,9 +42,13 @@ pub(super) struct Folder {
 /// `helm` or `kubectl` is missing or refuses; a chart makes something else each time; an object is there twice; there is
 /// none at all.
 pub(super) fn manifests(root: &Path, namespace: Option<&str>) -> Result<Folder, StepError> {
-    let (mut folder, mut unread) = read(root, namespace)?;
-    unread.retain(|path| !tree::is_known_without(root, path));
-    refuse_unread(root, &unread, "what is not read would not be applied: put a copy in place of each link")?;
+    let (mut folder, mut unread, charts) = read(root, namespace)?;
+    unread.retain(|path| !is_known_without(root, path, &charts));
+    refuse_unread(
+        root,
+        &unread,
+        "what is not read would not be applied: put a copy in place of each link, or take away what leads nowhere",
+    )?;
     folder.missing = tree::missing(root)?;
     Ok(folder)
 }
@@ -66,7 +71,7 @@ pub(super) fn whole(root: &Path, namespace: Option<&str>) -> Result<Folder, Step
              `exclude-kinds`), and write the folder again",
         ));
     }
-    let (folder, unread) = read(root, namespace)?;
+    let (folder, unread, _) = read(root, namespace)?;
     refuse_unread(
         root,
         &unread,
@@ -87,8 +92,33 @@ fn refuse_unread(root: &Path, unread: &[String], hint: &str) -> Result<(), StepE
     .with_hint(hint))
 }
 
-/// All objects, and what was left unread.
-fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), StepError> {
+/// Whether nothing is lost where `path` of `root`, neither file nor folder, is not followed: it is no manifest, or leads to
+/// what is read in `root` itself, of which `charts` are rendered. Of what leads nowhere nobody knows what it should be.
+fn is_known_without(root: &Path, path: &str, charts: &[PathBuf]) -> bool {
+    let is_manifest = |path: &Path| {
+        let path = path.to_string_lossy().into_owned();
+        tree::Entry { absolute: PathBuf::from(&path), path }.is_manifest()
+    };
+    let link = root.join(path);
+    let Ok(target) = fs::canonicalize(&link) else { return false };
+    let is_folder = target.is_dir();
+    if !is_folder && !is_manifest(&link) {
+        return true;
+    }
+    let Ok(root) = fs::canonicalize(root) else { return false };
+    let Ok(inside) = target.strip_prefix(&root) else { return false };
+    // Of a chart there is what its templates make, and not each of its files.
+    let is_of_chart = inside
+        .to_str()
+        .is_none_or(|inside| render::belongs_to_chart(inside, charts.iter().map(PathBuf::as_path)));
+    match is_folder {
+        true => !is_of_chart || charts.iter().any(|chart| chart == inside),
+        false => !is_of_chart && is_manifest(&target),
+    }
+}
+
+/// All objects, what was left unread, and the charts.
+fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>, Vec<PathBuf>), StepError> {
     let mut all = Vec::new();
     let mut take = |path: &str, text: &str| {
         let parsed = order::parse(path, text);
@@ -135,7 +165,7 @@ fn read(root: &Path, namespace: Option<&str>) -> Result<(Folder, Vec<String>), S
         let is_charts = |manifest: &&Manifest| render::belongs_to_chart(&manifest.file, folders());
         notes.extend(default_note(manifests.iter().filter(is_charts)));
     }
-    Ok((Folder { manifests, left_out, missing: Vec::new(), notes }, unread))
+    Ok((Folder { manifests, left_out, missing: Vec::new(), notes }, unread, charts))
 }
 
 /// Takes out definitions that charts which others depend on bring along, where they are there already: Helm takes the
@@ -409,6 +439,36 @@ mod tests {
             let one = refused(manifests(&root, None));
             assert!(one.ends_with(&format!("{said}: {link}")), "{one}");
             std::fs::remove_file(root.join(link)).unwrap();
+        }
+        // A folder that is not checked out.
+        symlink("../elsewhere", root.join("elsewhere")).unwrap();
+        let one = refused(manifests(&root, None));
+        assert!(one.ends_with(&format!("{said}: elsewhere")), "{one}");
+    }
+
+    #[test]
+    fn what_leads_into_a_chart_is_not_read() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for folder in ["shop/files", "shop/crds", "plain"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+            std::fs::write(root.join(folder).join("deny.yaml"), "").unwrap();
+        }
+        for (target, is_known) in [
+            ("shop/files/deny.yaml", false),
+            ("shop/files", false),
+            ("shop", true),
+            ("shop/crds", true),
+            ("shop/crds/deny.yaml", true),
+            ("plain", true),
+            ("plain/deny.yaml", true),
+            (".", true),
+            ("nowhere", false),
+        ] {
+            symlink(target, root.join("link.yaml")).unwrap();
+            assert_eq!(is_known_without(root, "link.yaml", &[PathBuf::from("shop/")]), is_known, "{target}");
+            std::fs::remove_file(root.join("link.yaml")).unwrap();
         }
     }
 }

@@ -137,21 +137,6 @@ fn walk(root: &Path, folder: &Path, depth: usize, listing: &mut Listing) -> Resu
     Ok(())
 }
 
-/// Whether nothing is lost where `path` of `root`, neither file nor folder, is not followed: it is no manifest, or leads to
-/// what is in `root` itself.
-pub(crate) fn is_known_without(root: &Path, path: &str) -> bool {
-    let is_manifest = |path: &Path| {
-        Entry { path: path.to_string_lossy().into_owned(), absolute: path.to_owned() }.is_manifest()
-    };
-    let link = root.join(path);
-    let target = fs::canonicalize(&link).ok();
-    let is_folder = target.as_ref().is_some_and(|target| target.is_dir());
-    let is_read = fs::canonicalize(root).is_ok_and(|root| {
-        target.is_some_and(|target| target.starts_with(root) && (is_folder || is_manifest(&target)))
-    });
-    is_read || !(is_folder || is_manifest(&link))
-}
-
 /// The markers of `root` and of the folders in it: where each is, and what it says.
 fn markers(root: &Path, listing: &Listing) -> Result<Vec<(String, String)>, StepError> {
     let own = Entry { path: MARKER.to_owned(), absolute: root.join(MARKER) };
