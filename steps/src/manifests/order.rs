@@ -144,6 +144,20 @@ pub(crate) enum ManifestError {
         /// The field.
         field: &'static str,
     },
+    /// A field that must be a text is something else, which `kubectl` refuses: `namespace: no`.
+    #[error(
+        "`{field}` in document {document} of {file} is {value} to `kubectl`, and no text: put it in quotes"
+    )]
+    NoText {
+        /// The file.
+        file: String,
+        /// From 1.
+        document: usize,
+        /// The field.
+        field: &'static str,
+        /// What it is instead.
+        value: String,
+    },
 }
 
 /// The objects of one file, read as `kubectl` reads it; lists are taken apart, empty documents left out.
@@ -182,16 +196,27 @@ fn take(
     {
         return items.into_iter().try_for_each(|item| take(file, document, item, depth + 1, manifests));
     }
-    let required = |field: &'static str, path: &[&str]| match text(&object, path) {
-        Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(ManifestError::Field { file: file.to_owned(), document, field }),
+    let given = |field: &'static str| {
+        let value = field.split('.').try_fold(&object, |value, key| value.get(key));
+        let value = match value {
+            None | Some(Value::Null) => return Ok(String::new()),
+            Some(Value::String(text)) => return Ok(text.clone()),
+            Some(Value::Array(_)) => "a list".to_owned(),
+            Some(Value::Object(_)) => "a map".to_owned(),
+            Some(value) => format!("`{value}`"),
+        };
+        Err(ManifestError::NoText { file: file.to_owned(), document, field, value })
+    };
+    let required = |field: &'static str| match given(field)? {
+        value if value.is_empty() => Err(ManifestError::Field { file: file.to_owned(), document, field }),
+        value => Ok(value),
     };
     manifests.push(Manifest {
         file: file.to_owned(),
-        api_version: required("apiVersion", &["apiVersion"])?,
-        kind: required("kind", &["kind"])?,
-        name: required("metadata.name", &["metadata", "name"])?,
-        namespace: text(&object, &["metadata", "namespace"]).unwrap_or_default().to_owned(),
+        api_version: required("apiVersion")?,
+        kind: required("kind")?,
+        name: required("metadata.name")?,
+        namespace: given("metadata.namespace")?,
         object,
     });
     Ok(())
@@ -272,6 +297,21 @@ mod tests {
             message("apiVersion: v1\nkind: Pod\nmetadata: {}"),
             "document 1 of a.yaml has no `metadata.name`"
         );
+        for (namespace, is) in [("no", "`false`"), ("0123", "`83`"), ("on", "`true`"), ("[a]", "a list")] {
+            assert_eq!(
+                message(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: {namespace}}}")),
+                format!(
+                    "`metadata.namespace` in document 1 of a.yaml is {is} to `kubectl`, and no text: put it in quotes"
+                )
+            );
+        }
+        assert!(
+            message("apiVersion: v1\nkind: Pod\nmetadata: {name: 1_0}").starts_with("`metadata.name` in ")
+        );
+        for namespace in ["null", "", "''"] {
+            let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: {namespace}}}");
+            assert_eq!(parse("a.yaml", &text).unwrap()[0].namespace, "", "{namespace}");
+        }
         assert_eq!(message("a: [1"), "a.yaml is not valid YAML");
         assert_eq!(message("a: 1\na: 2"), "a.yaml is not valid YAML");
     }
