@@ -1,5 +1,7 @@
 //! Takes secrets out of text that comes back from whom they were given to.
 
+use std::collections::BTreeSet;
+
 use migrate_plugin_api::{Secret, hide_secrets};
 use serde_json::Value;
 
@@ -9,6 +11,63 @@ const MASK: &str = "********";
 /// A line of a longer secret (a key file) is masked by itself from this length on; shorter ones are
 /// ordinary words.
 const MIN_LINE_CHARS: usize = 8;
+
+/// Which characters a writer of JSON spells as `\uXXXX`, beside those that it must.
+type Escaped = fn(char) -> bool;
+
+/// Whether Go's writer does, and those of others that care for HTML.
+const OF_HTML: Escaped = |c| "&<>\u{2028}\u{2029}".contains(c);
+
+/// Whether Python's and PHP's do.
+const BEYOND_ASCII: Escaped = |c| !matches!(c, ' '..='~');
+
+/// What the common writers do.
+const WRITERS: [Escaped; 6] = [
+    |_| false,
+    OF_HTML,
+    BEYOND_ASCII,
+    |c| OF_HTML(c) || BEYOND_ASCII(c),
+    // Gson's.
+    |c| OF_HTML(c) || "='".contains(c),
+    // .NET's.
+    |c| OF_HTML(c) || BEYOND_ASCII(c) || "'\"+`".contains(c),
+];
+
+/// `text` as writers of JSON spell it, without the quotes around it; most texts have one spelling.
+fn spellings(text: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for escaped in WRITERS {
+        for (is_upper, is_slash_escaped) in [(false, false), (false, true), (true, false), (true, true)] {
+            all.insert(text.chars().map(|c| spelt(c, escaped, is_upper, is_slash_escaped)).collect());
+        }
+    }
+    all
+}
+
+fn spelt(c: char, escaped: Escaped, is_upper: bool, is_slash_escaped: bool) -> String {
+    let short = match c {
+        '"' if escaped(c) => None,
+        '"' | '\\' => Some(c),
+        '/' => is_slash_escaped.then_some(c),
+        '\n' => Some('n'),
+        '\r' => Some('r'),
+        '\t' => Some('t'),
+        '\u{8}' => Some('b'),
+        '\u{c}' => Some('f'),
+        _ => None,
+    };
+    match short {
+        Some(short) => format!("\\{short}"),
+        None if c < ' ' || escaped(c) => {
+            let spell = |unit: &u16| match is_upper {
+                true => format!("\\u{unit:04X}"),
+                false => format!("\\u{unit:04x}"),
+            };
+            c.encode_utf16(&mut [0; 2]).iter().map(spell).collect()
+        }
+        None => c.to_string(),
+    }
+}
 
 /// The secrets of one node.
 #[derive(Default)]
@@ -26,9 +85,7 @@ impl Mask {
             hidden.extend(lines.map(str::to_owned));
         }
         // As they stand in JSON, of which there may be a part only.
-        let plain = hidden.iter().map(|text| Value::from(text.as_str()).to_string());
-        let in_json: Vec<String> = plain.map(|text| text[1..text.len() - 1].to_owned()).collect();
-        hidden.extend(in_json.iter().map(|text| text.replace('/', "\\/")));
+        let in_json: Vec<String> = hidden.iter().flat_map(|text| spellings(text)).collect();
         hidden.extend(in_json);
         hidden.sort();
         hidden.dedup();
@@ -91,7 +148,7 @@ mod tests {
         let mask = Mask::new([&short, &key, &Secret::new("s3cret"), &Secret::new("")]);
         let (shown, is_cut) = mask.cut("a s3cret, s3 and QUJDREVGRw== ok", 100);
         assert_eq!((shown.as_str(), is_cut), ("a ********, ******** and ******** ok", false));
-        assert_eq!(mask.margin_bytes(), "-----BEGIN-----\\nQUJDREVGRw==\\nok".len());
+        assert_eq!(mask.margin_bytes(), r"-----BEGIN-----\nQUJDREVGRw\u003d\u003d\nok".len());
     }
 
     #[test]
@@ -107,6 +164,23 @@ mod tests {
         assert_eq!(mask.cut(part, 100).0, r#"{"a":"********","b":"********"#);
         let plain = r#"{ "n": 2.50, "n": 3 }"#;
         assert_eq!(mask.read(plain.to_owned()), plain, "nothing is written anew without a reason");
+    }
+
+    #[test]
+    fn secrets_are_masked_in_a_part_of_json_by_whoever_wrote_it() {
+        let mask = Mask::new([&Secret::new("a&b</é😀+=\u{1b}'")]);
+        for spelt in [
+            r"a\u0026b\u003c/é😀+=\u001b'",
+            r"a\u0026b\u003C/é😀+=\u001B'",
+            r"a&b</\u00e9\ud83d\ude00+=\u001b'",
+            r"a&b<\/\u00e9\ud83d\ude00+=\u001b'",
+            r"a\u0026b\u003c/\u00e9\ud83d\ude00+=\u001b'",
+            r"a\u0026b\u003c/é😀+\u003d\u001b\u0027",
+            r"a\u0026b\u003C/\u00E9\uD83D\uDE00\u002B=\u001B\u0027",
+        ] {
+            assert_eq!(mask.cut(&format!(r#"{{"p":"{spelt}"#), 100).0, r#"{"p":"********"#, "{spelt}");
+        }
+        assert_eq!(spellings("s3cret-Token_1").len(), 1);
     }
 
     #[test]
