@@ -373,8 +373,12 @@ impl TypedStep for Exec {
                 let code = outputs.exit_code.to_string();
                 let codes: Vec<String> = config.exit_codes.iter().map(u8::to_string).collect();
                 let expected = if codes.contains(&code) { code.clone() } else { codes.join(" or ") };
-                let note = "as it ended; nothing is looked at again without `observe`";
-                checks.push(Check::equal(&subject, "exit code", expected, code).with_note(note));
+                let note = "as it ended; nothing was looked at, since there is no `observe`";
+                let mut check = Check::equal(&subject, "exit code", expected, code).with_note(note);
+                if check.status == CheckStatus::Passed {
+                    check.status = CheckStatus::Warning;
+                }
+                checks.push(check);
             }
         }
         if outputs.stdout_truncated {

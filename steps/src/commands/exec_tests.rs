@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
 use migrate_plugin_api::{
-    ErrorClass, IdempotencyKey, LogLevel, Observation, Step, StepContext, StepError, Typed, VerifyDepth,
+    CheckStatus, ErrorClass, IdempotencyKey, LogLevel, Observation, Step, StepContext, StepError, Typed,
+    VerifyDepth,
 };
 use serde_json::{Value, json};
 
@@ -161,6 +162,8 @@ async fn long_output_is_cut_and_said_and_warned_about() {
     assert!(evidence.passed());
     let told: Vec<_> = evidence.checks.iter().map(|c| (c.what.as_str(), c.target.as_str())).collect();
     assert_eq!(told, [("exit code", "0"), ("stdout", "more")]);
+    // Nothing was looked at.
+    assert!(evidence.checks.iter().all(|check| check.status == CheckStatus::Warning), "{evidence:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{ErrorClass, Observation, Step, StepContext, StepError, Typed, VerifyDepth};
+use migrate_plugin_api::{
+    CheckStatus, ErrorClass, Observation, Step, StepContext, StepError, Typed, VerifyDepth,
+};
 use serde_json::{Value, json};
 use wiremock::matchers::{body_json, body_string, header, method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
@@ -207,6 +209,17 @@ async fn what_another_host_answers_is_not_the_word_of_the_one_that_was_asked() {
     new.apply(&any).await.unwrap();
     let only = json!({ "expect": { "status": [308] } });
     assert_eq!(new.apply(&new.config("/health", only)).await.unwrap()["status"], 308);
+}
+
+#[tokio::test]
+async fn what_can_not_be_looked_at_is_a_warning() {
+    let stand = Stand::new().await;
+    let config = stand.config("/change", json!({ "method": "POST" }));
+    let outputs = json!({ "status": 200, "body": "", "body_truncated": false, "json": null });
+    let verified = Typed(Http).verify(&stand.context(), &config, &outputs, VerifyDepth::Deep).await.unwrap();
+    assert_eq!(verified.checks[0].status, CheckStatus::Warning);
+    assert!(verified.checks[0].note.as_ref().unwrap().contains("nothing was looked at"));
+    assert!(stand.received().await.is_empty());
 }
 
 #[tokio::test]
