@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, NodeId, VerifyDepth};
 
 use crate::ambient;
 use crate::engine::{Engine, ResumeRequest, definition, find};
@@ -20,7 +20,7 @@ use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, Place, RunRecord, Stamped};
-use crate::workflow::{Catalog, Checked, nearest};
+use crate::workflow::{Catalog, Checked, is_natural, is_repeatable, nearest};
 
 /// Said of every node that is done again because a person asked for it.
 pub(crate) const AGAIN: &str = "runs again, as asked for";
@@ -175,8 +175,8 @@ impl Engine {
         let tried = |id: &NodeId| facts.nodes.get(id).is_some_and(|record| record.attempts > 0);
         let mut unrepeatable = Vec::new();
         for after in from.iter().flat_map(|from| downstream(&from.whole(), workflow)) {
-            let described = workflow.node(&after).and_then(|node| self.catalog.get(&node.step));
-            let repeatable = described.is_some_and(|d| d.info.idempotency != Idempotency::None);
+            let repeatable =
+                workflow.node(&after).is_some_and(|node| is_repeatable(&self.catalog, &node.step));
             let items = wholes_with_items(std::slice::from_ref(&after), checked, facts)?;
             for id in items.into_iter().filter(tried).filter(|id| !from.contains(id)) {
                 if let Entry::Vacant(place) = again.entry(id.clone()) {
@@ -253,11 +253,9 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
     let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
     let mut again: BTreeSet<NodeId> =
         changed.nodes.iter().map(|change| &change.node).chain(asked).cloned().collect();
-    let is_natural = |id: &NodeId| {
-        let described = checked.workflow.node(&id.whole()).and_then(|node| catalog.get(&node.step));
-        described.is_some_and(|described| described.info.idempotency == Idempotency::Natural)
-    };
-    again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_natural));
+    let is_made_again =
+        |id: &NodeId| checked.workflow.node(&id.whole()).is_some_and(|node| is_natural(catalog, &node.step));
+    again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_made_again));
     let mut left = Cow::Borrowed(facts);
     again.iter().for_each(|node| clear(left.to_mut(), node));
     left

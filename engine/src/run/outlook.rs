@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use migrate_plugin_api::{Evidence, Idempotency, NodeId};
+use migrate_plugin_api::{Evidence, NodeId};
 
 use super::basis::{Making, TO_COME, made};
 use super::change::fields;
@@ -13,7 +13,9 @@ use super::gate::{GATE, GateDecision};
 use super::state::{Again, NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, node_of};
+use crate::workflow::{
+    Catalog, Checked, Decision, Each, Expansion, Item, Outcomes, is_natural, is_repeatable, node_of,
+};
 
 /// What is made again at or upstream of a node.
 #[derive(Debug, Clone, Copy, Default)]
@@ -212,7 +214,7 @@ impl Outlook<'_> {
         let remade = upstream.newest.filter(|_| record.is_outdated(upstream.newest));
         let remade = remade.map(|(_, by)| id_at(by));
         let perhaps = upstream.perhaps.map(id_at);
-        let repeatable = self.is_idempotent(node);
+        let repeatable = is_repeatable(self.catalog, &node.step);
         let told = |action, text: &str| (action, Some(text.to_owned()));
         let ran = record.attempts > 0;
         let begun = record.begun && matches!(record.phase, Phase::Open | Phase::Skipped);
@@ -243,7 +245,7 @@ impl Outlook<'_> {
             ),
             Phase::Open => told(Action::Observe, open_reason(record)),
             _ if !same => told(Action::Rerun, "its config or its step has changed"),
-            Phase::Applied | Phase::Finished if remade.is_some() && self.is_natural(node) => {
+            Phase::Applied | Phase::Finished if remade.is_some() && is_natural(self.catalog, &node.step) => {
                 (Action::Rerun, remade.map(is_remade))
             }
             Phase::Applied if remade.is_some() => (Action::Inspect, remade.map(is_remade)),
@@ -273,16 +275,6 @@ impl Outlook<'_> {
             (None, None, Some(id)) => (Action::ReuseOrRerun, Some(may_be_remade(id))),
             (None, None, None) => (Action::Reuse, None),
         }
-    }
-
-    fn is_natural(&self, node: &Node) -> bool {
-        let described = self.catalog.get(&node.step);
-        described.is_some_and(|described| described.info.idempotency == Idempotency::Natural)
-    }
-
-    fn is_idempotent(&self, node: &Node) -> bool {
-        let described = self.catalog.get(&node.step);
-        described.is_some_and(|described| described.info.idempotency != Idempotency::None)
     }
 }
 
@@ -341,7 +333,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use jiff::Timestamp;
-    use migrate_plugin_api::{Check, ErrorClass, IdempotencyKey, RunId, Step, StepInfo};
+    use migrate_plugin_api::{Check, ErrorClass, Idempotency, IdempotencyKey, RunId, Step, StepInfo};
     use serde_json::{Value, json};
 
     use super::super::core::error;

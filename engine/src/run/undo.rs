@@ -25,7 +25,7 @@ use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
 use crate::workflow::model::Retry;
-use crate::workflow::{Catalog, Digest};
+use crate::workflow::{Catalog, Digest, is_natural};
 
 /// Longest undo of one node: deleting takes no longer than making, and a person waits for it.
 const UNDO_LIMIT: Duration = Duration::from_secs(6 * 3600);
@@ -82,8 +82,7 @@ pub(crate) fn blocked(facts: &RunFacts, catalog: &Catalog) -> Vec<(NodeId, Strin
 
 /// What is left of earlier effects of a node, which were made again; its step undoes only the last.
 pub(crate) fn rest(record: &NodeRecord, catalog: &Catalog) -> Option<String> {
-    let described = record.step.as_ref().and_then(|step| catalog.get(step));
-    let is_natural = described.is_some_and(|described| described.info.idempotency == Idempotency::Natural);
+    let is_natural = record.step.as_ref().is_some_and(|step| is_natural(catalog, step));
     // Where the place of an effect is its config, the same config made it again in the same place.
     let replaced = |digest: &Option<Digest>| is_natural && record.begun && *digest == record.digest;
     let keys: Vec<String> = record

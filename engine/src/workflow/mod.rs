@@ -38,7 +38,7 @@ pub(crate) mod tree;
 use std::collections::BTreeMap;
 
 use jsonschema::Validator;
-use migrate_plugin_api::{NodeId, StepInfo};
+use migrate_plugin_api::{Idempotency, NodeId, StepInfo};
 use serde_json::Value;
 
 pub(crate) use check::{dotted, refers_to_skipped};
@@ -70,6 +70,16 @@ pub(crate) struct Described {
 
 /// Every known step, by name.
 pub(crate) type Catalog = BTreeMap<String, Described>;
+
+/// Whether a known step's effect is the same however often it is made.
+pub(crate) fn is_natural(catalog: &Catalog, step: &str) -> bool {
+    catalog.get(step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+}
+
+/// Whether a known step may be applied again without its effect being there twice.
+pub(crate) fn is_repeatable(catalog: &Catalog, step: &str) -> bool {
+    catalog.get(step).is_some_and(|described| described.info.idempotency != Idempotency::None)
+}
 
 /// A workflow, its environment and its parameters, all checked together. Can be planned and run.
 #[derive(Debug, Clone)]

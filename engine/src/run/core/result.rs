@@ -70,15 +70,12 @@ impl Core {
                 self.reset(at, sought.why(), again);
                 self.apply(at);
             }
-            Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. }
-                if sought == Sought::Outdated =>
-            {
-                self.cells[at].sought = Sought::ToGoOn;
-                self.renew(at, sought.why());
-            }
             Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. } => {
                 self.cells[at].sought = Sought::ToGoOn;
-                self.reset(at, sought.reason(), true);
+                if sought == Sought::Outdated {
+                    return self.renew(at, sought.why());
+                }
+                self.reset(at, "asked for", true);
                 self.apply(at);
             }
         }

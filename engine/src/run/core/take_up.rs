@@ -1,6 +1,6 @@
 //! Goes on with a node from what is durably known of it.
 
-use migrate_plugin_api::{ErrorClass, Evidence, Idempotency, LogLevel, NodeId, VerifyDepth};
+use migrate_plugin_api::{ErrorClass, Evidence, LogLevel, NodeId, VerifyDepth};
 
 use super::{Core, error};
 use crate::event::EventKind;
@@ -9,7 +9,7 @@ use crate::run::command::{CallKind, Command};
 use crate::run::simulation::{Flaw, flawed};
 use crate::run::state::{Again, NodeRecord, Phase};
 use crate::store::fact::Fact;
-use crate::workflow::Resolved;
+use crate::workflow::{Resolved, is_natural, is_repeatable};
 
 /// Why what an earlier attempt began is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +32,6 @@ impl Sought {
             Self::Again => "it is to be made again",
             Self::Outdated => "what it is built on was made again",
         }
-    }
-
-    /// What is stored of it.
-    pub(super) fn reason(self) -> &'static str {
-        if self == Self::Again { "asked for" } else { self.why() }
     }
 
     /// Whether a person is asked where it can't be found out. What may be repeated is just tried again.
@@ -162,15 +157,13 @@ impl Core {
 
     /// Whether `apply` may be called again after an attempt that has or may have had its effect.
     pub(super) fn is_idempotent(&self, at: usize) -> bool {
-        let described = self.catalog.get(&self.node(at).step);
-        described.is_some_and(|described| described.info.idempotency != Idempotency::None)
+        is_repeatable(&self.catalog, &self.node(at).step)
     }
 
     /// Whether what an earlier attempt of the node has begun is by its nature the same as what it would
     /// do again, so that its step's "absent" may only mean "may be repeated".
     pub(super) fn was_natural(&self, at: usize) -> bool {
-        let step = self.record_of(at).step.as_deref().unwrap_or_default();
-        self.catalog.get(step).is_some_and(|described| described.info.idempotency == Idempotency::Natural)
+        is_natural(&self.catalog, self.record_of(at).step.as_deref().unwrap_or_default())
     }
 
     /// Fails the node because only a person may decide to do it again.
