@@ -33,6 +33,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// An `exec` takes microseconds; this is for a machine that is very busy.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the daemons that serve are looked at while others are waited for.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often one may die before that is an error: on a machine whose disk or processors are very busy a part of
+/// Kubernetes gives up where it could wait, and counts on whoever started it to do so again.
+const MOST_DEATHS: u32 = 3;
 /// Lines of a log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
 /// Bytes read from the end of a log to find them.
@@ -173,21 +178,39 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Waits until its probe agrees. Fails early, with the end of its log, when it has died.
+    /// Waits until its probe agrees. One that dies is started again, [`MOST_DEATHS`] times at most.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not serve in time or dies too often.
     pub async fn wait_ready(&self, layout: &Layout, timeout: Duration) -> Result<()> {
         let started = Instant::now();
+        let mut deaths = 0;
         loop {
+            self.revive(layout, &mut deaths)?;
             let problem = match self.check(layout).await {
                 Ok(()) => return Ok(()),
                 Err(problem) => problem,
             };
-            let dead = running(layout, &self.name).is_none();
-            if dead || started.elapsed() > timeout {
+            if started.elapsed() > timeout {
                 let seconds = started.elapsed().as_secs();
                 bail!("{}: {problem} after {seconds} s{}", self.name, log_tail(&layout.log(&self.name)));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Starts it again if it has died, and says so; an error when it has died too often.
+    fn revive(&self, layout: &Layout, deaths: &mut u32) -> Result<()> {
+        if running(layout, &self.name).is_some() {
+            return Ok(());
+        }
+        *deaths += 1;
+        let tail = log_tail(&layout.log(&self.name));
+        if *deaths >= MOST_DEATHS {
+            bail!("{} has died {deaths} times{tail}", self.name);
+        }
+        eprintln!("{} has died and is started again{tail}", self.name);
+        self.start(layout).map(drop)
     }
 
     /// Starts it and waits until it serves.
@@ -260,6 +283,32 @@ pub async fn start_in_stages(
         }
     }
     Ok(())
+}
+
+/// Does `work`, and meanwhile starts those of `daemons` again that die; see [`Daemon::wait_ready`].
+///
+/// # Errors
+/// That of `work`, or the end of the log of a daemon that dies too often.
+pub async fn while_kept<T>(
+    layout: &Layout,
+    daemons: &[Daemon],
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let keep = async {
+        let mut deaths = vec![0; daemons.len()];
+        loop {
+            for (daemon, deaths) in daemons.iter().zip(&mut deaths) {
+                if let Err(error) = daemon.revive(layout, deaths) {
+                    return error;
+                }
+            }
+            tokio::time::sleep(KEEP_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        error = keep => Err(error),
+    }
 }
 
 impl Record {
@@ -366,6 +415,12 @@ where
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// An error with what has caused it: a client's own words are often no more than "can't connect".
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// This program, for daemons that are parts of it. Right even when it was rebuilt while it runs: the kernel then marks
@@ -583,5 +638,22 @@ mod tests {
             Ok(_) => panic!("it can't be ready"),
         };
         assert!(error.contains("the disk is on fire"), "{error}");
+        let tries = error.matches("the disk is on fire").count();
+        assert_eq!(tries, MOST_DEATHS as usize, "a start for each death that is borne: {error}");
+    }
+
+    #[tokio::test]
+    async fn what_dies_while_others_are_waited_for_is_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let daemon = Daemon::new("mortal", "/bin/sleep").args(["600"]);
+        daemon.ensure(&layout, Duration::from_secs(5)).await.unwrap();
+        let first = running(&layout, "mortal").unwrap();
+        kill_all(&[first]).unwrap();
+        let another = wait_for("another runs", Duration::from_secs(30), || async {
+            running(&layout, "mortal").filter(|pid| *pid != first).map(drop).ok_or_else(|| "none".to_owned())
+        });
+        while_kept(&layout, std::slice::from_ref(&daemon), another).await.unwrap();
+        stop(&layout, "mortal").unwrap();
     }
 }

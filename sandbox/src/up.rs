@@ -6,6 +6,8 @@ use miette::{IntoDiagnostic, Result, WrapErr};
 
 use crate::layout::{Cluster, Layout};
 use crate::oci::Built;
+use crate::pki::Pki;
+use crate::process::{self, Daemon};
 use crate::{cluster, images, lock, network, provisioner, services, tools, velero};
 
 /// It only has to run.
@@ -39,12 +41,23 @@ async fn start(layout: &Layout) -> Result<()> {
         join(layout, Cluster::Aks, &built)
     )?;
     eprintln!("clusters Ready and services up after {:.0} s", started.elapsed().as_secs_f64());
-    tokio::try_join!(
-        velero::install(layout, Cluster::Eks, &eks),
-        velero::install(layout, Cluster::Aks, &aks)
-    )?;
+    let installed = async {
+        let both = (velero::install(layout, Cluster::Eks, &eks), velero::install(layout, Cluster::Aks, &aks));
+        tokio::try_join!(both.0, both.1)
+    };
+    process::while_kept(layout, &daemons(layout)?, installed).await?;
     eprintln!("sandbox up after {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Every daemon of the sandbox.
+fn daemons(layout: &Layout) -> Result<Vec<Daemon>> {
+    let mut all = services::daemons(layout)?;
+    for cluster in Cluster::ALL {
+        all.extend(cluster::daemons(layout, cluster, &Pki::ensure(layout, cluster)?));
+        all.push(provisioner::daemon(cluster)?);
+    }
+    Ok(all)
 }
 
 async fn join(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<kube::Client> {

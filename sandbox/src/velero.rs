@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::storage::FIELD_MANAGER;
 use crate::layout::{Cluster, Layout, Tool, host_url, ports, versions};
-use crate::process::{run, wait_for};
+use crate::process::{run, wait_for, with_causes};
 use crate::services;
 
 /// Velero's namespace.
@@ -48,7 +48,7 @@ pub async fn wait_ready(cluster: Cluster, client: &Client) -> Result<()> {
 
 /// Whether the server, the node agent and the storage location are ready.
 pub async fn ready(client: &Client) -> Result<(), String> {
-    let text = |error: kube::Error| error.to_string();
+    let text = |error: kube::Error| with_causes(&error);
     // A rollout must be over: a server that is about to be replaced takes a backup and fails it when it ends.
     let server =
         Api::<Deployment>::namespaced(client.clone(), NAMESPACE).get("velero").await.map_err(text)?;
@@ -93,7 +93,7 @@ async fn apply_all(layout: &Layout, cluster: Cluster, client: &Client) -> Result
     wait_for("Velero's kinds are served", CRD_TIMEOUT, || async {
         let api = api_of(client, "velero.io/v1", "BackupStorageLocation", Some(NAMESPACE));
         let list = api.map_err(|error| error.to_string())?.list(&Default::default()).await;
-        list.map(|_| ()).map_err(|error| error.to_string())
+        list.map(|_| ()).map_err(|error| with_causes(&error))
     })
     .await?;
     apply(client, &location(cluster)).await?;

@@ -20,7 +20,7 @@ use crate::layout::{Cluster, Layout};
 use crate::mounts;
 use crate::oci::Built;
 use crate::pki::Pki;
-use crate::process::{Daemon, start_in_stages, wait_for};
+use crate::process::{Daemon, start_in_stages, wait_for, while_kept, with_causes};
 
 /// A daemon that only has to open its port: etcd and containerd take under a second each.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,27 +64,31 @@ async fn start(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Cl
     let timeout = |daemon: &Daemon| {
         if daemon.name.ends_with("apiserver") { API_TIMEOUT } else { START_TIMEOUT }
     };
-    start_in_stages(layout, &stages(layout, cluster, &pki), timeout).await?;
+    let stages = stages(layout, cluster, &pki);
+    start_in_stages(layout, &stages, timeout).await?;
     let (own, own_images) = (layout.clone(), images.to_vec());
-    let import = tokio::task::spawn_blocking(move || runtime::import_images(&own, cluster, &own_images));
-    import.await.into_diagnostic()??;
-    let client = kubeconfig::client(layout, cluster).await?;
-    wait_for("the API server is ready", API_TIMEOUT, || api_ready(&client)).await?;
-    wait_for("the node is Ready", READY_TIMEOUT, || node_ready(&client, cluster)).await?;
-    storage::apply(&client, cluster).await?;
-    Ok(client)
+    let finish = async {
+        let import = tokio::task::spawn_blocking(move || runtime::import_images(&own, cluster, &own_images));
+        import.await.into_diagnostic()??;
+        let client = kubeconfig::client(layout, cluster).await?;
+        wait_for("the API server is ready", API_TIMEOUT, || api_ready(&client)).await?;
+        wait_for("the node is Ready", READY_TIMEOUT, || node_ready(&client, cluster)).await?;
+        storage::apply(&client, cluster).await?;
+        Ok(client)
+    };
+    while_kept(layout, &stages.concat(), finish).await
 }
 
 /// Whether the API server says that it is ready.
 pub async fn api_ready(client: &Client) -> Result<(), String> {
     let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request_text(request).await.map(|_| ()).map_err(|error| error.to_string())
+    client.request_text(request).await.map(|_| ()).map_err(|error| with_causes(&error))
 }
 
 /// Whether the node is Ready.
 pub async fn node_ready(client: &Client, cluster: Cluster) -> Result<(), String> {
-    let node =
-        Api::<Node>::all(client.clone()).get(cluster.node()).await.map_err(|error| error.to_string())?;
+    let nodes = Api::<Node>::all(client.clone());
+    let node = nodes.get(cluster.node()).await.map_err(|error| with_causes(&error))?;
     let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
     match conditions.iter().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => Ok(()),
