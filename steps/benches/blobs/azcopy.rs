@@ -17,7 +17,7 @@ const ADDRESS: &str = "127.0.0.1:443";
 /// Every set, by both: cold and again.
 pub fn round(room: &mut Room, table: &mut Table) -> Result<()> {
     let world = World::new(room)?;
-    for set in Set::ALL {
+    for set in room.sets.clone() {
         let movers: &[&str] = match (room.has_peers(), set) {
             (false, _) => &["ours"],
             // Ours by way of AzCopy: to see that it works, and what our proofs cost on top.
@@ -60,7 +60,7 @@ impl World {
         let folder = room.folder.join("tls");
         std::fs::create_dir_all(&folder)?;
         let names = names();
-        certificates(&folder, &names)?;
+        certificates(&folder)?;
         let hosts = folder.join("hosts");
         std::fs::write(&hosts, format!("127.0.0.1 localhost {}\n", names.join(" ")))?;
         let objects = room.folder.with_file_name(if room.tenth { "objects-small" } else { "objects" });
@@ -104,22 +104,26 @@ impl World {
     }
 }
 
+/// What S3 is called, without a bucket.
+fn bases() -> [String; 2] {
+    [format!("s3.{REGION}.amazonaws.com"), format!("s3.dualstack.{REGION}.amazonaws.com")]
+}
+
 fn names() -> Vec<String> {
-    let bases = [format!("s3.{REGION}.amazonaws.com"), format!("s3.dualstack.{REGION}.amazonaws.com")];
     let of = |base: &String| {
         let buckets = Set::ALL.map(|set| format!("{}.{base}", set.name()));
         std::iter::once(base.clone()).chain(buckets).collect::<Vec<_>>()
     };
-    bases.iter().flat_map(of).collect()
+    bases().iter().flat_map(of).collect()
 }
 
-/// A CA and a certificate of it for `names`.
-fn certificates(folder: &Path, names: &[String]) -> Result<()> {
+/// A CA and a certificate of it for S3 and every bucket.
+fn certificates(folder: &Path) -> Result<()> {
     if folder.join("server.pem").exists() {
         return Ok(());
     }
     let openssl = |words: &[&str]| succeed(Command::new("openssl").args(words).current_dir(folder));
-    let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+    let names = bases().map(|base| format!("DNS:{base},DNS:*.{base}"));
     std::fs::write(folder.join("ext"), format!("subjectAltName={}\n", names.join(",")))?;
     let new = ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bench", "-keyout"];
     openssl(&[&new[..], &["ca.key", "-x509", "-days", "3650", "-out", "ca.pem"]].concat())?;

@@ -9,7 +9,7 @@ use crate::series::Table;
 /// Every goal with its figure. A goal whose peers were left out has none.
 pub fn judge(table: &Table) -> Vec<Value> {
     let mut goals = Vec::new();
-    let sets = ["small", "middle", "large"];
+    let sets = ["small", "middle", "large", "huge"];
     for set in sets {
         let (ours, rclone) = (format!("ours sink {set} cold"), format!("rclone sink {set} cold"));
         let wall = table.ratio(&rclone, &ours, "wall-s");

@@ -40,9 +40,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const HELP: &str = "\
 What the mover of objects costs, beside rclone and AzCopy. Prints JSON.
 
-Usage: cargo xtask bench blobs [--rounds N] [--only WHAT] [--small] [--without-peers]
+Usage: cargo xtask bench blobs [--rounds N] [--only WHAT] [--set NAME] [--small] [--without-peers]
 
   --only WHAT       sink, azurite, server-side or listing
+  --set NAME        small, middle, large or huge (4 GiB, which needs 20 GiB of disk)
   --small           a tenth of the data, to see that it works
 ";
 
@@ -87,13 +88,14 @@ fn serve(listed: Option<usize>) -> Result<()> {
 struct Options {
     rounds: usize,
     only: Option<String>,
+    set: Option<Set>,
     small: bool,
     peers: bool,
 }
 
 impl Options {
     fn parse(mut words: &[&str]) -> Option<Self> {
-        let mut options = Self { rounds: ROUNDS, only: None, small: false, peers: true };
+        let mut options = Self { rounds: ROUNDS, only: None, set: None, small: false, peers: true };
         loop {
             match words {
                 [] => return Some(options),
@@ -103,6 +105,10 @@ impl Options {
                 }
                 ["--only", what @ ("sink" | "azurite" | "server-side" | "listing"), rest @ ..] => {
                     options.only = Some((*what).to_owned());
+                    words = rest;
+                }
+                ["--set", name, rest @ ..] => {
+                    options.set = Some(Set::ALL.into_iter().find(|set| set.name() == *name)?);
                     words = rest;
                 }
                 ["--small", rest @ ..] => {
@@ -125,7 +131,7 @@ impl Options {
 
 /// All measurements, then the goals that they are for.
 fn all(options: &Options) -> Result<()> {
-    let mut room = Room::new(options.small, options.peers)?;
+    let mut room = Room::new(options.small, options.set, options.peers)?;
     let load_before = load();
     let mut table = Table::default();
     for round in 0..options.rounds {
@@ -148,6 +154,7 @@ fn all(options: &Options) -> Result<()> {
         "load": { "before": load_before, "after": load() },
         "rounds": options.rounds,
         "small": options.small,
+        "sets": room.sets.iter().map(|set| set.name()).collect::<Vec<_>>(),
         "peers": room.versions(),
         "measurements": table.to_json(),
         "goals": goals::judge(&table),
@@ -166,7 +173,7 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
     if target == Target::Sink {
         movers.push(("floor", room.target(target)?));
     }
-    for set in Set::ALL {
+    for set in room.sets.clone() {
         for (_, service) in &movers {
             room.empty(service)?;
         }
@@ -179,7 +186,7 @@ fn streamed(room: &mut Room, target: Target, round: usize, table: &mut Table) ->
             }
             for (mover, service) in &mut movers {
                 // It knows nothing of blocks, and does everything again.
-                if *mover == "floor" && (set == Set::Large || pass != "cold") {
+                if *mover == "floor" && (matches!(set, Set::Large | Set::Huge) || pass != "cold") {
                     continue;
                 }
                 let name = format!("{mover} {} {} {pass}", target.name(), set.name());

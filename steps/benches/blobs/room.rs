@@ -28,7 +28,9 @@ const ACCOUNT: &str = "bench";
 /// Any 64 bytes.
 const ACCOUNT_KEY: [u8; 64] = [7; 64];
 const MIB: usize = 1 << 20;
-/// Parts of the large object, so that its ETag is no MD5.
+/// Of the disk: the bucket once, and what two Azurites keep of all sets, with a quarter to spare.
+const HUGE_NEEDS: u64 = 20 << 30;
+/// Parts of the large objects, so that their ETag is no MD5.
 const PART: usize = 32 * MIB;
 /// One in this many of the small objects is changed.
 const CHANGED: usize = 100;
@@ -41,16 +43,19 @@ pub enum Set {
     Small,
     Middle,
     Large,
+    /// Only where the disk has [`HUGE_NEEDS`].
+    Huge,
 }
 
 impl Set {
-    pub const ALL: [Set; 3] = [Set::Small, Set::Middle, Set::Large];
+    pub const ALL: [Set; 4] = [Set::Small, Set::Middle, Set::Large, Set::Huge];
 
     pub fn name(self) -> &'static str {
         match self {
             Set::Small => "small",
             Set::Middle => "middle",
             Set::Large => "large",
+            Set::Huge => "huge",
         }
     }
 
@@ -63,6 +68,7 @@ impl Set {
             (Set::Middle, true) => (10, 8 * MIB),
             (Set::Large, false) => (1, 1024 * MIB),
             (Set::Large, true) => (1, 100 * MIB),
+            (Set::Huge, _) => (1, 4096 * MIB),
         }
     }
 }
@@ -87,7 +93,17 @@ pub enum Running {
     /// Ours, with what it listens at.
     Sink(#[allow(dead_code, reason = "ends when dropped")] Own, String),
     /// The other, with its log, and how much of that was read.
-    Azurite(#[allow(dead_code, reason = "ends when dropped")] Service, String, Log),
+    Azurite(#[allow(dead_code, reason = "ends when dropped")] (Service, Scratch), String, Log),
+}
+
+/// A folder that goes with its owner.
+pub struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left is in the way of nobody: names are of ports.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A process of this program that serves until its stdin ends.
@@ -153,6 +169,7 @@ pub struct Room {
     pub folder: PathBuf,
     pub tools: Tools,
     pub tenth: bool,
+    pub sets: Vec<Set>,
     peers: bool,
     runtime: Runtime,
     s3: Client,
@@ -163,7 +180,7 @@ pub struct Room {
 
 impl Room {
     /// Installs what is missing, starts the source and fills it.
-    pub fn new(tenth: bool, peers: bool) -> Result<Self> {
+    pub fn new(tenth: bool, only: Option<Set>, peers: bool) -> Result<Self> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target folder")?;
         let bench = target.join("bench/blobs");
         let folder = bench.join("work");
@@ -175,6 +192,13 @@ impl Room {
             format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"),
         )?;
         let tools = Tools::install(&bench, peers)?;
+        let disk = rustix::fs::statvfs(&bench)?;
+        let huge = !tenth && disk.f_bavail * disk.f_frsize >= HUGE_NEEDS;
+        let mut sets = Set::ALL.to_vec();
+        sets.retain(|set| only.is_none_or(|only| only == *set) && (huge || *set != Set::Huge));
+        if sets.is_empty() {
+            return Err("the set of 4 GiB needs 20 GiB of free disk, and no --small".into());
+        }
         let (address, log) = (free_address()?, folder.join("s3-access.log"));
         let _ = std::fs::remove_file(&log);
         let mut versitygw = Command::new(&tools.versitygw);
@@ -186,7 +210,8 @@ impl Room {
         let endpoint = format!("http://{address}");
         let s3 = runtime.block_on(client(&endpoint));
         let log = Log { path: log, read: 0 };
-        let room = Self { folder, tools, tenth, peers, runtime, s3, endpoint, log, _versitygw: versitygw };
+        let room =
+            Self { folder, tools, tenth, sets, peers, runtime, s3, endpoint, log, _versitygw: versitygw };
         room.runtime.block_on(room.fill(&objects))?;
         // Or whoever comes first would read them from the disk, and the others from memory.
         read_once(&objects)?;
@@ -203,7 +228,7 @@ impl Room {
 
     /// Puts what is not there yet.
     async fn fill(&self, objects: &Path) -> Result<()> {
-        for set in Set::ALL {
+        for set in &self.sets {
             let (bucket, marker) = (set.name(), objects.join(format!(".filled-{}", set.name())));
             if marker.exists() {
                 continue;
@@ -213,11 +238,10 @@ impl Room {
             let _ = self.s3.create_bucket().bucket(bucket).send().await;
             let (count, size) = set.shape(self.tenth);
             for number in 0..count {
-                let bytes = noise(size, number as u64 + 1);
                 if size > PART {
-                    self.put_parts(bucket, &key(number), &bytes).await?;
+                    self.put_parts(bucket, &key(number), size).await?;
                 } else {
-                    self.put(bucket, &key(number), bytes).await?;
+                    self.put(bucket, &key(number), noise(size, number as u64 + 1)).await?;
                 }
             }
             std::fs::write(marker, "")?;
@@ -231,13 +255,13 @@ impl Room {
         Ok(())
     }
 
-    async fn put_parts(&self, bucket: &str, key: &str, bytes: &[u8]) -> Result<()> {
+    async fn put_parts(&self, bucket: &str, key: &str, size: usize) -> Result<()> {
         let upload = self.s3.create_multipart_upload().bucket(bucket).key(key);
         let upload = upload.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).send().await?;
         let id = upload.upload_id().ok_or("no upload ID")?;
         let mut parts = Vec::new();
-        for (number, part) in (1..).zip(bytes.chunks(PART)) {
-            let body = ByteStream::from(part.to_vec());
+        for (number, from) in (1..).zip((0..size).step_by(PART)) {
+            let body = ByteStream::from(noise(PART.min(size - from), number as u64));
             let sent = self.s3.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number);
             let sent = sent.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).body(body).send().await?;
             let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
@@ -273,15 +297,15 @@ impl Room {
         }
         let address = free_address()?;
         let (host, port) = address.split_once(':').ok_or("no port")?;
-        let (folder, log) =
-            (self.fresh(&format!("azurite-{port}"))?, self.folder.join(format!("azurite-{port}.log")));
+        let blobs = Scratch(self.fresh(&format!("azurite-{port}"))?);
+        let log = self.folder.join(format!("azurite-{port}.log"));
         let mut azurite = Command::new("node");
         azurite.arg(&self.tools.azurite).args(["--blobHost", host, "--blobPort", port, "--location"]);
-        azurite.arg(folder).args(["--skipApiVersionCheck", "--loose", "--disableTelemetry"]);
+        azurite.arg(&blobs.0).args(["--skipApiVersionCheck", "--loose", "--disableTelemetry"]);
         azurite.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{}", BASE64.encode(ACCOUNT_KEY)));
         let service = Service::start(&mut azurite, &address, &log)?;
         self.runtime.block_on(async {
-            for set in Set::ALL {
+            for set in &self.sets {
                 for mover in ["ours", "rclone"] {
                     let url = format!("http://{address}/{ACCOUNT}/{mover}-{}", set.name());
                     let put = reqwest::Client::new().put(format!("{url}?restype=container&{}", sas()));
@@ -292,7 +316,7 @@ impl Room {
         })?;
         let mut log = Log { path: log, read: 0 };
         log.requests("blob");
-        Ok(Running::Azurite(service, address, log))
+        Ok(Running::Azurite((service, blobs), address, log))
     }
 
     /// One mover, once, from a set's bucket to its container.
