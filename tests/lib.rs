@@ -62,7 +62,7 @@ impl Sandbox {
     pub fn written_twice_to(&self, daemons: &[&str]) -> Vec<String> {
         let mut writes: BTreeMap<String, u32> = BTreeMap::new();
         for daemon in daemons {
-            let found: Vec<String> = self.log_since(daemon).lines().filter_map(write).collect();
+            let found = self.written_to(daemon);
             assert!(!found.is_empty(), "no write in the log of {daemon}");
             for what in found {
                 *writes.entry(what).or_default() += 1;
@@ -73,6 +73,11 @@ impl Sandbox {
             .filter(|(_, times)| *times > 1)
             .map(|(what, times)| format!("{times} × {what}"))
             .collect()
+    }
+
+    /// What was wholly written to a service since the reset, by its access log, in order.
+    pub fn written_to(&self, daemon: &str) -> Vec<String> {
+        self.log_since(daemon).lines().filter_map(write).collect()
     }
 
     /// Images that Azure was asked to import since the reset, and that it took, in order.

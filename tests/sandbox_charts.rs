@@ -131,7 +131,9 @@ fn what_is_another_in_an_overlay_becomes_an_overlay_on_top() {
     assert!(!made.contains("amazon-cloudwatch"), "{made}");
     // What was there stays, and the new one is not written over.
     assert_eq!(project.read("production/kustomization.yaml"), overlay);
-    assert!(!project.migrate(&["rewrite", "production", "--write"]).status.success());
+    let refused = project.migrate(&["rewrite", "production", "--write"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("production-aks is there already"), "{said}");
     // There is nothing left to do in the new one.
     let again = json(&project.migrate(&["rewrite", "production-aks", "--json"]));
     assert_eq!(again["files"].as_array().unwrap().len(), 0, "{again}");

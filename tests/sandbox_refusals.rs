@@ -93,6 +93,9 @@ fn each_is_a_clear_error_and_nothing_is_touched() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("`aks` can't be reached"), "{said}");
 
+    for service in ["acr", "front"] {
+        assert_eq!(sandbox.written_to(service), Vec::<String>::new(), "{service}");
+    }
     assert_eq!(sandbox.kubectl("eks", &["get", "backups.velero.io", "-n", "velero", "-o", "name"]), "");
     assert_eq!(
         sandbox.kubectl("aks", &["get", "namespaces", "shop", "--ignore-not-found", "-o", "name"]),

@@ -10,6 +10,7 @@ use miette::{IntoDiagnostic, Result, WrapErr, bail};
 use crate::layout::{Layout, Tool, versions};
 use crate::oci::{Artifact, Built, ImageSpec, Platform, Rootfs, RunConfig, build, debs};
 use crate::process;
+use crate::tools::Staging;
 
 /// Path of every image's programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -181,13 +182,14 @@ fn build_report(layout: &Layout, architecture: &str) -> Result<PathBuf> {
 /// The static busybox of Debian, unpacked into the cache.
 fn busybox(layout: &Layout) -> Result<PathBuf> {
     let packages = debs(&layout.cache(), &["busybox-static"], &[])?;
-    let folder = layout.cache().join("busybox");
-    let program = folder.join("bin/busybox");
+    let program = layout.cache().join("busybox/bin/busybox");
     if !program.exists() {
+        let whole = Staging::new(&layout.cache().join("busybox"))?;
         for package in &packages {
             let package = package.to_string_lossy();
-            process::run("dpkg-deb", &["--extract", &package, &folder.to_string_lossy()])?;
+            process::run("dpkg-deb", &["--extract", &package, &whole.path().to_string_lossy()])?;
         }
+        whole.finish()?;
     }
     Ok(program)
 }

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
 use crate::layout::Cluster;
-use crate::process::run;
+use crate::process::{run, wait_blocking};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// How long the last threads of killed pods may take to end.
+const CGROUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rounds of unmounting: a mount that was made on top of another shows the lower one only when it is gone.
 const UNMOUNT_ROUNDS: usize = 5;
@@ -119,11 +123,15 @@ pub fn cgroup_processes(cluster: Cluster) -> Vec<i32> {
 pub fn remove_cgroups(cluster: Cluster) -> Result<()> {
     for parent in cgroup_parents() {
         let dir = parent.join(cluster.cgroup());
-        // Children come first; files of a cgroup can't and need not be removed.
-        walk(&dir, &mut |child| {
-            let _ = fs::remove_dir(child);
+        // A thread of a killed process may still wait for the disk.
+        let removed = wait_blocking(CGROUP_TIMEOUT, || {
+            // Children come first; files of a cgroup can't and need not be removed.
+            walk(&dir, &mut |child| {
+                let _ = fs::remove_dir(child);
+            });
+            !dir.exists()
         });
-        if dir.exists() {
+        if !removed {
             bail!("the cgroup {} can't be removed: something still runs in it", dir.display());
         }
     }

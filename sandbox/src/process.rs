@@ -35,9 +35,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const EXEC_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the daemons that serve are looked at while others are waited for.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often one may die before that is an error: on a machine whose disk or processors are very busy a part of
+/// How often one may die until that is an error: on a machine whose disk or processors are very busy a part of
 /// Kubernetes gives up where it could wait, and counts on whoever started it to do so again.
-const MOST_DEATHS: u32 = 3;
+const MOST_DEATHS: u32 = 5;
 /// Lines of a log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
 /// Bytes read from the end of a log to find them.
@@ -153,8 +153,7 @@ impl Daemon {
         for stray in strays(layout.root(), Some(&self.name)).into_iter().filter(|pid| leads_session(*pid)) {
             end(stray)?;
         }
-        let log_path = layout.log(&self.name);
-        let log = open_log(&log_path)?;
+        let log = open_log(&layout.log(&self.name))?;
         let mut command = self.command();
         command
             .env(MARK_ROOT, layout.root())
@@ -169,9 +168,8 @@ impl Daemon {
             .wrap_err_with(|| format!("can't start {} ({})", self.name, self.program.display()))?;
         // A pid fits: the kernel's limit is 2^22.
         let pid = child.id() as i32;
-        let Some(start_ticks) = start_ticks(pid) else {
-            bail!("{} ended at once{}", self.name, log_tail(&log_path));
-        };
+        // One that has ended already has no ticks, and so does not run.
+        let start_ticks = start_ticks(pid).unwrap_or_default();
         let record = Record { pid, start_ticks, boot_id: boot_id(), command_digest: digest };
         let path = record_path(layout, &self.name);
         write_atomically(&path, &serde_json::to_vec_pretty(&record).into_diagnostic()?)?;
@@ -220,15 +218,14 @@ impl Daemon {
         Ok(started)
     }
 
-    /// What `status` shows.
+    /// What `status` shows; of one that has died also the end of its log.
     pub async fn status(&self, layout: &Layout) -> PartStatus {
-        let problem = self.check(layout).await.err();
-        PartStatus {
-            name: self.name.clone(),
-            pid: running(layout, &self.name),
-            healthy: problem.is_none(),
-            problem,
+        let mut problem = self.check(layout).await.err();
+        let pid = running(layout, &self.name);
+        if let (None, Some(problem)) = (pid, &mut problem) {
+            problem.push_str(&log_tail(&layout.log(&self.name)));
         }
+        PartStatus { name: self.name.clone(), pid, healthy: problem.is_none(), problem }
     }
 
     /// One look: does it run, and does it serve?
@@ -269,18 +266,20 @@ impl Daemon {
 
 /// Starts the daemons of each stage, and those of the next only when these serve: what a daemon needs is ready before
 /// it starts, since not every one tries again (a kubelet without its containerd gives up).
-pub async fn start_in_stages(
-    layout: &Layout,
-    stages: &[Vec<Daemon>],
-    timeout: impl Fn(&Daemon) -> Duration,
-) -> Result<()> {
+pub async fn start_in_stages(layout: &Layout, stages: &[Vec<Daemon>], timeout: Duration) -> Result<()> {
+    let mut earlier = Vec::new();
     for stage in stages {
         for daemon in stage {
             daemon.start(layout)?;
         }
-        for daemon in stage {
-            daemon.wait_ready(layout, timeout(daemon)).await?;
-        }
+        let ready = async {
+            for daemon in stage {
+                daemon.wait_ready(layout, timeout).await?;
+            }
+            Ok(())
+        };
+        while_kept(layout, &earlier, ready).await?;
+        earlier.extend_from_slice(stage);
     }
     Ok(())
 }
@@ -498,13 +497,13 @@ async fn probe(probe: &Probe) -> Result<(), String> {
         Probe::Http(url) => match reqwest::get(url).await {
             Ok(response) if !response.status().is_server_error() => Ok(()),
             Ok(response) => Err(format!("{url} answers {}", response.status())),
-            Err(error) => Err(format!("{url} does not answer ({})", error.without_url())),
+            Err(error) => Err(format!("{url} does not answer ({})", with_causes(&error.without_url()))),
         },
     }
 }
 
 /// Blocking, since `down` stops daemons one after another and nothing else waits.
-fn wait_blocking(timeout: Duration, done: impl Fn() -> bool) -> bool {
+pub fn wait_blocking(timeout: Duration, done: impl Fn() -> bool) -> bool {
     let started = Instant::now();
     while !done() {
         if started.elapsed() > timeout {
@@ -611,7 +610,7 @@ mod tests {
         let socket = dir.path().join("first.sock");
         let sleep = |name: &str| Daemon::new(name, "/bin/sleep").args(["600"]);
         let stages = [vec![sleep("first").probe(Probe::Socket(socket.clone()))], vec![sleep("second")]];
-        let started = start_in_stages(&layout, &stages, |_| Duration::from_secs(30));
+        let started = start_in_stages(&layout, &stages, Duration::from_secs(30));
         let serve = async {
             let first = || async { running(&layout, "first").map(drop).ok_or_else(|| "not yet".to_owned()) };
             wait_for("the first runs", Duration::from_secs(30), first).await.unwrap();

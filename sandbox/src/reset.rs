@@ -14,7 +14,7 @@ use crate::cluster::kubeconfig;
 use crate::estate::NAMESPACE;
 use crate::kubectl::Kubectl;
 use crate::layout::{Cluster, Layout};
-use crate::{lock, process, services, velero};
+use crate::{lock, process, services, up, velero};
 
 /// What Velero keeps in the cluster about backups, restores and their repositories.
 const VELERO_KINDS: [&str; 9] = [
@@ -28,14 +28,14 @@ const VELERO_KINDS: [&str; 9] = [
     "datadownloads",
     "downloadrequests",
 ];
-/// Its volumes are folders on this machine; removing them takes seconds.
-const NAMESPACE_TIMEOUT: &str = "--timeout=120s";
-/// Two pods that end and start again, on a machine that is busy.
-const VELERO_TIMEOUT: &str = "--timeout=300s";
+/// Pods that end, and volumes that are folders on this machine: seconds, unless the machine is very busy.
+const DELETE_TIMEOUT: &str = "--timeout=600s";
+/// Two pods that end and start again.
+const VELERO_TIMEOUT: &str = "--timeout=600s";
 /// Phases of backups and restores on which Velero no longer works.
 const ENDED: [&str; 4] = ["Completed", "PartiallyFailed", "Failed", "FailedValidation"];
-/// The registry starts within a second.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// They start within a second.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Removes everything that a migration leaves.
 ///
@@ -43,6 +43,7 @@ const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// When something can't be removed.
 pub async fn reset(layout: &Layout) -> Result<()> {
     let _lock = lock::take(layout, "reset")?;
+    up::revive(layout).await?;
     let aks = Kubectl::new(layout, Cluster::Aks);
     let mut busy = Vec::new();
     for cluster in Cluster::ALL {
@@ -52,8 +53,8 @@ pub async fn reset(layout: &Layout) -> Result<()> {
     }
     // A restore that still waits would fill the namespace again.
     delete_velero_objects(&aks, &["restores", "podvolumerestores"])?;
-    aks.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", NAMESPACE_TIMEOUT])?;
-    aks.run(&["delete", "crd", "coupons.shop.example.com", "--ignore-not-found"])?;
+    aks.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", DELETE_TIMEOUT])?;
+    aks.run(&["delete", "crd", "coupons.shop.example.com", "--ignore-not-found", DELETE_TIMEOUT])?;
     aks.run(&["delete", "ingressclass", "alb", "--ignore-not-found"])?;
     let maps = ["-n", velero::NAMESPACE, "-l", "velero.io/plugin-config", "--ignore-not-found"];
     aks.run(&[&["delete", "configmaps"], &maps[..]].concat())?;
@@ -72,7 +73,7 @@ pub async fn reset(layout: &Layout) -> Result<()> {
     for cluster in Cluster::ALL {
         velero::wait_ready(cluster, &kubeconfig::client(layout, cluster).await?).await?;
     }
-    empty_registry(layout).await?;
+    empty_azure(layout).await?;
     forget_images(layout)?;
     forget_run(layout)
 }
@@ -131,14 +132,17 @@ fn delete_velero_objects(kubectl: &Kubectl, kinds: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// An empty registry: its own deletion would leave the layers.
-async fn empty_registry(layout: &Layout) -> Result<()> {
-    process::stop(layout, "acr")?;
+/// An empty registry, whose own deletion would leave the layers, and an Azure that knows of no identity: that keeps all
+/// in memory.
+async fn empty_azure(layout: &Layout) -> Result<()> {
+    let mut emptied = services::daemons(layout)?;
+    emptied.retain(|daemon| ["acr", "azure"].contains(&daemon.name.as_str()));
+    for daemon in &emptied {
+        process::stop(layout, &daemon.name)?;
+    }
     remove(&layout.state_of("acr").join("blobs"))?;
-    for daemon in services::daemons(layout)? {
-        if daemon.name == "acr" {
-            daemon.ensure(layout, REGISTRY_TIMEOUT).await?;
-        }
+    for daemon in &emptied {
+        daemon.ensure(layout, SERVICE_TIMEOUT).await?;
     }
     Ok(())
 }

@@ -13,16 +13,16 @@ use crate::estate::{self, NAMESPACE};
 use crate::kubectl::Kubectl;
 use crate::layout::{Cluster, Layout};
 use crate::process::wait_for;
-use crate::{env, images, lock, oci, services, velero};
+use crate::{env, images, lock, oci, services, up, velero};
 
 /// The first start pulls images and makes the database; on two busy cores that takes a while.
-const READY_TIMEOUT: &str = "--timeout=300s";
+const READY_TIMEOUT: &str = "--timeout=600s";
 /// The API server serves a new kind about a second after its definition.
-const KIND_TIMEOUT: Duration = Duration::from_secs(30);
+const KIND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Velero's server, and how long its new pod may take to serve.
 const VELERO: &str = "deployment/velero";
-const VELERO_TIMEOUT: Duration = Duration::from_secs(120);
+const VELERO_TIMEOUT: Duration = Duration::from_secs(600);
 /// Prints when an object was made.
 const CREATED: &str = "jsonpath={.metadata.creationTimestamp}";
 
@@ -37,10 +37,8 @@ const UPLOADS_MARK: &str = "/data/.seeded";
 /// # Errors
 /// When the sandbox isn't up, or an image, a pod or the data can't be made.
 pub async fn seed(layout: &Layout) -> Result<()> {
-    if !layout.kubeconfig().exists() {
-        bail!(help = "run `cargo xtask sandbox up` first", "the sandbox is down");
-    }
     let _lock = lock::take(layout, "seed")?;
+    up::revive(layout).await?;
     let started = Instant::now();
     let say = |what: &str| eprintln!("{what} after {:.0} s", started.elapsed().as_secs_f64());
     push_images(layout).await?;

@@ -210,13 +210,17 @@ fn installed(package: &str) -> bool {
         .is_ok_and(|status| status.ends_with("install ok installed"))
 }
 
+/// A machine that has just started may be updating itself; `apt-get` by itself doesn't wait for that.
+const WAIT_FOR_LOCK: [&str; 2] = ["-o", "DPkg::Lock::Timeout=600"];
+
 /// Debian packages. Their own services must not start: `policy-rc.d` forbids it while apt runs.
 fn install_packages(names: &[&str]) -> Result<()> {
     let _policy = ServicePolicy::forbid()?;
-    quiet(Command::new("apt-get").args(["update", "-q"]))?;
+    quiet(Command::new("apt-get").args(["update", "-q"]).args(WAIT_FOR_LOCK))?;
     quiet(
         Command::new("apt-get")
             .args(["install", "-q", "-y", "--no-install-recommends"])
+            .args(WAIT_FOR_LOCK)
             .args(names)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
@@ -310,7 +314,7 @@ fn install_azurite(layout: &Layout) -> Result<()> {
     staging.finish()
 }
 
-/// moto in a Python environment of its own. Its scripts carry the folder's name, so it is made in place, and the
+/// moto in a Python environment of its own, with the versions that it was tried with. Its scripts carry the folder's name, so it is made in place, and the
 /// server's script, written last by pip, is what counts.
 fn install_moto(layout: &Layout) -> Result<()> {
     let dir = layout.moto_dir();
@@ -318,7 +322,8 @@ fn install_moto(layout: &Layout) -> Result<()> {
     quiet(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
     let pip = quiet(
         Command::new(dir.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint"])
+            .arg(layout.workspace().join("sandbox/tools/moto/constraints.txt"))
             .arg(format!("moto[server]=={}", versions::MOTO)),
     );
     if pip.is_err() {
@@ -328,13 +333,14 @@ fn install_moto(layout: &Layout) -> Result<()> {
 }
 
 /// A folder that becomes another by rename when it is complete.
-struct Staging {
+pub struct Staging {
     made: tempfile::TempDir,
     goal: PathBuf,
 }
 
 impl Staging {
-    fn new(goal: &Path) -> Result<Staging> {
+    /// An empty folder beside `goal`.
+    pub fn new(goal: &Path) -> Result<Staging> {
         let parent = goal.parent().ok_or_else(|| miette!("{} has no folder", goal.display()))?;
         let make = || -> std::io::Result<tempfile::TempDir> {
             fs::create_dir_all(parent)?;
@@ -346,11 +352,13 @@ impl Staging {
         Ok(Staging { made, goal: goal.to_path_buf() })
     }
 
-    fn path(&self) -> &Path {
+    /// Where it is made.
+    pub fn path(&self) -> &Path {
         self.made.path()
     }
 
-    fn finish(self) -> Result<()> {
+    /// Puts it in the goal's place.
+    pub fn finish(self) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         remove_dir(&self.goal)?;
         let path = self.made.keep();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use miette::{IntoDiagnostic, Result, WrapErr};
+use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
 use crate::layout::{Cluster, Layout};
 use crate::oci::Built;
@@ -10,8 +10,8 @@ use crate::pki::Pki;
 use crate::process::{self, Daemon};
 use crate::{cluster, images, lock, network, provisioner, services, tools, velero};
 
-/// It only has to run.
-const PROVISIONER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What only has to run does so at once.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What to do after a failure, once something was started.
 const AGAIN: &str = "the sandbox is not up. Run the same command again: what is built is kept, and what runs is used. \
@@ -50,6 +50,20 @@ async fn start(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// Starts daemons that have died since `up`, and waits until all serve.
+///
+/// # Errors
+/// When the sandbox is down, or one does not come up.
+pub async fn revive(layout: &Layout) -> Result<()> {
+    if !layout.kubeconfig().exists() {
+        bail!(help = "run `cargo xtask sandbox up` first", "the sandbox is down");
+    }
+    for daemon in daemons(layout)? {
+        daemon.ensure(layout, TIMEOUT).await?;
+    }
+    Ok(())
+}
+
 /// Every daemon of the sandbox.
 fn daemons(layout: &Layout) -> Result<Vec<Daemon>> {
     let mut all = services::daemons(layout)?;
@@ -62,6 +76,6 @@ fn daemons(layout: &Layout) -> Result<Vec<Daemon>> {
 
 async fn join(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<kube::Client> {
     let client = cluster::up(layout, cluster, images).await?;
-    provisioner::daemon(cluster)?.ensure(layout, PROVISIONER_TIMEOUT).await?;
+    provisioner::daemon(cluster)?.ensure(layout, TIMEOUT).await?;
     Ok(client)
 }

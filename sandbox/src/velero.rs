@@ -28,10 +28,12 @@ const NODE_AGENT_CONFIG: &str = "node-agent-config";
 const VOLUMES_AT_ONCE: usize = 2;
 /// The secret with the location's credentials.
 const CREDENTIALS: &str = "cloud-credentials";
-/// Set as one version by the API server: it serves a new kind about a second after its definition.
-const CRD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Velero's pod starts within 10 s; on two busy cores it has taken a minute.
-const READY_TIMEOUT: Duration = Duration::from_secs(240);
+/// The API server serves a new kind about a second after its definition, and takes an object at once, unless it is
+/// just being started again.
+const API_TIMEOUT: Duration = Duration::from_secs(60);
+/// Velero's pod starts within 10 s; one that starts before its node's rules are there waits for minutes until it is
+/// tried again.
+const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Installs Velero and waits until it serves and its storage location is available. Changes nothing when it is there.
 pub async fn install(layout: &Layout, cluster: Cluster, client: &Client) -> Result<()> {
@@ -90,7 +92,7 @@ async fn apply_all(layout: &Layout, cluster: Cluster, client: &Client) -> Result
         apply(client, &object).await?;
     }
     apply(client, &node_agent_config()).await?;
-    wait_for("Velero's kinds are served", CRD_TIMEOUT, || async {
+    wait_for("Velero's kinds are served", API_TIMEOUT, || async {
         let api = api_of(client, "velero.io/v1", "BackupStorageLocation", Some(NAMESPACE));
         let list = api.map_err(|error| error.to_string())?.list(&Default::default()).await;
         list.map(|_| ()).map_err(|error| with_causes(&error))
@@ -214,8 +216,11 @@ async fn apply(client: &Client, object: &Value) -> Result<()> {
     let kind = text("/kind").unwrap_or_default();
     let api = api_of(client, text("/apiVersion").unwrap_or_default(), kind, text("/metadata/namespace"))?;
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let applied = api.patch(name, &params, &Patch::Apply(object)).await;
-    applied.map(|_| ()).into_diagnostic().wrap_err_with(|| format!("can't apply {kind} {name}"))
+    wait_for(&format!("{kind} {name} is applied"), API_TIMEOUT, || async {
+        let applied = api.patch(name, &params, &Patch::Apply(object)).await;
+        applied.map(drop).map_err(|error| with_causes(&error))
+    })
+    .await
 }
 
 fn api_of(client: &Client, version: &str, kind: &str, namespace: Option<&str>) -> Result<Api<DynamicObject>> {

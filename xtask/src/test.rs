@@ -19,15 +19,37 @@ pub fn everything() -> Outcome {
     let result = crate::rehearse::run().and_then(|()| {
         cargo::run(
             Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args(["test", "--workspace", "--features", SANDBOX_TESTS, "--test", "sandbox_*"])
+                .args([
+                    "test",
+                    "--workspace",
+                    "--features",
+                    SANDBOX_TESTS,
+                    "--test",
+                    "sandbox_*",
+                    "--no-fail-fast",
+                ])
                 // They share one estate and change it, and say how far they are.
                 .args(["--", "--test-threads=1", "--nocapture"])
                 .env("MIGRATE_SANDBOX_PROJECT", cargo::project()),
         )
     });
+    if result.is_err() {
+        keep_evidence();
+    }
     // Also after a failure: nothing may be left behind.
     let down = cargo::sandbox(&["down"]);
     result.and(down)
+}
+
+/// After a failure: how each part of the sandbox is, and its logs, before they go with it.
+fn keep_evidence() {
+    let (logs, kept) = (cargo::target().join("sandbox/logs"), cargo::target().join("sandbox/failed-logs"));
+    let kept_before = std::fs::remove_dir_all(&kept);
+    let told = cargo::sandbox(&["status"]);
+    match std::fs::rename(&logs, &kept) {
+        Ok(()) => eprintln!("test: the sandbox's logs are kept in {}", kept.display()),
+        Err(error) => eprintln!("test: the sandbox's logs are lost ({error}; {told:?}, {kept_before:?})"),
+    }
 }
 
 /// clippy with every warning refused; in what is shipped also `unwrap`, which is good enough for tests.

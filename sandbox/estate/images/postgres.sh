@@ -14,7 +14,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     rm -rf "$unfinished"
     printf '%s\n' "$POSTGRES_PASSWORD" > /tmp/password
     initdb --pgdata "$unfinished" --username "$POSTGRES_USER" --pwfile /tmp/password \
-        --encoding UTF8 --no-locale --auth-local trust --auth-host scram-sha-256
+        --encoding UTF8 --no-locale --no-sync --auth-local trust --auth-host scram-sha-256
     rm /tmp/password
     printf 'create database "%s";\n' "$POSTGRES_DB" | postgres --single -D "$unfinished" postgres
     printf 'host all all all scram-sha-256\n' >> "$unfinished/pg_hba.conf"

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::arm::SourceCredentials;
 use crate::oci::{ANY_MANIFEST, Registry, Repository, sha256};
+use crate::process::with_causes;
 
 /// "The maximum number of manifests for an imported image is 50":
 /// <https://learn.microsoft.com/en-us/azure/container-registry/container-registry-import-images>.
@@ -89,7 +90,7 @@ impl Source<'_> {
             let user = credentials.username.as_deref().unwrap_or_default();
             request = request.basic_auth(user, Some(&credentials.password));
         }
-        let response = request.send().await.map_err(|e| format!("{}", e.without_url()))?;
+        let response = request.send().await.map_err(|e| with_causes(&e.without_url()))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -108,7 +109,7 @@ impl Source<'_> {
         let response = self.get(&format!("manifests/{reference}"), ACCEPT, ANY_MANIFEST).await?;
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let media_type = media_type.unwrap_or_default().to_owned();
-        let bytes = response.bytes().await.map_err(|e| e.without_url().to_string())?.to_vec();
+        let bytes = response.bytes().await.map_err(|e| with_causes(&e.without_url()))?.to_vec();
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(format!("The manifest {reference} is too large"));
         }
@@ -139,7 +140,7 @@ impl Source<'_> {
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Err("The source registry does not support ranges (RFC 7233)".to_owned());
         }
-        let bytes = response.bytes().await.map_err(|e| e.without_url().to_string())?.to_vec();
+        let bytes = response.bytes().await.map_err(|e| with_causes(&e.without_url()))?.to_vec();
         if sha256(&bytes) != digest || bytes.len() as u64 != size {
             return Err(format!("Error copying blobs: {digest} has other bytes"));
         }

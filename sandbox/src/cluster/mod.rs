@@ -22,12 +22,8 @@ use crate::oci::Built;
 use crate::pki::Pki;
 use crate::process::{Daemon, start_in_stages, wait_for, while_kept, with_causes};
 
-/// A daemon that only has to open its port: etcd and containerd take under a second each.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// The API server answers within 5 s on two cores; a loaded machine may need much longer.
-const API_TIMEOUT: Duration = Duration::from_secs(120);
-/// A node is Ready about 2 s after its kubelet has started.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Each takes seconds; a machine with a busy disk takes minutes, and what has died is told long before.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A cluster's daemons, stage by stage: those of a stage need those before it, and no others.
 fn stages(layout: &Layout, cluster: Cluster, pki: &Pki) -> [Vec<Daemon>; 3] {
@@ -61,22 +57,22 @@ async fn start(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Cl
     runtime::configure(layout, cluster)?;
     node::configure(layout, cluster, &pki)?;
 
-    let timeout = |daemon: &Daemon| {
-        if daemon.name.ends_with("apiserver") { API_TIMEOUT } else { START_TIMEOUT }
-    };
-    let stages = stages(layout, cluster, &pki);
-    start_in_stages(layout, &stages, timeout).await?;
+    let [base, api, rest] = stages(layout, cluster, &pki);
+    let client = kubeconfig::client(layout, cluster).await?;
+    start_in_stages(layout, &[base.clone(), api.clone()], TIMEOUT).await?;
+    // The controller manager gives a server that listens ten seconds to be ready, and exits.
+    let api_is_ready = wait_for("the API server is ready", TIMEOUT, || api_ready(&client));
+    while_kept(layout, &[base.clone(), api.clone()].concat(), api_is_ready).await?;
+    start_in_stages(layout, std::slice::from_ref(&rest), TIMEOUT).await?;
     let (own, own_images) = (layout.clone(), images.to_vec());
     let finish = async {
         let import = tokio::task::spawn_blocking(move || runtime::import_images(&own, cluster, &own_images));
         import.await.into_diagnostic()??;
-        let client = kubeconfig::client(layout, cluster).await?;
-        wait_for("the API server is ready", API_TIMEOUT, || api_ready(&client)).await?;
-        wait_for("the node is Ready", READY_TIMEOUT, || node_ready(&client, cluster)).await?;
-        storage::apply(&client, cluster).await?;
-        Ok(client)
+        wait_for("the node is Ready", TIMEOUT, || node_ready(&client, cluster)).await?;
+        storage::apply(&client, cluster).await
     };
-    while_kept(layout, &stages.concat(), finish).await
+    while_kept(layout, &[base, api, rest].concat(), finish).await?;
+    Ok(client)
 }
 
 /// Whether the API server says that it is ready.

@@ -1,12 +1,18 @@
 //! Storage classes with the names and provisioners that EKS and AKS have. The sandbox's own provisioner serves them.
 
+use std::time::Duration;
+
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use miette::{IntoDiagnostic, Result, WrapErr};
+use miette::Result;
 use serde_json::{Value, json};
 
 use crate::layout::Cluster;
+use crate::process::{wait_for, with_causes};
+
+/// The API server takes a class at once, unless it is just being started again.
+const API_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who owns the fields that the sandbox sets.
 pub const FIELD_MANAGER: &str = "sandbox";
@@ -81,8 +87,11 @@ pub async fn apply(client: &Client, cluster: Cluster) -> Result<()> {
             "volumeBindingMode": if class.waits { "WaitForFirstConsumer" } else { "Immediate" },
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = api.patch(class.name, &params, &Patch::Apply(&object)).await.into_diagnostic();
-        applied.wrap_err_with(|| format!("can't make the storage class {} on {cluster}", class.name))?;
+        wait_for(&format!("the storage class {} is made", class.name), API_TIMEOUT, || async {
+            let applied = api.patch(class.name, &params, &Patch::Apply(&object)).await;
+            applied.map(drop).map_err(|error| with_causes(&error))
+        })
+        .await?;
     }
     Ok(())
 }

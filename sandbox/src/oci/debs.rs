@@ -6,6 +6,8 @@ use std::process::Command;
 
 use miette::{IntoDiagnostic, Result, WrapErr, bail};
 
+use crate::process;
+
 /// Written last: the names of a complete download, one a line.
 const COMPLETE: &str = "complete";
 
@@ -25,17 +27,14 @@ pub fn debs(cache: &Path, wanted: &[&str], without: &[&str]) -> Result<Vec<PathB
         fs::remove_dir_all(&folder).into_diagnostic()?;
     }
     fs::create_dir_all(&folder).into_diagnostic()?;
-    let packages = resolve(&folder, wanted, without)?;
-    let output = Command::new("apt-get")
-        .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
-        .args(&packages)
-        .current_dir(&folder)
-        .output()
-        .into_diagnostic()
-        .wrap_err("failed to start apt-get")?;
-    if !output.status.success() {
-        bail!("apt-get can't download packages: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    let packages = match download(&folder, wanted, without) {
+        Ok(packages) => packages,
+        Err(_) => {
+            // Lists that are missing, or older than what the mirror has.
+            process::run("apt-get", &["update", "-q"])?;
+            download(&folder, wanted, without)?
+        }
+    };
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder).into_diagnostic()? {
         let name = entry.into_diagnostic()?.file_name().to_string_lossy().into_owned();
@@ -49,6 +48,22 @@ pub fn debs(cache: &Path, wanted: &[&str], without: &[&str]) -> Result<Vec<PathB
     names.sort();
     fs::write(&complete, names.join("\n")).into_diagnostic()?;
     Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+/// Downloads into `folder`, and returns the packages' names.
+fn download(folder: &Path, wanted: &[&str], without: &[&str]) -> Result<Vec<String>> {
+    let packages = resolve(folder, wanted, without)?;
+    let output = Command::new("apt-get")
+        .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
+        .args(&packages)
+        .current_dir(folder)
+        .output()
+        .into_diagnostic()
+        .wrap_err("failed to start apt-get")?;
+    if !output.status.success() {
+        bail!("apt-get can't download packages: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(packages)
 }
 
 /// Asks apt what `wanted` needs on a system where nothing is installed.

@@ -43,8 +43,8 @@ pub const ACR_NAME: &str = "migratesandbox";
 /// The vault's name.
 pub const VAULT_NAME: &str = "migratesandbox";
 
-/// moto imports all of Python's AWS world before it answers.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Each takes seconds, but moto reads all of Python's AWS world before it answers, beside two clusters that start.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Starts every service, waits until it serves, and makes the bucket, the container and the two
 /// registries' accounts. What is there already stays.
