@@ -57,13 +57,32 @@ pub(super) struct Cursor {
     pub(super) partial: BTreeMap<String, Partial>,
 }
 
-/// Turns ends in any order into a place behind which everything is done.
+/// Ended objects, one right after the other.
+#[derive(Debug)]
+struct Run {
+    objects: u64,
+    /// Of the last of them.
+    key: String,
+    counts: CopyOutputs,
+}
+
+impl Run {
+    fn go_on_with(&mut self, next: Self) {
+        self.objects += next.objects;
+        self.key = next.key;
+        self.counts.add(&next.counts);
+    }
+}
+
+/// Turns ends in any order into a place behind which everything is done. Its size is that of what is open,
+/// however much ends behind a slow object.
 #[derive(Debug, Default)]
 pub(super) struct LowWater {
     next: u64,
     done: u64,
     open: BTreeSet<u64>,
-    ended: BTreeMap<u64, (String, CopyOutputs)>,
+    /// What ended behind the first open object, by its first ticket; between two runs something is open.
+    ended: BTreeMap<u64, Run>,
     last: Option<String>,
     unordered: bool,
     /// The first that the place stays before.
@@ -96,25 +115,43 @@ impl LowWater {
             // The place will not come here: the next attempt lists it again and finds it equal.
             return;
         }
-        self.ended.insert(ticket, (key, counts));
-        let first_open = self.open.first().copied().unwrap_or(self.next);
-        while let Some(entry) = self.ended.first_entry().filter(|e| *e.key() < first_open) {
-            let (key, counts) = entry.remove();
-            all.add(&counts);
-            if !self.unordered {
-                range.after = Some(key);
+        let run = Run { objects: 1, key, counts };
+        if self.open.first().is_some_and(|first| *first < ticket) {
+            self.keep(ticket, run);
+        } else {
+            // Up to what is open now everything has ended: it is one run.
+            let next = self.ended.remove(&(ticket + 1));
+            for run in std::iter::once(run).chain(next) {
+                all.add(&run.counts);
+                range.after = Some(run.key);
+                self.done += run.objects;
             }
-            self.done += 1;
         }
         if self.unordered {
             range.after = None;
         }
     }
 
+    /// Joins what ended with what ended right before and right after it.
+    fn keep(&mut self, ticket: u64, mut run: Run) {
+        if let Some(next) = self.ended.remove(&(ticket + run.objects)) {
+            run.go_on_with(next);
+        }
+        match self.ended.range_mut(..ticket).next_back() {
+            Some((first, before)) if first + before.objects == ticket => before.go_on_with(run),
+            _ => _ = self.ended.insert(ticket, run),
+        }
+    }
+
     /// The object of `ticket` failed and has no place in the list of the failed: the range's place stays
     /// before it, so that the next attempt meets it again.
     pub(super) fn stay(&mut self, ticket: u64) {
-        self.stuck = Some(self.stuck.map_or(ticket, |stuck| stuck.min(ticket)));
+        let stuck = self.stuck.unwrap_or(ticket);
+        self.stuck = Some(stuck.min(ticket));
+        if stuck != ticket {
+            // The first of them holds the place.
+            self.open.remove(&stuck.max(ticket));
+        }
     }
 
     /// Whether nothing is left behind the place.
@@ -177,6 +214,62 @@ mod tests {
         }
         assert_eq!(desk.place(), (Some("a"), 1));
         assert!(desk.water.ended.is_empty() && !desk.water.is_empty());
+    }
+
+    #[test]
+    fn of_failures_that_are_not_listed_only_the_first_is_kept() {
+        let mut desk = Desk::default();
+        let tickets: Vec<u64> = (0..1000).map(|n| desk.water.begin(&format!("{n:03}"))).collect();
+        for ticket in tickets[1..].iter().rev() {
+            desk.water.stay(*ticket);
+        }
+        assert_eq!((desk.water.open.len(), desk.place()), (2, (None, 0)));
+        desk.end(tickets[0], "000");
+        assert_eq!((desk.place(), desk.water.is_empty()), ((Some("000"), 1), false));
+    }
+
+    #[test]
+    fn what_ends_behind_an_open_object_takes_no_memory_of_its_own() {
+        let mut desk = Desk::default();
+        let slow = desk.water.begin("a");
+        for n in 0..100_000 {
+            let key = format!("b{n:06}");
+            let ticket = desk.water.begin(&key);
+            desk.end(ticket, &key);
+            assert_eq!((desk.water.ended.len(), desk.water.open.len()), (1, 1));
+        }
+        assert_eq!((desk.place(), desk.water.done()), ((None, 0), 0));
+        desk.end(slow, "a");
+        assert_eq!((desk.place(), desk.water.done()), ((Some("b099999"), 100_001), 100_001));
+        assert!(desk.water.ended.is_empty() && desk.water.is_empty());
+    }
+
+    #[test]
+    fn in_whatever_order_objects_end_the_place_is_behind_the_last_before_the_first_open_one() {
+        const COUNT: u64 = 101;
+        let reason = "why".to_owned();
+        for stride in 1..COUNT {
+            let mut desk = Desk::default();
+            let keys: Vec<String> = (0..COUNT).map(|n| format!("{n:03}")).collect();
+            let tickets: Vec<u64> = keys.iter().map(|key| desk.water.begin(key)).collect();
+            let mut open: BTreeSet<u64> = (0..COUNT).collect();
+            // Prime: each comes once.
+            for at in (0..COUNT).map(|n| (n * stride + 7) % COUNT) {
+                let key = &keys[usize::try_from(at).unwrap()];
+                let streamed_objects = BTreeMap::from([(reason.clone(), vec![key.clone()])]);
+                let counts = CopyOutputs { streamed_objects, ..one() };
+                let ticket = tickets[usize::try_from(at).unwrap()];
+                desk.water.end(ticket, key.clone(), counts, &mut desk.range, &mut desk.all);
+                open.remove(&at);
+                let done = open.first().copied().unwrap_or(COUNT);
+                let last = done.checked_sub(1).map(|last| format!("{last:03}"));
+                assert_eq!(desk.place(), (last.as_deref(), done), "stride {stride}");
+                assert_eq!(desk.water.done(), done);
+                assert!(desk.water.ended.len() <= open.len());
+            }
+            let first: Vec<String> = (0..20).map(|n| format!("{n:03}")).collect();
+            assert_eq!(desk.all.streamed_objects[&reason], first);
+        }
     }
 
     #[test]
