@@ -140,7 +140,7 @@ impl Manager {
         path: &str,
         api_version: &str,
         what: &str,
-    ) -> Result<Vec<Value>, StepError> {
+    ) -> Result<Vec<Value>, Failure> {
         let mut url = self.url(path, api_version)?;
         let mut all = Vec::new();
         for _ in 0..MAX_PAGES {
@@ -162,7 +162,7 @@ impl Manager {
             url.set_path(next.path());
             url.set_query(next.query());
         }
-        Err(StepError::permanent(format!("failed to {what}: it has no end")))
+        Err(StepError::permanent(format!("failed to {what}: it has no end")).into())
     }
 }
 

@@ -94,6 +94,9 @@ pub(crate) struct MadeAssignment {
     pub scope: String,
     /// Its ID; empty where somebody else had assigned the role before.
     pub id: String,
+    /// The name that it has, or was to have; an earlier version of this step did not tell.
+    #[serde(default)]
+    pub name: String,
     /// Whether this node has made it; for an earlier version of this step whatever has an ID was its own.
     #[serde(default)]
     pub added: Option<bool>,
@@ -104,9 +107,12 @@ impl MadeAssignment {
         self.added.unwrap_or(true) && !self.id.is_empty()
     }
 
-    /// Last part of its ID.
-    fn name(&self) -> String {
-        self.id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase()
+    /// What it is marked by, where it is: its name, or the last part of its ID.
+    fn mark(&self) -> String {
+        match self.name.as_str() {
+            "" => self.id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase(),
+            name => name.to_owned(),
+        }
     }
 }
 
@@ -317,8 +323,8 @@ impl Azure {
                 // Those of an identity are its maker's.
                 marks.extend((!ours.is_own).then(|| name.clone()));
             }
-            let made = MadeAssignment { role: assignment.role.clone(), scope, id, added: None };
-            wanted.push((made, name, role, what));
+            let made = MadeAssignment { role: assignment.role.clone(), scope, id, name, added: None };
+            wanted.push((made, role, what));
         }
         if marks != ours.marks {
             self.mark(&id, &identity.name, &marks).await?;
@@ -335,11 +341,12 @@ impl Azure {
             self.put(&credential_id(&id, &name), IDENTITY_VERSION, &body, &what).await?;
         }
         let mut made = Vec::with_capacity(wanted.len());
-        for (mut assignment, name, role, what) in wanted {
-            if new.contains(&name) && !self.assign(&assignment, role, &ours.principal_id, &what).await? {
+        for (mut assignment, role, what) in wanted {
+            let is_new = new.contains(&assignment.name);
+            if is_new && !self.assign(&assignment, role, &ours.principal_id, &what).await? {
                 assignment.id = String::new();
             }
-            assignment.added = Some(!assignment.id.is_empty() && is_added(&name));
+            assignment.added = Some(!assignment.id.is_empty() && is_added(&assignment.name));
             made.push(assignment);
         }
         let added = Some(names.iter().filter(|name| is_added(name)).cloned().collect());

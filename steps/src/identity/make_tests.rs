@@ -18,6 +18,8 @@ mod take_back;
 const GROUP: &str = "/subscriptions/sub/resourceGroups/shop";
 const SCOPE: &str =
     "/subscriptions/sub/resourceGroups/shop/providers/Microsoft.Storage/storageAccounts/files";
+/// In another subscription.
+const FAR: &str = "/subscriptions/Far/resourceGroups/data/providers/Microsoft.Storage/storageAccounts/far";
 const ROLE: &str = "arn:aws:iam::123456789012:role/web";
 
 #[derive(Default)]
@@ -29,6 +31,8 @@ struct Inner {
     trouble: Vec<(u16, &'static str)>,
     /// IDs with this in them may not be written.
     refused: Option<&'static str>,
+    /// Lists of role assignments with this in their path may not be read.
+    hidden: Option<&'static str>,
 }
 
 #[derive(Clone, Default)]
@@ -62,7 +66,8 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
     if path == GROUP {
         return axum::Json(json!({ "id": GROUP })).into_response();
     }
-    if path == format!("{SCOPE}/providers/Microsoft.Authorization/roleDefinitions") {
+    let scope = path.strip_suffix("/providers/Microsoft.Authorization/roleDefinitions");
+    if scope.is_some_and(|scope| [SCOPE, FAR].contains(&scope)) {
         let found: Vec<Value> = match query["$filter"].as_str() {
             "roleName eq 'Storage Blob Data Reader'" => vec![
                 json!({ "id": "/subscriptions/sub/providers/Microsoft.Authorization/roleDefinitions/2a2b9908" }),
@@ -79,11 +84,16 @@ async fn manager(State(stand): State<Stand>, request: Request) -> Response {
             list(&inner, &key, query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0))
         }
         Method::GET if is_list("/roleassignments") => {
+            if inner.hidden.is_some_and(|hidden| key.contains(hidden)) {
+                return refusal(403, "AuthorizationFailed");
+            }
+            let within = key.strip_suffix("providers/microsoft.authorization/roleassignments").unwrap();
             let wanted = |(id, body): (&String, &Value)| {
                 let filter = format!("principalId eq '{}'", body["properties"]["principalId"].as_str()?);
                 let mut body = body.clone();
                 (body["id"], body["name"]) = (id.as_str().into(), id.rsplit('/').next()?.into());
-                (id.contains("roleassignments") && query["$filter"] == filter).then_some(body)
+                (id.starts_with(within) && id.contains("roleassignments") && query["$filter"] == filter)
+                    .then_some(body)
             };
             let found: Vec<Value> = inner.resources.iter().filter_map(wanted).collect();
             axum::Json(json!({ "value": found })).into_response()

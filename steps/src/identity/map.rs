@@ -406,7 +406,7 @@ impl TypedStep for IdentityMap {
     /// What is in Azure goes first, then the folder, unless somebody has changed it.
     async fn undo(&self, ctx: &StepContext, config: &Config, outputs: &Outputs) -> Result<(), StepError> {
         if let Some(azure) = config.azure(ctx, self.limits).await? {
-            azure.take_back(ctx, &outputs.identities, &outputs.made).await?;
+            azure.take_back(ctx, &outputs.identities, &outputs.made, &config.assignments).await?;
         }
         let to = ctx.path(&config.to);
         if !to.is_dir() {

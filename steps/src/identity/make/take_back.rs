@@ -2,17 +2,30 @@
 
 use std::collections::BTreeSet;
 
-use migrate_plugin_api::{StepContext, StepError};
+use migrate_plugin_api::{ErrorClass, StepContext, StepError};
 use serde_json::Value;
 use url::form_urlencoded;
 
 use super::super::marks;
 use super::super::plan::Identity;
-use super::{AUTHORIZATION_VERSION, Azure, IDENTITY_VERSION, Made, MadeAssignment, credential_id};
+use super::{
+    AUTHORIZATION_VERSION, Assignment, Azure, IDENTITY_VERSION, Made, MadeAssignment, credential_id,
+};
+use crate::arm::Failure;
+
+/// Assignments that an identity is marked with, and that were not found.
+#[derive(Default)]
+struct Lost {
+    names: BTreeSet<String>,
+    /// Subscriptions that were looked through.
+    looked: Vec<String>,
+    /// Why others were not.
+    refused: Vec<String>,
+}
 
 impl Azure {
     /// Takes back what this node has made. An identity that others made, or have added credentials to, stays:
-    /// made again it would be another.
+    /// made again it would be another. `assignments` are those of the plan.
     ///
     /// # Errors
     /// When Azure refuses or does not answer.
@@ -21,7 +34,9 @@ impl Azure {
         ctx: &StepContext,
         identities: &[Identity],
         made: &[Made],
+        assignments: &[Assignment],
     ) -> Result<(), StepError> {
+        let subscriptions = self.subscriptions(made, assignments);
         for made in made {
             let what = format!("look at identity {}", made.name);
             let found = self.get(&made.id, IDENTITY_VERSION, &what).await?;
@@ -31,7 +46,7 @@ impl Azure {
             match found {
                 Some(found) => {
                     let planned = identities.iter().find(|identity| identity.name == made.name);
-                    self.take_back_one(ctx, planned, made, &found).await?;
+                    self.take_back_one(ctx, planned, made, &found, &subscriptions).await?;
                 }
                 None => self.unassign(made).await?,
             }
@@ -54,6 +69,7 @@ impl Azure {
         planned: Option<&Identity>,
         made: &Made,
         found: &Value,
+        subscriptions: &BTreeSet<String>,
     ) -> Result<(), StepError> {
         // An earlier version of this step took back whatever was planned in an identity of the role.
         let is_old = made.added.is_none()
@@ -66,10 +82,9 @@ impl Azure {
             None if is_old => &made.credentials,
             None => &[],
         };
-        let mut unknown = &marks - &made.assignments.iter().map(MadeAssignment::name).collect();
+        let unknown = &marks - &made.assignments.iter().map(MadeAssignment::mark).collect();
         let (mut others, mut left) = (Vec::new(), Vec::new());
         for (name, credential) in self.credentials(&made.name).await? {
-            unknown.remove(&name);
             let is_added = added.contains(&name) || marks.contains(&name);
             if is_added && self.is_like_ours(&name, &credential) {
                 let id = credential_id(&made.id, &name);
@@ -92,12 +107,17 @@ impl Azure {
             return Ok(());
         }
         self.unassign(made).await?;
-        self.unassign_marked(&made.principal_id, &unknown).await?;
+        // Names of credentials have a `_`: those that are there are gone through already.
+        let unknown = unknown.into_iter().filter(|name| !name.contains('_')).collect();
+        let lost = self.unassign_marked(&made.principal_id, unknown, subscriptions).await?;
         if is_own {
             let what = format!("delete identity {}", made.name);
             return self.delete(&made.id, IDENTITY_VERSION, &what).await;
         }
-        self.mark(&made.id, &made.name, &BTreeSet::new()).await?;
+        self.mark(&made.id, &made.name, &lost.names).await?;
+        if !lost.names.is_empty() {
+            ctx.warn(lost.told(made));
+        }
         if marks::has_maker(found) {
             ctx.warn(format!("identity {} stays: this node of this run has not made it", made.name));
             return Ok(());
@@ -109,26 +129,50 @@ impl Azure {
         Ok(())
     }
 
-    /// Takes back assignments that an earlier attempt has made, with more in its plan: those of `names`, which may be
-    /// names of credentials too, or of what was never made.
-    async fn unassign_marked(&self, principal: &str, names: &BTreeSet<String>) -> Result<(), StepError> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let subscription =
-            self.group.split_once("/resourceGroups/").map_or("", |(subscription, _)| subscription);
+    /// Where assignments may be that no output names: in our subscription, and in those of all that are known.
+    fn subscriptions(&self, made: &[Made], assignments: &[Assignment]) -> BTreeSet<String> {
+        let made = made.iter().flat_map(|made| &made.assignments).map(|assignment| &assignment.scope);
+        let planned = assignments.iter().map(|assignment| &assignment.scope);
+        made.chain(planned).chain([&self.group]).filter_map(|id| subscription(id)).collect()
+    }
+
+    /// Takes back assignments that an earlier attempt has made, with more in its plan: those of `names`, of which some
+    /// may never have been made. What was not found.
+    async fn unassign_marked(
+        &self,
+        principal: &str,
+        names: BTreeSet<String>,
+        subscriptions: &BTreeSet<String>,
+    ) -> Result<Lost, StepError> {
+        let mut lost = Lost { names, ..Lost::default() };
         let filter: String =
             form_urlencoded::byte_serialize(format!("principalId eq '{principal}'").as_bytes()).collect();
-        let path =
-            format!("{subscription}/providers/Microsoft.Authorization/roleAssignments?$filter={filter}");
-        for found in self.manager.list(&path, AUTHORIZATION_VERSION, "list the role assignments").await? {
-            let (id, name) = (found["id"].as_str(), found["name"].as_str().map(str::to_ascii_lowercase));
-            let is_ours = found["properties"]["principalId"] == principal;
-            if let Some((id, name)) = id.zip(name).filter(|(_, name)| is_ours && names.contains(name)) {
-                self.delete(id, AUTHORIZATION_VERSION, &format!("take back role assignment {name}")).await?;
+        for subscription in subscriptions {
+            if lost.names.is_empty() {
+                break;
+            }
+            let path =
+                format!("{subscription}/providers/Microsoft.Authorization/roleAssignments?$filter={filter}");
+            let what = format!("list the role assignments of {subscription}");
+            let all = match self.manager.list(&path, AUTHORIZATION_VERSION, &what).await {
+                Ok(all) => all,
+                // All else is done with rights on less than a subscription.
+                Err(Failure::Refused(error)) if error.class == ErrorClass::Auth => {
+                    lost.refused.push(error.message);
+                    continue;
+                }
+                Err(failure) => return Err(failure.into()),
+            };
+            lost.looked.push(subscription.clone());
+            for found in all.iter().filter(|found| found["properties"]["principalId"] == principal) {
+                let (id, name) = (found["id"].as_str(), found["name"].as_str().map(str::to_ascii_lowercase));
+                if let Some((id, name)) = id.zip(name).filter(|(_, name)| lost.names.remove(name)) {
+                    self.delete(id, AUTHORIZATION_VERSION, &format!("take back role assignment {name}"))
+                        .await?;
+                }
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     async fn unassign(&self, made: &Made) -> Result<(), StepError> {
@@ -138,4 +182,33 @@ impl Azure {
         }
         Ok(())
     }
+}
+
+impl Lost {
+    /// What a person should know.
+    fn told(&self, made: &Made) -> String {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let mut told = format!(
+            "identity {} keeps the tags of role assignments that are no longer in the plan and were not found: {}",
+            made.name,
+            names.join(", ")
+        );
+        if !self.looked.is_empty() {
+            told = format!("{told}; looked for in {}", self.looked.join(", "));
+        }
+        for refused in &self.refused {
+            told = format!("{told}; {refused}");
+        }
+        format!(
+            "{told}; if they are there, take them back yourself: \
+             `az role assignment list --all --assignee {} --subscription ID`",
+            made.principal_id
+        )
+    }
+}
+
+/// The subscription that a resource is in. IDs know no case.
+fn subscription(id: &str) -> Option<String> {
+    let id = id.strip_prefix("/subscriptions/")?.split('/').next()?;
+    Some(format!("/subscriptions/{}", id.to_ascii_lowercase()))
 }

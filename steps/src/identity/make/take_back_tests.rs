@@ -154,6 +154,92 @@ async fn an_assignment_in_the_identity_of_another_is_taken_back_when_it_is_no_lo
     assert_eq!((left, stage.tags()), (vec![theirs], before));
 }
 
+/// Makes an identity that another node has, and then in it an assignment on `scope` that leaves the plan again. That
+/// node with its outputs, the tags of the identity without it, and the name of the assignment.
+async fn with_an_assignment_that_left(
+    stage: &Stage,
+    scope: &str,
+) -> (StepContext, Value, Value, Vec<String>, String) {
+    let mut config = stage.config.clone();
+    config["assignments"] = json!([]);
+    stage.step.apply(&stage.ctx, &config).await.unwrap();
+    let before = stage.tags();
+    let (ctx, mut config) = stage.other("runner");
+    config["assignments"][0]["scope"] = scope.into();
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    let name = outputs["made"][0]["assignments"][0]["name"].as_str().unwrap().to_owned();
+    config["assignments"] = json!([]);
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!((stage.assignments(), &outputs["made"][0]["assignments"]), (1, &json!([])));
+    (ctx, config, outputs, before, name)
+}
+
+#[tokio::test]
+async fn an_assignment_that_is_not_found_keeps_its_mark_until_its_subscription_is_known() {
+    let stage = Stage::new().await;
+    let (ctx, mut config, outputs, before, name) = with_an_assignment_that_left(&stage, FAR).await;
+    for _ in 0..2 {
+        stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+        // The credential is gone, and its mark.
+        assert_eq!(stage.names(), ["id-web", "shop_api", "shop_web"]);
+        assert_eq!((stage.assignments(), stage.tags().len()), (1, before.len() + 1));
+        assert!(stage.tags().contains(&format!("migrate-made-by-{name}")));
+    }
+    let told = format!(
+        "identity id-web keeps the tags of role assignments that are no longer in the plan and were not found: {name}; \
+         looked for in /subscriptions/sub; if they are there, take them back yourself: \
+         `az role assignment list --all --assignee principal-0 --subscription ID`"
+    );
+    assert_eq!(stage.warnings()[0], told);
+
+    // Another role there is planned.
+    config["assignments"] =
+        json!([{ "role-arn": ROLE, "role": "Reader", "scope": "/subscriptions/far/resourceGroups/data" }]);
+    let told = stage.warnings().len();
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!((stage.assignments(), stage.tags()), (0, before));
+    assert_eq!(stage.warnings()[told..], ["identity id-web stays: this node of this run has not made it"]);
+}
+
+#[tokio::test]
+async fn an_assignment_that_may_not_be_looked_for_keeps_its_mark() {
+    let stage = Stage::new().await;
+    let (ctx, config, outputs, before, name) = with_an_assignment_that_left(&stage, SCOPE).await;
+    stage.stand.0.lock().unwrap().hidden = Some("/subscriptions/sub/");
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!((stage.assignments(), stage.tags().len()), (1, before.len() + 1));
+    let told = format!(
+        "identity id-web keeps the tags of role assignments that are no longer in the plan and were not found: {name}; \
+         failed to list the role assignments of /subscriptions/sub: 403 AuthorizationFailed no; if they are there, \
+         take them back yourself: `az role assignment list --all --assignee principal-0 --subscription ID`"
+    );
+    assert_eq!(stage.warnings()[0], told);
+    stage.stand.0.lock().unwrap().hidden = None;
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!((stage.assignments(), stage.tags()), (0, before));
+}
+
+#[tokio::test]
+async fn a_role_that_somebody_has_assigned_in_the_identity_of_another_needs_no_right_on_the_subscription() {
+    let stage = Stage::new().await;
+    let mut bare = stage.config.clone();
+    bare["assignments"] = json!([]);
+    stage.step.apply(&stage.ctx, &bare).await.unwrap();
+    let before = stage.tags();
+    let said = json!({ "properties": { "roleDefinitionId": "/subscriptions/sub/providers/Microsoft.Authorization/roleDefinitions/2a2b9908",
+        "principalId": "principal-0", "principalType": "ServicePrincipal" } });
+    let theirs = format!("{SCOPE}/providers/Microsoft.Authorization/roleAssignments/theirs").to_lowercase();
+    stage.stand.0.lock().unwrap().resources.insert(theirs.clone(), said);
+    let (ctx, config) = stage.other("runner");
+    let outputs = stage.step.apply(&ctx, &config).await.unwrap();
+    assert_eq!(outputs["made"][0]["assignments"][0]["id"], "");
+    stage.stand.0.lock().unwrap().hidden = Some("roleassignments");
+    stage.step.undo(&ctx, &config, &outputs).await.unwrap();
+    assert_eq!(stage.tags(), before);
+    assert_eq!(stage.warnings(), ["identity id-web stays: this node of this run has not made it"]);
+    assert!(stage.stand.0.lock().unwrap().resources.contains_key(&theirs));
+}
+
 #[tokio::test]
 async fn what_the_version_before_has_made_is_taken_back() {
     let stage = Stage::new().await;
