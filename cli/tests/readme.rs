@@ -1,12 +1,16 @@
 //! What the README says can be done can be done: its `migration.toml` is valid for the shipped
-//! workflows, and its commands are commands.
+//! workflows, and its commands are commands, as are those of the pages about a move.
 
 use std::path::Path;
 use std::process::Command;
 
 fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    std::fs::read_to_string(path).expect("the README is there")
+    page("README.md")
+}
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    std::fs::read_to_string(path).expect("the page is there")
 }
 
 /// Code blocks of `language`.
@@ -40,13 +44,14 @@ fn its_migration_toml_is_valid_for_the_shipped_workflows() {
 #[test]
 fn its_commands_are_commands() {
     let project = tempfile::tempdir().unwrap();
-    let all = blocks(&readme(), "sh").concat();
+    let pages = ["README.md", "docs/assess.md", "docs/cutover.md", "docs/prepare-aks.md"];
+    let all: String = pages.iter().flat_map(|name| blocks(&page(name), "sh")).collect();
     let commands: Vec<&str> = all
         .lines()
-        .filter_map(|line| line.strip_prefix("migrate "))
-        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter_map(|line| line.trim_start().strip_prefix("migrate "))
+        .map(|line| line.split(['#', '>']).next().unwrap_or_default().trim())
         .collect();
-    assert!(commands.len() >= 6, "{commands:?}");
+    assert!(commands.len() >= 20, "{commands:?}");
     for command in commands {
         // In an empty folder each must fail for want of files or runs, not of words.
         let output = migrate(project.path()).args(command.split_whitespace()).output().unwrap();
