@@ -298,18 +298,52 @@ fn another_file_than_the_pinned_one_is_refused() {
 fn a_plugin_that_can_not_be_used_is_told_before_anything_is_touched() {
     let project = Project::new();
     std::fs::write(project.plugin(), "#!/bin/sh\necho no python here >&2\nexit 3\n").unwrap();
-    has(
-        &project.migrate(&["run", "items.toml"]),
-        3,
-        &["plugin `test.items` ended with exit code 3 before it answered `initialize`", "no python here"],
-    );
+    for command in
+        [&["validate", "items.toml", "--json"][..], &["plan", "items.toml"], &["run", "items.toml"]]
+    {
+        has(
+            &project.migrate(command),
+            3,
+            &["plugin `test.items` ended with exit code 3 before it answered `initialize`", "no python here"],
+        );
+    }
     assert!(!project.path("items").exists());
     // Others are not concerned.
     project.write(
         "other.toml",
         "schema = 1\nname = \"other\"\n\n[nodes.say]\nstep = \"exec\"\nwith = { command = [\"true\"] }\n",
     );
+    has(&project.migrate(&["validate", "other.toml"]), 0, &["are valid"]);
     has(&project.migrate(&["run", "other.toml"]), 0, &[]);
+}
+
+/// Its author marked the field by the format, or by the pattern of old.
+#[test]
+fn a_secret_that_was_pasted_into_a_plugins_config_is_nowhere() {
+    let project = Project::new();
+    let whole = std::fs::read_to_string(project.plugin()).unwrap();
+    let old = whole.replace("\"format\": \"secret-reference\"", "\"pattern\": \"^(env|file):.+\"");
+    assert_ne!(whole, old);
+    let pasted = WORKFLOW.replace("env:ITEMS_TOKEN", CANARY);
+    let referred = WORKFLOW.replace("env:ITEMS_TOKEN", "${env.items.token}");
+    let site = format!("schema = 1\n[items]\ntoken = \"{CANARY}\"\n");
+    for plugin in [whole, old] {
+        std::fs::write(project.plugin(), plugin).unwrap();
+        for (workflow, site) in [(&pasted, "schema = 1\n"), (&referred, &site)] {
+            project.write("items.toml", workflow);
+            project.write("migration.toml", site);
+            for args in [
+                &["validate", "items.toml"][..],
+                &["validate", "items.toml", "--json"],
+                &["run", "items.toml"],
+            ] {
+                let output = project.migrate(args);
+                has(&output, 3, &["not a secret reference"]);
+                assert!(!text(&output).contains(CANARY), "{}", text(&output));
+            }
+        }
+    }
+    assert!(!project.path(".migrate").join("state.db").exists());
 }
 
 /// What a plugin has made is not given up because the plugin can't be used today.

@@ -80,9 +80,15 @@ impl Checker<'_> {
             let items = self.items(node, is_skipped);
             let described = self.catalog.get(&node.step);
             match described {
-                Some(described) => self.configs(node, described, is_skipped, items.as_deref()),
-                None if node.step.is_empty() => {}
+                Some(described) => {
+                    if described.unusable.is_some() {
+                        self.conceal(node);
+                    }
+                    self.configs(node, described, is_skipped, items.as_deref());
+                }
+                None if node.step.is_empty() => self.conceal(node),
                 None => {
+                    self.conceal(node);
                     let message = format!("there is no step `{}`", node.step);
                     self.mistakes
                         .add(&self.file, node.step_span.clone(), "unknown-step", message)
@@ -295,6 +301,17 @@ impl Checker<'_> {
         self.pasted_secrets(&node.with, node);
     }
 
+    /// Of a step whose fields aren't known, each value may be a secret that was pasted.
+    fn conceal(&mut self, node: &Node) {
+        let mut written = Vec::new();
+        secrets::written(&node.with, &mut written);
+        written.iter().for_each(|span| self.mistakes.hide(&node.file, span));
+        for reference in node.with.references() {
+            let Written { file, values, .. } = self.referred(reference, &[], false);
+            values.iter().for_each(|span| self.mistakes.hide(&file, span));
+        }
+    }
+
     fn is_sensitive(&self, reference: &Reference) -> bool {
         let named = |name: &String| self.workflow.params.iter().any(|p| p.sensitive && p.name == *name);
         reference.root == Root::Params && reference.path.first().is_some_and(named)
@@ -332,7 +349,7 @@ impl Checker<'_> {
     fn complain(&mut self, node: &Node, path: &[String], fault: Fault) {
         let field = dotted(path);
         let (full, known): (Vec<String>, Vec<String>) = match &fault {
-            Fault::UnknownField { name, known } => {
+            Fault::UnknownField { name, known, .. } => {
                 (path.iter().cloned().chain([name.clone()]).collect(), known.clone())
             }
             _ => (path.to_vec(), Vec::new()),
@@ -349,6 +366,9 @@ impl Checker<'_> {
             (None, true) => format!("step `{}`", node.step),
             (None, false) => format!("`{field}` of step `{}`", node.step),
         };
+        if matches!(fault, Fault::Secret | Fault::UnknownField { is_secret: true, .. }) {
+            values.iter().for_each(|value| self.mistakes.hide(&file, value));
+        }
         let mistake = match fault {
             Fault::UnknownField { name, .. } => self
                 .mistakes
@@ -358,7 +378,6 @@ impl Checker<'_> {
                 self.mistakes.add(&file, span, "missing-field", format!("{owner} needs the field `{name}`"))
             }
             Fault::Secret => {
-                values.iter().for_each(|value| self.mistakes.hide(&file, value));
                 self.mistakes.add(&file, span, "secret", format!("{owner} is {}", no_reference()))
             }
             Fault::Other(text) => self.mistakes.add(&file, span, "wrong-type", format!("{owner} {text}")),

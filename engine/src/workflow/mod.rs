@@ -142,7 +142,8 @@ pub(crate) fn check(
     }
 }
 
-/// Checks a workflow with what there is of its surroundings.
+/// Checks a workflow with what there is of its surroundings. A step that can't be used is a mistake here, where
+/// none is asked; a run hears it from the step.
 pub(crate) fn validate(
     catalog: &Catalog,
     library: &Library,
@@ -151,7 +152,17 @@ pub(crate) fn validate(
     params: &Params,
 ) -> Result<(), Diagnostics> {
     let mut mistakes = Mistakes::default();
-    examine((catalog, library), workflow, environment, params, true, &mut mistakes);
+    let parts = examine((catalog, library), workflow, environment, params, true, &mut mistakes);
+    if let Some((workflow, _, _, skipped)) = parts {
+        for node in workflow.nodes.iter().filter(|node| !skipped.contains_key(&node.id)) {
+            if let Some(why) = catalog.get(&node.step).and_then(|described| described.unusable.as_ref()) {
+                let message = format!("step `{}` can't be used: {why}", node.step);
+                mistakes
+                    .add(&node.file, node.step_span.clone(), "unusable-step", message)
+                    .help(format!("`migrate steps {}` shows where it comes from", node.step));
+            }
+        }
+    }
     mistakes.into_result()
 }
 

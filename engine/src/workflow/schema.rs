@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
-use migrate_plugin_api::{SECRET_FORMAT, UNKNOWN_KEY};
+use migrate_plugin_api::{InvalidSecretRef, SECRET_FORMAT, SecretRef, UNKNOWN_KEY};
 use serde_json::Value;
 
 use super::diagnostic::nearest;
@@ -16,6 +16,9 @@ use super::template::json_type;
 
 /// Deepest chain of `$ref` and `anyOf` that is followed. Schemas can be recursive.
 const MAX_DEPTH: usize = 24;
+
+/// The pattern by which plugins marked fields for secrets before there was the format.
+const OLD_SECRET_PATTERN: &str = "^(env|file):.+";
 
 /// What is known of a child.
 pub(crate) enum Child<'a> {
@@ -108,10 +111,18 @@ pub(crate) fn takes_secrets<'a>(root: &'a Value, schemas: &[&'a Value]) -> bool 
     let mut all = Vec::new();
     schemas.iter().for_each(|schema| plain(root, schema, 0, &mut all));
     let says = |schema: &Value, what: &[&str]| what.iter().any(|keyword| schema.get(keyword).is_some());
-    all.iter().any(|schema| {
-        schema.get("format").is_some_and(|format| format == SECRET_FORMAT)
-            || !says(schema, &["type", "const", "enum", "properties", "pattern"])
-    })
+    all.iter()
+        .any(|schema| is_marked(schema) || !says(schema, &["type", "const", "enum", "properties", "pattern"]))
+}
+
+/// Whether nothing but a reference to a secret may stand where `schemas` are asked for.
+fn takes_only_secrets<'a>(root: &'a Value, schemas: &[&'a Value]) -> bool {
+    let mut all = Vec::new();
+    schemas.iter().for_each(|schema| plain(root, schema, 0, &mut all));
+    let takes_no_text =
+        |schema: &Value| schema.get("type").and_then(Value::as_str).is_some_and(|name| name != "string");
+    all.iter().any(|schema| is_marked(schema))
+        && all.iter().all(|schema| is_marked(schema) || takes_no_text(schema))
 }
 
 fn schema_type(value: &Value) -> &'static str {
@@ -160,6 +171,8 @@ pub(crate) enum Fault {
     UnknownField {
         name: String,
         known: Vec<String>,
+        /// What was meant may be a field for a secret.
+        is_secret: bool,
     },
     MissingField {
         name: String,
@@ -170,10 +183,15 @@ pub(crate) enum Fault {
     Other(String),
 }
 
+/// Whether `schema` itself says that it asks for a reference to a secret.
+fn is_marked(schema: &Value) -> bool {
+    let says = |keyword: &str| schema.get(keyword).and_then(Value::as_str);
+    says("format") == Some(SECRET_FORMAT) || says("pattern") == Some(OLD_SECRET_PATTERN)
+}
+
 /// Whether `schema` asks for a reference to a secret.
 fn is_secret(root: &Value, schema: &Value) -> bool {
-    let marked = schema.get("format").and_then(Value::as_str) == Some(SECRET_FORMAT);
-    marked || root.pointer("/$defs/SecretRef").is_some_and(|reference| reference == schema)
+    is_marked(schema) || root.pointer("/$defs/SecretRef").is_some_and(|reference| reference == schema)
 }
 
 /// Everything that is wrong with `config`, whatever its unknown inputs will be.
@@ -182,6 +200,7 @@ pub(crate) fn complaints(validator: &Validator, root: &Value, config: &Value) ->
     for error in validator.iter_errors(config) {
         collect(root, config, &error, &mut found);
     }
+    pasted(root, &[root], config, &mut Vec::new(), &mut found);
     found.dedup();
     let misspelled: Vec<(Vec<String>, String)> = found.iter().filter_map(meant).collect();
     found.retain(|complaint| match &complaint.fault {
@@ -191,11 +210,57 @@ pub(crate) fn complaints(validator: &Validator, root: &Value, config: &Value) ->
     found
 }
 
+/// Whether the unknown field `name` of `schema` was probably meant to be one for a secret.
+fn meant_secret(root: &Value, schema: &Value, name: &str, known: &[String]) -> bool {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let takes = |field: &str| match child(root, &[schema], field) {
+        Child::Schemas(inner) => takes_only_secrets(root, &inner),
+        Child::Open | Child::Absent(_) => false,
+    };
+    nearest(name, &known).map_or_else(|| known.iter().any(|field| takes(field)), takes)
+}
+
 /// The field that an unknown one was probably meant to be, and where: it is not missing too.
 fn meant(complaint: &Complaint) -> Option<(Vec<String>, String)> {
-    let Fault::UnknownField { name, known } = &complaint.fault else { return None };
+    let Fault::UnknownField { name, known, .. } = &complaint.fault else { return None };
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     Some((complaint.path.clone(), nearest(name, &known)?.to_owned()))
+}
+
+/// Whether `value` may be a secret itself. A command that can't be run is a reference still: its step tells
+/// what is wrong with it.
+fn is_pasted(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    SecretRef::try_from(text.to_owned()) == Err(InvalidSecretRef::Unknown)
+}
+
+/// Texts that stand where only a reference to a secret may. The validator takes any: it knows no such format.
+fn pasted<'a>(
+    root: &'a Value,
+    schemas: &[&'a Value],
+    value: &Value,
+    path: &mut Vec<String>,
+    found: &mut Vec<Complaint>,
+) {
+    let inside: Vec<(String, &Value)> = match value {
+        Value::String(_) if takes_only_secrets(root, schemas) && is_pasted(value) => {
+            let complaint = Complaint { path: path.clone(), fault: Fault::Secret };
+            if !found.contains(&complaint) {
+                found.push(complaint);
+            }
+            return;
+        }
+        Value::Object(fields) => fields.iter().map(|(name, field)| (name.clone(), field)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(at, item)| (at.to_string(), item)).collect(),
+        _ => return,
+    };
+    for (segment, value) in inside {
+        if let Child::Schemas(inner) = child(root, schemas, &segment) {
+            path.push(segment);
+            pasted(root, &inner, value, path, found);
+            path.pop();
+        }
+    }
 }
 
 fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mut Vec<Complaint>) {
@@ -205,7 +270,9 @@ fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mu
     }
     let instance = at(config, &path);
     let other = |text: String| Complaint { path: path.clone(), fault: Fault::Other(text) };
-    if parent_schema(root, error.schema_path().as_str()).is_some_and(|schema| is_secret(root, schema)) {
+    if instance.is_none_or(is_pasted)
+        && parent_schema(root, error.schema_path().as_str()).is_some_and(|schema| is_secret(root, schema))
+    {
         return found.push(Complaint { path, fault: Fault::Secret });
     }
     match error.kind() {
@@ -217,7 +284,8 @@ fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mu
                     Some(Child::Absent(known)) => known,
                     _ => Vec::new(),
                 };
-                let fault = Fault::UnknownField { name: name.clone(), known };
+                let is_secret = schema.is_some_and(|schema| meant_secret(root, schema, name, &known));
+                let fault = Fault::UnknownField { name: name.clone(), known, is_secret };
                 found.push(Complaint { path: path.clone(), fault });
             }
         }

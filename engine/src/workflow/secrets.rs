@@ -1,11 +1,12 @@
 //! What may be a secret in a file that a mistake is shown of. Only decides what is not shown: a value
 //! that stands where one usually stands and is no reference to a secret, and whatever follows such a
 //! key in a file that can't be read. Knows nothing of steps; what a step's schema asks a reference
-//! for is hidden by the checker.
+//! for, and what is given to a step without a schema, is hidden by the checker.
 
 use migrate_plugin_api::SecretRef;
 
 use super::diagnostic::{Mistakes, Source, nearest};
+use super::template::{Template, TemplateKind};
 use super::tree::{Kind, Span, Tree};
 
 /// Words in the names of keys that hold secrets.
@@ -30,6 +31,25 @@ pub(crate) fn values(tree: &Tree, found: &mut Vec<Span>) {
         Kind::Table(entries) => entries.iter().for_each(|entry| values(&entry.value, found)),
         Kind::List(items) => items.iter().for_each(|item| values(item, found)),
         _ => found.push(tree.span.clone()),
+    }
+}
+
+/// Every value that is written in `template`, at whatever depth; what it refers to is written elsewhere.
+pub(crate) fn written(template: &Template, found: &mut Vec<Span>) {
+    match &template.kind {
+        TemplateKind::Map(entries) => entries.iter().for_each(|(_, _, value)| written(value, found)),
+        TemplateKind::List(items) => items.iter().for_each(|item| written(item, found)),
+        TemplateKind::Reference(_) => {}
+        TemplateKind::Text(_) => {
+            let mut at = template.span.start;
+            // Where the place of a reference in the text isn't known, it is all of it.
+            for reference in template.references().into_iter().filter(|it| it.span != template.span) {
+                found.push(at..reference.span.start);
+                at = reference.span.end;
+            }
+            found.push(at..template.span.end);
+        }
+        TemplateKind::Literal(_) | TemplateKind::Broken => found.push(template.span.clone()),
     }
 }
 

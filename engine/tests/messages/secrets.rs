@@ -1,5 +1,8 @@
 //! What must not be shown, and where a secret may stand.
 
+use migrate_plugin_api::{Observation, StepInfo};
+use serde_json::{Value, json};
+
 use super::*;
 
 /// Whatever is wrong, and wherever: a secret that stands where a reference belongs is never shown.
@@ -110,5 +113,109 @@ default = "env:DB"
         ("outer.toml", ", params = { given = \"env:OTHER\" }"),
     ] {
         assert_eq!(found("top.toml", &holds(file, params)), alone, "{file}{params}");
+    }
+}
+
+/// A plugin: fields for secrets are what its author wrote into its schema.
+struct Notify;
+
+#[async_trait]
+impl Step for Notify {
+    fn describe(&self) -> StepInfo {
+        let config_schema = json!({
+            "type": "object", "required": ["text"], "additionalProperties": false,
+            "properties": {
+                "text": { "type": "string" },
+                "url": { "type": "string", "format": "secret-reference" },
+                "old": { "type": "string", "pattern": "^(env|file):.+" },
+                "hooks": { "type": "object", "additionalProperties": { "type": "array", "items": { "anyOf": [
+                    { "type": "string", "format": "secret-reference" }, { "type": "null" }
+                ] } } },
+                "any": { "anyOf": [{ "type": "string", "format": "secret-reference" }, { "type": "string" }] },
+            }
+        });
+        StepInfo {
+            name: "notify.webhook".to_owned(),
+            version: "1".to_owned(),
+            summary: "Only to be checked against".to_owned(),
+            config_schema,
+            output_schema: json!({}),
+            sensitive: Vec::new(),
+            idempotency: Idempotency::None,
+            supports_undo: false,
+        }
+    }
+    async fn plan(&self, _: &StepContext, _: &Value) -> Result<StepPlan, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn observe(&self, _: &StepContext, _: &Value) -> Result<Observation, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn apply(&self, _: &StepContext, _: &Value) -> Result<Value, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn verify(
+        &self,
+        _: &StepContext,
+        _: &Value,
+        _: &Value,
+        _: VerifyDepth,
+    ) -> Result<Evidence, StepError> {
+        unreachable!("checking calls no step")
+    }
+    async fn undo(&self, _: &StepContext, _: &Value, _: &Value) -> Result<(), StepError> {
+        unreachable!("checking calls no step")
+    }
+}
+
+/// What `validate` says of a node `tell` with `step` and `with`, the plugin being usable or not.
+fn told(step: &str, with: &str, site: &str, unusable: bool) -> Result<(), String> {
+    let engine = Engine::open(".", vec![Arc::new(Notify) as Arc<dyn Step>]).unwrap();
+    let broken = unusable.then(|| ("notify.webhook".to_owned(), "it ends at once".to_owned()));
+    let params = "[params.token]\ntype = \"string\"\nsensitive = true\ndefault = \"keyvault:v/hook\"\n";
+    let workflow =
+        format!("schema = 1\nname = \"w\"\n{params}\n[nodes.tell]\nstep = \"{step}\"\nwith = {{ {with} }}\n");
+    let site = Source::new("migration.toml", format!("schema = 1\n{site}"));
+    let found =
+        engine.with_unusable(broken).validate(&Source::new("w.toml", workflow), Some(&site), &Params::new());
+    found.map_err(|diagnostics| render(&diagnostics))
+}
+
+/// However a plugin marks the field, and whatever is wrong with the node.
+#[test]
+fn a_secret_that_was_pasted_into_a_plugins_config_is_not_shown() {
+    let hook = "https://hooks.example/T0/hunter2";
+    let site = format!("[notify]\nurl = \"{hook}\"\ntext = \"x\"\n");
+    let mut seen = Vec::new();
+    for (step, with, unusable) in [
+        ("notify.webhook", format!("text = \"x\", url = \"{hook}\""), false),
+        ("notify.webhook", format!("text = \"x\", old = \"{hook}\""), false),
+        ("notify.webhook", "text = \"x\", url = \"${env.notify.url}\"".to_owned(), false),
+        ("notify.webhook", "text = \"x\", old = \"${env.notify.url}\"".to_owned(), false),
+        ("notify.webhook", "text = \"x\", old = \"${params.token}\"".to_owned(), false),
+        ("notify.webhook", format!("text = \"x\", hooks = {{ a = [\"env:A\", \"{hook}\"] }}"), false),
+        ("notify.webhook", format!("text = \"x\", ulr = \"{hook}\""), false),
+        ("notify.webhok", format!("text = \"x\", url = \"{hook}\", n = \"${{params.token}}\""), false),
+        ("notify.webhook", format!("text = \"x\", url = \"{hook}\""), true),
+    ] {
+        let text = told(step, &with, &site, unusable).expect_err(&with);
+        assert!(!text.contains("hunter2"), "{text}");
+        seen.push(text);
+    }
+    insta::assert_snapshot!(seen.join("\n\n---\n\n"));
+}
+
+/// References are taken, whatever they begin with, and so is any text where one is taken.
+#[test]
+fn what_is_no_pasted_secret_is_taken() {
+    for field in [
+        "url = \"env:HOOK\"",
+        "url = \"exec:pass show hook\"",
+        "url = \"${params.token}\"",
+        "old = \"file:hook\"",
+        "hooks = { a = [\"keyvault:v/hook\"] }",
+        "any = \"plain\"",
+    ] {
+        assert_eq!(told("notify.webhook", &format!("text = \"x\", {field}"), "", false), Ok(()), "{field}");
     }
 }

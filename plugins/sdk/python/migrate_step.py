@@ -218,7 +218,8 @@ class Context:
         self._link.ask(self._call, "set_handle", {"handle": handle})
 
     def secret(self, reference: str) -> str:
-        """The secret that a reference in the config (`env:NAME`, `file:PATH`) means."""
+        """The secret that a reference in the config (`env:NAME`) means. Its field in the schema is
+        `{"type": "string", "format": "secret-reference"}`."""
         path = self._link.ask(self._call, "secret", {"reference": reference})["path"]
         with open(path, "rb") as file:
             value = file.read(SECRET_BYTES + 1)
