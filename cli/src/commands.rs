@@ -1,5 +1,6 @@
 //! The commands.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use migrate_engine::{
@@ -536,10 +537,16 @@ fn params(args: &ParamArgs) -> Result<Params, Failure> {
     for file in &args.files {
         params.read(&Source::read(file)?)?;
     }
+    let mut names = BTreeSet::new();
     for given in &args.params {
         let (name, value) = given
             .split_once('=')
             .ok_or_else(|| Failure::Usage(format!("--param {given}: write NAME=VALUE")))?;
+        if !names.insert(name) {
+            return Err(Failure::Usage(format!(
+                "--param {name} is given twice; write a list as --param {name}=a,b,c, or leave one of them out"
+            )));
+        }
         params.set(name, value);
     }
     Ok(params)
