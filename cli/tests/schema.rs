@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use migrate_engine::{Action, HistoryKind, UndoAction};
+use migrate_plugin_host::PluginSettings;
 use serde_json::{Value, json};
 
 fn schema(args: &[&str]) -> Value {
@@ -63,7 +64,8 @@ fn fields(root: &Value, schema: &Value, depth: usize, found: &mut BTreeSet<Strin
         fields(root, field, depth + 1, found);
     }
     let choices = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
-    choices.chain(schema.get("items")).for_each(|inner| fields(root, inner, depth + 1, found));
+    let inside = ["items", "additionalProperties"].into_iter().filter_map(|key| schema.get(key));
+    choices.chain(inside).for_each(|inner| fields(root, inner, depth + 1, found));
 }
 
 #[test]
@@ -81,6 +83,26 @@ fn the_reference_of_migration_toml_names_every_field() {
     };
     let missing: Vec<&String> = named.iter().filter(|name| !is_told(name)).collect();
     assert!(missing.is_empty(), "docs/migration-toml.md doesn't name {missing:?}");
+}
+
+/// What the program reads itself is in the schema, as it is read.
+#[test]
+fn the_plugins_and_rules_of_migration_toml_are_in_its_schema() {
+    let schema = schema(&["--environment"]);
+    let site = |path: &str| {
+        format!(
+            "schema = 1\nrules = [\"ours.toml\"]\n[plugins.\"team.notify\"]\n{path} = \"n.py\"\nsha256 = \"{}\"\n",
+            "0".repeat(64)
+        )
+    };
+    assert_valid(&schema, "[plugins]", &site("path"));
+    let slip: Value = toml::from_str(&site("paht")).unwrap();
+    assert!(!jsonschema::is_valid(&schema, &slip));
+    let plugin = &schema["properties"]["plugins"]["additionalProperties"]["properties"];
+    let told: BTreeSet<&String> = plugin.as_object().unwrap().keys().collect();
+    let read = variants::<PluginSettings>(json!({ "unheard-of": 1 }));
+    assert_eq!(told, read.iter().collect());
+    assert_eq!(schema["properties"]["rules"]["type"], "array");
 }
 
 /// All that a `T` can be, from what serde says to one that it can't.

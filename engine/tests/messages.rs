@@ -168,7 +168,7 @@ fn a_good_file_is_good() {
 /// What is no mistake and still told: it would be one in a run, or stands there for nobody.
 #[test]
 fn what_is_missing_for_a_run_or_stands_for_nobody_is_remarked() {
-    let environment = "schema = 1\n[source.cluster]\ncontext = \"eks\"\n[source.clustr]\n[stoer]\nurl = \"env:X\"\n[other]\nx = 1\n[target.gcp]\n[store]\n";
+    let environment = "schema = 1\nrules = [\"ours.toml\"]\n[plugins.\"team.notify\"]\npath = \"x\"\n[source.cluster]\ncontext = \"eks\"\n[source.clustr]\n[stoer]\nurl = \"env:X\"\n[other]\nx = 1\n[target.gcp]\n[store]\n";
     let other = "schema = 1\nname = \"o\"\n[nodes.a]\nstep = \"velero.backup\"\nwith = { cluster = \"${env.target.cluster}\", namespaces = \"${env.other}\" }\n";
     let remarks = |params: &Params| {
         let (good, environment) = (Source::new("w.toml", GOOD), Source::new("migration.toml", environment));

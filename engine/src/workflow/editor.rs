@@ -192,10 +192,51 @@ pub(crate) fn environment<'a>(catalog: &Catalog, workflows: impl IntoIterator<It
     whole["$schema"] = DIALECT.into();
     whole["title"] = "A migration.toml of migrate".into();
     whole["properties"]["schema"] = json!({ "const": 1, "description": "The form of this file." });
-    whole["properties"]["store"] = store();
+    for (name, schema) in own_tables() {
+        whole["properties"][name] = schema;
+    }
     whole["required"] = json!(["schema"]);
     whole["$defs"] = Value::Object(defs);
     whole
+}
+
+/// What stands in `migration.toml` for the program and not for a workflow.
+pub(crate) fn own_tables() -> [(&'static str, Value); 3] {
+    [("store", store()), ("plugins", plugins()), ("rules", rules())]
+}
+
+/// `[plugins.NAME]`, which the host of the plugins reads.
+fn plugins() -> Value {
+    let plugin = table(&["path", "sha256", "env", "memory_mib"], &["path"], |field| match field {
+        "path" => {
+            json!({ "type": "string", "description": "The program; starts in the folder of this file." })
+        }
+        "sha256" => json!({
+            "type": "string", "pattern": "^[0-9A-Fa-f]{64}$",
+            "description": "The digest that the program must have.",
+        }),
+        "env" => json!({
+            "type": "array", "items": { "type": "string" },
+            "description": "Variables of the environment that it gets beyond the usual ones.",
+        }),
+        _ => json!({
+            "type": "integer", "minimum": 0,
+            "description": "Most data that one of its processes may have, in MiB.",
+        }),
+    });
+    json!({
+        "type": "object",
+        "description": "Step plugins, by the name of their step.",
+        "additionalProperties": plugin,
+    })
+}
+
+/// `rules`, which `assess` and `rewrite` read.
+fn rules() -> Value {
+    json!({
+        "type": "array", "items": { "type": "string" },
+        "description": "Files with rules of one's own; they start in the folder of this file.",
+    })
 }
 
 /// `[store]`, which the engine reads itself; see `store/settings.rs`.

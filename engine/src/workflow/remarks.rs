@@ -2,13 +2,11 @@
 //! stands in `migration.toml` for nobody.
 
 use super::diagnostic::{Mistakes, Source, nearest};
+use super::editor::own_tables;
 use super::params::Params;
 use super::template::Root;
 use super::tree::Tree;
 use super::{Catalog, Library, Parts, examine};
-
-/// The table that the engine reads itself.
-const STORE: &str = "store";
 
 /// Remarks about `workflow` with what there is of its surroundings, a line each. What one of `others`
 /// refers to is known too.
@@ -31,7 +29,8 @@ pub(crate) fn remarks(
         .map(|param| format!("`{0}` isn't given; a run needs it: --param {0}=…", param.name))
         .collect();
     let Some(environment) = &parts.1 else { return found };
-    let mut known = vec![vec![STORE.to_owned()]];
+    let own = own_tables().into_iter().map(|(name, _)| vec![name.to_owned()]);
+    let mut known: Vec<Vec<String>> = own.collect();
     known.extend(places(&parts));
     for other in others {
         known.extend(look(other, None, &Params::new()).iter().flat_map(places));
