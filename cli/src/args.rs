@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::exit;
 use crate::scaffold::Language;
@@ -79,7 +79,7 @@ pub struct WorkflowArgs {
 
 #[derive(Debug, Args)]
 pub struct ParamArgs {
-    /// Set a parameter of the workflow; a list is written a,b,c
+    /// Set a parameter of the workflow, each once; a list is written a,b,c
     #[arg(short, long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,
 
@@ -265,9 +265,10 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("place").args(["path", "context"]).required(true))]
 pub struct AssessArgs {
     /// A folder of manifests, or one file
-    #[arg(value_name = "PATH", required_unless_present = "context", conflicts_with = "context")]
+    #[arg(value_name = "PATH")]
     pub path: Option<PathBuf>,
 
     /// A context of your kubeconfig: what the namespaces of that cluster hold
@@ -275,7 +276,7 @@ pub struct AssessArgs {
     pub context: Option<String>,
 
     /// Namespaces of the cluster to look at
-    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    #[arg(short, long = "namespace", value_name = "NAMESPACE", conflicts_with = "path")]
     pub namespaces: Vec<String>,
 
     /// A context of your kubeconfig: the target, so that what it lacks is found too
@@ -283,7 +284,7 @@ pub struct AssessArgs {
     pub target: Option<String>,
 
     /// Name of the EKS cluster: what only the EKS API knows of it, by `[source.aws]` of migration.toml
-    #[arg(long, value_name = "NAME", requires = "context")]
+    #[arg(long, value_name = "NAME", conflicts_with = "path")]
     pub eks: Option<String>,
 
     /// Also write it as one HTML file that needs nothing else

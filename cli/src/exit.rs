@@ -33,11 +33,15 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The table for `--help`.
+/// The end of `--help`.
 pub const HELP: &str = "\
 Exit codes:
   0  done (and verified)       4  waiting at a gate
   1  failed                    5  interrupted; `migrate resume` goes on
   2  usage                     6  another run holds this project
   3  invalid file or preflight 7  the store can't be used
-                               8  stopped before the run began; there is nothing to resume";
+                               8  stopped before the run began; there is nothing to resume
+
+Environment:
+  MIGRATE_PROJECT  the folder, where --project doesn't name it
+  MIGRATE_LOG      what the libraries inside say: error (default), warn, info, debug";
