@@ -1,39 +1,18 @@
 //! `exec` and `http` as a person uses them: changed, killed and resumed.
 #![cfg(target_os = "linux")]
 
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn project() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
-    write(dir.path(), "migration.toml", "schema = 1\n");
-    dir
-}
-
-fn write(project: &Path, name: &str, text: &str) {
-    fs::write(project.join(name), text).expect("written");
-}
-
-fn migrate(project: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
-    command.args(args).current_dir(project).env_remove("MIGRATE_PROJECT").env("NO_COLOR", "1");
-    command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
-}
+use support::{PATIENCE, migrate, project, said, write};
 
 /// A service that answers every request with 200, and the keys of all that it has seen.
 fn service() -> (u16, Arc<Mutex<Vec<String>>>) {

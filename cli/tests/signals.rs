@@ -1,41 +1,21 @@
 //! What a signal makes of a run: its exit code, and what there is to go on with.
 #![cfg(target_os = "linux")]
 
+mod support;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::{PATIENCE, in_project, migrate, project, write};
 
 /// Runs until the file `hold` is gone.
 const HOLDING: &str = "schema = 1\nname = \"holding\"\n\n[nodes.hold]\nstep = \"exec\"\n\
                        with = { command = [\"sh\", \"-c\", \"touch started; while test -e hold; do sleep 0.02; done\"] }\n";
-
-fn project() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
-    write(dir.path(), "migration.toml", "schema = 1\n");
-    dir
-}
-
-fn write(project: &Path, name: &str, text: &str) {
-    fs::write(project.join(name), text).expect("written");
-}
-
-fn in_project(mut command: Command, project: &Path, args: &[&str]) -> Command {
-    command.args(args).current_dir(project).env_remove("MIGRATE_PROJECT").env("NO_COLOR", "1");
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn migrate(project: &Path, args: &[&str]) -> Command {
-    in_project(Command::new(env!("CARGO_BIN_EXE_migrate")), project, args)
-}
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).expect("sent");
