@@ -113,6 +113,15 @@ fn what_nobody_asked_to_make_again_undoes_nothing() {
     next.step(Input::Begin);
     assert_eq!(next.verify("a", true), ["Observe b #2"]);
     assert_eq!(next.step(Input::Observed(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
+    // Nor when it was disproved, and is once more.
+    let (mut machine, _) = a_again(&nodes, again.clone());
+    machine.apply_ok("b");
+    assert_eq!(machine.verify("b", false), ["clear b", "end Failed"]);
+    let mut next = Machine::new(&nodes, [again.clone(), machine.facts].concat());
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["clear b", "Apply b #3"]);
+    next.apply_ok("b");
+    assert_eq!(next.verify("b", false), ["clear b", "end Failed"]);
     // Somebody asked.
     let mut asked = Machine::new(&nodes, with(again, asked("b")));
     asked.step(Input::Begin);

@@ -30,15 +30,15 @@ impl Core {
         let is_outdated = self.remade(at).is_some();
         self.cells[at].resolved = Some(resolved);
         match phase {
-            _ if again.is_some() && attempts > 0 => self.reset(at, AGAIN, true),
+            _ if again.is_some() && attempts > 0 => self.reset(at, AGAIN, true, false),
             Phase::Applied | Phase::Finished if same && !is_outdated => {
                 self.occupy(at);
                 return self.call(at, CallKind::Verify);
             }
             Phase::Open if same && !failed && !is_outdated => return self.ask(at),
-            Phase::Open if !same => self.reset(at, AGAIN, false),
+            Phase::Open if !same => self.reset(at, AGAIN, false, false),
             // Rejected, or about something that has changed or was made again since: a new question.
-            _ if attempts > 0 => self.reset(at, AGAIN, true),
+            _ if attempts > 0 => self.reset(at, AGAIN, true, false),
             _ => {}
         }
         self.intend(at);

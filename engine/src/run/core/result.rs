@@ -65,9 +65,9 @@ impl Core {
             _ if self.draining => self.interrupted(at),
             Observation::Absent if sought == Sought::Changed => {
                 // That it may be repeated does not say that nothing of it is there.
-                let again = self.was_natural(at);
+                let (again, renewed) = (self.was_natural(at), self.record_of(at).renewed);
                 self.cells[at].sought = Sought::ToGoOn;
-                self.reset(at, sought.why(), again);
+                self.reset(at, sought.why(), again, renewed);
                 self.apply(at);
             }
             Observation::Absent | Observation::Done { .. } | Observation::Unknown { .. } => {
@@ -75,7 +75,7 @@ impl Core {
                 if sought == Sought::Outdated {
                     return self.renew(at, sought.why());
                 }
-                self.reset(at, "asked for", true);
+                self.reset(at, "asked for", true, false);
                 self.apply(at);
             }
         }
@@ -145,7 +145,7 @@ impl Core {
                 if self.draining {
                     return self.interrupted(at);
                 }
-                self.reset(at, &message, true);
+                self.reset(at, &message, true, false);
                 self.apply(at);
             }
             (false, false) => {

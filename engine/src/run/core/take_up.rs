@@ -45,7 +45,7 @@ impl Core {
     pub(super) fn take_up(&mut self, at: usize, resolved: Resolved) {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
-        let &NodeRecord { phase, begun, again, failed, attempts, .. } = record;
+        let &NodeRecord { phase, begun, again, failed, attempts, renewed, .. } = record;
         let remade = self.remade(at);
         self.cells[at].resolved = Some(resolved);
         // What is not made again where that changes nothing must hold beside what is new.
@@ -61,7 +61,7 @@ impl Core {
                 self.ask_person(at, "an earlier attempt was disproved", None);
             }
             Phase::New if failed && attempts > 0 => {
-                self.reset(at, "an earlier attempt was disproved", true);
+                self.reset(at, "an earlier attempt was disproved", true, renewed);
                 self.apply(at);
             }
             #[cfg(test)]
@@ -78,13 +78,13 @@ impl Core {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }
             _ if !same => {
-                self.reset(at, "its config or its step has changed", true);
+                self.reset(at, "its config or its step has changed", true, renewed);
                 self.apply(at);
             }
             Phase::Finished | Phase::Applied => self.see_again(at, remade),
             // A run that is undone is not taken up; if it were, its effects would be made again.
             Phase::Undone => {
-                self.reset(at, "it was undone", true);
+                self.reset(at, "it was undone", true, false);
                 self.apply(at);
             }
         }
@@ -130,7 +130,7 @@ impl Core {
         let record = self.record_of(at);
         let left = record.key.as_ref().filter(|_| record.phase == Phase::Open);
         let left = left.map(|key| format!("; what `{key}` has begun is left as it is")).unwrap_or_default();
-        self.reset(at, &format!("asked for{left}"), true);
+        self.reset(at, &format!("asked for{left}"), true, false);
         self.apply(at);
     }
 
@@ -144,9 +144,10 @@ impl Core {
         self.unclear(at, &why);
     }
 
-    pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool) {
+    /// What is known of it no longer counts, nor what its step has noted. `renewed`: nobody asked for it.
+    pub(super) fn reset(&mut self, at: usize, reason: &str, again: bool, renewed: bool) {
         self.out.push(Command::Clear(self.id(at)));
-        self.forget(at, reason, again, false);
+        self.forget(at, reason, again, renewed);
     }
 
     fn forget(&mut self, at: usize, reason: &str, again: bool, renewed: bool) {
