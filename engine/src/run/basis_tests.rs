@@ -131,6 +131,43 @@ fn what_nobody_asked_to_make_again_undoes_nothing() {
 }
 
 #[test]
+fn what_no_longer_holds_and_fails_as_it_is_made_again_undoes_nothing() {
+    let nodes = pair("s", 1) + "on_failure = \"undo\"\n";
+    let mut machine = Machine::new(&nodes, done(&nodes, &["a", "b"]));
+    machine.step(Input::Begin);
+    machine.verify("a", true);
+    assert_eq!(machine.verify("b", false), ["clear b", "Apply b #2"]);
+    assert_eq!(machine.step(Input::Applied(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
+}
+
+/// What it takes from the other comes out as something that it can't take.
+#[test]
+fn what_is_there_and_can_not_be_begun_as_it_is_now_undoes_nothing() {
+    let made = |machine: &mut Machine, outputs| machine.step(Input::Applied(id("a"), Ok(outputs)));
+    for (b, first) in [
+        ("with = { x = \"${nodes.a.x}\" }\n", "b"),
+        ("for_each = \"${nodes.a.x}\"\nwith = { x = \"${each.value}\" }\n", "b[one]"),
+    ] {
+        let nodes = format!("[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\non_failure = \"undo\"\n{b}");
+        let mut machine = Machine::new(&nodes, Vec::new());
+        machine.step(Input::Begin);
+        made(&mut machine, json!({ "x": ["one"] }));
+        machine.verify("a", true);
+        machine.apply_ok(first);
+        assert_eq!(machine.verify(first, true), ["end Done"]);
+        let mut next = Machine::new(&nodes, with(machine.facts, asked("a")));
+        next.step(Input::Begin);
+        made(&mut next, json!({}));
+        assert_eq!(next.verify("a", true), ["end Failed"], "{b}");
+        // Nothing of it is there: the run is undone, as it says.
+        let mut machine = Machine::new(&nodes, Vec::new());
+        machine.step(Input::Begin);
+        made(&mut machine, json!({}));
+        assert_eq!(machine.verify("a", true), ["undo"], "{b}");
+    }
+}
+
+#[test]
 fn what_was_made_again_counts_through_what_lies_between() {
     let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n\
                  [nodes.c]\nstep = \"natural\"\nneeds = [\"b\"]\n";

@@ -28,7 +28,7 @@ use super::gate::GateDecision;
 use super::key::idempotency_key;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
-use super::state::{NodeRecord, RunFacts};
+use super::state::{NodeRecord, Phase, RunFacts};
 use super::undo::Undo;
 use crate::event::EventKind;
 use crate::report::RunState;
@@ -287,16 +287,25 @@ impl Core {
         (self.cells[at].began, self.cells[at].accounted) = (self.now, self.now);
         match decision {
             Decision::Skip(reason) => self.skip(at, reason),
-            Decision::Refuse(why) => {
-                let error = error(ErrorClass::Permanent, why, None);
-                self.occupy(at);
-                self.fail(at, error, None, false);
-            }
+            Decision::Refuse(why) => self.refuse(at, why),
             Decision::Run(resolved) if self.is_gate(at) => self.take_up_gate(at, resolved),
             Decision::Run(resolved) => {
                 self.occupy(at);
                 self.take_up(at, resolved);
             }
+        }
+    }
+
+    /// Fails a node, or a list, that can't be begun as the files say.
+    fn refuse(&mut self, at: usize, why: String) {
+        let is_there = |record: &NodeRecord| matches!(record.phase, Phase::Applied | Phase::Finished);
+        let mut items = self.facts.items_of(&self.cells[at].id).filter(|_| self.is_list(at));
+        let is_there = is_there(self.record_of(at)) || items.any(|(_, record)| is_there(record));
+        self.occupy(at);
+        self.fail(at, error(ErrorClass::Permanent, why, None), None, false);
+        // That something else is made now is no reason to take back what was.
+        if is_there {
+            self.undo_due.remove(&at);
         }
     }
 

@@ -74,7 +74,7 @@ pub(crate) struct NodeRecord {
     pub settled_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
-    /// It is made again only because what it is built on was.
+    /// It is made again though nobody asked for it: what it is built on was, or it no longer held.
     pub renewed: bool,
     /// A person keeps it as it is, whatever was made again; said of this life only.
     pub kept: bool,

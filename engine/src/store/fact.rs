@@ -91,7 +91,7 @@ pub(crate) enum Fact {
         reason: String,
         #[serde(default)]
         again: bool,
-        /// Only for the sake of what it is built on, which was made again.
+        /// Nobody asked for it: what it is built on was made again, or it no longer held.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         renewed: bool,
     },

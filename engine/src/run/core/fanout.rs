@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use migrate_plugin_api::{ErrorClass, NodeId};
+use migrate_plugin_api::NodeId;
 
-use super::{Cell, Core, Live, MAX_RUNNING, error};
+use super::{Cell, Core, Live, MAX_RUNNING};
 use crate::event::EventKind;
 use crate::store::fact::Fact;
 use crate::workflow::each::difference;
@@ -78,14 +78,9 @@ impl Core {
         match checked.expand(&checked.workflow.nodes[at], &self.facts) {
             Expansion::Skip(reason) => self.skip(at, reason),
             Expansion::Items(items) => self.spread(at, items),
-            Expansion::Refuse(why) => {
-                self.occupy(at);
-                self.fail(at, error(ErrorClass::Permanent, why, None), None, false);
-            }
+            Expansion::Refuse(why) => self.refuse(at, why),
             Expansion::Unknown => {
-                self.occupy(at);
-                let why = "a node that the list comes from has no outputs".to_owned();
-                self.fail(at, error(ErrorClass::Permanent, why, None), None, false);
+                self.refuse(at, "a node that the list comes from has no outputs".to_owned());
             }
         }
     }

@@ -145,7 +145,7 @@ impl Core {
                 if self.draining {
                     return self.interrupted(at);
                 }
-                self.reset(at, &message, true, false);
+                self.reset(at, &message, true, true);
                 self.apply(at);
             }
             (false, false) => {
