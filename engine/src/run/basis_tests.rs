@@ -282,3 +282,22 @@ fn a_gate_asks_again_after_what_it_is_built_on_was_made_again() {
         assert_ne!(machine.core.asked().next(), Some(&key));
     }
 }
+
+/// As often as it is made again, and however it comes out: an answer is about what there was then.
+#[test]
+fn a_gate_that_shows_what_it_showed_once_is_not_passed_by_the_answer_of_then() {
+    let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.go]\nstep = \"gate\"\n\
+                 with = { message = \"copied ${nodes.a.count}\" }\n";
+    let mut facts = Vec::new();
+    let mut keys = Vec::new();
+    for count in [10, 12, 10] {
+        let mut machine = Machine::new(nodes, facts.clone());
+        machine.step(Input::Begin);
+        machine.step(Input::Applied(id("a"), Ok(json!({ "count": count }))));
+        machine.verify("a", true);
+        assert_eq!(machine.end, Some(RunState::Waiting));
+        keys.extend(machine.core.asked().next().cloned());
+        facts = with([facts, machine.facts].concat(), asked("a"));
+    }
+    assert!(keys.len() == 3 && keys[0] != keys[2], "{keys:?}");
+}

@@ -36,7 +36,7 @@ impl Core {
                 return self.call(at, CallKind::Verify);
             }
             Phase::Open if same && !failed && !is_outdated => return self.ask(at),
-            Phase::Open if !same => self.reset(at, AGAIN, false, false),
+            Phase::Open if !same && !is_outdated => self.reset(at, AGAIN, false, false),
             // Rejected, or about something that has changed or was made again since: a new question.
             _ if attempts > 0 => self.reset(at, AGAIN, true, false),
             _ => {}
