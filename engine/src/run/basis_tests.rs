@@ -250,6 +250,39 @@ fn an_attempt_that_began_before_is_no_proof_after() {
     assert!(!facts.iter().any(asks));
 }
 
+/// It goes on under its key with what was begun before; that a process began it anew proves nothing of it.
+#[test]
+fn an_attempt_that_goes_on_after_what_it_is_built_on_was_made_again_is_looked_at_closely() {
+    let nodes = pair("s", 1);
+    let mut first = Machine::new(&nodes, Vec::new());
+    first.step(Input::Begin);
+    first.apply_ok("a");
+    first.verify("a", true);
+    let again = with(first.facts, asked("a"));
+    let seen = |seen: Observation, then: &[&str]| {
+        let (mut machine, looks) = a_again(&nodes, again.clone());
+        assert_eq!(looks, ["Observe b #1"]);
+        assert_eq!(machine.step(Input::Observed(id("b"), Ok(seen))), then);
+        [again.clone(), machine.facts].concat()
+    };
+    let running = Observation::Running { handle: "job-7".to_owned() };
+    let unknown = Observation::Unknown { reason: "?".to_owned() };
+    let done = || Input::Observed(id("b"), Ok(Observation::Done { outputs: json!({}) }));
+    for facts in [seen(running, &["handle b job-7", "Apply b #2"]), seen(unknown, &["Apply b #2"])] {
+        // Killed again.
+        let mut next = Machine::new(&nodes, facts);
+        next.step(Input::Begin);
+        assert_eq!(next.verify("a", true), ["Observe b #2"]);
+        assert_eq!(next.step(done()), ["Verify deep b #2"]);
+    }
+    // What is begun from nothing is made from what is new.
+    let facts = seen(Observation::Absent, &["clear b", "Apply b #2"]);
+    let mut next = Machine::new(&nodes, facts);
+    next.step(Input::Begin);
+    assert_eq!(next.verify("a", true), ["Observe b #2"]);
+    assert_eq!(next.step(done()), ["Verify b #2"]);
+}
+
 #[test]
 fn a_gate_asks_again_after_what_it_is_built_on_was_made_again() {
     let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = { message = \"?\" }\n\

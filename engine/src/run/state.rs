@@ -70,7 +70,8 @@ pub(crate) struct NodeRecord {
     pub begun: bool,
     /// At which fact of the run the last attempt began.
     pub began_at: u64,
-    /// At which fact it was last begun, finished or reused: up to there it holds beside what it is built on.
+    /// At which fact it was last begun from nothing, finished or reused: up to there it holds beside what it is
+    /// built on.
     pub settled_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
@@ -221,6 +222,8 @@ impl RunFacts {
                 // An undo is about what it was; everything else is about what it is now.
                 record.former &= self.undo.is_some();
                 match fact {
+                    // Another attempt may go on with what the one before has begun, on what there was then.
+                    Fact::Started { .. } if record.begun => record.began_at = self.count,
                     Fact::Started { .. } => {
                         (record.began_at, record.settled_at) = (self.count, self.count);
                     }

@@ -28,7 +28,15 @@ impl Core {
             Ok(_) if self.draining => self.interrupted(at),
             Ok(Observation::Absent) => {
                 // Nothing of before is left to be looked at closely.
-                self.cells[at].depth = VerifyDepth::Quick;
+                if self.cells[at].depth == VerifyDepth::Deep {
+                    let renewed = self.record_of(at).renewed;
+                    self.reset(
+                        at,
+                        "nothing of it is there, and what it is built on was made again",
+                        false,
+                        renewed,
+                    );
+                }
                 self.apply(at);
             }
             Ok(Observation::Running { handle }) => {

@@ -20,11 +20,14 @@ impl World {
         let mut run = RunFacts::default();
         let (mut began, mut settled) = (BTreeMap::new(), BTreeMap::new());
         for (at, Stamped { at: time, fact }) in stored.iter().chain(&batch.facts).enumerate() {
+            let was_begun = matches!(fact, Fact::Started { node, .. } if run.node(node).begun);
             run.apply(fact, *time);
             match fact {
                 Fact::Started { node, .. } => {
                     began.insert(node.clone(), at);
-                    settled.insert(node.clone(), at);
+                    if !was_begun {
+                        settled.insert(node.clone(), at);
+                    }
                 }
                 Fact::Finished { node, .. } | Fact::Reused { node, .. } => {
                     let before = settled.insert(node.clone(), at);
