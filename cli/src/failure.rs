@@ -161,6 +161,7 @@ impl Failure {
                 | RunError::UnknownNode { .. }
                 | RunError::NotRepeatable { .. }
                 | RunError::NotKept(_)
+                | RunError::KeptChanged(_)
                 | RunError::NotBlocked(_) => Exit::Usage,
                 RunError::AlreadyDone(_) => Exit::Done,
                 RunError::Undoing(_) => Exit::Usage,
@@ -221,7 +222,7 @@ impl Failure {
                 RunError::Undoing(_) => "undoing",
                 RunError::StoreUrl(_) => "store",
                 RunError::NotRepeatable { .. } => "not-repeatable",
-                RunError::NotKept(_) => "not-kept",
+                RunError::NotKept(_) | RunError::KeptChanged(_) => "not-kept",
                 RunError::UndoBlocked { .. } => "undo-blocked",
                 RunError::NotBlocked(_) => "not-blocked",
                 RunError::Cancelled => "cancelled",

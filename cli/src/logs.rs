@@ -62,6 +62,7 @@ fn line(entry: &HistoryEntry) -> String {
         }
         HistoryKind::Failed { error } => format!("FAILED: {}", render::error(error)),
         HistoryKind::Asked => "is to be made again when its turn comes, as asked for".to_owned(),
+        HistoryKind::Kept => "is kept as it is, as asked for".to_owned(),
         HistoryKind::Absent => "nothing of it is there".to_owned(),
         HistoryKind::Decided { decision } => decision.sentence(),
         HistoryKind::UndoBegun { reason } => format!("is taken back: {reason}"),
@@ -112,6 +113,7 @@ mod tests {
             HistoryKind::Reused,
             HistoryKind::Reset { reason: "asked for".to_owned() },
             HistoryKind::Asked,
+            HistoryKind::Kept,
             HistoryKind::Absent,
         ]
         .map(|kind| (NodeId::new("pull").ok(), kind));

@@ -58,7 +58,8 @@ pub struct ResumeRequest {
     /// not idempotent must be named in `rerun` too.
     pub from: Vec<NodeId>,
     /// Keep these as they are although what they are built on was made again: they are verified quickly, and
-    /// neither made again nor looked at closely. Only what is finished.
+    /// neither made again nor looked at closely. Holds until their turn has come, also in a later process. Only
+    /// what is finished, and has not changed in the files.
     pub keep: Vec<NodeId>,
     /// Parameters that replace stored ones.
     pub params: Params,

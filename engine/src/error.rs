@@ -95,6 +95,11 @@ pub enum RunError {
     /// What has no result, or is asked for again, can't be kept. Nothing was touched.
     #[error("`{0}` is not finished, or is to be made again, so it can't be kept as it is")]
     NotKept(NodeId),
+    /// What has changed in the files can't be kept. Nothing was touched.
+    #[error(
+        "the files say something else of `{0}` now, so it can't be kept as it is: take that back, or let it run again"
+    )]
+    KeptChanged(NodeId),
     /// Asked to stop before anything was started.
     #[error("stopped on request before anything was started")]
     Cancelled,

@@ -122,6 +122,8 @@ pub enum HistoryKind {
     },
     /// A person asked for the node to be made again when its turn comes.
     Asked,
+    /// A person keeps the node as it is when its turn comes, although what it is built on was made again.
+    Kept,
     /// A person decided about a gate.
     Decided {
         /// What, who, when.
@@ -217,6 +219,7 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Skipped { node, reason } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
         Fact::Reused { node, .. } => (Some(node), HistoryKind::Reused),
         Fact::Asked { node, .. } => (Some(node), HistoryKind::Asked),
+        Fact::Kept { node } => (Some(node), HistoryKind::Kept),
         Fact::Absent { node } => (Some(node), HistoryKind::Absent),
         Fact::Reset { node, reason, .. } => (Some(node), HistoryKind::Reset { reason: reason.clone() }),
     };

@@ -145,14 +145,14 @@ impl Engine {
         let places = store.places(&run.id).await?;
         let known = facts.definition.as_ref().unwrap_or(&run.definition).nodes.clone();
         let definition = definition(&self.project_dir, &checked);
-        let batch = begin(&again, definition, &mut facts);
-        for id in wholes_with_items(&request.keep, &checked, &facts)? {
-            let record = facts.nodes.get_mut(&id).filter(|record| {
-                record.again.is_none() && matches!(record.phase, Phase::Applied | Phase::Finished)
-            });
-            record.ok_or(RunError::NotKept(id))?.kept = true;
-        }
+        let mut batch = begin(&again, definition, &mut facts);
+        let kept = wholes_with_items(&request.keep, &checked, &facts)?;
+        keep(&kept, &mut facts, &mut batch)?;
         let changed = changes(&facts, &checked, &self.catalog, &known);
+        let is_changed = |node: &NodeId| changed.nodes.iter().any(|change| change.node == *node);
+        if let Some(node) = kept.into_iter().find(is_changed) {
+            return Err(RunError::KeptChanged(node));
+        }
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
     }
@@ -268,6 +268,23 @@ fn clear(facts: &mut RunFacts, node: &NodeId) {
             Timestamp::UNIX_EPOCH,
         );
     }
+}
+
+/// Notes that these stay as they are when their turn comes, in this life or in a later one.
+fn keep(kept: &[NodeId], facts: &mut RunFacts, batch: &mut Batch) -> Result<(), RunError> {
+    let at = ambient::now();
+    for node in kept {
+        let is_there = facts.nodes.get(node).is_some_and(|record| {
+            record.again.is_none() && matches!(record.phase, Phase::Applied | Phase::Finished)
+        });
+        if !is_there {
+            return Err(RunError::NotKept(node.clone()));
+        }
+        let fact = Fact::Kept { node: node.clone() };
+        facts.apply(&fact, at);
+        batch.facts.push(Stamped { at, fact });
+    }
+    Ok(())
 }
 
 /// The facts with which a run is taken up again, already applied to `facts`.

@@ -94,6 +94,7 @@ impl Cell {
 
 use fanout::{Fanout, Seat};
 pub(crate) use result::disproof;
+pub(crate) use take_up::KEPT_CHANGED;
 use take_up::Sought;
 
 /// The state machine of one run.

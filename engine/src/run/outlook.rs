@@ -8,7 +8,7 @@ use migrate_plugin_api::{Evidence, NodeId};
 
 use super::basis::{Making, TO_COME, made};
 use super::change::fields;
-use super::core::disproof;
+use super::core::{KEPT_CHANGED, disproof};
 use super::gate::{GATE, GateDecision};
 use super::state::{Again, NodeRecord, Phase, RunFacts};
 use crate::outlook::{Action, NodeOutlook};
@@ -213,7 +213,7 @@ impl Outlook<'_> {
         let id_at = |at: usize| &self.checked.workflow.nodes[at].id;
         let remade = upstream.newest.filter(|_| record.is_outdated(upstream.newest));
         let remade = remade.map(|(_, by)| id_at(by));
-        let perhaps = upstream.perhaps.map(id_at);
+        let perhaps = upstream.perhaps.filter(|_| !record.kept).map(id_at);
         let repeatable = is_repeatable(self.catalog, &node.step);
         let told = |action, text: &str| (action, Some(text.to_owned()));
         let ran = record.attempts > 0;
@@ -239,6 +239,7 @@ impl Outlook<'_> {
                 Action::Observe,
                 "its last attempt was begun with another config or step, and has no known end",
             ),
+            _ if !same && record.kept => told(Action::Ask, KEPT_CHANGED),
             _ if !same && !repeatable => told(
                 Action::Ask,
                 "its config or its step has changed since an earlier attempt, and doing it twice is not the same as once",
@@ -250,7 +251,23 @@ impl Outlook<'_> {
             }
             Phase::Applied if remade.is_some() => (Action::Inspect, remade.map(is_remade)),
             Phase::Applied => told(Action::Verify, "done, and not verified yet"),
-            Phase::Finished => self.finished(id, repeatable && !record.kept, waits, remade, perhaps),
+            Phase::Finished if record.kept => self.kept(id, waits),
+            Phase::Finished => self.finished(id, repeatable, waits, remade, perhaps),
+        }
+    }
+
+    /// A person keeps it as it is.
+    fn kept(&self, id: &NodeId, waits: Option<&NodeId>) -> (Action, Option<String>) {
+        let disproved = self.verified.get(id).filter(|evidence| !evidence.passed());
+        match (disproved, waits) {
+            (Some(evidence), _) => (Action::Ask, Some(disproof(evidence))),
+            (None, Some(of)) => {
+                let reason = format!(
+                    "kept; if outputs of `{of}` that it takes come out differently, a person is asked"
+                );
+                (Action::Reuse, Some(reason))
+            }
+            (None, None) => (Action::Reuse, None),
         }
     }
 

@@ -77,7 +77,7 @@ pub(crate) struct NodeRecord {
     pub again: Option<Again>,
     /// It is made again though nobody asked for it: what it is built on was, or it no longer held.
     pub renewed: bool,
-    /// A person keeps it as it is, whatever was made again; said of this life only.
+    /// A person keeps it as it is when its turn comes, whatever was made again.
     pub kept: bool,
     /// It has a list now; this is what it did before it had one.
     pub former: bool,
@@ -122,6 +122,7 @@ impl NodeRecord {
     fn begin(&mut self) {
         self.failed = false;
         self.undoing = false;
+        self.kept = false;
         self.reused = false;
         self.stopped = false;
         self.error = None;
@@ -217,6 +218,7 @@ impl RunFacts {
             | Fact::Left { node, .. }
             | Fact::Absent { node }
             | Fact::Asked { node, .. }
+            | Fact::Kept { node }
             | Fact::Reset { node, .. } => {
                 let record = self.nodes.entry(node.clone()).or_default();
                 // An undo is about what it was; everything else is about what it is now.
@@ -583,7 +585,11 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.reset(*again);
             record.renewed = *renewed;
         }
-        Fact::Asked { look, .. } => record.again = Some(if *look { Again::Look } else { Again::Blind }),
+        Fact::Asked { look, .. } => {
+            record.again = Some(if *look { Again::Look } else { Again::Blind });
+            record.kept = false;
+        }
+        Fact::Kept { .. } => record.kept = true,
         Fact::Absent { .. } => {
             record.undo_error = None;
             record.error = record.error.take().filter(|_| record.failed);

@@ -98,6 +98,8 @@ pub(crate) enum Fact {
     /// A person wants the node to be made again when its turn comes; until then it stands as it is.
     /// `look`: what an attempt without a known end has begun is looked for first.
     Asked { node: NodeId, look: bool },
+    /// A person keeps the node as it is when its turn comes, whatever it is built on was made again.
+    Kept { node: NodeId },
     /// A person has decided about a gate.
     Decided { node: NodeId, decision: GateDecision },
     /// From here on the run is taken back, and never goes forward again.

@@ -11,6 +11,9 @@ use crate::run::state::{Again, NodeRecord, Phase};
 use crate::store::fact::Fact;
 use crate::workflow::{Resolved, is_natural, is_repeatable};
 
+/// Of what a person keeps as it is, when its turn has come.
+pub(crate) const KEPT_CHANGED: &str = "it is to be kept as it is, and its config or its step has changed";
+
 /// Why what an earlier attempt began is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sought {
@@ -45,7 +48,7 @@ impl Core {
     pub(super) fn take_up(&mut self, at: usize, resolved: Resolved) {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
-        let &NodeRecord { phase, begun, again, failed, attempts, renewed, .. } = record;
+        let &NodeRecord { phase, begun, again, failed, attempts, renewed, kept, .. } = record;
         let remade = self.remade(at);
         self.cells[at].resolved = Some(resolved);
         // What is not made again where that changes nothing must hold beside what is new.
@@ -74,6 +77,7 @@ impl Core {
             Phase::Open => self.observe(at, seek(same)),
             Phase::Skipped if begun => self.observe(at, seek(same)),
             Phase::New | Phase::Skipped => self.apply(at),
+            _ if !same && kept => self.ask_person(at, KEPT_CHANGED, None),
             _ if !same && !self.is_idempotent(at) => {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }

@@ -1,0 +1,115 @@
+//! What a person keeps as it is, although something that it is built on was made again.
+
+mod support;
+
+use migrate_engine::{Action, DecideRequest, HistoryKind, HistoryRequest, ResumeRequest, RunError, RunState};
+use migrate_plugin_api::{CancellationToken, ErrorClass, NodeId};
+use support::{Project, resume};
+
+/// All stand on `a` and take none of its outputs; `d` waits for a person.
+const GATED: &str = r#"
+[nodes.a]
+step = "test"
+[nodes.b]
+step = "test.natural"
+needs = ["a"]
+[nodes.go]
+step = "gate"
+needs = ["b"]
+with = { message = "Switch?" }
+[nodes.d]
+step = "test.natural"
+needs = ["go"]
+"#;
+
+fn nodes(names: &[&str]) -> Vec<NodeId> {
+    names.iter().map(|name| NodeId::new(*name).unwrap()).collect()
+}
+
+fn again(rerun: &[&str], keep: &[&str]) -> ResumeRequest {
+    ResumeRequest { rerun: nodes(rerun), keep: nodes(keep), ..ResumeRequest::default() }
+}
+
+async fn approve(project: &Project) {
+    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+    let node = NodeId::new("go").unwrap();
+    let request = DecideRequest { run: None, node, approved: true, by, host, note: None };
+    project.engine().decide(request).await.unwrap();
+}
+
+fn applied(project: &Project) -> Vec<String> {
+    project.calls().into_iter().filter(|call| call.starts_with("apply")).collect()
+}
+
+/// Its turn may only come after a gate, a failure or a stop, and so in another process.
+#[tokio::test]
+async fn what_is_kept_is_kept_until_its_turn_has_come() {
+    let project = Project::new(GATED);
+    project.run().await;
+    approve(&project).await;
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    project.calls();
+    let report = resume(&project, again(&["a"], &["b", "d"])).await.unwrap();
+    assert_eq!((report.state, applied(&project)), (RunState::Waiting, vec!["apply a".to_owned()]));
+    approve(&project).await;
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    assert!(applied(&project).is_empty());
+    let kept = project.engine().history(&HistoryRequest::default()).await.unwrap().entries;
+    let kept = kept.into_iter().filter(|entry| entry.kind == HistoryKind::Kept);
+    assert_eq!(kept.filter_map(|entry| entry.node).collect::<Vec<_>>(), nodes(&["b", "d"]));
+
+    // It is kept once; and who wants it again after all has it again.
+    for (keep, rerun) in [(&[][..], &[][..]), (&["d"][..], &["d"][..])] {
+        resume(&project, again(&["a"], keep)).await.unwrap();
+        approve(&project).await;
+        applied(&project);
+        assert_eq!(resume(&project, again(rerun, &[])).await.unwrap().state, RunState::Done);
+        assert_eq!(applied(&project), ["apply d"], "{keep:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_and_would_be_made_of_something_else_is_not_made_again_unasked() {
+    let workflow =
+        "[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test\"\nwith = { value = \"${nodes.a.attempt}\" }\n";
+    let project = Project::new(workflow);
+    project.run().await;
+    project.calls();
+    let request = again(&["a"], &["b"]);
+    let plan = project.engine().plan_resume(&request, &CancellationToken::new()).await.unwrap();
+    let told = plan.node("b").unwrap();
+    assert_eq!(told.action, Action::Reuse);
+    insta::assert_snapshot!(
+        told.reason.as_deref().unwrap(),
+        @"kept; if outputs of `a` that it takes come out differently, a person is asked"
+    );
+    let report = resume(&project, request).await.unwrap();
+    assert_eq!((report.state, applied(&project)), (RunState::Failed, vec!["apply a".to_owned()]));
+    let error = report.node("b").unwrap().error.clone().unwrap();
+    assert_eq!(error.class, ErrorClass::Conflict);
+    insta::assert_snapshot!(error.message, @"it is to be kept as it is, and its config or its step has changed");
+    let hint = error.hint.unwrap().replace(report.run.as_str(), "RUN");
+    insta::assert_snapshot!(hint, @"look for yourself; to do it again: `migrate resume RUN --rerun b`");
+    let plan = project.engine().plan_resume(&again(&[], &[]), &CancellationToken::new()).await.unwrap();
+    assert_eq!(plan.node("b").unwrap().action, Action::Ask);
+    assert_eq!(resume(&project, again(&["b"], &[])).await.unwrap().state, RunState::Done);
+    assert_eq!(applied(&project), ["apply b"]);
+}
+
+#[tokio::test]
+async fn what_has_changed_in_the_files_is_not_kept() {
+    let workflow =
+        "[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test\"\nneeds = [\"a\"]\nwith = { value = 1 }\n";
+    let project = Project::new(workflow);
+    project.run().await;
+    project.calls();
+    project.write_workflow(&workflow.replace("value = 1", "value = 2"));
+    let request = ResumeRequest { accept_changes: true, ..again(&["a"], &["b"]) };
+    let error = resume(&project, request).await.unwrap_err();
+    assert!(matches!(&error, RunError::KeptChanged(node) if node.as_str() == "b"), "{error}");
+    insta::assert_snapshot!(
+        error,
+        @"the files say something else of `b` now, so it can't be kept as it is: take that back, or let it run again"
+    );
+    assert!(project.calls().is_empty(), "nothing was touched");
+}
