@@ -153,6 +153,9 @@ impl Engine {
         if let Some(node) = kept.into_iter().find(is_changed) {
             return Err(RunError::KeptChanged(node));
         }
+        for change in &changed.nodes {
+            facts.nodes.entry(change.node.clone()).and_modify(|record| record.accepted = true);
+        }
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
     }

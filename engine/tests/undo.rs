@@ -52,6 +52,19 @@ async fn nodes_that_are_gone_are_undone_in_reverse_order_of_what_happened() {
     );
 }
 
+/// Who changes a node and accepts that means what its `on_failure` says.
+#[tokio::test]
+async fn a_change_that_was_accepted_and_fails_undoes_the_run() {
+    let workflow = |value: u32| {
+        format!("[nodes.a]\nstep = \"test\"\non_failure = \"undo\"\nwith = {{ value = {value} }}\n")
+    };
+    let project = Project::new(&workflow(1));
+    assert_eq!(project.run().await.state, RunState::Done);
+    project.write_workflow(&workflow(2));
+    script(&project, "a", &[Apply::Permanent]);
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Undone);
+}
+
 /// Made again later than what is built on it, it is still undone after that.
 #[tokio::test]
 async fn what_was_made_again_is_undone_after_what_is_built_on_it_and_what_it_replaced_is_named() {

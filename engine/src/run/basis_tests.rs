@@ -140,6 +140,26 @@ fn what_no_longer_holds_and_fails_as_it_is_made_again_undoes_nothing() {
     assert_eq!(machine.step(Input::Applied(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
 }
 
+/// What it takes from the other comes out differently: nobody has changed it.
+#[test]
+fn what_is_made_again_of_something_else_undoes_nothing() {
+    let nodes =
+        pair("s", 1).replace("needs = [\"a\"]", "with = { x = \"${nodes.a.x}\" }\non_failure = \"undo\"");
+    let made = |facts: Vec<Fact>, x: u32| {
+        let mut machine = Machine::new(&nodes, facts);
+        machine.step(Input::Begin);
+        machine.step(Input::Applied(id("a"), Ok(json!({ "x": x }))));
+        let then = machine.verify("a", true);
+        (machine, then)
+    };
+    let (mut machine, _) = made(Vec::new(), 1);
+    machine.apply_ok("b");
+    machine.verify("b", true);
+    let (mut machine, then) = made(with(machine.facts, asked("a")), 2);
+    assert_eq!(then, ["clear b", "Apply b #2"]);
+    assert_eq!(machine.step(Input::Applied(id("b"), Err(failure(ErrorClass::Permanent)))), ["end Failed"]);
+}
+
 /// What it takes from the other comes out as something that it can't take.
 #[test]
 fn what_is_there_and_can_not_be_begun_as_it_is_now_undoes_nothing() {

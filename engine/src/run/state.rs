@@ -79,6 +79,8 @@ pub(crate) struct NodeRecord {
     pub renewed: bool,
     /// A person keeps it as it is when its turn comes, whatever was made again.
     pub kept: bool,
+    /// A person has accepted what has changed of it in the files; said of this life only.
+    pub accepted: bool,
     /// It has a list now; this is what it did before it had one.
     pub former: bool,
     /// What it had made before it was made again, oldest first.

@@ -48,7 +48,7 @@ impl Core {
     pub(super) fn take_up(&mut self, at: usize, resolved: Resolved) {
         let record = self.record_of(at);
         let same = record.digest.as_ref() == Some(&resolved.digest);
-        let &NodeRecord { phase, begun, again, failed, attempts, renewed, kept, .. } = record;
+        let &NodeRecord { phase, begun, again, failed, attempts, renewed, kept, accepted, .. } = record;
         let remade = self.remade(at);
         self.cells[at].resolved = Some(resolved);
         // What is not made again where that changes nothing must hold beside what is new.
@@ -82,7 +82,8 @@ impl Core {
                 self.ask_person(at, "its config or its step has changed since an earlier attempt", None);
             }
             _ if !same => {
-                self.reset(at, "its config or its step has changed", true, renewed);
+                // What nobody has changed in the files comes of what was made again.
+                self.reset(at, "its config or its step has changed", true, !accepted);
                 self.apply(at);
             }
             Phase::Finished | Phase::Applied => self.see_again(at, remade),
