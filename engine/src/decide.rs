@@ -10,6 +10,7 @@ use crate::engine::{Engine, find};
 use crate::error::{RunError, named};
 use crate::event::{EVENT_VERSION, Event, EventKind, EventSink};
 use crate::report::{NodeUndo, REPORT_VERSION, RunReport, RunState, UndoAction, UndoPlan};
+use crate::run::basis::upstream_of;
 use crate::run::dispatcher::Machine;
 use crate::run::gate::{GATE, GateDecision, MAX_NOTE_BYTES, question};
 use crate::run::heartbeat::with_right;
@@ -294,7 +295,13 @@ async fn the_one_that_is_meant(store: &dyn Store, gate: &NodeId) -> Result<Optio
         }
         let records = facts.nodes.iter().filter(|(node, _)| *node == gate || node.whole() == *gate);
         let records: Vec<_> = records.map(|(_, record)| record).collect();
-        let is_passed = |record: &&NodeRecord| matches!(record.phase, Phase::Finished | Phase::Skipped);
+        let upstream = upstream_of(&facts, outlines, &gate.whole());
+        // And it is not asked again when its turn comes.
+        let is_passed = |record: &&NodeRecord| match record.phase {
+            _ if record.again.is_some() => false,
+            Phase::Finished => !record.is_outdated(upstream),
+            phase => phase == Phase::Skipped,
+        };
         if !records.is_empty() && records.iter().all(is_passed) {
             continue;
         }

@@ -186,6 +186,43 @@ async fn an_answer_counts_for_the_question_that_was_asked() {
     assert_eq!(report.state, RunState::Waiting, "nobody was asked about `there`");
 }
 
+/// An answer stands, so it must not go to an older run that waits.
+#[tokio::test]
+async fn a_gate_that_a_newer_run_asks_again_later_is_not_passed_there() {
+    let project = Project::new(GATED);
+    project.run().await;
+    let newer = project.run().await.run;
+    let pass = async || {
+        project
+            .engine()
+            .decide(DecideRequest { run: Some(newer.clone()), ..decision("cutover", true) })
+            .await
+            .unwrap();
+        let request = ResumeRequest { run: Some(newer.clone()), ..ResumeRequest::default() };
+        support::resume(&project, request).await.unwrap().state
+    };
+    let again = |name: &str| {
+        let rerun = vec![NodeId::new(name).unwrap()];
+        ResumeRequest { run: Some(newer.clone()), rerun, ..ResumeRequest::default() }
+    };
+    let refused = async || {
+        let error = project.engine().decide(decision("cutover", true)).await.unwrap_err();
+        assert!(matches!(&error, DecideError::SeveralRuns { runs, .. } if runs.len() == 2), "{error}");
+    };
+    assert_eq!(pass().await, RunState::Done);
+    // It was asked for, and its turn has not come.
+    project.script(|s| s.blind.push("copy".into()));
+    assert_eq!(support::resume(&project, again("cutover")).await.unwrap().state, RunState::Failed);
+    refused().await;
+    project.script(|s| s.blind.clear());
+    assert_eq!(support::resume(&project, again("cutover")).await.unwrap().state, RunState::Waiting);
+    assert_eq!(pass().await, RunState::Done);
+    // What it is built on is being made again.
+    project.script(|s| drop(s.apply.insert("copy".into(), [Apply::Permanent].into())));
+    assert_eq!(support::resume(&project, again("copy")).await.unwrap().state, RunState::Failed);
+    refused().await;
+}
+
 #[tokio::test]
 async fn a_failure_undoes_the_run_in_reverse_order() {
     let project = Project::new(CHAIN);

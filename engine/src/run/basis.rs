@@ -9,6 +9,7 @@ use migrate_plugin_api::NodeId;
 
 use super::gate::GATE;
 use super::state::{NodeRecord, Phase, RunFacts};
+use crate::workflow::NodeOutline;
 use crate::workflow::model::{Node, Workflow};
 
 /// At which fact something was made, and the place of its node in the workflow.
@@ -57,6 +58,26 @@ pub(crate) fn outdated(facts: &RunFacts, workflow: &Workflow, again: &BTreeSet<N
         outdated.extend(units.into_iter().filter(|id| !holds(facts.node(id))));
     }
     outdated
+}
+
+/// The newest making upstream of `node` as far as `facts` tell. `outlines` are in an order in which they may run.
+pub(crate) fn upstream_of(facts: &RunFacts, outlines: &[NodeOutline], node: &NodeId) -> Making {
+    let (mut needed, mut newest) = (BTreeSet::from([node]), None);
+    for (at, outline) in outlines.iter().enumerate().rev() {
+        if !needed.contains(&outline.node) {
+            continue;
+        }
+        needed.extend(&outline.needs);
+        if outline.node == *node || outline.step == GATE {
+            continue;
+        }
+        let records = facts.own(&outline.node).into_iter();
+        let records = records.chain(facts.items_of(&outline.node).map(|(_, record)| record));
+        let made = |record: &NodeRecord| if record.again.is_some() { TO_COME } else { record.began_at };
+        let made = records.filter(|record| record.phase != Phase::Skipped).map(made).max();
+        newest = newest.max(made.map(|made| (made, at)));
+    }
+    newest
 }
 
 impl NodeRecord {
