@@ -2,9 +2,12 @@
 
 mod support;
 
-use migrate_engine::{Action, DecideRequest, HistoryKind, HistoryRequest, ResumeRequest, RunError, RunState};
-use migrate_plugin_api::{CancellationToken, ErrorClass, NodeId};
-use support::{Project, resume};
+use migrate_engine::{
+    Action, DecideRequest, EventKind, HistoryKind, HistoryRequest, ResumeRequest, RunError, RunState,
+    Shutdown,
+};
+use migrate_plugin_api::{CancellationToken, ErrorClass, NodeId, Observation};
+use support::{Apply, Project, collector, resume};
 
 /// All stand on `a` and take none of its outputs; `d` waits for a person.
 const GATED: &str = r#"
@@ -112,4 +115,49 @@ async fn what_has_changed_in_the_files_is_not_kept() {
         @"the files say something else of `b` now, so it can't be kept as it is: take that back, or let it run again"
     );
     assert!(project.calls().is_empty(), "nothing was touched");
+}
+
+#[tokio::test]
+async fn who_could_have_kept_a_node_is_told_and_nobody_else() {
+    // What runs again with its own config could be kept.
+    let project =
+        Project::new("[nodes.a]\nstep = \"test\"\n[nodes.b]\nstep = \"test.natural\"\nneeds = [\"a\"]\n");
+    project.run().await;
+    let (events, told) = collector();
+    let report = project.engine().resume(again(&["a"], &[]), events, &Shutdown::new()).await.unwrap();
+    let told = told.await.unwrap().into_iter().find_map(|event| match event.kind {
+        EventKind::NodeLog { node, message, .. } if node.as_str() == "b" => Some(message),
+        _ => None,
+    });
+    insta::assert_snapshot!(
+        told.unwrap().replace(report.run.as_str(), "RUN"),
+        @"`a` was made again since; the node runs again; `migrate resume RUN --keep b` would have kept it as it was"
+    );
+
+    let once = "[nodes.a]\nstep = \"test\"\n[nodes.pay]\nstep = \"test.once\"\n";
+    let hint = async |project: &Project| {
+        project.calls();
+        let report = resume(project, again(&["a"], &[])).await.unwrap();
+        let error = report.node("pay").unwrap().error.clone().unwrap();
+        assert_eq!((error.class, applied(project)), (ErrorClass::Conflict, vec!["apply a".to_owned()]));
+        error.hint.unwrap().replace(report.run.as_str(), "RUN")
+    };
+    // It would be done with something else.
+    let project = Project::new(&format!("{once}with = {{ value = \"${{nodes.a.attempt}}\" }}\n"));
+    project.run().await;
+    insta::assert_snapshot!(
+        hint(&project).await,
+        @"look for yourself; to do it again: `migrate resume RUN --rerun pay`"
+    );
+    // Nobody knows whether it is there.
+    let project = Project::new(&format!("{once}needs = [\"a\"]\n"));
+    project.script(|s| {
+        s.apply.insert("pay".into(), [Apply::Hang].into());
+        s.observe.insert("pay".into(), [Observation::Unknown { reason: "?".into() }].into());
+    });
+    project.run_and_kill().await;
+    insta::assert_snapshot!(
+        hint(&project).await,
+        @"look for yourself; to do it again: `migrate resume RUN --rerun pay`"
+    );
 }

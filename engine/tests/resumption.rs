@@ -213,10 +213,10 @@ async fn what_is_built_on_something_that_was_made_again_is_no_proof_of_before() 
     insta::assert_snapshot!(shown(&plan(&project, rerun.clone()).await.unwrap()), @r#"
     "done" of "w"
     a "rerun" | asked for | - | planned
-    b "rerun" | it is built on `a`, which is made again | - | planned
-    c "inspect" | it is built on `a`, which is made again | verified | -
+    b "rerun" | it is built on `a`, which is made again; `--keep b` would keep it | - | planned
+    c "inspect" | it is built on `a`, which is made again; `--keep c` would keep it | verified | -
     go "wait" | it is built on `b`, which is made again: a person is asked again | - | planned
-    d "rerun" | it is built on `b`, which is made again | - | planned
+    d "rerun" | it is built on `b`, which is made again; `--keep d` would keep it | - | planned
     e "reuse" | - | verified | -
     "#);
     project.calls();

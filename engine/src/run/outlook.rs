@@ -247,9 +247,11 @@ impl Outlook<'_> {
             Phase::Open => told(Action::Observe, open_reason(record)),
             _ if !same => told(Action::Rerun, "its config or its step has changed"),
             Phase::Applied | Phase::Finished if remade.is_some() && is_natural(self.catalog, &node.step) => {
-                (Action::Rerun, remade.map(is_remade))
+                (Action::Rerun, remade.map(|by| is_remade_or_kept(by, id)))
             }
-            Phase::Applied if remade.is_some() => (Action::Inspect, remade.map(is_remade)),
+            Phase::Applied if remade.is_some() => {
+                (Action::Inspect, remade.map(|by| is_remade_or_kept(by, id)))
+            }
             Phase::Applied => told(Action::Verify, "done, and not verified yet"),
             Phase::Finished if record.kept => self.kept(id, waits),
             Phase::Finished => self.finished(id, repeatable, waits, remade, perhaps),
@@ -288,7 +290,7 @@ impl Outlook<'_> {
         }
         match (waits, remade, perhaps) {
             (Some(id), ..) => (Action::ReuseOrRerun, Some(takes_outputs(id))),
-            (None, Some(id), _) => (Action::Inspect, Some(is_remade(id))),
+            (None, Some(by), _) => (Action::Inspect, Some(is_remade_or_kept(by, id))),
             (None, None, Some(id)) => (Action::ReuseOrRerun, Some(may_be_remade(id))),
             (None, None, None) => (Action::Reuse, None),
         }
@@ -301,6 +303,10 @@ fn takes_outputs(of: &NodeId) -> String {
 
 fn is_remade(node: &NodeId) -> String {
     format!("it is built on `{node}`, which is made again")
+}
+
+fn is_remade_or_kept(by: &NodeId, node: &NodeId) -> String {
+    format!("{}; `--keep {}` would keep it", is_remade(by), node.quoted())
 }
 
 fn may_be_remade(node: &NodeId) -> String {

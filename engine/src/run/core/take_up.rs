@@ -98,15 +98,20 @@ impl Core {
     /// Its effect is there. `remade`: what it is built on and was made again since.
     fn see_again(&mut self, at: usize, remade: Option<NodeId>) {
         let Some(remade) = remade else { return self.call(at, CallKind::Verify) };
-        let is_natural = self.was_natural(at);
-        let what = if is_natural { "runs again" } else { "is looked at closely" };
-        let message = format!("`{remade}` was made again since; the node {what}");
-        let (node, level) = (self.id(at), LogLevel::Info);
-        self.emit(EventKind::NodeLog { node, level, message: message.clone() });
-        if !is_natural {
+        let since = format!("`{remade}` was made again since; the node");
+        let told = |core: &mut Self, message| {
+            core.emit(EventKind::NodeLog { node: core.id(at), level: LogLevel::Info, message });
+        };
+        if !self.was_natural(at) {
+            told(self, format!("{since} is looked at closely"));
             return self.call(at, CallKind::Verify);
         }
-        self.renew(at, &message);
+        let (run, node) = (&self.run, self.cells[at].id.quoted());
+        told(
+            self,
+            format!("{since} runs again; `migrate resume {run} --keep {node}` would have kept it as it was"),
+        );
+        self.renew(at, &format!("{since} runs again"));
     }
 
     /// Makes it again for the sake of what it is built on.
@@ -176,11 +181,19 @@ impl Core {
     pub(super) fn ask_person(&mut self, at: usize, message: &str, evidence: Option<Evidence>) {
         let (run, node) = (&self.run, self.cells[at].id.quoted());
         let mut hint = format!("look for yourself; to do it again: `migrate resume {run} --rerun {node}`");
-        if self.cells[at].depth == VerifyDepth::Deep {
+        if self.can_be_kept(at) {
             hint.push_str(&format!("; to keep it as it is: `migrate resume {run} --keep {node}`"));
         }
         self.fail(at, error(ErrorClass::Conflict, message.to_owned(), Some(hint)), evidence, false);
         self.undo_due.remove(&at);
+    }
+
+    /// Whether it fails, or may, because of what was made again, and `--keep` would have it stay as it is.
+    fn can_be_kept(&self, at: usize) -> bool {
+        let NodeRecord { phase, digest, .. } = self.record_of(at);
+        let now = self.cells[at].resolved.as_ref().map(|resolved| &resolved.digest);
+        let is_there = matches!(phase, Phase::Applied | Phase::Finished);
+        is_there && digest.as_ref() == now && self.cells[at].depth == VerifyDepth::Deep
     }
 
     /// Fails the node because something else is to be begun while something that it began is there, or
