@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use migrate_engine::{
-    Checked, Engine, EventSink, EventStream, Params, ResumeRequest, RunError, RunReport, RunState,
-    RunSummary, Shutdown, Source, StoreSettings, VerifyRequest, event_channel, nearest,
+    Checked, Engine, EventSink, EventStream, NodeReport, NodeState, Params, ResumeRequest, RunError,
+    RunReport, RunState, RunSummary, Shutdown, Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
-use migrate_plugin_api::{CancellationToken, NodeId, RunId, StepInfo, VerifyDepth};
+use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, RunId, StepInfo, VerifyDepth};
 use migrate_plugin_host::Listed;
 
 use crate::args::{
@@ -158,7 +158,7 @@ impl Session<'_> {
             print(&outlook::table(&plan))?;
         }
         let resume = self.resume_command(&plan.run) + &asked_for(&args.again, &args.params);
-        for line in outlook::verdict(&plan, &resume) {
+        for line in outlook::verdict(&plan, &resume, |step| self.is_unrepeatable(step)) {
             say!("{line}");
         }
         let refused = !plan.changes.is_empty() || plan.has_problems();
@@ -409,8 +409,29 @@ impl Session<'_> {
             RunState::Interrupted | RunState::Running => say!("stopped; go on with: {resume}"),
             RunState::Failed => say!("failed; when the cause is mended, go on with: {resume}"),
         }
+        if matches!(report.state, RunState::Interrupted | RunState::Failed) && report.undo.is_none() {
+            self.say_untold(&report);
+        }
         let exit = exit_of(report.state);
         Ok((report, exit))
+    }
+
+    /// How what is not done again unasked is done again.
+    fn say_untold(&self, report: &RunReport) {
+        let has_no_end = |node: &&NodeReport| {
+            node.items.is_none()
+                && node.attempts > 0
+                && matches!(node.state, NodeState::Failed | NodeState::Interrupted)
+        };
+        let nodes = report.nodes.iter().filter(has_no_end);
+        let nodes = nodes.filter(|node| self.is_unrepeatable(&node.step)).map(|node| &node.node);
+        outlook::untold(&self.resume_command(&report.run), nodes).into_iter().for_each(|line| say!("{line}"));
+    }
+
+    /// Whether doing the step again may double its effect, as far as the step itself says.
+    fn is_unrepeatable(&self, step: &str) -> bool {
+        let mut steps = self.engine.steps();
+        steps.any(|info| info.name == step && info.idempotency == Idempotency::None)
     }
 
     /// Runs `work` under signal handling and shows its events.

@@ -1,6 +1,7 @@
 //! What resuming a run would do, as text for people.
 
 use migrate_engine::{Action, NodeOutlook, ResumePlan};
+use migrate_plugin_api::NodeId;
 
 use crate::render;
 use crate::table::Table;
@@ -49,8 +50,17 @@ fn why(node: &NodeOutlook) -> String {
     [node.reason.clone(), found, planned].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What `resume` would say to it, and the way on: `resume`, with all that was asked for.
-pub fn verdict(plan: &ResumePlan, resume: &str) -> Vec<String> {
+/// The way on where nobody can tell what became of attempts of `nodes`, which are not repeated unasked.
+pub fn untold<'a>(resume: &str, nodes: impl Iterator<Item = &'a NodeId>) -> Option<String> {
+    let again: String = nodes.map(|node| format!(" --rerun {}", node.quoted())).collect();
+    (!again.is_empty()).then(|| {
+        format!("  help: if what was done can't be told, look for yourself; to do it again: {resume}{again}")
+    })
+}
+
+/// What `resume` would say to it, and the way on: `resume`, with all that was asked for. `is_unrepeatable`: which
+/// steps are not done again unasked.
+pub fn verdict(plan: &ResumePlan, resume: &str, is_unrepeatable: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines = Vec::new();
     for node in &plan.nodes {
         lines.extend(render::node_problems(&node.node, node.plan.as_ref(), node.error.as_ref()));
@@ -80,6 +90,9 @@ pub fn verdict(plan: &ResumePlan, resume: &str) -> Vec<String> {
         lines.push("the run is done; there is nothing to resume".to_owned());
     } else if plan.holder.is_none() && !plan.has_problems() {
         lines.push(format!("to go on: {resume}"));
+        let looked_for = plan.nodes.iter().filter(|node| node.action == Action::Observe);
+        let nodes = looked_for.filter(|node| is_unrepeatable(&node.step)).map(|node| &node.node);
+        lines.extend(untold(resume, nodes));
     }
     lines
 }

@@ -121,3 +121,28 @@ fn a_command_that_outlives_migrate_is_not_begun_beside_itself_whatever_its_stdin
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     assert_eq!(began().lines().count(), 2);
 }
+
+/// Mended and taken up, it is not done again unasked: the way on must be told before.
+#[test]
+fn who_has_mended_a_command_is_told_how_it_runs_again() {
+    let project = project();
+    let project = project.path();
+    write(
+        project,
+        "stop.toml",
+        "schema = 1\nname = \"stop\"\n\n[nodes.stop]\nstep = \"exec\"\nwith = { command = [\"test\", \"-e\", \"mended\"] }\n",
+    );
+    let run = |args: &[&str], exit: i32| {
+        let output = migrate(project, args).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(exit), "{}", said(&output));
+        said(&output)
+    };
+    let told = run(&["run", "stop.toml"], 1);
+    let help =
+        told.lines().find(|line| line.starts_with("  help: if what was done can't be told")).expect(&told);
+    let (_, command) = help.split_once("to do it again: migrate ").expect("a command");
+    assert!(run(&["plan"], 0).contains(help), "{help}");
+    write(project, "mended", "");
+    assert!(run(&["resume"], 1).contains(help), "{help}");
+    run(&command.split(' ').collect::<Vec<_>>(), 0);
+}
