@@ -154,7 +154,9 @@ impl Engine {
             return Err(RunError::KeptChanged(node));
         }
         for change in &changed.nodes {
-            facts.nodes.entry(change.node.clone()).and_modify(|record| record.accepted = true);
+            if let Some(record) = facts.nodes.get_mut(&change.node) {
+                record.accepted = true;
+            }
         }
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })

@@ -98,20 +98,18 @@ impl Core {
     /// Its effect is there. `remade`: what it is built on and was made again since.
     fn see_again(&mut self, at: usize, remade: Option<NodeId>) {
         let Some(remade) = remade else { return self.call(at, CallKind::Verify) };
-        let since = format!("`{remade}` was made again since; the node");
-        let told = |core: &mut Self, message| {
-            core.emit(EventKind::NodeLog { node: core.id(at), level: LogLevel::Info, message });
-        };
-        if !self.was_natural(at) {
-            told(self, format!("{since} is looked at closely"));
+        let is_natural = self.was_natural(at);
+        let what = if is_natural { "runs again" } else { "is looked at closely" };
+        let message = format!("`{remade}` was made again since; the node {what}");
+        let (run, id) = (&self.run, self.cells[at].id.quoted());
+        let besides = format!("; `migrate resume {run} --keep {id}` would have kept it as it was");
+        let besides = if is_natural { besides.as_str() } else { "" };
+        let (node, level) = (self.id(at), LogLevel::Info);
+        self.emit(EventKind::NodeLog { node, level, message: format!("{message}{besides}") });
+        if !is_natural {
             return self.call(at, CallKind::Verify);
         }
-        let (run, node) = (&self.run, self.cells[at].id.quoted());
-        told(
-            self,
-            format!("{since} runs again; `migrate resume {run} --keep {node}` would have kept it as it was"),
-        );
-        self.renew(at, &format!("{since} runs again"));
+        self.renew(at, &message);
     }
 
     /// Makes it again for the sake of what it is built on.
