@@ -300,8 +300,9 @@ impl Core {
     /// Fails a node, or a list, that can't be begun as the files say.
     fn refuse(&mut self, at: usize, why: String) {
         let is_there = |record: &NodeRecord| matches!(record.phase, Phase::Applied | Phase::Finished);
-        let mut items = self.facts.items_of(&self.cells[at].id).filter(|_| self.is_list(at));
-        let is_there = is_there(self.record_of(at)) || items.any(|(_, record)| is_there(record));
+        let id = &self.cells[at].id;
+        let has_items = self.is_list(at) && self.facts.items_of(id).any(|(_, record)| is_there(record));
+        let is_there = has_items || is_there(self.record_of(at));
         self.occupy(at);
         self.fail(at, error(ErrorClass::Permanent, why, None), None, false);
         // That something else is made now is no reason to take back what was.
