@@ -1,12 +1,16 @@
 //! Connections to clusters, and their errors in the words of the contract.
 
+mod login;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
+use kube::client::AuthError;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 use migrate_plugin_api::{Problem, StepContext, StepError};
 
+use self::login::{login_error, told};
 use crate::site::ClusterRef;
 
 /// Long enough for a busy API server, short enough to say within a breath that there is none.
@@ -15,9 +19,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connects to `cluster`. Reads the kubeconfig; sends nothing yet.
 ///
 /// # Errors
-/// `Permanent`, naming the file and the context, when either is not there.
+/// `Permanent`, naming the file, the context, or the program that it logs in by, when one is not there; `Auth` when
+/// that gives no login.
 pub(crate) async fn connect(ctx: &StepContext, cluster: &ClusterRef) -> Result<Client, StepError> {
-    client(config(ctx, cluster).await?)
+    client(cluster, config(ctx, cluster).await?)
 }
 
 /// As [`connect`], but every answer is handed on at once. kube otherwise asks again for up to five
@@ -28,12 +33,17 @@ pub(crate) async fn connect(ctx: &StepContext, cluster: &ClusterRef) -> Result<C
 pub(crate) async fn connect_to_probe(ctx: &StepContext, cluster: &ClusterRef) -> Result<Client, StepError> {
     let mut config = config(ctx, cluster).await?;
     config.default_retry = false;
-    client(config)
+    client(cluster, config)
 }
 
-fn client(config: Config) -> Result<Client, StepError> {
-    Client::try_from(config)
-        .map_err(|e| StepError::permanent("failed to set up the cluster's client").with_source(e))
+fn client(cluster: &ClusterRef, config: Config) -> Result<Client, StepError> {
+    let exec = config.auth_info.exec.clone();
+    Client::try_from(config).map_err(|error| {
+        login_error(cluster, exec.as_ref(), &error).unwrap_or_else(|| {
+            StepError::permanent(format!("failed to set up the client of context `{}`", cluster.context))
+                .with_source(error)
+        })
+    })
 }
 
 async fn config(ctx: &StepContext, cluster: &ClusterRef) -> Result<Config, StepError> {
@@ -178,6 +188,11 @@ pub(crate) fn kube_error(message: impl Into<String>, error: kube::Error) -> Step
     match error {
         // Its own text alone: kube's Display adds the whole Status once more as Debug.
         kube::Error::Api(status) => step_error.with_source(*status),
+        // A login that has ended is renewed when something is asked.
+        kube::Error::Service(cause) => match cause.downcast_ref::<AuthError>().and_then(told) {
+            Some(told) => step_error.with_source(told),
+            None => step_error.with_source(kube::Error::Service(cause)),
+        },
         other => step_error.with_source(other),
     }
 }
