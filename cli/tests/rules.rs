@@ -210,3 +210,32 @@ fn a_tool_that_is_missing_is_told_with_the_way_out_and_nothing_is_skipped() {
         assert_eq!(fs::read_to_string(project.path().join("in/web.yaml")).unwrap(), WEB);
     }
 }
+
+/// The same rules hold in a run, and a resume tells that they are others by now.
+#[test]
+fn rules_of_the_site_hold_in_a_run() {
+    let project = project();
+    let write = |name: &str, text: &str| fs::write(project.path().join(name), text).expect("written");
+    write("ours.toml", OWN_RULE);
+    write("migration.toml", "schema = 1\nrules = [\"ours.toml\"]\n");
+    write(
+        "w.toml",
+        "schema = 1\nname = \"w\"\n[nodes.rewrite]\nstep = \"manifest.rewrite\"\nwith = { from = \"in\", to = \"out\" }\n\
+         [nodes.look]\nstep = \"assess.manifests\"\nwith = { from = \"in\" }\n\
+         [nodes.plain]\nstep = \"manifest.rewrite\"\nwith = { from = \"in\", to = \"plain\", rules = [] }\n",
+    );
+    let done = migrate(project.path(), &["run", "w.toml"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    let read = |folder: &str| {
+        fs::read_to_string(project.path().join(folder).join("a folder/größe%20/web #1.yaml")).expect("read")
+    };
+    assert!(read("out").contains("value: 'http://prices.shop.svc/v1'"), "{}", read("out"));
+    assert!(read("plain").contains("http://prices.old.example.com/v1"));
+    let status = migrate(project.path(), &["status", "--json"]).stdout;
+    assert!(status.contains("SHOP-001"), "{status}");
+
+    write("migration.toml", "schema = 1\n");
+    let resumed = migrate(project.path(), &["resume"]);
+    assert_ne!(resumed.code, 0, "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("rules"), "{}", resumed.stderr);
+}

@@ -32,6 +32,7 @@ mod remarks;
 mod resolve;
 mod schema;
 mod secrets;
+mod site;
 mod template;
 pub(crate) mod tree;
 
@@ -187,6 +188,9 @@ fn examine(
     let environment = environment.and_then(|file| Environment::parse(file, mistakes));
     let mut workflow = read?;
     expand::expand(&mut workflow, library, mistakes);
+    if let Some(environment) = &environment {
+        site::fill(&mut workflow, catalog, environment);
+    }
     graph::arrange(&mut workflow, mistakes);
     let params = params::resolve(&workflow, params, partial, mistakes);
     let checker = Checker {

@@ -23,7 +23,9 @@ pub use ids::{IdempotencyKey, InvalidId, RunId};
 pub use node_id::NodeId;
 pub use progress::{Amount, Progress};
 pub use secret::{InvalidSecretRef, SECRET_FORMAT, Secret, SecretProvider, SecretRef, hide_secrets};
-pub use step::{Idempotency, Observation, Problem, Severity, Step, StepInfo, StepPlan, VerifyDepth};
+pub use step::{
+    Idempotency, Observation, Problem, SITE_KEYWORD, Severity, Step, StepInfo, StepPlan, VerifyDepth,
+};
 pub use typed::{PlanConfig, Typed, TypedObservation, TypedStep, UNKNOWN_KEY, unknown};
 
 pub use async_trait::async_trait;

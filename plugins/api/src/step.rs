@@ -19,6 +19,10 @@ pub enum Idempotency {
     None,
 }
 
+/// The keyword of a field in a step's JSON Schema that names an entry at the top of `migration.toml`, as `"x-env":
+/// "rules"`: where a node leaves the field out and the file has the entry, it is `${env.rules}`.
+pub const SITE_KEYWORD: &str = "x-env";
+
 /// What a step is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepInfo {

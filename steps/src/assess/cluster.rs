@@ -59,8 +59,9 @@ pub(crate) struct Config {
     /// What the rules need to say how each finding is solved: `${env.rewrite}`.
     #[serde(default)]
     pub inputs: Inputs,
-    /// Files with rules of your own.
+    /// Files with rules of your own; default: `rules` of migration.toml.
     #[serde(default)]
+    #[schemars(extend("x-env" = "rules"))]
     pub rules: Vec<PathBuf>,
     /// The target, so that what it lacks is found too.
     #[serde(default)]

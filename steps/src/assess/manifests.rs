@@ -30,8 +30,9 @@ pub(crate) struct Config {
     /// What the rules need: `${env.rewrite}`.
     #[serde(default)]
     pub inputs: Inputs,
-    /// Files with rules of your own.
+    /// Files with rules of your own; default: `rules` of migration.toml.
     #[serde(default)]
+    #[schemars(extend("x-env" = "rules"))]
     pub rules: Vec<PathBuf>,
 }
 

@@ -55,8 +55,9 @@ pub(crate) struct Config {
     /// What the rules need: `${env.rewrite}`. A rule that misses its input changes nothing.
     #[serde(default)]
     pub inputs: Inputs,
-    /// Files with rules of your own.
+    /// Files with rules of your own; default: `rules` of migration.toml.
     #[serde(default)]
+    #[schemars(extend("x-env" = "rules"))]
     pub rules: Vec<PathBuf>,
 }
 
