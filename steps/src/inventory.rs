@@ -153,8 +153,38 @@ pub(crate) async fn each_object(
     }
 }
 
+/// What is wrong with a list of namespaces by itself. An empty one is never meant: it is nothing to some, and the whole
+/// cluster to others. Nor is an empty name or a `*`, which stand for all namespaces to some.
+pub(crate) fn misnamed_namespaces(names: &[String], field: &str) -> Option<Problem> {
+    if names.is_empty() {
+        return Some(no_namespace(field));
+    }
+    let wrong = names.iter().find(|name| !is_label(name))?;
+    let problem = Problem::error(format!("`{wrong}` can't name a namespace")).in_field(field);
+    Some(problem.with_hint("name each of them: lower-case letters, digits and `-`"))
+}
+
+fn no_namespace(field: &str) -> Problem {
+    Problem::error("no namespace is named")
+        .in_field(field)
+        .with_hint("name each of them: an empty list doesn't stand for all")
+}
+
+/// Longest name of a namespace.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
+const NAMESPACE_LIMIT: usize = 63;
+
+/// Lower-case letters, digits and `-` between letters or digits.
+pub(crate) fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.len() <= NAMESPACE_LIMIT
+        && text.starts_with(inner)
+        && text.ends_with(inner)
+        && text.chars().all(|c| inner(c) || c == '-')
+}
+
 /// The namespaces of `wanted` that the cluster lacks, each as a problem of `field` with a name that
-/// is meant perhaps.
+/// is meant perhaps; and that none is wanted.
 ///
 /// # Errors
 /// When the cluster can't be asked.
@@ -163,6 +193,9 @@ pub(crate) async fn missing_namespaces(
     wanted: &[String],
     field: &str,
 ) -> Result<Vec<Problem>, StepError> {
+    if wanted.is_empty() {
+        return Ok(vec![no_namespace(field)]);
+    }
     let api: Api<Namespace> = Api::all(client.clone());
     let known = api.list_metadata(&ListParams::default()).await;
     let known: Vec<String> = known
@@ -243,6 +276,19 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_names_no_namespaces_or_all_of_them_is_told() {
+        let told = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            misnamed_namespaces(&names, "namespaces").map(|problem| problem.message)
+        };
+        assert_eq!(told(&["shop", "team-a", "0"]), None);
+        assert_eq!(told(&[]).unwrap(), "no namespace is named");
+        for wrong in ["", "*", "shop-*", "Shop", "shop/web", "-a", "a b"] {
+            assert_eq!(told(&["shop", wrong]).unwrap(), format!("`{wrong}` can't name a namespace"));
+        }
+    }
 
     #[test]
     fn a_missing_namespace_is_named_with_the_one_that_was_meant() {

@@ -8,8 +8,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
-    StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Progress, StepContext, StepError, StepPlan,
+    TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,7 @@ pub(crate) struct Config {
     /// The registry whose images are to be moved.
     pub registry: RegistryRef,
     /// The namespaces to look at.
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
     /// What the rules need to say how each finding is solved: `${env.rewrite}`.
     #[serde(default)]
@@ -423,14 +424,16 @@ impl TypedStep for AssessCluster {
     type Outputs = Outputs;
 
     async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
-        let namespaces: Vec<String> = config.field("namespaces")?.unwrap_or_default();
+        let namespaces: Option<Vec<String>> = config.field("namespaces")?;
         let mut plan = StepPlan::new("look at the cluster");
         if let Some(cluster) = config.field::<ClusterRef>("cluster")? {
-            let what = if namespaces.is_empty() { "nothing".to_owned() } else { namespaces.join(", ") };
+            let what = namespaces.as_ref().map_or_else(|| "namespaces".to_owned(), |names| names.join(", "));
             plan.summary = format!("look at {what} in cluster `{}`", cluster.context);
             match reach(ctx, &cluster, "cluster").await {
                 Ok((client, _)) => {
-                    plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);
+                    if let Some(names) = &namespaces {
+                        plan.problems.extend(missing_namespaces(&client, names, "namespaces").await?);
+                    }
                 }
                 Err(problem) => plan.problems.push(*problem),
             }
@@ -446,9 +449,6 @@ impl TypedStep for AssessCluster {
                 Ok(None) => {}
                 Err(error) => plan.problems.push(problem_of(&error, "azure")),
             }
-        }
-        if config.known().is_some_and(|c| c.namespaces.is_empty()) {
-            plan.problems.push(Problem::error("no namespace is named").in_field("namespaces"));
         }
         Ok(plan)
     }
@@ -493,7 +493,7 @@ impl TypedStep for AssessCluster {
             checks = drift(outputs, &now);
         } else {
             let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
-            let found = config.namespaces.len() - missing.len();
+            let found = config.namespaces.len().saturating_sub(missing.len());
             checks.push(Check::equal(
                 format!("cluster {}", config.cluster.context),
                 "namespaces",

@@ -15,7 +15,7 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::apply_set::{Prune, Record, group_kind, is_label};
+use super::apply_set::{Prune, Record, group_kind};
 use super::exposed;
 use super::folder::{self, Folder};
 use super::once::{self, Once};
@@ -25,7 +25,7 @@ use super::prune::{LeftInPlace, Pruned, Set, Wanted, is_there};
 use super::target::{Target, established, namespace_exists, refuse_source, source_problem};
 use super::tree;
 use crate::duration::Span;
-use crate::inventory::Catalog;
+use crate::inventory::{Catalog, is_label};
 use crate::kubernetes::{connect, kube_error, reach};
 use crate::rollout::{Workload, is_workload, readiness};
 use crate::site::ClusterRef;

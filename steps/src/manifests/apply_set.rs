@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::order::Manifest;
+use crate::inventory::is_label;
 use crate::kubernetes::kube_error;
 
 /// On a member: the ID of its set.
@@ -48,10 +49,9 @@ const THIS_TOOL: &str = concat!("migrate/v", env!("CARGO_PKG_VERSION"));
 /// Keeps the record's fields apart from those of members, as kubectl's own does.
 const FIELD_MANAGER: &str = "migrate-applyset";
 
-/// Longest name of a ConfigMap, and of a namespace.
+/// Longest name of a ConfigMap.
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
 const NAME_LIMIT: usize = 253;
-const NAMESPACE_LIMIT: usize = 63;
 
 /// Which applied objects belong together: those of them that are no longer in the manifests are deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,15 +74,6 @@ impl std::fmt::Display for Prune {
 fn id_of(name: &str, namespace: &str, kind: &str, group: &str) -> String {
     let parent = [name, namespace, kind, group].join(".");
     format!("applyset-{}-v1", URL_SAFE_NO_PAD.encode(digest(&SHA256, parent.as_bytes())))
-}
-
-/// Lower-case letters, digits and `-` between letters or digits.
-pub(super) fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.len() <= NAMESPACE_LIMIT
-        && text.starts_with(inner)
-        && text.ends_with(inner)
-        && text.chars().all(|c| inner(c) || c == '-')
 }
 
 impl Prune {

@@ -50,6 +50,7 @@ pub(crate) struct Config {
     /// The cluster to read.
     pub cluster: ClusterRef,
     /// The namespaces to read.
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
     /// Folder to write; replaced as a whole, where it was written by `migrate`.
     pub directory: PathBuf,
@@ -392,7 +393,8 @@ impl TypedStep for ManifestExport {
     type Outputs = Outputs;
 
     async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
-        let namespaces: Vec<String> = config.field("namespaces")?.unwrap_or_default();
+        let given: Option<Vec<String>> = config.field("namespaces")?;
+        let namespaces = given.as_deref().unwrap_or_default();
         let mut plan = StepPlan::new("export manifests");
         if let Some(directory) = config.field::<PathBuf>("directory")? {
             plan.summary = format!("export {} to {}", namespaces.join(", "), directory.display());
@@ -401,10 +403,12 @@ impl TypedStep for ManifestExport {
         if let Some(cluster) = config.field::<ClusterRef>("cluster")? {
             match reach(ctx, &cluster, "cluster").await {
                 Ok((client, _)) => {
-                    plan.problems.extend(missing_namespaces(&client, &namespaces, "namespaces").await?);
+                    if given.is_some() {
+                        plan.problems.extend(missing_namespaces(&client, namespaces, "namespaces").await?);
+                    }
                     let excluded: Vec<String> = config.field("exclude-kinds")?.unwrap_or_default();
                     if !excluded.iter().any(|kind| kind == "CronJob") {
-                        plan.problems.extend(scheduled(&client, &namespaces).await);
+                        plan.problems.extend(scheduled(&client, namespaces).await);
                     }
                 }
                 Err(problem) => plan.problems.push(*problem),

@@ -392,6 +392,30 @@ async fn an_exported_ingress_whose_class_could_not_be_read_stays() {
     }
 }
 
+/// An export of nothing would replace the folder, and what is applied from it with `prune` would delete everything.
+#[tokio::test]
+async fn a_list_that_names_no_namespace_is_refused_and_replaces_nothing() {
+    let mut world = World::new().await;
+    world.put("configmaps/a", "shop", json!({}));
+    world.export().await.unwrap();
+    let files = world.files();
+    world.config.namespaces.clear();
+    let ctx = world.host.context("export", world.project.path());
+    let config = json!({ "cluster": world.config.cluster, "namespaces": [], "directory": "out" });
+    let plan = ManifestExport.plan(&ctx, &PlanConfig::new(&config).unwrap()).await.unwrap();
+    assert_eq!(
+        plan.problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>(),
+        ["no namespace is named"]
+    );
+    assert_eq!(world.export().await.unwrap_err().message, "no namespace is named");
+    assert_eq!(world.files(), files);
+    let unknown = json!({ "cluster": world.config.cluster, "namespaces": migrate_plugin_api::unknown("nodes.a.b"),
+        "directory": "out" });
+    assert!(
+        ManifestExport.plan(&ctx, &PlanConfig::new(&unknown).unwrap()).await.unwrap().problems.is_empty()
+    );
+}
+
 /// As docs/migration-toml.md says: whoever may do this and no more can export.
 #[tokio::test]
 async fn the_rights_of_the_table_suffice() {

@@ -20,15 +20,17 @@ use tokio::time::Instant;
 use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
 use super::compare::some;
 use super::default_velero_namespace;
+use super::failure::failure_reasons;
 use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
-use super::hazards::{self, Hazard};
+use super::hazards::{self, Hazard, Held};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
 use super::volumes::{
-    BoundClaim, VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods, left_out, missed,
-    prefixes,
+    BoundClaim, UNMOUNTED_HINT, VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods,
+    left_out, missed, prefixes,
 };
+use crate::inventory::misnamed_namespaces;
 use crate::kubernetes::kube_error;
 use crate::site::ClusterRef;
 
@@ -38,7 +40,8 @@ use crate::site::ClusterRef;
 pub struct BackupConfig {
     /// The source cluster.
     pub cluster: ClusterRef,
-    /// Namespaces to back up, with everything in them.
+    /// Namespaces to back up, with everything in them. Each is named.
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
     /// Where Velero runs.
     #[serde(default = "default_velero_namespace")]
@@ -108,6 +111,10 @@ impl VeleroBackup {
         velero: &Velero,
     ) -> Result<(), StepError> {
         let name = ctx.key.as_str();
+        // To Velero, no list and `*` are the whole cluster.
+        if let Some(problem) = misnamed_namespaces(&config.namespaces, "namespaces") {
+            return Err(StepError { hint: problem.hint, ..StepError::permanent(problem.message) });
+        }
         let spec = spec(config);
         if velero.backup(name).await?.is_none() {
             let absent = absent_namespaces(velero, &config.namespaces).await?;
@@ -136,23 +143,42 @@ impl VeleroBackup {
     }
 
     /// Follows the backup to its end.
-    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Backup, StepError> {
+    ///
+    /// Its turn may have come hours after it was asked for: with it comes what could be seen of hazards when Velero was
+    /// first seen at work.
+    async fn follow(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        velero: &Velero,
+    ) -> Result<(Backup, Vec<Hazard>), StepError> {
         let name = ctx.key.as_str();
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
+        let mut seen = None;
         loop {
             ctx.check_cancelled()?;
+            let is_first = seen.is_none();
             let look = async {
                 let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
-                Ok((backup, velero.volumes_of_backup(name).await?))
+                let phase = backup.status.as_ref().map_or("", |status| status.phase.as_str());
+                let hazards = match is_first && stage(phase) == Stage::Working {
+                    true => {
+                        let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
+                        Some(hazards::look(velero, &config.namespaces, &pods, None).await?)
+                    }
+                    false => None,
+                };
+                Ok((backup, velero.volumes_of_backup(name).await?, hazards))
             };
-            if let Some((backup, volumes)) = patience.bear(look.await, Instant::now())? {
+            if let Some((backup, volumes, hazards)) = patience.bear(look.await, Instant::now())? {
+                seen = seen.or(hazards);
                 let status = backup.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_backup(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
                 ctx.progress(states.progress(&status.phase, items));
                 match stage(&status.phase) {
-                    Stage::Completed => return Ok(backup),
+                    Stage::Completed => return Ok((backup, seen.unwrap_or_default())),
                     Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
                     // Velero makes one backup after the other: its turn may be hours away.
                     Stage::Queued => stall.reset(),
@@ -196,7 +222,7 @@ impl VeleroBackup {
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-        backup: &Backup,
+        (backup, seen): (&Backup, Vec<Hazard>),
     ) -> Result<BackupOutputs, StepError> {
         let name = ctx.key.as_str();
         let status = backup.status.clone().unwrap_or_default();
@@ -213,8 +239,6 @@ impl VeleroBackup {
             ))
             .with_hint(format!("{UNMOUNTED_HINT}; then {}", another(ctx))));
         }
-        let hazards = hazards::look(velero, &config.namespaces, &pods, began).await?;
-        let remarks = hazards.iter().map(Hazard::message).collect();
         let counts = (status.warnings, status.errors);
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
         let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
@@ -230,6 +254,16 @@ impl VeleroBackup {
                 BTreeMap::new()
             }
         };
+        let held = Held { began, objects: &objects, volumes: &volumes };
+        let hazards = hazards::look(velero, &config.namespaces, &pods, Some(&held)).await?;
+        let hazards = hazards::with_seen(hazards, seen, &held);
+        hazards::refuse(&hazards, config.allow_unfinished_jobs).map_err(|error| {
+            let hint =
+                error.hint.map_or_else(|| another(ctx), |hint| format!("{hint}; then {}", another(ctx)));
+            StepError::permanent(format!("backup `{name}` is not to be restored: {}", error.message))
+                .with_hint(hint)
+        })?;
+        let remarks = hazards.iter().map(Hazard::message).collect();
         let bytes = volumes.iter().map(|v| v.bytes).sum();
         let prefixes = prefixes(name, &volumes);
         let (warnings, errors) = (texts.warnings, texts.errors);
@@ -246,11 +280,6 @@ impl VeleroBackup {
         })
     }
 }
-
-const UNMOUNTED_HINT: &str = "start a pod that mounts each of them; or set `allow-unmounted = true` to leave their data \
-                              behind, which is all that helps with a block volume or a folder of a node";
-/// Reasons that an error quotes; the rest is in Velero's log.
-const MAX_REASONS: usize = 10;
 
 /// How another backup is made: this one has ended, and a resume alone would join it again.
 fn another(ctx: &StepContext) -> String {
@@ -293,33 +322,6 @@ fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
         && (ours.ttl.is_none() || seconds(&ours.ttl) == seconds(&found.ttl))
         && ours.default_volumes_to_fs_backup == found.default_volumes_to_fs_backup
         && ours.snapshot_volumes == found.snapshot_volumes
-}
-
-/// All that Velero says about a failure, the most telling first.
-pub(super) fn failure_reasons(
-    validation: Option<&[String]>,
-    reason: &str,
-    volumes: impl Iterator<Item = (super::api::PodRef, String, Option<super::api::PodVolumeStatus>)>,
-    errors: Vec<String>,
-) -> String {
-    let mut reasons: Vec<String> = validation.unwrap_or_default().to_vec();
-    if !reason.is_empty() {
-        reasons.push(reason.to_owned());
-    }
-    for (pod, volume, status) in volumes {
-        if let Some(status) = status.filter(|s| s.phase == "Failed" || s.phase == "Canceled") {
-            let path = format!("{}/{}/{volume}", pod.namespace, pod.name);
-            reasons.push(format!("volume {path} {}: {}", status.phase.to_lowercase(), status.message));
-        }
-    }
-    reasons.extend(errors);
-    let more = reasons.len().saturating_sub(MAX_REASONS);
-    reasons.truncate(MAX_REASONS);
-    match (reasons.is_empty(), more) {
-        (true, _) => "Velero gives no reason".to_owned(),
-        (false, 0) => reasons.join("; "),
-        (false, more) => format!("{}; and {more} more", reasons.join("; ")),
-    }
 }
 
 /// Refuses a backup that lacks data of claims, or whose restore would do harm, as the source is now.
@@ -387,8 +389,11 @@ impl TypedStep for VeleroBackup {
         ctx: &StepContext,
         config: &PlanConfig<BackupConfig>,
     ) -> Result<StepPlan, StepError> {
-        let namespaces = config.field::<Vec<String>>("namespaces")?.unwrap_or_default();
+        let given = config.field::<Vec<String>>("namespaces")?;
+        let misnamed = given.as_deref().and_then(|names| misnamed_namespaces(names, "namespaces"));
+        let (namespaces, is_misnamed) = (given.unwrap_or_default(), misnamed.is_some());
         let mut plan = StepPlan::new(format!("back up {} with Velero", named(&namespaces)));
+        plan.problems.extend(misnamed);
         if let Some(ttl) = config.field::<String>("ttl")?.filter(|t| go_duration_seconds(t).is_none()) {
             let problem = Problem::error(format!("`{ttl}` is no duration that Velero reads")).in_field("ttl");
             plan.problems.push(problem.with_hint("write hours, minutes and seconds: `720h`"));
@@ -398,7 +403,7 @@ impl TypedStep for VeleroBackup {
         let location = config.field::<String>("storage-location")?;
         let found = preflight(ctx, &cluster, &velero_namespace, location.as_deref(), Role::Source).await;
         plan.problems.extend(found.problems);
-        let Some(velero) = found.velero else { return Ok(plan) };
+        let Some(velero) = found.velero.filter(|_| !is_misnamed) else { return Ok(plan) };
         match absent_namespaces(&velero, &namespaces).await {
             Ok(absent) if absent.is_empty() => {}
             Ok(absent) => {
@@ -450,8 +455,8 @@ impl TypedStep for VeleroBackup {
     async fn apply(&self, ctx: &StepContext, config: &BackupConfig) -> Result<BackupOutputs, StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
         self.start(ctx, config, &velero).await?;
-        let backup = self.follow(ctx, &velero).await?;
-        self.outputs(ctx, config, &velero, &backup).await
+        let (backup, seen) = self.follow(ctx, config, &velero).await?;
+        self.outputs(ctx, config, &velero, (&backup, seen)).await
     }
 
     async fn verify(
@@ -576,21 +581,5 @@ mod tests {
         assert!(!is_same(&ours, &found));
         assert!(!is_same(&ours, &BackupSpec { ttl: Some("1h".to_owned()), ..ours.clone() }));
         assert!(!is_same(&ours, &BackupSpec { default_volumes_to_fs_backup: None, ..ours.clone() }));
-    }
-
-    #[test]
-    fn a_failure_says_why_but_not_everything() {
-        let pod = super::super::api::PodRef { namespace: "shop".to_owned(), name: "p".to_owned() };
-        let status = super::super::api::PodVolumeStatus {
-            phase: "Failed".to_owned(),
-            message: "no space".to_owned(),
-            ..Default::default()
-        };
-        let volumes = || [(pod.clone(), "data".to_owned(), Some(status.clone()))].into_iter();
-        let reasons = failure_reasons(Some(&["bad".to_owned()]), "lost", volumes(), vec!["x".to_owned()]);
-        assert_eq!(reasons, "bad; lost; volume shop/p/data failed: no space; x");
-        let many = failure_reasons(None, "", volumes(), vec!["x".to_owned(); 12]);
-        assert!(many.ends_with("x; and 3 more"), "{many}");
-        assert_eq!(failure_reasons(None, "", std::iter::empty(), Vec::new()), "Velero gives no reason");
     }
 }

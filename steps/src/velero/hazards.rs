@@ -2,7 +2,7 @@
 //! twice, a door opened, files left behind. Velero says nothing of any of it, so it is looked for before a backup is
 //! made. The judgement is pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::api::{Velero, list_all};
 use super::compare::some;
 use super::inventory::is_excluded;
-use super::volumes::read_through;
+use super::volumes::{VolumeBackup, read_through};
 use crate::kubernetes::kube_error;
 use crate::rules::exposure::becomes_public;
 
@@ -29,12 +29,46 @@ const SHARED_DRIVERS: [&str; 4] =
 /// Folders of a node that hold its state and no data.
 const STATE_OF_A_NODE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
+/// Kinds, as a backup's list of objects calls them.
+const JOB: &str = "batch/v1/Job";
+const POD: &str = "v1/Pod";
+const SERVICE: &str = "v1/Service";
+const CRON_JOB: &str = "batch/v1/CronJob";
+/// What stands for a kind where it is a volume.
+const VOLUME: &str = "volume";
+
 /// One thing that the backup would lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hazard {
     kind: Kind,
-    /// The object.
+    /// Kind and place of the object.
+    object: (&'static str, String),
+    /// The object, as a person is told.
     what: String,
+}
+
+/// What a backup that is made holds.
+pub(super) struct Held<'a> {
+    /// When it began.
+    pub began: Option<&'a Time>,
+    /// Its objects by kind; empty where their list can't be read.
+    pub objects: &'a BTreeMap<String, Vec<String>>,
+    /// Its volumes.
+    pub volumes: &'a [VolumeBackup],
+}
+
+impl Held<'_> {
+    /// Whether it has the object; `None` where that can't be told.
+    fn has(&self, kind: &str, place: &str) -> Option<bool> {
+        match kind {
+            VOLUME => Some(self.volumes.iter().any(|volume| volume.path() == place)),
+            _ if self.objects.is_empty() => None,
+            kind => {
+                let names = self.objects.get(kind);
+                Some(names.is_some_and(|names| names.iter().any(|name| name == place)))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +154,20 @@ impl Hazard {
     }
 }
 
-/// Refuses to make a backup while there is one that a person must do something about.
+/// `now` is what is seen of a backup that is made. What was `seen` of it while it was made counts too, though it is gone
+/// by now, where a person must do something about it.
+pub(super) fn with_seen(mut now: Vec<Hazard>, seen: Vec<Hazard>, held: &Held<'_>) -> Vec<Hazard> {
+    for hazard in seen.into_iter().filter(|hazard| hazard.kind.is_refused(false)) {
+        let (kind, place) = &hazard.object;
+        let is_told = now.iter().any(|told| told.kind == hazard.kind && told.object == hazard.object);
+        if !is_told && held.has(kind, place) != Some(false) {
+            now.push(hazard);
+        }
+    }
+    now
+}
+
+/// Refuses to make a backup, or to hand it on, while there is one that a person must do something about.
 pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), StepError> {
     let (mut messages, mut hints) = (Vec::new(), Vec::new());
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_refused(allow_unfinished)) {
@@ -137,34 +184,33 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
-/// Looks at `namespaces`, of which `pods` are known: as they are, or where the backup `began` already, as they were
-/// then.
+/// Looks at `namespaces`, of which `pods` are known: as they are, or where a backup is made, at what it has `held`.
 pub(super) async fn look(
     velero: &Velero,
     namespaces: &[String],
     pods: &[Pod],
-    began: Option<&Time>,
+    held: Option<&Held<'_>>,
 ) -> Result<Vec<Hazard>, StepError> {
-    let mut hazards: Vec<Hazard> = pods.iter().flat_map(of_volumes).collect();
+    let mut hazards: Vec<Hazard> = pods.iter().flat_map(|pod| of_volumes(pod, held)).collect();
     let mut told = BTreeSet::new();
     for namespace in namespaces {
         let failed =
             |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
         let jobs: Api<Job> = Api::namespaced(velero.client.clone(), namespace);
         for job in list_all(&jobs, "").await.map_err(|e| failed("the jobs", e))? {
-            if let Some(hazard) = of_job(&job, began) {
+            if let Some(hazard) = of_job(&job, held) {
                 told.insert(place(&job.metadata));
                 hazards.push(hazard);
             }
         }
         let services: Api<Service> = Api::namespaced(velero.client.clone(), namespace);
         let services = list_all(&services, "").await.map_err(|e| failed("the services", e))?;
-        hazards.extend(services.iter().filter_map(of_service));
+        hazards.extend(services.iter().filter_map(|service| of_service(service, held)));
         let cron_jobs: Api<CronJob> = Api::namespaced(velero.client.clone(), namespace);
         let cron_jobs = list_all(&cron_jobs, "").await.map_err(|e| failed("the cron jobs", e))?;
-        hazards.extend(cron_jobs.iter().filter_map(of_cron_job));
+        hazards.extend(cron_jobs.iter().filter_map(|cron_job| of_cron_job(cron_job, held)));
     }
-    hazards.extend(pods.iter().filter_map(|pod| of_lone_pod(pod, &told, began)));
+    hazards.extend(pods.iter().filter_map(|pod| of_lone_pod(pod, &told, held)));
     Ok(hazards)
 }
 
@@ -174,27 +220,37 @@ fn place(metadata: &ObjectMeta) -> String {
     format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
 }
 
-/// Whether Velero takes the object along.
-fn goes_along(object: &impl ResourceExt) -> bool {
-    !is_excluded(object) && object.meta().deletion_timestamp.is_none()
+/// Whether Velero takes the object along, or has: by its list, and where there is none, by what is to be seen now.
+fn goes_along(kind: &str, object: &impl ResourceExt, held: Option<&Held<'_>>) -> bool {
+    let metadata = object.meta();
+    held.and_then(|held| held.has(kind, &place(metadata))).unwrap_or_else(|| {
+        let is_going = metadata.deletion_timestamp.is_some();
+        !is_excluded(object) && !is_going && !is_newer(metadata, held.and_then(|held| held.began))
+    })
 }
 
-fn of_volumes(pod: &Pod) -> Vec<Hazard> {
+fn of_volumes(pod: &Pod, held: Option<&Held<'_>>) -> Vec<Hazard> {
     let place = place(&pod.metadata);
+    let read: BTreeSet<&str> = read_through(pod).into_iter().map(|volume| volume.name.as_str()).collect();
     let one = |volume: &Volume| {
+        let path = format!("{place}/{}", volume.name);
+        let is_read = read.contains(&*volume.name);
         if let Some((is_read_only, storage)) = shared(volume) {
             let kind = if is_read_only { Kind::ReadOnlyVolume } else { Kind::SharedVolume };
-            return Some(Hazard { kind, what: format!("volume {place}/{} ({storage})", volume.name) });
+            // A pod that has ended since was read through all the same.
+            let is_held = held.and_then(|held| held.has(VOLUME, &path)).unwrap_or(is_read);
+            let what = format!("volume {path} ({storage})");
+            return is_held.then_some(Hazard { kind, object: (VOLUME, path), what });
         }
-        let path = volume.host_path.as_ref().map(|host| host.path.as_str())?;
-        let is_state = STATE_OF_A_NODE.into_iter().any(|folder| Path::new(path).starts_with(folder));
-        if is_state || !is_written(pod, &volume.name) {
+        let folder = volume.host_path.as_ref().map(|host| host.path.as_str())?;
+        let is_state = STATE_OF_A_NODE.into_iter().any(|of_node| Path::new(folder).starts_with(of_node));
+        if !is_read || is_state || !is_written(pod, &volume.name) {
             return None;
         }
-        let what = format!("volume {place}/{} (hostPath {path})", volume.name);
-        Some(Hazard { kind: Kind::HostPath, what })
+        let what = format!("volume {path} (hostPath {folder})");
+        Some(Hazard { kind: Kind::HostPath, object: (VOLUME, path), what })
     };
-    read_through(pod).into_iter().filter_map(one).collect()
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(one).collect()
 }
 
 /// Whether it is read-only, and which storage it is. What a container may do says nothing of what Velero may: it writes
@@ -221,22 +277,26 @@ fn is_written(pod: &Pod, volume: &str) -> bool {
 
 /// A Job that Velero restores, without its status, so that it begins anew: it leaves out only what has a time of
 /// completion, which one that failed has not (velero#8800).
-fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
+fn of_job(job: &Job, held: Option<&Held<'_>>) -> Option<Hazard> {
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    if is_suspended || !goes_along(job) || is_newer(&job.metadata, began) {
+    if is_suspended || !goes_along(JOB, job, held) {
         return None;
     }
     let status = job.status.clone().unwrap_or_default();
-    if let Some(completed) = &status.completion_time
-        && began.is_none_or(|began| completed <= began)
-    {
+    if status.completion_time.as_ref().is_some_and(|completed| had_come(completed, held)) {
         return None;
     }
     let mut conditions = status.conditions.iter().flatten();
     let has_failed = conditions.any(|condition| condition.type_ == "Failed" && condition.status == "True");
     let how = if has_failed { "failed" } else { "not completed" };
-    let what = format!("Job {} ({how}{})", place(&job.metadata), of_owner(controller(job)));
-    Some(Hazard { kind: Kind::UnfinishedWork, what })
+    let place = place(&job.metadata);
+    let what = format!("Job {place} ({how}{})", of_owner(controller(job)));
+    Some(Hazard { kind: Kind::UnfinishedWork, object: (JOB, place), what })
+}
+
+/// Whether the end of some work, at `time`, came before the backup, if that is made, began.
+fn had_come(time: &Time, held: Option<&Held<'_>>) -> bool {
+    held.and_then(|held| held.began).is_none_or(|began| time <= began)
 }
 
 /// The owner that answers for the object.
@@ -255,11 +315,12 @@ fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
 
 /// A Pod that comes to an end and begins anew on the target: Velero restores it without its owner. That of a Job is told
 /// as the Job; one of KubeVirt's is a machine, and no work of its own.
-fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Option<Hazard> {
+fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, held: Option<&Held<'_>>) -> Option<Hazard> {
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    let has_ended = matches!(phase, "Succeeded" | "Failed");
-    if policy == "Always" || has_ended || !goes_along(pod) || is_newer(&pod.metadata, began) {
+    let had_ended =
+        matches!(phase, "Succeeded" | "Failed") && ended(pod).is_none_or(|end| had_come(end, held));
+    if policy == "Always" || had_ended || !goes_along(POD, pod, held) {
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
@@ -272,21 +333,34 @@ fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Opti
     if owner.is_some_and(is_answered_for) {
         return None;
     }
-    let what = format!("pod {} (restartPolicy {policy}{})", place(&pod.metadata), of_owner(owner));
-    Some(Hazard { kind: Kind::UnfinishedWork, what })
+    let place = place(&pod.metadata);
+    let what = format!("pod {place} (restartPolicy {policy}{})", of_owner(owner));
+    Some(Hazard { kind: Kind::UnfinishedWork, object: (POD, place), what })
 }
 
-fn of_service(service: &Service) -> Option<Hazard> {
-    let said = becomes_public(&serde_json::to_value(service).ok()?).filter(|_| goes_along(service))?;
-    Some(Hazard { kind: Kind::InsideService, what: format!("Service {} ({said})", place(&service.metadata)) })
+/// When the last of its containers ended.
+fn ended(pod: &Pod) -> Option<&Time> {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ends = containers
+        .filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    ends.max()
 }
 
-fn of_cron_job(cron_job: &CronJob) -> Option<Hazard> {
-    if cron_job.spec.suspend == Some(true) || !goes_along(cron_job) {
+fn of_service(service: &Service, held: Option<&Held<'_>>) -> Option<Hazard> {
+    let said = becomes_public(&serde_json::to_value(service).ok()?)?;
+    let place = place(&service.metadata);
+    let what = format!("Service {place} ({said})");
+    let hazard = Hazard { kind: Kind::InsideService, object: (SERVICE, place), what };
+    goes_along(SERVICE, service, held).then_some(hazard)
+}
+
+fn of_cron_job(cron_job: &CronJob, held: Option<&Held<'_>>) -> Option<Hazard> {
+    if cron_job.spec.suspend == Some(true) || !goes_along(CRON_JOB, cron_job, held) {
         return None;
     }
-    let what = format!("CronJob {}", place(&cron_job.metadata));
-    Some(Hazard { kind: Kind::CronJob, what })
+    let place = place(&cron_job.metadata);
+    let what = format!("CronJob {place}");
+    Some(Hazard { kind: Kind::CronJob, object: (CRON_JOB, place), what })
 }
 
 #[cfg(test)]
@@ -314,7 +388,7 @@ mod tests {
     #[test]
     fn storage_that_both_sides_reach_is_told_and_storage_of_a_node() {
         let kind = |volume: Value, mount: Value| {
-            let found = of_volumes(&pod(volume, mount));
+            let found = of_volumes(&pod(volume, mount), None);
             found.into_iter().map(|hazard| hazard.kind).next()
         };
         let nfs = json!({ "nfs": { "server": "s", "path": "/p" } });
@@ -344,7 +418,11 @@ mod tests {
 
     #[test]
     fn only_a_job_that_velero_would_begin_anew_is_told() {
-        let told = |job: &Job, began: Option<&Time>| messages(of_job(job, began));
+        let none = BTreeMap::new();
+        let told = |job: &Job, began: Option<&Time>| {
+            let held = began.map(|_| Held { began, objects: &none, volumes: &[] });
+            messages(of_job(job, held.as_ref()))
+        };
         let active = job(json!({}), json!({}), json!({ "active": 1 }));
         assert_eq!(told(&active, None), ["Job shop/bill (not completed)"]);
         let condition = json!({ "type": "Failed", "status": "True" });
@@ -383,7 +461,20 @@ mod tests {
         );
         let told = BTreeSet::from(["shop/bill".to_owned()]);
         assert_eq!(of_lone_pod(&job, &told, None), None);
-        assert_eq!(of_lone_pod(&pod("batch/Job", "Never", "Succeeded"), &none, None), None);
+        let mut succeeded = pod("batch/Job", "Never", "Succeeded");
+        assert_eq!(of_lone_pod(&succeeded, &none, None), None);
+        // It ran when the backup began, and is in it.
+        let ended = json!({ "terminated": { "exitCode": 0, "finishedAt": "2026-01-01T12:00:00Z" } });
+        let container = json!({ "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": ended });
+        succeeded.status.as_mut().unwrap().container_statuses =
+            Some(vec![serde_json::from_value(container).unwrap()]);
+        assert_eq!(of_lone_pod(&succeeded, &none, None), None);
+        let objects = BTreeMap::from([(POD.to_owned(), vec!["shop/p".to_owned()])]);
+        for (began, is_told) in [("2026-01-01T11:00:00Z", true), ("2026-01-01T13:00:00Z", false)] {
+            let began = serde_json::from_value::<Time>(json!(began)).unwrap();
+            let held = Held { began: Some(&began), objects: &objects, volumes: &[] };
+            assert_eq!(of_lone_pod(&succeeded, &none, Some(&held)).is_some(), is_told);
+        }
         assert_eq!(of_lone_pod(&pod("apps/ReplicaSet", "Always", "Running"), &none, None), None);
         assert_eq!(
             of_lone_pod(&pod("kubevirt.io/VirtualMachineInstance", "Never", "Running"), &none, None),

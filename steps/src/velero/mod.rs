@@ -12,6 +12,7 @@ mod backup;
 mod compare;
 mod config_map;
 mod diagnose;
+mod failure;
 mod files;
 mod follow;
 mod guards;

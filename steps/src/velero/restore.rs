@@ -21,11 +21,12 @@ use tokio::time::Instant;
 use super::api::{
     NODE_LABEL, PodVolumeRestore, RUN_LABEL, Restore, RestoreSpec, RestoreStatus, Velero, list_all,
 };
-use super::backup::{failure_reasons, warning};
+use super::backup::warning;
 use super::compare::{Depth, KindOutcome, compare, outcomes, restored_counts};
 use super::config_map::{Plugin, ensure, find, refuse_changed, remove, replaced, warn_of_another};
 use super::default_velero_namespace;
 use super::diagnose;
+use super::failure::failure_reasons;
 use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::guards::{
@@ -33,7 +34,7 @@ use super::guards::{
 };
 use super::install::{Preflight, Role, preflight, to_problem};
 use super::lone::{Lone, lone_pods};
-use super::volume_checks::{claim_checks, claims, volume_checks};
+use super::volume_checks::{claim_checks, claims, refuse_others, volume_checks};
 use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, backed_up, restored};
 use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
@@ -559,6 +560,9 @@ impl TypedStep for VeleroRestore {
         if let Some(of_backup) = of_backup {
             checks.extend(volume_checks(of_backup, &volumes));
             let claims = claims(&velero, of_backup, name, outputs.outcomes.get(CLAIMS)).await?;
+            if is_quick {
+                refuse_others(ctx, name, &claims)?;
+            }
             // Where the Restore is gone as well, only a claim of its shows that its data is not.
             let stands = compared.stands && phase != "absent" || claims.iter().any(|claim| claim.is_restored);
             checks.extend(claim_checks(&claims, (is_quick && stands).then_some(&outputs.unbound[..])));

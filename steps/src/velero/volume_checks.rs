@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, ResourceExt};
-use migrate_plugin_api::{Check, CheckStatus, StepError};
+use migrate_plugin_api::{Check, CheckStatus, StepContext, StepError};
 
 use super::api::{RESTORE_NAME_LABEL, Velero, list_all};
-use super::compare::KindOutcome;
+use super::compare::{KindOutcome, some};
 use super::volumes::{VolumeBackup, VolumeRestore};
 use crate::kubernetes::kube_error;
 
@@ -90,6 +90,27 @@ pub(super) async fn claims(
     Ok(judged.collect())
 }
 
+/// Refuses to judge a target on which none of the restored claims is left and others have their names: restoring again
+/// would not go over these, and that they go is for a person to say. Where one is left the others are only told.
+pub(super) fn refuse_others(ctx: &StepContext, restore: &str, claims: &[Claim]) -> Result<(), StepError> {
+    let others: Vec<String> =
+        claims.iter().filter(|claim| claim.is_another).map(|claim| claim.path.clone()).collect();
+    if others.is_empty() || claims.iter().any(|claim| claim.is_restored) {
+        return Ok(());
+    }
+    let message = format!(
+        "none of the claims of restore `{restore}` is left, and others have the names of {}: the data that Velero moved \
+         is gone",
+        some(&others)
+    );
+    Err(StepError::conflict(message).with_hint(format!(
+        "they may hold what was written since: look before you delete anything; once they and their pods are gone, \
+         `migrate resume {} --rerun {}` restores again",
+        ctx.run,
+        ctx.node.quoted()
+    )))
+}
+
 /// Every one of the backup's `claims` is bound on the target, and is the one that was restored. `unbound` are those that
 /// were not bound when the restore ended, if one that has gone since is only to be told.
 pub(super) fn claim_checks(claims: &[Claim], unbound: Option<&[String]>) -> Vec<Check> {
@@ -99,7 +120,8 @@ pub(super) fn claim_checks(claims: &[Claim], unbound: Option<&[String]>) -> Vec<
         if claim.is_another {
             let note =
                 "another one has its name: the restored one is gone, and with it the data that Velero moved";
-            return Check { status: CheckStatus::Failed, ..check.with_note(note) };
+            let status = if unbound.is_some() { CheckStatus::Warning } else { CheckStatus::Failed };
+            return Check { status, ..check.with_note(note) };
         }
         if claim.is_bound || unbound.is_none_or(|unbound| unbound.contains(&claim.path)) {
             return check;

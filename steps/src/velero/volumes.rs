@@ -19,6 +19,11 @@ use crate::kubernetes::kube_error;
 /// Volumes of a pod that are not to be backed up, by name, separated by commas.
 const EXCLUDES_ANNOTATION: &str = "backup.velero.io/backup-volumes-excludes";
 
+/// The way out where a claim would be missed. Stopping the pods, which stops the writes too, leads here.
+pub(super) const UNMOUNTED_HINT: &str = "Velero reads a volume through a running pod: stop the writes and not the pods, or start a pod that mounts each of \
+     them and sleeps; `allow-unmounted = true` gives up their data, which is all that is left for a block volume or a \
+     folder of a node";
+
 /// One volume in a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

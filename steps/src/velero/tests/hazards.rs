@@ -1,9 +1,9 @@
 //! What `velero.backup` refuses or tells, since a restore of it would do harm.
 
-use migrate_plugin_api::{CheckStatus, Problem, Severity, Step, VerifyDepth};
+use migrate_plugin_api::{CheckStatus, ErrorClass, Problem, Severity, Step, VerifyDepth};
 use serde_json::{Value, json};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, State};
 use super::source::{backup_config, source};
 use super::*;
 
@@ -38,6 +38,35 @@ async fn told(config: &Value) -> Vec<String> {
     let warned = evidence.checks.into_iter().filter(|c| c.status == CheckStatus::Warning);
     assert_eq!(warned.map(|c| c.note.unwrap()).collect::<Vec<_>>(), told);
     told
+}
+
+/// That the backup holds `objects` too.
+fn list(cluster: &Cluster, objects: Value) {
+    let mut all = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
+    for (kind, names) in objects.as_object().unwrap() {
+        all[kind] = names.clone();
+    }
+    cluster.lock().put_file("BackupResourceList", KEY, &all);
+}
+
+/// What becomes of the source right after the backup was made, while Velero is at another one.
+fn meanwhile(cluster: &Cluster, then: impl Fn(&mut State) + Send + Sync + 'static) {
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        if path.contains("/backups/") {
+            then(state);
+        }
+    }));
+}
+
+/// That the backup, which is made, is not handed on; why, and the way out.
+async fn not_handed_on(cluster: &Cluster) -> (String, String) {
+    let error = backup_step().apply(&context().1, &backup_config(cluster)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Permanent);
+    assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")]);
+    let message = error.message.strip_prefix(&format!("backup `{KEY}` is not to be restored: ")).unwrap();
+    (message.to_owned(), error.hint.unwrap())
 }
 
 /// A pod that mounts `volume` beside its claim.
@@ -97,6 +126,7 @@ async fn work_that_is_not_done_is_not_done_twice_unasked() {
     job["metadata"] = json!({});
     cluster.lock().put(path, job);
     config["allow-unfinished-jobs"] = json!(true);
+    list(&cluster, json!({ "batch/v1/Job": ["shop/bill"] }));
     assert_eq!(told(&config).await, [said]);
     // A backup that is made is not asked about any more.
     config["allow-unfinished-jobs"] = json!(false);
@@ -119,6 +149,83 @@ async fn work_that_begins_while_velero_learns_of_kinds_is_seen() {
         "Job shop/bill (not completed) would run again on the target, from the beginning"
     );
     assert!(cluster.writes().is_empty(), "nothing is made");
+    cluster.finish();
+}
+
+/// Velero makes one backup after the other: what has begun by the time of ours is in it.
+#[tokio::test]
+async fn work_that_begins_before_velero_does_is_not_done_twice_unasked() {
+    let cluster = source().await;
+    let path = "/apis/batch/v1/namespaces/shop/jobs/bill";
+    meanwhile(&cluster, move |state| {
+        // After Velero began, and before it listed the jobs.
+        let metadata = json!({ "creationTimestamp": "2026-01-02T00:00:01Z" });
+        state.put(
+            path,
+            json!({ "metadata": metadata, "spec": { "template": {} }, "status": { "active": 1 } }),
+        );
+    });
+    list(&cluster, json!({ "batch/v1/Job": ["shop/bill"] }));
+    let said = "Job shop/bill (not completed) would run again on the target, from the beginning";
+    let (message, hint) = not_handed_on(&cluster).await;
+    assert_eq!(message, said);
+    assert!(hint.ends_with("; then `migrate resume test-run --rerun node` makes another backup"), "{hint}");
+    // Done by now, and not when Velero listed it.
+    cluster.lock().objects.get_mut(path).unwrap()["status"] =
+        json!({ "completionTime": "2026-01-02T01:00:00Z" });
+    assert_eq!(not_handed_on(&cluster).await.0, said);
+    let mut config = backup_config(&cluster);
+    config["allow-unfinished-jobs"] = json!(true);
+    let outputs = backup_step().apply(&context().1, &config).await.unwrap();
+    assert_eq!(outputs["remarks"], json!([said]));
+    // What the backup doesn't hold is no matter of it.
+    list(&cluster, json!({}));
+    let outputs = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap();
+    assert_eq!(outputs.get("remarks"), None);
+    cluster.finish();
+}
+
+/// A pod of a CronJob, with a share, that comes while Velero is at another backup, and is gone when ours is done.
+#[tokio::test]
+async fn what_is_gone_again_when_the_backup_is_done_is_not_restored_over_either() {
+    let share = "volume shop/report-1/more (nfs nfs.example:/shop) would be the same storage on the target, where the \
+                 restore would write the backup over what is in it by then";
+    for phase in ["Running", "Succeeded"] {
+        let cluster = source().await;
+        let mut passing = pod_with(json!({ "nfs": { "server": "nfs.example", "path": "/shop" } }));
+        passing["status"]["phase"] = json!(phase);
+        meanwhile(&cluster, move |state| {
+            state.put(&format!("{PODS}/report-1"), passing.clone());
+            let mut volume = pod_volume_backup("Completed", 20);
+            volume["metadata"]["annotations"] = json!({});
+            (volume["spec"]["pod"]["name"], volume["spec"]["volume"]) = (json!("report-1"), json!("more"));
+            state.put(&format!("{VELERO}/podvolumebackups/p2"), volume);
+        });
+        list(&cluster, json!({ "v1/Pod": ["shop/db-0", "shop/report-1"] }));
+        if phase == "Running" {
+            cluster.lock().on_list = Some(Box::new(|state, path| {
+                if path.ends_with("/jobs") {
+                    state.objects.remove(&format!("{PODS}/report-1"));
+                }
+            }));
+        }
+        assert_eq!(not_handed_on(&cluster).await.0, share, "{phase}");
+        cluster.finish();
+    }
+}
+
+#[tokio::test]
+async fn a_door_that_opens_before_velero_begins_is_seen() {
+    let cluster = source().await;
+    meanwhile(&cluster, |state| {
+        let annotations = json!({ "service.beta.kubernetes.io/aws-load-balancer-internal": "true" });
+        let service = json!({ "metadata": { "annotations": annotations },
+            "spec": { "type": "LoadBalancer", "ports": [{ "port": 5432 }] } });
+        state.put("/api/v1/namespaces/shop/services/db", service);
+    });
+    list(&cluster, json!({ "v1/Service": ["shop/db"] }));
+    let (message, _) = not_handed_on(&cluster).await;
+    assert!(message.starts_with("Service shop/db ("), "{message}");
     cluster.finish();
 }
 
@@ -154,6 +261,7 @@ async fn what_stays_behind_or_runs_on_both_sides_is_told() {
         state.put("/apis/batch/v1/namespaces/shop/cronjobs/report", cron_job);
         state.put("/apis/batch/v1/namespaces/shop/cronjobs/off", suspended);
     }
+    list(&cluster, json!({ "batch/v1/CronJob": ["shop/off", "shop/report"] }));
     assert_eq!(
         told(&backup_config(&cluster)).await,
         [

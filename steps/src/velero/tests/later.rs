@@ -3,6 +3,7 @@
 use migrate_plugin_api::{CheckStatus, ErrorClass, Evidence, Step, VerifyDepth};
 use serde_json::{Value, json};
 
+use super::cluster::Cluster;
 use super::target::{restore_config, target};
 use super::*;
 
@@ -22,11 +23,9 @@ fn warned(evidence: &Evidence) -> Vec<(&str, &str)> {
     warned.map(|check| (check.subject.as_str(), check.note.as_deref().unwrap())).collect()
 }
 
-#[tokio::test]
-async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
-    let cluster = target().await;
-    let (_, ctx) = context();
-    let mut config = restore_config(&cluster);
+/// A config with a second claim `spare`, which the restore makes too.
+fn with_a_spare(cluster: &Cluster) -> Value {
+    let mut config = restore_config(cluster);
     let empty = json!({ "namespace": "shop", "pod": "db-0", "volume": "spare", "claim": "spare", "bytes": 0,
         "snapshot-id": "" });
     config["volumes"].as_array_mut().unwrap().push(empty);
@@ -42,6 +41,14 @@ async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
             state.put(SPARE, spare);
         }
     }));
+    config
+}
+
+#[tokio::test]
+async fn what_was_deleted_after_a_restore_is_told_and_not_restored_again() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let config = with_a_spare(&cluster);
     let outputs = restore_step().apply(&ctx, &config).await.unwrap();
     let verified = async |depth| restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
     cluster.lock().objects.remove(CONFIG_MAP);
@@ -83,16 +90,44 @@ async fn what_others_have_made_in_its_place_is_no_restored_data() {
     // The namespace was deleted, and an operator has made the claim and its pod anew, for empty disks.
     cluster.lock().put(CLAIM, claim("Bound", "premium"));
     cluster.lock().put(POD, pod());
-    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
-        let evidence = verified(depth).await;
-        assert_eq!(failed(&evidence), ["claim shop/data-db-0"]);
-        assert_eq!(evidence.failures().next().unwrap().note.as_deref(), Some(ANOTHER));
-    }
+    let evidence = verified(VerifyDepth::Deep).await;
+    assert_eq!(failed(&evidence), ["claim shop/data-db-0"]);
+    assert_eq!(evidence.failures().next().unwrap().note.as_deref(), Some(ANOTHER));
+    // The engine would restore again, which would be refused with the advice to delete them.
+    let refused =
+        async || restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap_err();
+    let error = refused().await;
+    assert_eq!(error.class, ErrorClass::Conflict);
+    assert_eq!(
+        error.message,
+        format!(
+            "none of the claims of restore `{KEY}` is left, and others have the names of shop/data-db-0: the data that \
+             Velero moved is gone"
+        )
+    );
+    assert!(error.hint.unwrap().starts_with("they may hold what was written since: look before you delete"));
     cluster.lock().put(CLAIM, claim("Pending", "premium"));
-    assert_eq!(failed(&verified(VerifyDepth::Quick).await), ["claim shop/data-db-0"]);
     cluster.lock().objects.remove(CONFIG_MAP);
     cluster.lock().objects.remove(&format!("{VELERO}/restores/{KEY}"));
-    assert_eq!(failed(&verified(VerifyDepth::Quick).await), ["claim shop/data-db-0", "v1/ConfigMap"]);
+    assert_eq!(refused().await.class, ErrorClass::Conflict);
+    cluster.finish();
+}
+
+/// A replica that was made anew fills itself from those that were restored: all data is there, and nothing of it must go
+/// for another restore.
+#[tokio::test]
+async fn a_claim_that_was_replaced_beside_restored_ones_is_told() {
+    let cluster = target().await;
+    let (_, ctx) = context();
+    let config = with_a_spare(&cluster);
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    let verified = async |depth| restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+    for phase in ["Bound", "Pending"] {
+        cluster.lock().put(SPARE, claim(phase, "premium"));
+        let quick = verified(VerifyDepth::Quick).await;
+        assert_eq!((failed(&quick), warned(&quick)), (vec![], vec![("claim shop/spare", ANOTHER)]));
+        assert_eq!(failed(&verified(VerifyDepth::Deep).await), ["claim shop/spare"]);
+    }
     cluster.finish();
 }
 
@@ -118,7 +153,7 @@ async fn what_was_missing_when_the_restore_ended_stays_missing() {
 }
 
 /// Without `volumes`.
-fn unnamed(cluster: &super::cluster::Cluster) -> Value {
+fn unnamed(cluster: &Cluster) -> Value {
     let mut config = restore_config(cluster);
     config.as_object_mut().unwrap().remove("volumes");
     config

@@ -217,6 +217,10 @@ async fn a_claim_that_no_running_pod_mounts_is_never_left_behind_silently() {
         error.message,
         "the data of these claims would be left behind: shop/idle (no running pod mounts it)"
     );
+    // Whoever has scaled down to stop the writes is told so before the way that loses data.
+    for hint in [plan.problems[0].hint.as_deref().unwrap(), error.hint.as_deref().unwrap()] {
+        assert!(hint.contains("stop the writes and not the pods, or start a pod"), "{hint}");
+    }
     assert!(cluster.writes().is_empty());
     config["allow-unmounted"] = json!(true);
     let objects =
@@ -244,6 +248,33 @@ async fn a_misspelt_namespace_is_named_before_anything_starts() {
     assert_eq!(problems[0].field.as_deref(), Some("namespaces"));
     let error = backup_step().apply(&ctx, &config).await.unwrap_err();
     assert_eq!(error.message, "cluster `test` has no namespace shpo");
+    assert!(cluster.writes().is_empty());
+    cluster.finish();
+}
+
+/// To Velero, no list is the whole cluster, and so is `*`.
+#[tokio::test]
+async fn a_list_that_would_be_the_whole_cluster_is_refused() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let mut config = backup_config(&cluster);
+    for (namespaces, message) in [
+        (json!([]), "no namespace is named"),
+        (json!([""]), "`` can't name a namespace"),
+        (json!(["shop", "*"]), "`*` can't name a namespace"),
+    ] {
+        config["namespaces"] = namespaces;
+        let problems = backup_step().plan(&ctx, &config).await.unwrap().problems;
+        let told: Vec<_> =
+            problems.iter().map(|p| (p.severity, p.message.as_str(), p.field.as_deref())).collect();
+        assert_eq!(told, [(Severity::Error, message, Some("namespaces"))]);
+        // Also where a list came from an output, which no plan knew.
+        let error = backup_step().apply(&ctx, &config).await.unwrap_err();
+        assert_eq!((error.class, error.message.as_str()), (ErrorClass::Permanent, message));
+    }
+    let unknown =
+        json!({ "cluster": cluster.reference(), "namespaces": migrate_plugin_api::unknown("nodes.a.b") });
+    assert!(backup_step().plan(&ctx, &unknown).await.unwrap().problems.is_empty());
     assert!(cluster.writes().is_empty());
     cluster.finish();
 }
