@@ -46,6 +46,12 @@ impl Check {
         Self { subject: subject.into(), what: what.into(), source, target, status, note: None }
     }
 
+    /// A warning that compares nothing: what a person should read of `subject`.
+    pub fn told(subject: impl Into<String>, what: impl Into<String>, note: impl Into<String>) -> Self {
+        let check = Self::equal(subject, what, "", "").with_note(note);
+        Self { status: CheckStatus::Warning, ..check }
+    }
+
     /// The same check with `note`.
     #[must_use]
     pub fn with_note(mut self, note: impl Into<String>) -> Self {

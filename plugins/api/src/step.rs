@@ -80,6 +80,13 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+/// What a plan told, where it is too late for one.
+impl From<Problem> for StepError {
+    fn from(problem: Problem) -> Self {
+        Self { hint: problem.hint, ..Self::permanent(problem.message) }
+    }
+}
+
 impl Problem {
     /// The run must not start.
     pub fn error(message: impl Into<String>) -> Self {

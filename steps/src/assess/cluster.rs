@@ -367,25 +367,9 @@ fn runs(object: &Value) -> bool {
 
 fn evidence(outputs: &Outputs) -> Evidence {
     let warnings = outputs.findings.iter().filter(|f| f.severity > RuleSeverity::Info && !is_moved(f));
-    let unreadable = outputs.unreadable.iter().map(|kind| Check {
-        subject: kind.clone(),
-        what: "listed".to_owned(),
-        source: String::new(),
-        target: String::new(),
-        status: CheckStatus::Warning,
-        note: Some("could not be read: what it holds is not in the inventory".to_owned()),
-    });
-    warnings
-        .map(|finding| Check {
-            subject: finding.object(),
-            what: finding.rule.clone(),
-            source: finding.path.clone(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(finding.note()),
-        })
-        .chain(unreadable)
-        .collect()
+    let note = "could not be read: what it holds is not in the inventory";
+    let unreadable = outputs.unreadable.iter().map(|kind| Check::told(kind, "listed", note));
+    warnings.map(Finding::to_check).chain(unreadable).collect()
 }
 
 /// What later steps were told, compared with what is there now.
@@ -461,9 +445,7 @@ impl TypedStep for AssessCluster {
         let client = connect(ctx, &config.cluster).await?;
         let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
         if let Some(problem) = missing.into_iter().next() {
-            let mut error = StepError::permanent(problem.message);
-            error.hint = problem.hint;
-            return Err(error);
+            return Err(problem.into());
         }
         let target = config.look_at_target(ctx).await?;
         let (outputs, _) = self.gather(ctx, config, &config.rule_set(ctx)?, &client, target).await?;

@@ -95,9 +95,7 @@ pub async fn assess_cluster(
     };
     let client = connect(&ctx, &config.cluster).await?;
     if let Some(problem) = missing_namespaces(&client, namespaces, "namespaces").await?.into_iter().next() {
-        let mut error = StepError::permanent(problem.message);
-        error.hint = problem.hint;
-        return Err(error);
+        return Err(problem.into());
     }
     let (outputs, assessment) = AssessCluster.gather(&ctx, &config, rules, &client, target_facts).await?;
     Ok(Assessment { unreadable: outputs.unreadable, ..assessment })

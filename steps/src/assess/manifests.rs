@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError, StepPlan,
-    TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError, StepPlan, TypedObservation,
+    TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -67,14 +67,7 @@ fn unseen(assessment: &Assessment) -> impl Iterator<Item = (&String, &'static st
 
 /// The findings that a person should read, as warnings.
 pub(super) fn warnings(findings: &[Finding]) -> impl Iterator<Item = Check> {
-    findings.iter().filter(|f| !f.rewritten && f.severity > RuleSeverity::Info).map(|finding| Check {
-        subject: finding.object(),
-        what: finding.rule.clone(),
-        source: finding.path.clone(),
-        target: String::new(),
-        status: CheckStatus::Warning,
-        note: Some(finding.note()),
-    })
+    findings.iter().filter(|f| !f.rewritten && f.severity > RuleSeverity::Info).map(Finding::to_check)
 }
 
 #[async_trait]
@@ -132,14 +125,7 @@ impl TypedStep for AssessManifests {
         let subject = format!("manifests of {}", config.from.display());
         let count = |outputs: &Outputs| outputs.count.to_string();
         let mut checks = vec![Check::equal(subject, "findings", count(outputs), count(&now))];
-        checks.extend(unseen(&outputs.assessment).map(|(what, why)| Check {
-            subject: what.clone(),
-            what: "assessed".to_owned(),
-            source: String::new(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(why.to_owned()),
-        }));
+        checks.extend(unseen(&outputs.assessment).map(|(what, why)| Check::told(what, "assessed", why)));
         checks.extend(warnings(&outputs.assessment.findings));
         Ok(Evidence { checks })
     }
@@ -151,7 +137,7 @@ mod tests {
     use std::sync::Arc;
 
     use migrate_plugin_api::testing::RecordingHost;
-    use migrate_plugin_api::{Step as _, Typed};
+    use migrate_plugin_api::{CheckStatus, Step as _, Typed};
 
     use super::*;
 

@@ -392,12 +392,8 @@ impl TypedStep for IdentityMap {
         for identity in &outputs.identities {
             let open = identity.access.iter().flat_map(|access| &access.open);
             checks.extend(open.map(|open| Check {
-                subject: identity.role_arn.clone(),
-                what: "policies".to_owned(),
-                source: String::new(),
                 target: identity.name.clone(),
-                status: CheckStatus::Warning,
-                note: Some(open.clone()),
+                ..Check::told(&identity.role_arn, "policies", open)
             }));
         }
         Ok(Evidence { checks })

@@ -603,20 +603,12 @@ impl TypedStep for ManifestApply {
             });
         }
         checks.extend(outputs.skipped.iter().chain(&outputs.left_out).map(|skipped| Check {
-            subject: skipped.object.clone(),
-            what: "applied".to_owned(),
             source: skipped.file.clone(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(skipped.reason.clone()),
+            ..Check::told(&skipped.object, "applied", &skipped.reason)
         }));
         checks.extend(outputs.missing.iter().map(|what| Check {
-            subject: what.clone(),
-            what: "applied".to_owned(),
             source: config.directory.display().to_string(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(folder::MISSING.to_owned()),
+            ..Check::told(what, "applied", folder::MISSING)
         }));
         if !outputs.pruned.is_empty() {
             let catalog = Catalog::of(&client).await?;

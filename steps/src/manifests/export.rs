@@ -354,14 +354,7 @@ fn sanitized(name: &str) -> String {
 }
 
 fn unlisted(kind: &str, note: &str) -> Check {
-    Check {
-        subject: kind.to_owned(),
-        what: "listed".to_owned(),
-        source: String::new(),
-        target: String::new(),
-        status: migrate_plugin_api::CheckStatus::Warning,
-        note: Some(note.to_owned()),
-    }
+    Check::told(kind, "listed", note)
 }
 
 fn evidence(outputs: &Outputs, digest: String) -> Evidence {
@@ -371,14 +364,8 @@ fn evidence(outputs: &Outputs, digest: String) -> Evidence {
             .with_note(format!("{} objects", outputs.files)),
     ];
     checks.extend(outputs.unreadable.iter().map(|kind| unlisted(kind, "could not be listed: not exported")));
-    checks.extend(outputs.warnings.iter().map(|warned| Check {
-        subject: warned.object.clone(),
-        what: "exported".to_owned(),
-        source: String::new(),
-        target: String::new(),
-        status: migrate_plugin_api::CheckStatus::Warning,
-        note: Some(warned.note.clone()),
-    }));
+    checks
+        .extend(outputs.warnings.iter().map(|warned| Check::told(&warned.object, "exported", &warned.note)));
     Evidence { checks }
 }
 
@@ -425,9 +412,7 @@ impl TypedStep for ManifestExport {
         let client = connect(ctx, &config.cluster).await?;
         let missing = missing_namespaces(&client, &config.namespaces, "namespaces").await?;
         if let Some(problem) = missing.into_iter().next() {
-            let mut error = StepError::permanent(problem.message);
-            error.hint = problem.hint;
-            return Err(error);
+            return Err(problem.into());
         }
         let directory = ctx.path(&config.directory);
         let draft = Draft::new(&directory, &ctx.key)?;

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use migrate_plugin_api::{
-    Check, CheckStatus, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError,
-    StepPlan, TypedObservation, TypedStep, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, PlanConfig, Problem, Progress, StepContext, StepError, StepPlan,
+    TypedObservation, TypedStep, VerifyDepth, async_trait,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -362,21 +362,10 @@ impl TypedStep for ManifestRewrite {
             ));
         }
         let serious = outputs.findings.iter().filter(|finding| finding.severity > RuleSeverity::Info);
-        checks.extend(serious.map(|finding| Check {
-            subject: finding.object(),
-            what: finding.rule.clone(),
-            source: finding.path.clone(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(finding.note()),
-        }));
+        checks.extend(serious.map(Finding::to_check));
         checks.extend(outputs.left_out.iter().map(|path| Check {
-            subject: path.clone(),
-            what: "rewritten".to_owned(),
             source: config.from.display().to_string(),
-            target: String::new(),
-            status: CheckStatus::Warning,
-            note: Some(LEFT_OUT.to_owned()),
+            ..Check::told(path, "rewritten", LEFT_OUT)
         }));
         Ok(Evidence { checks })
     }

@@ -46,9 +46,7 @@ pub(super) async fn refuse_source(
 ) -> Result<(), StepError> {
     let Some(problem) = source_problem(ctx, source, cluster).await else { return Ok(()) };
     if problem.severity == Severity::Error {
-        let mut error = StepError::permanent(problem.message);
-        error.hint = problem.hint;
-        return Err(error);
+        return Err(problem.into());
     }
     ctx.warn(problem.message);
     Ok(())

@@ -1,5 +1,6 @@
 //! What a rule says about a place.
 
+use migrate_plugin_api::Check;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,11 @@ impl Finding {
             note.push_str(&format!("; needs {} in migration.toml", self.needs.join(", ")));
         }
         note
+    }
+
+    /// As a line of evidence: a warning, since it is for a person.
+    pub(crate) fn to_check(&self) -> Check {
+        Check { source: self.path.clone(), ..Check::told(self.object(), &self.rule, self.note()) }
     }
 
     /// `Deployment shop/web`.

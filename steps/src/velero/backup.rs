@@ -113,7 +113,7 @@ impl VeleroBackup {
         let name = ctx.key.as_str();
         // To Velero, no list and `*` are the whole cluster.
         if let Some(problem) = misnamed_namespaces(&config.namespaces, "namespaces") {
-            return Err(StepError { hint: problem.hint, ..StepError::permanent(problem.message) });
+            return Err(problem.into());
         }
         let spec = spec(config);
         if velero.backup(name).await?.is_none() {
