@@ -19,7 +19,8 @@ use crate::kubernetes::kube_error;
 /// Times that a backup which Velero discovered half copied is discovered afresh. The copy is
 /// complete by now, so once is enough; twice says that something else is wrong.
 const MAX_REPAIRS: u32 = 2;
-/// Holds the password of all kopia repositories; made by Velero, at random, where it is absent.
+/// Holds the password of all kopia repositories; made by Velero where it is absent (a constant of its release:
+/// pkg/repository/keys/keys.go).
 const PASSWORD_SECRET: &str = "velero-repo-credentials";
 
 /// Waits until the target's Velero has discovered the backup with all its volumes, and returns these.
