@@ -47,6 +47,7 @@ struct Config {
     cluster: Cluster,
     namespaces: Vec<String>,
     #[serde(default)]
+    #[schemars(length(min = 1))]
     rename_images: Vec<Rename>,
     order: Option<Order>,
     count: Option<u32>,
@@ -236,6 +237,16 @@ with = { cluster = "${nodes.backup.plac}", namespaces = "${nodes.bakcup.images}"
 [nodes.syntax]
 step = "velero.backup"
 with = { cluster = "${parms.x}", namespaces = ["${nodes}", "${env.source", "fine $${x}"] }
+"#
+    ));
+}
+
+#[test]
+fn a_list_that_must_not_be_empty() {
+    insta::assert_snapshot!(wrong(
+        r#"[nodes.a]
+step = "velero.backup"
+with = { cluster = { context = "x" }, namespaces = [], rename-images = [] }
 "#
     ));
 }

@@ -316,6 +316,9 @@ fn collect(root: &Value, config: &Value, error: &ValidationError<'_>, found: &mu
             let is = instance.map(show).unwrap_or_default();
             found.push(other(format!("can't be `{is}`: it is one of {}", options.join(", "))));
         }
+        ValidationErrorKind::MinItems { limit: 1 } | ValidationErrorKind::MinLength { limit: 1 } => {
+            found.push(other("must not be empty".to_owned()));
+        }
         ValidationErrorKind::Pattern { pattern } => found.push(other(format!("must match `{pattern}`"))),
         ValidationErrorKind::Format { format } => found.push(other(format!("is no valid {format}"))),
         _ => found.push(other(format!("is not valid: {}", error.masked()))),
