@@ -19,11 +19,12 @@ use tokio::time::Instant;
 
 use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
 use super::compare::some;
+use super::contents::Contents;
 use super::default_velero_namespace;
 use super::failure::failure_reasons;
-use super::files::{Texts, VeleroFile, fetch};
+use super::files::{Texts, VeleroFile, fetch, fetch_as};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
-use super::hazards::{self, Hazard, Held};
+use super::hazards::{self, Hazard};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
 use super::volumes::{
@@ -143,42 +144,23 @@ impl VeleroBackup {
     }
 
     /// Follows the backup to its end.
-    ///
-    /// Its turn may have come hours after it was asked for: with it comes what could be seen of hazards when Velero was
-    /// first seen at work.
-    async fn follow(
-        &self,
-        ctx: &StepContext,
-        config: &BackupConfig,
-        velero: &Velero,
-    ) -> Result<(Backup, Vec<Hazard>), StepError> {
+    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Backup, StepError> {
         let name = ctx.key.as_str();
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
-        let mut seen = None;
         loop {
             ctx.check_cancelled()?;
-            let is_first = seen.is_none();
             let look = async {
                 let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
-                let phase = backup.status.as_ref().map_or("", |status| status.phase.as_str());
-                let hazards = match is_first && stage(phase) == Stage::Working {
-                    true => {
-                        let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
-                        Some(hazards::look(velero, &config.namespaces, &pods, None).await?)
-                    }
-                    false => None,
-                };
-                Ok((backup, velero.volumes_of_backup(name).await?, hazards))
+                Ok((backup, velero.volumes_of_backup(name).await?))
             };
-            if let Some((backup, volumes, hazards)) = patience.bear(look.await, Instant::now())? {
-                seen = seen.or(hazards);
+            if let Some((backup, volumes)) = patience.bear(look.await, Instant::now())? {
                 let status = backup.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_backup(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
                 ctx.progress(states.progress(&status.phase, items));
                 match stage(&status.phase) {
-                    Stage::Completed => return Ok((backup, seen.unwrap_or_default())),
+                    Stage::Completed => return Ok(backup),
                     Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
                     // Velero makes one backup after the other: its turn may be hours away.
                     Stage::Queued => stall.reset(),
@@ -217,12 +199,39 @@ impl VeleroBackup {
         )))
     }
 
+    /// What the backup holds, whose own list is `objects`; `None` where that can't be read from here, which is told.
+    async fn contents(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        objects: &BTreeMap<String, Vec<String>>,
+    ) -> Result<Option<Contents>, StepError> {
+        let name = ctx.key.as_str();
+        // Its list can't be read either, which was told.
+        if objects.is_empty() {
+            return Ok(None);
+        }
+        let file = VeleroFile::BackupContents;
+        let why = match fetch_as(ctx, velero, self.pace, file, name, Contents::of_backup).await {
+            Ok(contents) => match contents.lacks(objects) {
+                None => return Ok(Some(contents)),
+                Some(lacking) => format!("it lacks {lacking}"),
+            },
+            Err(e) if e.class == ErrorClass::Cancelled || e.class.is_retryable() => return Err(e),
+            Err(e) => e.to_string(),
+        };
+        ctx.warn(format!(
+            "what backup `{name}` holds can't be read, so it is judged by what the cluster has now: {why}"
+        ));
+        Ok(None)
+    }
+
     async fn outputs(
         &self,
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-        (backup, seen): (&Backup, Vec<Hazard>),
+        backup: &Backup,
     ) -> Result<BackupOutputs, StepError> {
         let name = ctx.key.as_str();
         let status = backup.status.clone().unwrap_or_default();
@@ -254,9 +263,13 @@ impl VeleroBackup {
                 BTreeMap::new()
             }
         };
-        let held = Held { began, objects: &objects, volumes: &volumes };
-        let hazards = hazards::look(velero, &config.namespaces, &pods, Some(&held)).await?;
-        let hazards = hazards::with_seen(hazards, seen, &held);
+        let hazards = match self.contents(ctx, velero, &objects).await? {
+            Some(contents) => hazards::judge(&contents, Some(&volumes), None),
+            None => {
+                let now = Contents::of_cluster(velero, &config.namespaces, pods).await?;
+                hazards::judge(&now, Some(&volumes), began)
+            }
+        };
         hazards::refuse(&hazards, config.allow_unfinished_jobs).map_err(|error| {
             let hint =
                 error.hint.map_or_else(|| another(ctx), |hint| format!("{hint}; then {}", another(ctx)));
@@ -328,7 +341,7 @@ fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
 async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
     let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
     refuse_missed_claims(config, &claims, &pods)?;
-    let hazards = hazards::look(velero, &config.namespaces, &pods, None).await?;
+    let hazards = hazards::look(velero, &config.namespaces, &pods).await?;
     hazards::refuse(&hazards, config.allow_unfinished_jobs)
 }
 
@@ -455,8 +468,8 @@ impl TypedStep for VeleroBackup {
     async fn apply(&self, ctx: &StepContext, config: &BackupConfig) -> Result<BackupOutputs, StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
         self.start(ctx, config, &velero).await?;
-        let (backup, seen) = self.follow(ctx, config, &velero).await?;
-        self.outputs(ctx, config, &velero, (&backup, seen)).await
+        let backup = self.follow(ctx, &velero).await?;
+        self.outputs(ctx, config, &velero, &backup).await
     }
 
     async fn verify(
@@ -528,7 +541,7 @@ async fn plan_hazards(
 ) -> Result<Vec<Hazard>, StepError> {
     match velero.backup(ctx.key.as_str()).await? {
         Some(_) => Ok(Vec::new()),
-        None => hazards::look(velero, namespaces, pods, None).await,
+        None => hazards::look(velero, namespaces, pods).await,
     }
 }
 

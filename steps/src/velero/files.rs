@@ -22,7 +22,9 @@ use crate::tls::{self, Speaks};
 
 /// The largest file we unpack. A resource list has about 100 bytes an object, so this is millions
 /// of objects; more is not what we asked for.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
+/// The largest file we fetch, packed.
+const MAX_PACKED_BYTES: usize = 128 << 20;
 /// Connecting to the object store from here; where it is private this fails at once or never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Fetching one file of at most [`MAX_FILE_BYTES`], packed about ten to one.
@@ -31,6 +33,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A file that Velero hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum VeleroFile {
+    /// All objects in a backup, in a packed archive.
+    BackupContents,
     /// Names of all objects in a backup, by kind.
     BackupResourceList,
     /// Texts of a backup's warnings and errors.
@@ -44,6 +48,7 @@ pub(super) enum VeleroFile {
 impl VeleroFile {
     fn kind(self) -> &'static str {
         match self {
+            Self::BackupContents => "BackupContents",
             Self::BackupResourceList => "BackupResourceList",
             Self::BackupResults => "BackupResults",
             Self::RestoreResourceList => "RestoreResourceList",
@@ -60,11 +65,7 @@ enum Unread {
     Failed(StepError),
 }
 
-/// Fetches and reads `file` about the backup or restore called `name`. Bears a store or an API server that is away for
-/// a while: what is not read now may never be asked for again.
-///
-/// # Errors
-/// A class that is retried where it may be read later. Any other where it can't be read, or not from here.
+/// As [`fetch_as`], of JSON.
 pub(super) async fn fetch<T: DeserializeOwned>(
     ctx: &StepContext,
     velero: &Velero,
@@ -72,9 +73,30 @@ pub(super) async fn fetch<T: DeserializeOwned>(
     file: VeleroFile,
     name: &str,
 ) -> Result<T, StepError> {
+    fetch_as(ctx, velero, pace, file, name, parse).await
+}
+
+/// Fetches `file` about the backup or restore called `name`, and reads it with `read`. Bears a store or an API server that is away for
+/// a while: what is not read now may never be asked for again.
+///
+/// # Errors
+/// A class that is retried where it may be read later. Any other where it can't be read, or not from here.
+pub(super) async fn fetch_as<T>(
+    ctx: &StepContext,
+    velero: &Velero,
+    pace: Pace,
+    file: VeleroFile,
+    name: &str,
+    read: fn(&[u8]) -> Result<T, String>,
+) -> Result<T, StepError> {
     let (mut patience, mut reach) = (Patience::new(pace.outage), Patience::new(pace.download));
     loop {
-        match fetch_once(ctx, velero, pace, file, name).await {
+        let fetched = fetch_once(ctx, velero, pace, file, name).await.and_then(|packed| {
+            let what = format!("{} of `{name}`", file.kind());
+            let failed = |reason| StepError::corrupt(format!("failed to read the {what}: {reason}"));
+            read(&packed).map_err(|reason| Unread::Failed(failed(reason)))
+        });
+        match fetched {
             Ok(found) => return Ok(found),
             Err(Unread::Failed(e)) => {
                 patience.bear::<()>(Err(e), Instant::now())?;
@@ -88,13 +110,13 @@ pub(super) async fn fetch<T: DeserializeOwned>(
     }
 }
 
-async fn fetch_once<T: DeserializeOwned>(
+async fn fetch_once(
     ctx: &StepContext,
     velero: &Velero,
     pace: Pace,
     file: VeleroFile,
     name: &str,
-) -> Result<T, Unread> {
+) -> Result<Vec<u8>, Unread> {
     let url = signed_url(ctx, velero, pace, file, name).await.map_err(Unread::Failed)?;
     let what = format!("{} of `{name}`", file.kind());
     let failed = |e: reqwest::Error| {
@@ -111,11 +133,17 @@ async fn fetch_once<T: DeserializeOwned>(
         .timeout(FETCH_TIMEOUT)
         .build()
         .map_err(failed)?;
-    let response =
+    let mut response =
         http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
-    let packed = response.bytes().await.map_err(failed)?;
-    parse(&packed)
-        .map_err(|reason| Unread::Failed(StepError::corrupt(format!("failed to read the {what}: {reason}"))))
+    let mut packed = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        if packed.len() + piece.len() > MAX_PACKED_BYTES {
+            let message = format!("the {what} is larger than {MAX_PACKED_BYTES} bytes");
+            return Err(Unread::Failed(StepError::permanent(message)));
+        }
+        packed.extend_from_slice(&piece);
+    }
+    Ok(packed)
 }
 
 /// Whether a store that answers so may answer otherwise a moment later.

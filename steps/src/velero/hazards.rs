@@ -1,22 +1,22 @@
 //! What a backup of the source would lead to on the target though nobody wants it: data written over, work done
 //! twice, a door opened, files left behind. Velero says nothing of any of it, so it is looked for before a backup is
-//! made. The judgement is pure.
+//! made, and in the backup itself when it is. The judgement is pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Pod, Service, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use migrate_plugin_api::{Problem, StepError};
 use serde_json::Value;
 
-use super::api::{Velero, list_all};
+use super::api::Velero;
 use super::compare::some;
+use super::contents::{Contents, place};
 use super::inventory::is_excluded;
 use super::volumes::{VolumeBackup, read_through};
-use crate::kubernetes::kube_error;
 use crate::rules::exposure::becomes_public;
 
 /// Volumes in a pod's own words that lead to the same bytes from wherever they are mounted. File-system backup reads
@@ -29,46 +29,12 @@ const SHARED_DRIVERS: [&str; 4] =
 /// Folders of a node that hold its state and no data.
 const STATE_OF_A_NODE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
-/// Kinds, as a backup's list of objects calls them.
-const JOB: &str = "batch/v1/Job";
-const POD: &str = "v1/Pod";
-const SERVICE: &str = "v1/Service";
-const CRON_JOB: &str = "batch/v1/CronJob";
-/// What stands for a kind where it is a volume.
-const VOLUME: &str = "volume";
-
 /// One thing that the backup would lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hazard {
     kind: Kind,
-    /// Kind and place of the object.
-    object: (&'static str, String),
-    /// The object, as a person is told.
+    /// The object.
     what: String,
-}
-
-/// What a backup that is made holds.
-pub(super) struct Held<'a> {
-    /// When it began.
-    pub began: Option<&'a Time>,
-    /// Its objects by kind; empty where their list can't be read.
-    pub objects: &'a BTreeMap<String, Vec<String>>,
-    /// Its volumes.
-    pub volumes: &'a [VolumeBackup],
-}
-
-impl Held<'_> {
-    /// Whether it has the object; `None` where that can't be told.
-    fn has(&self, kind: &str, place: &str) -> Option<bool> {
-        match kind {
-            VOLUME => Some(self.volumes.iter().any(|volume| volume.path() == place)),
-            _ if self.objects.is_empty() => None,
-            kind => {
-                let names = self.objects.get(kind);
-                Some(names.is_some_and(|names| names.iter().any(|name| name == place)))
-            }
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,19 +120,6 @@ impl Hazard {
     }
 }
 
-/// `now` is what is seen of a backup that is made. What was `seen` of it while it was made counts too, though it is gone
-/// by now, where a person must do something about it.
-pub(super) fn with_seen(mut now: Vec<Hazard>, seen: Vec<Hazard>, held: &Held<'_>) -> Vec<Hazard> {
-    for hazard in seen.into_iter().filter(|hazard| hazard.kind.is_refused(false)) {
-        let (kind, place) = &hazard.object;
-        let is_told = now.iter().any(|told| told.kind == hazard.kind && told.object == hazard.object);
-        if !is_told && held.has(kind, place) != Some(false) {
-            now.push(hazard);
-        }
-    }
-    now
-}
-
 /// Refuses to make a backup, or to hand it on, while there is one that a person must do something about.
 pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), StepError> {
     let (mut messages, mut hints) = (Vec::new(), Vec::new());
@@ -184,53 +137,45 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
-/// Looks at `namespaces`, of which `pods` are known: as they are, or where a backup is made, at what it has `held`.
+/// Looks at `namespaces`, of which `pods` are known, as they are.
 pub(super) async fn look(
     velero: &Velero,
     namespaces: &[String],
     pods: &[Pod],
-    held: Option<&Held<'_>>,
 ) -> Result<Vec<Hazard>, StepError> {
-    let mut hazards: Vec<Hazard> = pods.iter().flat_map(|pod| of_volumes(pod, held)).collect();
+    let now = Contents::of_cluster(velero, namespaces, pods.to_vec()).await?;
+    Ok(judge(&now, None, None))
+}
+
+/// What `contents` would lead to. Of a backup that is made, `volumes` are what it has of volumes, and where its contents
+/// are only what the source has now, it `began` then.
+pub(super) fn judge(
+    contents: &Contents,
+    volumes: Option<&[VolumeBackup]>,
+    began: Option<&Time>,
+) -> Vec<Hazard> {
+    let mut hazards: Vec<Hazard> = contents.pods.iter().flat_map(|pod| of_volumes(pod, volumes)).collect();
     let mut told = BTreeSet::new();
-    for namespace in namespaces {
-        let failed =
-            |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
-        let jobs: Api<Job> = Api::namespaced(velero.client.clone(), namespace);
-        for job in list_all(&jobs, "").await.map_err(|e| failed("the jobs", e))? {
-            if let Some(hazard) = of_job(&job, held) {
-                told.insert(place(&job.metadata));
-                hazards.push(hazard);
-            }
+    for job in &contents.jobs {
+        if let Some(hazard) = of_job(job, began) {
+            told.insert(place(job));
+            hazards.push(hazard);
         }
-        let services: Api<Service> = Api::namespaced(velero.client.clone(), namespace);
-        let services = list_all(&services, "").await.map_err(|e| failed("the services", e))?;
-        hazards.extend(services.iter().filter_map(|service| of_service(service, held)));
-        let cron_jobs: Api<CronJob> = Api::namespaced(velero.client.clone(), namespace);
-        let cron_jobs = list_all(&cron_jobs, "").await.map_err(|e| failed("the cron jobs", e))?;
-        hazards.extend(cron_jobs.iter().filter_map(|cron_job| of_cron_job(cron_job, held)));
     }
-    hazards.extend(pods.iter().filter_map(|pod| of_lone_pod(pod, &told, held)));
-    Ok(hazards)
+    hazards.extend(contents.services.iter().filter_map(|service| of_service(service, began)));
+    hazards.extend(contents.cron_jobs.iter().filter_map(|cron_job| of_cron_job(cron_job, began)));
+    hazards.extend(contents.pods.iter().filter_map(|pod| of_lone_pod(pod, &told, began)));
+    hazards
 }
 
-/// `NAMESPACE/NAME`.
-fn place(metadata: &ObjectMeta) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
-}
-
-/// Whether Velero takes the object along, or has: by its list, and where there is none, by what is to be seen now.
-fn goes_along(kind: &str, object: &impl ResourceExt, held: Option<&Held<'_>>) -> bool {
+/// Whether Velero takes the object along, or has.
+fn goes_along(object: &impl ResourceExt, began: Option<&Time>) -> bool {
     let metadata = object.meta();
-    held.and_then(|held| held.has(kind, &place(metadata))).unwrap_or_else(|| {
-        let is_going = metadata.deletion_timestamp.is_some();
-        !is_excluded(object) && !is_going && !is_newer(metadata, held.and_then(|held| held.began))
-    })
+    !is_excluded(object) && metadata.deletion_timestamp.is_none() && !is_newer(metadata, began)
 }
 
-fn of_volumes(pod: &Pod, held: Option<&Held<'_>>) -> Vec<Hazard> {
-    let place = place(&pod.metadata);
+fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>) -> Vec<Hazard> {
+    let place = place(pod);
     let read: BTreeSet<&str> = read_through(pod).into_iter().map(|volume| volume.name.as_str()).collect();
     let one = |volume: &Volume| {
         let path = format!("{place}/{}", volume.name);
@@ -238,17 +183,15 @@ fn of_volumes(pod: &Pod, held: Option<&Held<'_>>) -> Vec<Hazard> {
         if let Some((is_read_only, storage)) = shared(volume) {
             let kind = if is_read_only { Kind::ReadOnlyVolume } else { Kind::SharedVolume };
             // A pod that has ended since was read through all the same.
-            let is_held = held.and_then(|held| held.has(VOLUME, &path)).unwrap_or(is_read);
-            let what = format!("volume {path} ({storage})");
-            return is_held.then_some(Hazard { kind, object: (VOLUME, path), what });
+            let is_held = volumes.map_or(is_read, |held| held.iter().any(|volume| volume.path() == path));
+            return is_held.then(|| Hazard { kind, what: format!("volume {path} ({storage})") });
         }
         let folder = volume.host_path.as_ref().map(|host| host.path.as_str())?;
         let is_state = STATE_OF_A_NODE.into_iter().any(|of_node| Path::new(folder).starts_with(of_node));
         if !is_read || is_state || !is_written(pod, &volume.name) {
             return None;
         }
-        let what = format!("volume {path} (hostPath {folder})");
-        Some(Hazard { kind: Kind::HostPath, object: (VOLUME, path), what })
+        Some(Hazard { kind: Kind::HostPath, what: format!("volume {path} (hostPath {folder})") })
     };
     pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(one).collect()
 }
@@ -277,26 +220,25 @@ fn is_written(pod: &Pod, volume: &str) -> bool {
 
 /// A Job that Velero restores, without its status, so that it begins anew: it leaves out only what has a time of
 /// completion, which one that failed has not (velero#8800).
-fn of_job(job: &Job, held: Option<&Held<'_>>) -> Option<Hazard> {
+fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    if is_suspended || !goes_along(JOB, job, held) {
+    if is_suspended || !goes_along(job, began) {
         return None;
     }
     let status = job.status.clone().unwrap_or_default();
-    if status.completion_time.as_ref().is_some_and(|completed| had_come(completed, held)) {
+    if status.completion_time.as_ref().is_some_and(|completed| had_come(completed, began)) {
         return None;
     }
     let mut conditions = status.conditions.iter().flatten();
     let has_failed = conditions.any(|condition| condition.type_ == "Failed" && condition.status == "True");
     let how = if has_failed { "failed" } else { "not completed" };
-    let place = place(&job.metadata);
-    let what = format!("Job {place} ({how}{})", of_owner(controller(job)));
-    Some(Hazard { kind: Kind::UnfinishedWork, object: (JOB, place), what })
+    let what = format!("Job {} ({how}{})", place(job), of_owner(controller(job)));
+    Some(Hazard { kind: Kind::UnfinishedWork, what })
 }
 
 /// Whether the end of some work, at `time`, came before the backup, if that is made, began.
-fn had_come(time: &Time, held: Option<&Held<'_>>) -> bool {
-    held.and_then(|held| held.began).is_none_or(|began| time <= began)
+fn had_come(time: &Time, began: Option<&Time>) -> bool {
+    began.is_none_or(|began| time <= began)
 }
 
 /// The owner that answers for the object.
@@ -315,12 +257,12 @@ fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
 
 /// A Pod that comes to an end and begins anew on the target: Velero restores it without its owner. That of a Job is told
 /// as the Job; one of KubeVirt's is a machine, and no work of its own.
-fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, held: Option<&Held<'_>>) -> Option<Hazard> {
+fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Option<Hazard> {
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     let had_ended =
-        matches!(phase, "Succeeded" | "Failed") && ended(pod).is_none_or(|end| had_come(end, held));
-    if policy == "Always" || had_ended || !goes_along(POD, pod, held) {
+        matches!(phase, "Succeeded" | "Failed") && ended(pod).is_none_or(|end| had_come(end, began));
+    if policy == "Always" || had_ended || !goes_along(pod, began) {
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
@@ -333,9 +275,8 @@ fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, held: Option<&Held<'_>>) -> O
     if owner.is_some_and(is_answered_for) {
         return None;
     }
-    let place = place(&pod.metadata);
-    let what = format!("pod {place} (restartPolicy {policy}{})", of_owner(owner));
-    Some(Hazard { kind: Kind::UnfinishedWork, object: (POD, place), what })
+    let what = format!("pod {} (restartPolicy {policy}{})", place(pod), of_owner(owner));
+    Some(Hazard { kind: Kind::UnfinishedWork, what })
 }
 
 /// When the last of its containers ended.
@@ -346,21 +287,16 @@ fn ended(pod: &Pod) -> Option<&Time> {
     ends.max()
 }
 
-fn of_service(service: &Service, held: Option<&Held<'_>>) -> Option<Hazard> {
-    let said = becomes_public(&serde_json::to_value(service).ok()?)?;
-    let place = place(&service.metadata);
-    let what = format!("Service {place} ({said})");
-    let hazard = Hazard { kind: Kind::InsideService, object: (SERVICE, place), what };
-    goes_along(SERVICE, service, held).then_some(hazard)
+fn of_service(service: &Service, began: Option<&Time>) -> Option<Hazard> {
+    let said = becomes_public(&serde_json::to_value(service).ok()?).filter(|_| goes_along(service, began))?;
+    Some(Hazard { kind: Kind::InsideService, what: format!("Service {} ({said})", place(service)) })
 }
 
-fn of_cron_job(cron_job: &CronJob, held: Option<&Held<'_>>) -> Option<Hazard> {
-    if cron_job.spec.suspend == Some(true) || !goes_along(CRON_JOB, cron_job, held) {
+fn of_cron_job(cron_job: &CronJob, began: Option<&Time>) -> Option<Hazard> {
+    if cron_job.spec.suspend == Some(true) || !goes_along(cron_job, began) {
         return None;
     }
-    let place = place(&cron_job.metadata);
-    let what = format!("CronJob {place}");
-    Some(Hazard { kind: Kind::CronJob, object: (CRON_JOB, place), what })
+    Some(Hazard { kind: Kind::CronJob, what: format!("CronJob {}", place(cron_job)) })
 }
 
 #[cfg(test)]
@@ -418,11 +354,7 @@ mod tests {
 
     #[test]
     fn only_a_job_that_velero_would_begin_anew_is_told() {
-        let none = BTreeMap::new();
-        let told = |job: &Job, began: Option<&Time>| {
-            let held = began.map(|_| Held { began, objects: &none, volumes: &[] });
-            messages(of_job(job, held.as_ref()))
-        };
+        let told = |job: &Job, began: Option<&Time>| messages(of_job(job, began));
         let active = job(json!({}), json!({}), json!({ "active": 1 }));
         assert_eq!(told(&active, None), ["Job shop/bill (not completed)"]);
         let condition = json!({ "type": "Failed", "status": "True" });
@@ -469,11 +401,9 @@ mod tests {
         succeeded.status.as_mut().unwrap().container_statuses =
             Some(vec![serde_json::from_value(container).unwrap()]);
         assert_eq!(of_lone_pod(&succeeded, &none, None), None);
-        let objects = BTreeMap::from([(POD.to_owned(), vec!["shop/p".to_owned()])]);
         for (began, is_told) in [("2026-01-01T11:00:00Z", true), ("2026-01-01T13:00:00Z", false)] {
             let began = serde_json::from_value::<Time>(json!(began)).unwrap();
-            let held = Held { began: Some(&began), objects: &objects, volumes: &[] };
-            assert_eq!(of_lone_pod(&succeeded, &none, Some(&held)).is_some(), is_told);
+            assert_eq!(of_lone_pod(&succeeded, &none, Some(&began)).is_some(), is_told);
         }
         assert_eq!(of_lone_pod(&pod("apps/ReplicaSet", "Always", "Running"), &none, None), None);
         assert_eq!(

@@ -11,6 +11,7 @@ mod api;
 mod backup;
 mod compare;
 mod config_map;
+mod contents;
 mod diagnose;
 mod failure;
 mod files;

@@ -313,6 +313,34 @@ impl State {
         self.objects.insert(path.to_owned(), object);
     }
 
+    /// Offers as the contents of backup `name` what the source has now, packed as Velero does.
+    pub(super) fn put_contents(&mut self, name: &str) {
+        let mut archive =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let kinds = [
+            ("pods", "pods"),
+            ("services", "services"),
+            ("jobs", "jobs.batch"),
+            ("cronjobs", "cronjobs.batch"),
+        ];
+        for (path, object) in &self.objects {
+            let [.., "namespaces", namespace, plural, name] = path.split('/').collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let Some((_, resource)) = kinds.iter().find(|(kind, _)| *kind == plural) else { continue };
+            let text = object.to_string();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            // Velero has each object a second time, by its version.
+            for folder in [resource.to_string(), format!("{resource}/v1-preferredversion")] {
+                let file = format!("resources/{folder}/namespaces/{namespace}/{name}.json");
+                archive.append_data(&mut header, file, text.as_bytes()).unwrap();
+            }
+        }
+        let packed = archive.into_inner().unwrap().finish().unwrap();
+        self.files.insert(format!("BackupContents/{name}"), packed);
+    }
+
     /// Offers a file to DownloadRequests, packed as Velero does.
     pub(super) fn put_file(&mut self, kind: &str, name: &str, content: &Value) {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -46,7 +46,9 @@ fn list(cluster: &Cluster, objects: Value) {
     for (kind, names) in objects.as_object().unwrap() {
         all[kind] = names.clone();
     }
-    cluster.lock().put_file("BackupResourceList", KEY, &all);
+    let mut state = cluster.lock();
+    state.put_file("BackupResourceList", KEY, &all);
+    state.put_contents(KEY);
 }
 
 /// What becomes of the source right after the backup was made, while Velero is at another one.
@@ -56,6 +58,7 @@ fn meanwhile(cluster: &Cluster, then: impl Fn(&mut State) + Send + Sync + 'stati
         made(state, path);
         if path.contains("/backups/") {
             then(state);
+            state.put_contents(KEY);
         }
     }));
 }
@@ -226,7 +229,61 @@ async fn a_door_that_opens_before_velero_begins_is_seen() {
     list(&cluster, json!({ "v1/Service": ["shop/db"] }));
     let (message, _) = not_handed_on(&cluster).await;
     assert!(message.starts_with("Service shop/db ("), "{message}");
+    // What is mended at the source by now is not mended in the backup.
+    let path = "/api/v1/namespaces/shop/services/db";
+    cluster.lock().objects.get_mut(path).unwrap()["metadata"]["annotations"]["service.beta.kubernetes.io/azure-load-balancer-internal"] =
+        json!("true");
+    assert_eq!(not_handed_on(&cluster).await.0, message);
+    cluster.lock().objects.remove(path);
+    assert_eq!(not_handed_on(&cluster).await.0, message);
     cluster.finish();
+}
+
+/// A hook of a release, say, whose Job had completed, and is made anew under its name while Velero copies volumes.
+#[tokio::test]
+async fn what_has_the_name_of_something_in_the_backup_is_not_taken_for_it() {
+    let cluster = source().await;
+    let path = "/apis/batch/v1/namespaces/shop/jobs/bill";
+    let completed =
+        json!({ "spec": { "template": {} }, "status": { "completionTime": "2026-01-01T00:00:00Z" } });
+    cluster.lock().put(path, completed);
+    list(&cluster, json!({ "batch/v1/Job": ["shop/bill"] }));
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, created| {
+        made(state, created);
+        state.put(path, json!({ "spec": { "template": {} }, "status": { "active": 1 } }));
+    }));
+    let outputs = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap();
+    assert_eq!(outputs.get("remarks"), None);
+    cluster.finish();
+}
+
+/// The store may be out of reach from here, or a later Velero may pack otherwise.
+#[tokio::test]
+async fn a_backup_that_can_not_be_read_is_judged_by_what_the_source_has() {
+    for name in ["shop/bill", "shop/other"] {
+        let cluster = source().await;
+        meanwhile(&cluster, |state| {
+            let metadata = json!({ "creationTimestamp": "2026-01-01T00:00:00Z" });
+            let job = json!({ "metadata": metadata, "spec": { "template": {} }, "status": { "active": 1 } });
+            state.put("/apis/batch/v1/namespaces/shop/jobs/bill", job);
+        });
+        list(&cluster, json!({ "batch/v1/Job": [name] }));
+        if name == "shop/bill" {
+            let made = cluster.lock().on_create.take().unwrap();
+            cluster.lock().on_create = Some(Box::new(move |state, created| {
+                made(state, created);
+                state.put_file("BackupContents", KEY, &json!("no archive"));
+            }));
+        }
+        let (host, ctx) = context();
+        let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+        assert!(error.message.contains("Job shop/bill (not completed) would run again"), "{error}");
+        let told = format!("what backup `{KEY}` holds can't be read");
+        let log = host.recorded().log;
+        assert!(log.iter().any(|(_, line)| line.contains(&told)), "{log:?}");
+        cluster.finish();
+    }
 }
 
 #[tokio::test]

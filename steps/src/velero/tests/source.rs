@@ -19,6 +19,7 @@ pub(super) async fn source() -> Cluster {
     state.put("/api/v1/namespaces/shop/pods/db-0", pod());
     let objects = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
     state.put_file("BackupResourceList", KEY, &objects);
+    state.put_contents(KEY);
     state.on_create = Some(Box::new(|state, path| {
         if path == format!("{VELERO}/backups/{KEY}") {
             state.put(&format!("{VELERO}/podvolumebackups/p1"), pod_volume_backup("Completed", 20));

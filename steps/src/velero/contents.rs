@@ -1,0 +1,107 @@
+//! Objects of the kinds with which a restore may do harm: as a backup holds them, or as the source has them now. What
+//! they would lead to is judged by [`super::hazards`].
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{Api, ResourceExt};
+use migrate_plugin_api::StepError;
+use serde::de::DeserializeOwned;
+
+use super::api::{Velero, list_all};
+use super::compare::some;
+use super::files::MAX_FILE_BYTES;
+use crate::kubernetes::kube_error;
+
+/// Larger than what an API server keeps of one object.
+const MAX_OBJECT_BYTES: u64 = 16 << 20;
+
+/// The objects.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub pods: Vec<Pod>,
+    pub jobs: Vec<Job>,
+    pub services: Vec<Service>,
+    pub cron_jobs: Vec<CronJob>,
+}
+
+impl Contents {
+    /// As `namespaces` have them, of which `pods` are known.
+    pub(super) async fn of_cluster(
+        velero: &Velero,
+        namespaces: &[String],
+        pods: Vec<Pod>,
+    ) -> Result<Self, StepError> {
+        let mut found = Self { pods, ..Self::default() };
+        for namespace in namespaces {
+            let failed =
+                |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
+            let jobs: Api<Job> = Api::namespaced(velero.client.clone(), namespace);
+            found.jobs.extend(list_all(&jobs, "").await.map_err(|e| failed("the jobs", e))?);
+            let services: Api<Service> = Api::namespaced(velero.client.clone(), namespace);
+            found.services.extend(list_all(&services, "").await.map_err(|e| failed("the services", e))?);
+            let cron_jobs: Api<CronJob> = Api::namespaced(velero.client.clone(), namespace);
+            found.cron_jobs.extend(list_all(&cron_jobs, "").await.map_err(|e| failed("the cron jobs", e))?);
+        }
+        Ok(found)
+    }
+
+    /// As the archive of a backup has them, `resources/RESOURCE.GROUP/namespaces/NAMESPACE/NAME.json`:
+    /// <https://velero.io/docs/main/output-file-format/>.
+    ///
+    /// # Errors
+    /// Why it can't be read.
+    pub(super) fn of_backup(packed: &[u8]) -> Result<Self, String> {
+        let mut found = Self::default();
+        let mut archive = tar::Archive::new(GzDecoder::new(packed).take(MAX_FILE_BYTES));
+        for entry in archive.entries().map_err(|e| e.to_string())? {
+            let entry = entry.map_err(|e| e.to_string())?;
+            let path = entry.path().map_err(|e| e.to_string())?.into_owned();
+            let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+            let ["resources", kind, "namespaces", _, _] = parts[..] else { continue };
+            match kind {
+                "pods" => found.pods.push(object(entry, kind)?),
+                "jobs.batch" => found.jobs.push(object(entry, kind)?),
+                "services" => found.services.push(object(entry, kind)?),
+                "cronjobs.batch" => found.cron_jobs.push(object(entry, kind)?),
+                _ => {}
+            }
+        }
+        if archive.into_inner().limit() == 0 {
+            return Err(format!("it is larger than {MAX_FILE_BYTES} bytes"));
+        }
+        Ok(found)
+    }
+
+    /// What the backup's own list, `objects`, names and this lacks: then it was not read rightly.
+    pub(super) fn lacks(&self, objects: &BTreeMap<String, Vec<String>>) -> Option<String> {
+        let of = |kind: &str, here: Vec<String>| -> Vec<String> {
+            let named = objects.get(kind).into_iter().flatten();
+            named.filter(|name| !here.contains(name)).map(|name| format!("{kind} {name}")).collect()
+        };
+        let lacking = [
+            of("v1/Pod", places(&self.pods)),
+            of("batch/v1/Job", places(&self.jobs)),
+            of("v1/Service", places(&self.services)),
+            of("batch/v1/CronJob", places(&self.cron_jobs)),
+        ]
+        .concat();
+        (!lacking.is_empty()).then(|| some(&lacking))
+    }
+}
+
+fn object<T: DeserializeOwned>(entry: impl Read, kind: &str) -> Result<T, String> {
+    serde_json::from_reader(entry.take(MAX_OBJECT_BYTES)).map_err(|e| format!("one of {kind}: {e}"))
+}
+
+fn places(objects: &[impl ResourceExt]) -> Vec<String> {
+    objects.iter().map(place).collect()
+}
+
+/// `NAMESPACE/NAME`.
+pub(super) fn place(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
