@@ -99,6 +99,33 @@ async fn what_is_kept_and_would_be_made_of_something_else_is_not_made_again_unas
     assert_eq!(applied(&project), ["apply b"]);
 }
 
+/// What `b` takes of `a` comes out differently, and its turn only comes after a gate: nobody has changed a file.
+#[tokio::test]
+async fn what_comes_out_differently_before_a_gate_is_no_change_of_the_files_behind_it() {
+    let workflow = "[nodes.a]\nstep = \"test\"\n\
+                    [nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = { message = \"Switch?\" }\n\
+                    [nodes.b]\nstep = \"test\"\nneeds = [\"go\"]\non_failure = \"undo\"\n\
+                    with = { value = \"${nodes.a.attempt}\" }\n";
+    for keep in [&[][..], &["b"][..]] {
+        let project = Project::new(workflow);
+        project.run().await;
+        approve(&project).await;
+        assert_eq!(resume(&project, again(&[], &[])).await.unwrap().state, RunState::Done);
+        assert_eq!(resume(&project, again(&["a"], keep)).await.unwrap().state, RunState::Waiting);
+        approve(&project).await;
+        project.calls();
+        project.script(|s| {
+            s.apply.insert("b".into(), [Apply::Permanent].into());
+        });
+        let report = resume(&project, again(&[], &[])).await.unwrap();
+        assert_eq!(report.state, RunState::Failed, "what stands is not taken back: {report:#?}");
+        assert_eq!(applied(&project).is_empty(), !keep.is_empty());
+        if !keep.is_empty() {
+            assert_eq!(report.node("b").unwrap().error.as_ref().unwrap().class, ErrorClass::Conflict);
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_has_changed_in_the_files_is_not_kept() {
     let workflow =

@@ -187,6 +187,29 @@ fn what_is_there_and_can_not_be_begun_as_it_is_now_undoes_nothing() {
     }
 }
 
+/// Its effect is there, but was never verified; a person keeps it all the same.
+#[test]
+fn what_is_kept_and_does_not_hold_is_neither_made_again_nor_taken_back() {
+    let nodes = pair("s", 1) + "on_failure = \"undo\"\n";
+    let mut machine = Machine::new(&nodes, Vec::new());
+    machine.step(Input::Begin);
+    machine.apply_ok("a");
+    machine.verify("a", true);
+    assert_eq!(machine.apply_ok("b"), ["Verify b #1"]);
+    let kept = with(with(machine.facts, asked("a")), Fact::Kept { node: id("b") });
+    for result in [Ok(false), Err(failure(ErrorClass::Permanent))] {
+        let mut next = Machine::new(&nodes, kept.clone());
+        next.step(Input::Begin);
+        next.apply_ok("a");
+        assert_eq!(next.verify("a", true), ["Verify b #1"]);
+        let then = match result {
+            Ok(passed) => next.verify("b", passed),
+            Err(error) => next.step(Input::Verified(id("b"), Err(error))),
+        };
+        assert_eq!(then, ["end Failed"]);
+    }
+}
+
 #[test]
 fn what_was_made_again_counts_through_what_lies_between() {
     let nodes = "[nodes.a]\nstep = \"s\"\n[nodes.b]\nstep = \"s\"\nneeds = [\"a\"]\n\

@@ -10,8 +10,32 @@ use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
 use crate::workflow::{
-    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, dotted, has_unknown,
+    Catalog, Checked, Decision, Each, Expansion, Item, Lookup, NodeOutline, Outcomes, Reference, dotted,
+    has_unknown,
 };
+
+/// What nodes gave up to some fact. What was made later comes of what is made again, and of no change of the files; it
+/// counts as not known.
+struct Then<'a> {
+    facts: &'a RunFacts,
+    fact: u64,
+}
+
+impl Outcomes for Then<'_> {
+    fn is_skipped(&self, reference: &Reference) -> bool {
+        self.facts.is_skipped(reference)
+    }
+
+    fn output(&self, path: &[String]) -> Lookup<'_> {
+        let node = path.first().and_then(|name| NodeId::new(name.clone()).ok());
+        let is_later = |record: &NodeRecord| record.phase != Phase::Skipped && record.began_at > self.fact;
+        let made_later = node.is_some_and(|node| {
+            self.facts.own(&node).is_some_and(is_later)
+                || self.facts.items_of(&node).any(|(_, record)| is_later(record))
+        });
+        if made_later { Lookup::Unknown } else { self.facts.output(path) }
+    }
+}
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely. `known`: the nodes with which the run was last taken up.
@@ -34,7 +58,9 @@ pub(crate) fn changes(
         .map(|(id, items)| (id, items.iter().map(|item| item.key.as_str()).collect()))
         .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
-        let Expansion::Items(items) = checked.expand(node, facts) else { continue };
+        let fact = facts.items_of(&node.id).map(|(_, record)| record.settled_at).max();
+        let then = Then { facts, fact: fact.unwrap_or(u64::MAX) };
+        let Expansion::Items(items) = checked.expand(node, &then) else { continue };
         let fields = facts.lists.get(&node.id).map(|was| list_fields(was, &items)).unwrap_or_default();
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
@@ -72,9 +98,10 @@ pub(crate) fn changes(
             continue;
         };
         let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
-        let fields = fields(record, node, checked, catalog, facts, each);
+        let then = Then { facts, fact: record.settled_at };
+        let fields = fields(record, node, checked, catalog, &then, each);
         let skipped = checked.skipped.get(&node.id).cloned();
-        let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, facts, each));
+        let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, &then, each));
         if !fields.is_empty() || skipped.is_some() {
             let (node, affects) = (id.clone(), affects(id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped, affects });
@@ -88,10 +115,10 @@ fn skip_reason(
     node: &Node,
     checked: &Checked,
     catalog: &Catalog,
-    facts: &RunFacts,
+    outcomes: &dyn Outcomes,
     each: Option<Each<'_>>,
 ) -> Option<String> {
-    match checked.decide(catalog, node, facts, each) {
+    match checked.decide(catalog, node, outcomes, each) {
         Decision::Skip(reason) => Some(reason),
         Decision::Run(_) | Decision::Refuse(_) => None,
     }

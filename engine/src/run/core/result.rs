@@ -135,12 +135,12 @@ impl Core {
             (true, false) => self.finish(at, evidence),
             // Nor is what is built on something new made again by itself where that is not harmless, nor what
             // a person keeps.
-            (false, _) if self.cells[at].depth == VerifyDepth::Deep => {
+            (false, _) if self.cells[at].depth == VerifyDepth::Deep || self.record_of(at).kept => {
                 let remade = self.remade(at).map(|node| format!("`{node}` was made again since: "));
                 let message = remade.unwrap_or_default() + &disproof(&evidence);
                 self.ask_person(at, &message, Some(evidence));
             }
-            (false, true) if !self.is_idempotent(at) || self.record_of(at).kept => {
+            (false, true) if !self.is_idempotent(at) => {
                 self.ask_person(at, &disproof(&evidence), Some(evidence));
             }
             (false, true) => {
@@ -195,10 +195,11 @@ impl Core {
                 self.unclear(at, &why);
             }
             None => {
-                let was_finished = self.record_of(at).phase == Phase::Finished;
+                let record = self.record_of(at);
+                let is_left = record.phase == Phase::Finished || record.kept;
                 self.fail(at, error, None, false);
                 // That what is there can't be looked at is no reason to take it back.
-                if was_finished {
+                if is_left {
                     self.undo_due.remove(&at);
                 }
             }
