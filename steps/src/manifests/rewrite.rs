@@ -116,6 +116,9 @@ pub(crate) struct Outputs {
     pub emptied: Vec<String>,
     /// Digest over names and contents of all written files.
     pub digest: String,
+    /// Digest over names and contents of what was rewritten, and of the rules' files; empty in older outputs.
+    #[serde(default)]
+    pub source_digest: String,
 }
 
 impl Config {
@@ -128,6 +131,12 @@ impl Config {
     fn rule_set(&self, ctx: &StepContext) -> Result<RuleSet, StepError> {
         let files: Vec<PathBuf> = self.rules.iter().map(|file| ctx.path(file)).collect();
         RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
+    }
+
+    fn source_digest(&self, ctx: &StepContext) -> Result<String, StepError> {
+        let read: Vec<PathBuf> =
+            std::iter::once(&self.from).chain(&self.rules).map(|path| ctx.path(path)).collect();
+        tree::digest_all(&read)
     }
 
     fn problem(&self) -> Option<Problem> {
@@ -307,6 +316,8 @@ impl TypedStep for ManifestRewrite {
             return Err(StepError::permanent(problem.message));
         }
         let to = ctx.path(&config.to);
+        // Before anything is read: what changes meanwhile is another.
+        let source_digest = config.source_digest(ctx)?;
         let draft = Draft::new(&to, &ctx.key)?;
         let (mut outputs, overlay) =
             rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, is_private| {
@@ -323,7 +334,7 @@ impl TypedStep for ManifestRewrite {
         }
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
-        outputs.digest = tree::digest(&to)?;
+        (outputs.digest, outputs.source_digest) = (tree::digest(&to)?, source_digest);
         outputs.left_out.iter().for_each(|path| ctx.warn(format!("{path} is left out: {LEFT_OUT}")));
         ctx.info(format!(
             "{} edits in {} of {} files, {} findings left",
@@ -346,6 +357,12 @@ impl TypedStep for ManifestRewrite {
         let digest = if to.is_dir() { tree::digest(&to)? } else { "not there".to_owned() };
         let folder = format!("folder {}", config.to.display());
         let mut checks = vec![Check::equal(folder.clone(), "sha256", &outputs.digest, digest)];
+        // What is gone says nothing of what was written.
+        if !outputs.source_digest.is_empty() && ctx.path(&config.from).exists() {
+            let now = config.source_digest(ctx).unwrap_or_else(|e| e.to_string());
+            let subject = format!("manifests of {} and rules", config.from.display());
+            checks.push(Check::equal(subject, "sha256", &outputs.source_digest, now));
+        }
         if depth == VerifyDepth::Deep {
             let mut different = Vec::new();
             rewrite(ctx, &ctx.path(&config.from), config, |entry, bytes, _| {
@@ -434,6 +451,35 @@ mod tests {
         for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
             assert!(!step.verify(&ctx, &config(), &outputs, depth).await.unwrap().passed());
         }
+    }
+
+    /// Who mends a manifest or a rule and resumes means what is there now.
+    #[tokio::test]
+    async fn what_was_rewritten_of_other_manifests_or_rules_does_not_hold() {
+        let (dir, ctx) = project();
+        let rules = dir.path().join("ours.toml");
+        fs::write(&rules, "rule = []\n").unwrap();
+        let mut config = config();
+        config["rules"] = serde_json::json!(["ours.toml"]);
+        let step = Typed(ManifestRewrite);
+        let outputs = step.apply(&ctx, &config).await.unwrap();
+        let holds = async |outputs: &serde_json::Value| {
+            step.verify(&ctx, &config, outputs, VerifyDepth::Quick).await.unwrap().passed()
+        };
+        assert!(holds(&outputs).await);
+        let pod = dir.path().join("in/shop/Pod-a.yaml");
+        let was = fs::read_to_string(&pod).unwrap();
+        fs::write(&pod, was.replace("a:1", "a:2")).unwrap();
+        assert!(!holds(&outputs).await);
+        let mut older = outputs.clone();
+        older.as_object_mut().unwrap().remove("source-digest");
+        assert!(holds(&older).await, "nobody knows what it was made of");
+        fs::write(&pod, was).unwrap();
+        assert!(holds(&outputs).await);
+        fs::write(&rules, "# another\nrule = []\n").unwrap();
+        assert!(!holds(&outputs).await);
+        fs::remove_dir_all(dir.path().join("in")).unwrap();
+        assert!(holds(&outputs).await, "what was written is there");
     }
 
     #[tokio::test]
