@@ -126,6 +126,27 @@ async fn what_comes_out_differently_before_a_gate_is_no_change_of_the_files_behi
     }
 }
 
+/// An edit of the same field is one all the same.
+#[tokio::test]
+async fn an_edit_beside_an_output_that_was_made_again_is_told() {
+    let workflow = "[nodes.a]\nstep = \"test\"\n\
+                    [nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = { message = \"Switch?\" }\n\
+                    [nodes.b]\nstep = \"test\"\nneeds = [\"go\"]\nwith = { value = \"${nodes.a.attempt}/shop\" }\n";
+    let project = Project::new(workflow);
+    project.run().await;
+    approve(&project).await;
+    assert_eq!(resume(&project, again(&[], &[])).await.unwrap().state, RunState::Done);
+    assert_eq!(resume(&project, again(&["a"], &[])).await.unwrap().state, RunState::Waiting);
+    approve(&project).await;
+    project.write_workflow(&workflow.replace("/shop", "/other"));
+    let error = resume(&project, again(&[], &[])).await.unwrap_err();
+    let RunError::Changed(_, changes) = &error else { panic!("{error}") };
+    let fields: Vec<_> = changes.nodes.iter().flat_map(|change| &change.fields).collect();
+    assert_eq!(fields.len(), 1, "{fields:?}");
+    assert_eq!(fields[0].was.as_ref().unwrap().as_str(), Some("1/shop"));
+    assert_eq!(fields[0].now.as_ref().unwrap().as_str(), Some("1/other"));
+}
+
 #[tokio::test]
 async fn what_has_changed_in_the_files_is_not_kept() {
     let workflow =

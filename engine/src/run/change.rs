@@ -14,8 +14,8 @@ use crate::workflow::{
     has_unknown,
 };
 
-/// What nodes gave up to some fact. What was made later comes of what is made again, and of no change of the files; it
-/// counts as not known.
+/// What nodes gave up to some fact: what was made later comes of what is made again, and is no change of the files.
+/// Where it is not known any more what was there then, or in a list, nothing counts as known.
 struct Then<'a> {
     facts: &'a RunFacts,
     fact: u64,
@@ -27,13 +27,21 @@ impl Outcomes for Then<'_> {
     }
 
     fn output(&self, path: &[String]) -> Lookup<'_> {
-        let node = path.first().and_then(|name| NodeId::new(name.clone()).ok());
+        let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
+        let Ok(node) = NodeId::new(name.clone()) else { return Lookup::Unknown };
         let is_later = |record: &NodeRecord| record.phase != Phase::Skipped && record.began_at > self.fact;
-        let made_later = node.is_some_and(|node| {
-            self.facts.own(&node).is_some_and(is_later)
-                || self.facts.items_of(&node).any(|(_, record)| is_later(record))
-        });
-        if made_later { Lookup::Unknown } else { self.facts.output(path) }
+        if self.facts.items_of(&node).any(|(_, record)| is_later(record)) {
+            return Lookup::Unknown;
+        }
+        match self.facts.own(&node).filter(|record| is_later(record)) {
+            None => self.facts.output(path),
+            Some(record) => {
+                let mut remains = record.remains.iter().rev();
+                let then = remains.find(|made| made.began_at <= self.fact);
+                let outputs = then.and_then(|made| made.outputs.as_ref());
+                outputs.map_or(Lookup::Unknown, |outputs| Lookup::at(outputs, rest))
+            }
+        }
     }
 }
 

@@ -45,6 +45,10 @@ pub(crate) enum Again {
 pub(crate) struct Remains {
     pub key: IdempotencyKey,
     pub digest: Option<Digest>,
+    /// At which fact of the run its last attempt began.
+    pub began_at: u64,
+    /// What it gave, if its effect was there.
+    pub outputs: Option<Value>,
 }
 
 /// What is durably known of one node.
@@ -136,7 +140,8 @@ impl NodeRecord {
     fn reset(&mut self, again: bool) {
         self.begin();
         if let Some(key) = self.key.clone().filter(|_| again && self.begun) {
-            self.remains.push(Remains { key, digest: self.digest.clone() });
+            let (began_at, outputs) = (self.began_at, self.outputs.clone());
+            self.remains.push(Remains { key, digest: self.digest.clone(), began_at, outputs });
         }
         self.generation += u32::from(again);
         self.again = None;

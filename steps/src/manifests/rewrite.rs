@@ -116,9 +116,10 @@ pub(crate) struct Outputs {
     pub emptied: Vec<String>,
     /// Digest over names and contents of all written files.
     pub digest: String,
-    /// Digest over names and contents of what was rewritten, and of the rules' files; empty in older outputs.
+    /// Digest over names and contents of the manifests that were rewritten, and of the rules' files. Absent for charts
+    /// and overlays, which are made of more than their folder.
     #[serde(default)]
-    pub source_digest: String,
+    pub source_digest: Option<String>,
 }
 
 impl Config {
@@ -133,10 +134,9 @@ impl Config {
         RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
     }
 
-    fn source_digest(&self, ctx: &StepContext) -> Result<String, StepError> {
-        let read: Vec<PathBuf> =
-            std::iter::once(&self.from).chain(&self.rules).map(|path| ctx.path(path)).collect();
-        tree::digest_all(&read)
+    fn source_digest(&self, ctx: &StepContext) -> Result<Option<String>, StepError> {
+        let rules: Vec<PathBuf> = self.rules.iter().map(|path| ctx.path(path)).collect();
+        source::digest(&ctx.path(&self.from), &ctx.path(&self.to), &rules)
     }
 
     fn problem(&self) -> Option<Problem> {
@@ -358,10 +358,13 @@ impl TypedStep for ManifestRewrite {
         let folder = format!("folder {}", config.to.display());
         let mut checks = vec![Check::equal(folder.clone(), "sha256", &outputs.digest, digest)];
         // What is gone says nothing of what was written.
-        if !outputs.source_digest.is_empty() && ctx.path(&config.from).exists() {
-            let now = config.source_digest(ctx).unwrap_or_else(|e| e.to_string());
+        if let Some(was) = outputs.source_digest.as_ref().filter(|_| ctx.path(&config.from).exists()) {
+            let now = match config.source_digest(ctx) {
+                Ok(now) => now.unwrap_or_else(|| "a chart or an overlay".to_owned()),
+                Err(e) => e.to_string(),
+            };
             let subject = format!("manifests of {} and rules", config.from.display());
-            checks.push(Check::equal(subject, "sha256", &outputs.source_digest, now));
+            checks.push(Check::equal(subject, "sha256", was, now));
         }
         if depth == VerifyDepth::Deep {
             let mut different = Vec::new();
@@ -467,6 +470,13 @@ mod tests {
             step.verify(&ctx, &config, outputs, VerifyDepth::Quick).await.unwrap().passed()
         };
         assert!(holds(&outputs).await);
+        // No manifests of it, or not its own.
+        for other in ["README.md", ".git/index.yaml", ".migrate/state.yaml"] {
+            let file = dir.path().join("in").join(other);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "kind: Other").unwrap();
+        }
+        assert!(holds(&outputs).await);
         let pod = dir.path().join("in/shop/Pod-a.yaml");
         let was = fs::read_to_string(&pod).unwrap();
         fs::write(&pod, was.replace("a:1", "a:2")).unwrap();
@@ -480,6 +490,15 @@ mod tests {
         assert!(!holds(&outputs).await);
         fs::remove_dir_all(dir.path().join("in")).unwrap();
         assert!(holds(&outputs).await, "what was written is there");
+    }
+
+    #[tokio::test]
+    async fn what_is_written_into_the_folder_itself_is_no_other_manifest() {
+        let (_dir, ctx) = project();
+        let config = serde_json::json!({ "from": "./in", "to": "in/../in/out" });
+        let step = Typed(ManifestRewrite);
+        let outputs = step.apply(&ctx, &config).await.unwrap();
+        assert!(step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap().passed());
     }
 
     #[tokio::test]

@@ -109,6 +109,32 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     Ok(source)
 }
 
+/// A digest over the manifests that [`open`] reads of `root`, and over the files `besides`. Not over what git and
+/// `migrate` itself keep there, nor what lies in `to`. `None` where there are charts, or an overlay: those read what
+/// lies elsewhere.
+///
+/// # Errors
+/// `Permanent`, naming what can't be read.
+pub(crate) fn digest(root: &Path, to: &Path, besides: &[PathBuf]) -> Result<Option<String>, StepError> {
+    let failed =
+        |e: std::io::Error| StepError::permanent(format!("failed to find {}", root.display())).with_source(e);
+    let (root, to) = (std::fs::canonicalize(root).map_err(failed)?, std::fs::canonicalize(to).ok());
+    let mut files = tree::list_any(&root)?.files;
+    let has_charts = !render::charts(files.iter().map(|entry| entry.path.as_str())).is_empty();
+    if has_charts || render::overlay_file(&root).is_some() {
+        return Ok(None);
+    }
+    let is_kept_there = |entry: &Entry| {
+        Path::new(&entry.path).iter().any(|part| part == ".git" || part == ".migrate")
+            || to.as_ref().is_some_and(|to| entry.absolute.starts_with(to))
+    };
+    files.retain(|entry| entry.is_manifest() && !is_kept_there(entry));
+    for file in besides {
+        files.extend(tree::list_any(file)?.files);
+    }
+    tree::digest_of(&files).map(Some)
+}
+
 fn chart(root: &Path, folder: &Path, facts: &mut Facts) -> Result<Chart, StepError> {
     let absolute = std::path::absolute(root.join(folder))
         .map_err(|e| StepError::permanent(format!("failed to find {}", folder.display())).with_source(e))?;

@@ -229,28 +229,22 @@ pub(crate) fn read(entry: &Entry) -> Result<Vec<u8>, StepError> {
 /// # Errors
 /// As [`list`] and [`read`].
 pub(crate) fn digest(root: &Path) -> Result<String, StepError> {
-    digest_all(&[root.to_owned()])
+    digest_of(&list(root)?.files)
 }
 
-/// As [`digest`], over several folders or files in their order.
+/// As [`digest`], over `files` in their order.
 ///
 /// # Errors
-/// As [`list_any`] and [`read`].
-pub(crate) fn digest_all(roots: &[PathBuf]) -> Result<String, StepError> {
+/// As [`read`].
+pub(crate) fn digest_of(files: &[Entry]) -> Result<String, StepError> {
     let mut context = Context::new(&SHA256);
-    for (at, root) in roots.iter().enumerate() {
-        if at > 0 {
-            // No file's name is as long.
-            context.update(&u64::MAX.to_be_bytes());
-        }
-        for entry in list_any(root)?.files {
-            let bytes = fs::read(&entry.absolute)
-                .map_err(|e| StepError::permanent(format!("failed to read {}", entry.path)).with_source(e))?;
-            context.update(&(entry.path.len() as u64).to_be_bytes());
-            context.update(entry.path.as_bytes());
-            context.update(&(bytes.len() as u64).to_be_bytes());
-            context.update(&bytes);
-        }
+    for entry in files {
+        let bytes = fs::read(&entry.absolute)
+            .map_err(|e| StepError::permanent(format!("failed to read {}", entry.path)).with_source(e))?;
+        context.update(&(entry.path.len() as u64).to_be_bytes());
+        context.update(entry.path.as_bytes());
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(&bytes);
     }
     Ok(format!("sha256:{}", hex::encode(context.finish())))
 }

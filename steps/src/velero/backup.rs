@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
@@ -143,24 +144,38 @@ impl VeleroBackup {
         ctx.set_handle(name).await
     }
 
-    /// Follows the backup to its end.
-    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Backup, StepError> {
+    /// Follows the backup to its end. With it comes what was seen of hazards when Velero was first seen at work, should
+    /// the backup itself be out of reach.
+    async fn follow(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        velero: &Velero,
+    ) -> Result<(Backup, Vec<Hazard>), StepError> {
         let name = ctx.key.as_str();
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
+        let mut seen = None;
         loop {
             ctx.check_cancelled()?;
+            let is_first = seen.is_none();
             let look = async {
                 let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
-                Ok((backup, velero.volumes_of_backup(name).await?))
+                let status = backup.status.clone().unwrap_or_default();
+                let hazards = match is_first && stage(&status.phase) == Stage::Working {
+                    true => Some(hazards_since(config, velero, None, status.start_timestamp.as_ref()).await?),
+                    false => None,
+                };
+                Ok((backup, velero.volumes_of_backup(name).await?, hazards))
             };
-            if let Some((backup, volumes)) = patience.bear(look.await, Instant::now())? {
+            if let Some((backup, volumes, hazards)) = patience.bear(look.await, Instant::now())? {
+                seen = seen.or(hazards);
                 let status = backup.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_backup(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
                 ctx.progress(states.progress(&status.phase, items));
                 match stage(&status.phase) {
-                    Stage::Completed => return Ok(backup),
+                    Stage::Completed => return Ok((backup, seen.unwrap_or_default())),
                     Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
                     // Velero makes one backup after the other: its turn may be hours away.
                     Stage::Queued => stall.reset(),
@@ -231,7 +246,7 @@ impl VeleroBackup {
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-        backup: &Backup,
+        (backup, seen): (&Backup, Vec<Hazard>),
     ) -> Result<BackupOutputs, StepError> {
         let name = ctx.key.as_str();
         let status = backup.status.clone().unwrap_or_default();
@@ -239,7 +254,7 @@ impl VeleroBackup {
         refuse_restic(ctx, &pod_volume_backups)?;
         let volumes = backed_up(&pod_volume_backups);
         let began = status.start_timestamp.as_ref();
-        let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
+        let (claims, _) = claims_and_pods(velero, &config.namespaces).await?;
         let left_out = left_out(&claims, &volumes, began);
         if !left_out.is_empty() && !config.allow_unmounted {
             return Err(StepError::permanent(format!(
@@ -266,8 +281,8 @@ impl VeleroBackup {
         let hazards = match self.contents(ctx, velero, &objects).await? {
             Some(contents) => hazards::judge(&contents, Some(&volumes), None),
             None => {
-                let now = Contents::of_cluster(velero, &config.namespaces, pods).await?;
-                hazards::judge(&now, Some(&volumes), began)
+                let now = hazards_since(config, velero, Some(&volumes), began).await?;
+                hazards::with_seen(now, seen)
             }
         };
         hazards::refuse(&hazards, config.allow_unfinished_jobs).map_err(|error| {
@@ -292,6 +307,18 @@ impl VeleroBackup {
             bytes,
         })
     }
+}
+
+/// What is seen at the source of what a backup that `began` then would lead to; `volumes` are those it has.
+async fn hazards_since(
+    config: &BackupConfig,
+    velero: &Velero,
+    volumes: Option<&[VolumeBackup]>,
+    began: Option<&Time>,
+) -> Result<Vec<Hazard>, StepError> {
+    let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
+    let now = Contents::of_cluster(velero, &config.namespaces, pods).await?;
+    Ok(hazards::judge(&now, volumes, began))
 }
 
 /// How another backup is made: this one has ended, and a resume alone would join it again.
@@ -468,8 +495,8 @@ impl TypedStep for VeleroBackup {
     async fn apply(&self, ctx: &StepContext, config: &BackupConfig) -> Result<BackupOutputs, StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
         self.start(ctx, config, &velero).await?;
-        let backup = self.follow(ctx, &velero).await?;
-        self.outputs(ctx, config, &velero, &backup).await
+        let (backup, seen) = self.follow(ctx, config, &velero).await?;
+        self.outputs(ctx, config, &velero, (&backup, seen)).await
     }
 
     async fn verify(

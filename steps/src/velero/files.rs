@@ -27,8 +27,8 @@ pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
 const MAX_PACKED_BYTES: usize = 128 << 20;
 /// Connecting to the object store from here; where it is private this fails at once or never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Fetching one file of at most [`MAX_FILE_BYTES`], packed about ten to one.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest silence of the store; a large file over a slow line takes its time.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A file that Velero hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,13 +130,14 @@ async fn fetch_once(
     };
     let http = tls::client(Speaks::Http2)
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(FETCH_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
         .build()
         .map_err(failed)?;
     let mut response =
         http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let mut packed = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(failed)? {
+        ctx.check_cancelled().map_err(Unread::Failed)?;
         if packed.len() + piece.len() > MAX_PACKED_BYTES {
             let message = format!("the {what} is larger than {MAX_PACKED_BYTES} bytes");
             return Err(Unread::Failed(StepError::permanent(message)));

@@ -120,6 +120,15 @@ impl Hazard {
     }
 }
 
+/// Adds what was `seen` while a backup was made, that can't be read, and is gone by now, where a person must do something
+/// about it.
+pub(super) fn with_seen(mut now: Vec<Hazard>, seen: Vec<Hazard>) -> Vec<Hazard> {
+    let gone = |hazard: &Hazard| hazard.kind.is_refused(false) && !now.contains(hazard);
+    let gone: Vec<Hazard> = seen.into_iter().filter(gone).collect();
+    now.extend(gone);
+    now
+}
+
 /// Refuses to make a backup, or to hand it on, while there is one that a person must do something about.
 pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), StepError> {
     let (mut messages, mut hints) = (Vec::new(), Vec::new());

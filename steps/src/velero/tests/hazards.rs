@@ -261,8 +261,15 @@ async fn what_has_the_name_of_something_in_the_backup_is_not_taken_for_it() {
 /// The store may be out of reach from here, or a later Velero may pack otherwise.
 #[tokio::test]
 async fn a_backup_that_can_not_be_read_is_judged_by_what_the_source_has() {
-    for name in ["shop/bill", "shop/other"] {
+    for (name, is_gone) in [("shop/bill", false), ("shop/other", false), ("shop/bill", true)] {
         let cluster = source().await;
+        if is_gone {
+            cluster.lock().on_list = Some(Box::new(|state, path| {
+                if path.ends_with("/jobs") {
+                    state.objects.remove("/apis/batch/v1/namespaces/shop/jobs/bill");
+                }
+            }));
+        }
         meanwhile(&cluster, |state| {
             let metadata = json!({ "creationTimestamp": "2026-01-01T00:00:00Z" });
             let job = json!({ "metadata": metadata, "spec": { "template": {} }, "status": { "active": 1 } });
