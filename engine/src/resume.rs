@@ -279,10 +279,8 @@ fn clear(facts: &mut RunFacts, node: &NodeId) {
 fn keep(kept: &[NodeId], facts: &mut RunFacts, batch: &mut Batch) -> Result<(), RunError> {
     let at = ambient::now();
     for node in kept {
-        let is_there = facts.nodes.get(node).is_some_and(|record| {
-            record.again.is_none() && matches!(record.phase, Phase::Applied | Phase::Finished)
-        });
-        if !is_there {
+        let record = facts.nodes.get(node);
+        if !record.is_some_and(|record| record.again.is_none() && record.is_there()) {
             return Err(RunError::NotKept(node.clone()));
         }
         let fact = Fact::Kept { node: node.clone() };

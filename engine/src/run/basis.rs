@@ -24,10 +24,9 @@ pub(crate) fn made(facts: &RunFacts, workflow: &Workflow, at: usize) -> Making {
     if node.step == GATE {
         return None;
     }
-    let began = |record: &NodeRecord| (record.phase != Phase::Skipped).then_some(record.began_at);
     let newest = match items(facts, node) {
-        Some(items) => items.filter_map(|id| began(facts.node(&id))).max(),
-        None => facts.own(&node.id).and_then(began),
+        Some(items) => items.filter_map(|id| facts.node(&id).made_at()).max(),
+        None => facts.own(&node.id).and_then(NodeRecord::made_at),
     };
     newest.map(|began| (began, at))
 }
@@ -73,8 +72,10 @@ pub(crate) fn upstream_of(facts: &RunFacts, outlines: &[NodeOutline], node: &Nod
         }
         let records = facts.own(&outline.node).into_iter();
         let records = records.chain(facts.items_of(&outline.node).map(|(_, record)| record));
-        let made = |record: &NodeRecord| if record.again.is_some() { TO_COME } else { record.began_at };
-        let made = records.filter(|record| record.phase != Phase::Skipped).map(made).max();
+        let made = |record: &NodeRecord| {
+            record.made_at().map(|made| if record.again.is_some() { TO_COME } else { made })
+        };
+        let made = records.filter_map(made).max();
         newest = newest.max(made.map(|made| (made, at)));
     }
     newest

@@ -29,7 +29,7 @@ impl Outcomes for Then<'_> {
     fn output(&self, path: &[String]) -> Lookup<'_> {
         let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
         let Ok(node) = NodeId::new(name.clone()) else { return Lookup::Unknown };
-        let is_later = |record: &NodeRecord| record.phase != Phase::Skipped && record.began_at > self.fact;
+        let is_later = |record: &NodeRecord| record.made_at().is_some_and(|made| made > self.fact);
         if self.facts.items_of(&node).any(|(_, record)| is_later(record)) {
             return Lookup::Unknown;
         }

@@ -28,7 +28,7 @@ use super::gate::GateDecision;
 use super::key::idempotency_key;
 #[cfg(test)]
 use super::simulation::{Flaw, flawed};
-use super::state::{NodeRecord, Phase, RunFacts};
+use super::state::{NodeRecord, RunFacts};
 use super::undo::Undo;
 use crate::event::EventKind;
 use crate::report::RunState;
@@ -299,10 +299,9 @@ impl Core {
 
     /// Fails a node, or a list, that can't be begun as the files say.
     fn refuse(&mut self, at: usize, why: String) {
-        let is_there = |record: &NodeRecord| matches!(record.phase, Phase::Applied | Phase::Finished);
         let id = &self.cells[at].id;
-        let has_items = self.is_list(at) && self.facts.items_of(id).any(|(_, record)| is_there(record));
-        let is_there = has_items || is_there(self.record_of(at));
+        let has_items = self.is_list(at) && self.facts.items_of(id).any(|(_, record)| record.is_there());
+        let is_there = has_items || self.record_of(at).is_there();
         self.occupy(at);
         self.fail(at, error(ErrorClass::Permanent, why, None), None, false);
         // That something else is made now is no reason to take back what was.

@@ -112,6 +112,16 @@ impl NodeRecord {
         (is_finished || self.phase == Phase::Skipped) && !self.failed
     }
 
+    /// Whether its effect is there as far as is known, verified or not.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.phase, Phase::Applied | Phase::Finished)
+    }
+
+    /// At which fact it was last made. What is skipped makes nothing.
+    pub(crate) fn made_at(&self) -> Option<u64> {
+        (self.phase != Phase::Skipped).then_some(self.began_at)
+    }
+
     /// Whether something that it made is there, or may be.
     pub(crate) fn may_have_made(&self) -> bool {
         self.begun || !self.remains.is_empty()
@@ -495,7 +505,7 @@ fn still_to_be_done(record: &NodeRecord) -> Option<String> {
     if record.is_waiting() {
         return record.config.as_ref().map(question);
     }
-    let is_there = record.again.is_some() && matches!(record.phase, Phase::Applied | Phase::Finished);
+    let is_there = record.again.is_some() && record.is_there();
     is_there.then(|| "it is to be made again, as asked for; until then, what it made stays".to_owned())
 }
 

@@ -188,10 +188,9 @@ impl Core {
 
     /// Whether it fails, or may, because of what was made again, and `--keep` would have it stay as it is.
     fn can_be_kept(&self, at: usize) -> bool {
-        let NodeRecord { phase, digest, .. } = self.record_of(at);
+        let record = self.record_of(at);
         let now = self.cells[at].resolved.as_ref().map(|resolved| &resolved.digest);
-        let is_there = matches!(phase, Phase::Applied | Phase::Finished);
-        is_there && digest.as_ref() == now && self.cells[at].depth == VerifyDepth::Deep
+        record.is_there() && record.digest.as_ref() == now && self.cells[at].depth == VerifyDepth::Deep
     }
 
     /// Fails the node because something else is to be begun while something that it began is there, or
