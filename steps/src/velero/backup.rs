@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use migrate_plugin_api::{
     Check, CheckStatus, ErrorClass, Evidence, Idempotency, PlanConfig, Problem, StepContext, StepError,
@@ -163,7 +162,11 @@ impl VeleroBackup {
                 let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
                 let status = backup.status.clone().unwrap_or_default();
                 let hazards = match is_first && stage(&status.phase) == Stage::Working {
-                    true => Some(hazards_since(config, velero, None, status.start_timestamp.as_ref()).await?),
+                    true => {
+                        let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
+                        let began = status.start_timestamp.as_ref();
+                        Some(hazards::look(velero, &config.namespaces, pods, None, began).await?)
+                    }
                     false => None,
                 };
                 Ok((backup, velero.volumes_of_backup(name).await?, hazards))
@@ -254,7 +257,7 @@ impl VeleroBackup {
         refuse_restic(ctx, &pod_volume_backups)?;
         let volumes = backed_up(&pod_volume_backups);
         let began = status.start_timestamp.as_ref();
-        let (claims, _) = claims_and_pods(velero, &config.namespaces).await?;
+        let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
         let left_out = left_out(&claims, &volumes, began);
         if !left_out.is_empty() && !config.allow_unmounted {
             return Err(StepError::permanent(format!(
@@ -281,7 +284,7 @@ impl VeleroBackup {
         let hazards = match self.contents(ctx, velero, &objects).await? {
             Some(contents) => hazards::judge(&contents, Some(&volumes), None),
             None => {
-                let now = hazards_since(config, velero, Some(&volumes), began).await?;
+                let now = hazards::look(velero, &config.namespaces, pods, Some(&volumes), began).await?;
                 hazards::with_seen(now, seen)
             }
         };
@@ -307,18 +310,6 @@ impl VeleroBackup {
             bytes,
         })
     }
-}
-
-/// What is seen at the source of what a backup that `began` then would lead to; `volumes` are those it has.
-async fn hazards_since(
-    config: &BackupConfig,
-    velero: &Velero,
-    volumes: Option<&[VolumeBackup]>,
-    began: Option<&Time>,
-) -> Result<Vec<Hazard>, StepError> {
-    let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
-    let now = Contents::of_cluster(velero, &config.namespaces, pods).await?;
-    Ok(hazards::judge(&now, volumes, began))
 }
 
 /// How another backup is made: this one has ended, and a resume alone would join it again.
@@ -368,7 +359,7 @@ fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
 async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
     let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
     refuse_missed_claims(config, &claims, &pods)?;
-    let hazards = hazards::look(velero, &config.namespaces, &pods).await?;
+    let hazards = hazards::look(velero, &config.namespaces, pods, None, None).await?;
     hazards::refuse(&hazards, config.allow_unfinished_jobs)
 }
 
@@ -568,7 +559,7 @@ async fn plan_hazards(
 ) -> Result<Vec<Hazard>, StepError> {
     match velero.backup(ctx.key.as_str()).await? {
         Some(_) => Ok(Vec::new()),
-        None => hazards::look(velero, namespaces, pods).await,
+        None => hazards::look(velero, namespaces, pods.to_vec(), None, None).await,
     }
 }
 

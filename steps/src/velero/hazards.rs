@@ -146,14 +146,16 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
-/// Looks at `namespaces`, of which `pods` are known, as they are.
+/// Looks at `namespaces`, of which `pods` are known, as they are; `volumes` and `began` as [`judge`] has them.
 pub(super) async fn look(
     velero: &Velero,
     namespaces: &[String],
-    pods: &[Pod],
+    pods: Vec<Pod>,
+    volumes: Option<&[VolumeBackup]>,
+    began: Option<&Time>,
 ) -> Result<Vec<Hazard>, StepError> {
-    let now = Contents::of_cluster(velero, namespaces, pods.to_vec()).await?;
-    Ok(judge(&now, None, None))
+    let now = Contents::of_cluster(velero, namespaces, pods).await?;
+    Ok(judge(&now, volumes, began))
 }
 
 /// What `contents` would lead to. Of a backup that is made, `volumes` are what it has of volumes, and where its contents
