@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use serde_json::{Value, json};
 
-use crate::cluster::storage::FIELD_MANAGER;
+use crate::cluster;
 use crate::layout::{Cluster, Layout, Tool, host_url, ports, versions};
 use crate::process::{run, wait_for, with_causes};
 use crate::services;
@@ -28,9 +28,8 @@ const NODE_AGENT_CONFIG: &str = "node-agent-config";
 const VOLUMES_AT_ONCE: usize = 2;
 /// The secret with the location's credentials.
 const CREDENTIALS: &str = "cloud-credentials";
-/// The API server serves a new kind about a second after its definition, and takes an object at once, unless it is
-/// just being started again.
-const API_TIMEOUT: Duration = Duration::from_secs(60);
+/// The API server serves a new kind about a second after its definition.
+const CRD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Velero's pod starts within 10 s; one that starts before its node's rules are there waits for minutes until it is
 /// tried again.
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
@@ -92,7 +91,7 @@ async fn apply_all(layout: &Layout, cluster: Cluster, client: &Client) -> Result
         apply(client, &object).await?;
     }
     apply(client, &node_agent_config()).await?;
-    wait_for("Velero's kinds are served", API_TIMEOUT, || async {
+    wait_for("Velero's kinds are served", CRD_TIMEOUT, || async {
         let api = api_of(client, "velero.io/v1", "BackupStorageLocation", Some(NAMESPACE));
         let list = api.map_err(|error| error.to_string())?.list(&Default::default()).await;
         list.map(|_| ()).map_err(|error| with_causes(&error))
@@ -215,12 +214,7 @@ async fn apply(client: &Client, object: &Value) -> Result<()> {
     let name = text("/metadata/name").ok_or_else(|| miette!("an object without a name"))?;
     let kind = text("/kind").unwrap_or_default();
     let api = api_of(client, text("/apiVersion").unwrap_or_default(), kind, text("/metadata/namespace"))?;
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    wait_for(&format!("{kind} {name} is applied"), API_TIMEOUT, || async {
-        let applied = api.patch(name, &params, &Patch::Apply(object)).await;
-        applied.map(drop).map_err(|error| with_causes(&error))
-    })
-    .await
+    cluster::apply(&api, kind, name, object).await
 }
 
 fn api_of(client: &Client, version: &str, kind: &str, namespace: Option<&str>) -> Result<Api<DynamicObject>> {

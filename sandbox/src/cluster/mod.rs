@@ -10,11 +10,15 @@ mod node;
 pub mod runtime;
 pub mod storage;
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use miette::{IntoDiagnostic, Result, WrapErr};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::layout::{Cluster, Layout};
 use crate::mounts;
@@ -24,6 +28,10 @@ use crate::process::{Daemon, start_in_stages, wait_for, while_kept, with_causes}
 
 /// Each takes seconds; a machine with a busy disk takes minutes, and what has died is told long before.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// The API server takes an object at once, unless it is just being started again.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Who owns the fields that the sandbox sets.
+const FIELD_MANAGER: &str = "sandbox";
 
 /// A cluster's daemons, stage by stage: those of a stage need those before it, and no others.
 fn stages(layout: &Layout, cluster: Cluster, pki: &Pki) -> [Vec<Daemon>; 3] {
@@ -73,6 +81,19 @@ async fn start(layout: &Layout, cluster: Cluster, images: &[Built]) -> Result<Cl
     };
     while_kept(layout, &[base, api, rest].concat(), finish).await?;
     Ok(client)
+}
+
+/// Applies an object of `kind`, as often as it takes while the API server is just being started again.
+pub async fn apply<K>(api: &Api<K>, kind: &str, name: &str, object: &Value) -> Result<()>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    wait_for(&format!("{kind} {name} is applied"), APPLY_TIMEOUT, || async {
+        let applied = api.patch(name, &params, &Patch::Apply(object)).await;
+        applied.map(drop).map_err(|error| with_causes(&error))
+    })
+    .await
 }
 
 /// Whether the API server says that it is ready.

@@ -1,21 +1,12 @@
 //! Storage classes with the names and provisioners that EKS and AKS have. The sandbox's own provisioner serves them.
 
-use std::time::Duration;
-
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use miette::Result;
 use serde_json::{Value, json};
 
 use crate::layout::Cluster;
-use crate::process::{wait_for, with_causes};
-
-/// The API server takes a class at once, unless it is just being started again.
-const API_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Who owns the fields that the sandbox sets.
-pub const FIELD_MANAGER: &str = "sandbox";
 
 struct Class {
     name: &'static str,
@@ -86,12 +77,7 @@ pub async fn apply(client: &Client, cluster: Cluster) -> Result<()> {
             "allowVolumeExpansion": true,
             "volumeBindingMode": if class.waits { "WaitForFirstConsumer" } else { "Immediate" },
         });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        wait_for(&format!("the storage class {} is made", class.name), API_TIMEOUT, || async {
-            let applied = api.patch(class.name, &params, &Patch::Apply(&object)).await;
-            applied.map(drop).map_err(|error| with_causes(&error))
-        })
-        .await?;
+        super::apply(&api, "StorageClass", class.name, &object).await?;
     }
     Ok(())
 }
