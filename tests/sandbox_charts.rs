@@ -199,8 +199,9 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
         "made-up/templates/secret.yaml",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: made-up, namespace: '{{ .Release.Namespace }}'}\nstringData: {password: '{{ randAlphaNum 12 }}'}\n",
     );
-    write("production/kustomization.yaml", "resources: [web.yaml]\n");
-    write("production/web.yaml", &deployment("overlay", "us-east-1a", &format!("{IMAGE}/shop/web:1.0")));
+    write("production/kustomization.yaml", "resources: [../base]\n");
+    write("base/kustomization.yaml", "resources: [web.yaml]\n");
+    write("base/web.yaml", &deployment("overlay", "us-east-1a", &format!("{IMAGE}/shop/web:1.0")));
     let site = |site: String| {
         format!(
             "{site}\n[rewrite.registries]\n\"{IMAGE}\" = \"shop.azurecr.io\"\n[rewrite.zones]\nus-east-1a = \"eastus-1\"\n"
@@ -224,7 +225,17 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
         let zone =
             r#"{"spec":{"template":{"spec":{"nodeSelector":{"topology.kubernetes.io/zone":"eastus-2"}}}}}"#;
         sandbox.kubectl("aks", &["-n", "charts", "patch", "deployment", "chart", "-p", zone]);
-        json(&expect_success(sandbox.migrate(&["plan", "charts/charts.toml", "--json"]).env("PATH", &path)))
+        let plan =
+            expect_success(sandbox.migrate(&["plan", "charts/charts.toml", "--json"]).env("PATH", &path));
+        // Both sources are others since, the overlay's outside its folder: what was made of them holds no longer.
+        write("shop/templates/web.yaml", &template.replace(":1.0", ":2.0"));
+        write("base/web.yaml", &deployment("overlay", "us-east-1a", &format!("{IMAGE}/shop/web:2.0")));
+        expect_success(sandbox.migrate(&["resume", "--rerun", "apply-overlay"]).env("PATH", &path));
+        for name in ["chart", "overlay"] {
+            let found = sandbox.kubectl("aks", &["-n", "charts", "get", "deployment", name, "-o", spec]);
+            assert_eq!(found.trim(), "shop.azurecr.io/shop/web:2.0 eastus-1", "{name}");
+        }
+        json(&plan)
     });
     let plan_of = |name: &str| {
         let all = plan["nodes"].as_array().unwrap();
@@ -240,7 +251,7 @@ fn steps_rewrite_a_chart_and_an_overlay_and_apply_what_they_make() {
     // What was there stays as it was.
     assert_eq!(
         fs::read_to_string(charts.join("production/kustomization.yaml")).unwrap(),
-        "resources: [web.yaml]\n"
+        "resources: [../base]\n"
     );
     assert!(fs::read_to_string(charts.join("shop/values.yaml")).unwrap().contains("us-east-1a"));
     fs::remove_dir_all(&charts).unwrap();

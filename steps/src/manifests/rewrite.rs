@@ -116,8 +116,8 @@ pub(crate) struct Outputs {
     pub emptied: Vec<String>,
     /// Digest over names and contents of all written files.
     pub digest: String,
-    /// Digest over names and contents of the manifests that were rewritten, and of the rules' files. Absent for charts
-    /// and overlays, which are made of more than their folder.
+    /// Digest over names and contents of the manifests and charts that were rewritten, or over what the overlay made, and
+    /// of the rules' files.
     #[serde(default)]
     pub source_digest: Option<String>,
 }
@@ -134,7 +134,7 @@ impl Config {
         RuleSet::with_files(&files).map_err(|e| StepError::permanent(e.to_string()))
     }
 
-    fn source_digest(&self, ctx: &StepContext) -> Result<Option<String>, StepError> {
+    fn source_digest(&self, ctx: &StepContext) -> Result<String, StepError> {
         let rules: Vec<PathBuf> = self.rules.iter().map(|path| ctx.path(path)).collect();
         source::digest(&ctx.path(&self.from), &ctx.path(&self.to), &rules)
     }
@@ -334,7 +334,7 @@ impl TypedStep for ManifestRewrite {
         }
         draft.commit()?;
         outputs.directory.clone_from(&config.to);
-        (outputs.digest, outputs.source_digest) = (tree::digest(&to)?, source_digest);
+        (outputs.digest, outputs.source_digest) = (tree::digest(&to)?, Some(source_digest));
         outputs.left_out.iter().for_each(|path| ctx.warn(format!("{path} is left out: {LEFT_OUT}")));
         ctx.info(format!(
             "{} edits in {} of {} files, {} findings left",
@@ -359,10 +359,7 @@ impl TypedStep for ManifestRewrite {
         let mut checks = vec![Check::equal(folder.clone(), "sha256", &outputs.digest, digest)];
         // What is gone says nothing of what was written.
         if let Some(was) = outputs.source_digest.as_ref().filter(|_| ctx.path(&config.from).exists()) {
-            let now = match config.source_digest(ctx) {
-                Ok(now) => now.unwrap_or_else(|| "a chart or an overlay".to_owned()),
-                Err(e) => e.to_string(),
-            };
+            let now = config.source_digest(ctx)?;
             let subject = format!("manifests of {} and rules", config.from.display());
             checks.push(Check::equal(subject, "sha256", was, now));
         }
@@ -488,6 +485,10 @@ mod tests {
         assert!(holds(&outputs).await);
         fs::write(&rules, "# another\nrule = []\n").unwrap();
         assert!(!holds(&outputs).await);
+        // What can't be looked at now is no other: it says nothing.
+        fs::remove_file(&rules).unwrap();
+        let look = step.verify(&ctx, &config, &outputs, VerifyDepth::Quick).await;
+        assert!(look.unwrap_err().to_string().contains("ours.toml"));
         fs::remove_dir_all(dir.path().join("in")).unwrap();
         assert!(holds(&outputs).await, "what was written is there");
     }

@@ -109,30 +109,38 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     Ok(source)
 }
 
-/// A digest over the manifests that [`open`] reads of `root`, and over the files `besides`. Not over what git and
-/// `migrate` itself keep there, nor what lies in `to`. `None` where there are charts, or an overlay: those read what
-/// lies elsewhere.
+/// A digest over what [`open`] reads of `root` and rewrites, and over the files `besides`: the manifests and all files of
+/// charts, or what an overlay makes, of which most lies elsewhere. Not over what git and `migrate` itself keep there, nor
+/// what lies in `to`.
 ///
 /// # Errors
-/// `Permanent`, naming what can't be read.
-pub(crate) fn digest(root: &Path, to: &Path, besides: &[PathBuf]) -> Result<Option<String>, StepError> {
+/// `Permanent`, naming what can't be read, or the tool that an overlay needs and that is missing or refuses.
+pub(crate) fn digest(root: &Path, to: &Path, besides: &[PathBuf]) -> Result<String, StepError> {
     let failed =
         |e: std::io::Error| StepError::permanent(format!("failed to find {}", root.display())).with_source(e);
     let (root, to) = (std::fs::canonicalize(root).map_err(failed)?, std::fs::canonicalize(to).ok());
-    let mut files = tree::list_any(&root)?.files;
-    let has_charts = !render::charts(files.iter().map(|entry| entry.path.as_str())).is_empty();
-    if has_charts || render::overlay_file(&root).is_some() {
-        return Ok(None);
+    let mut digest = tree::Digest::default();
+    if let Some(name) = render::overlay_file(&root) {
+        digest.add(name, render::overlay(&root)?.as_bytes());
+    } else {
+        let files = tree::list_any(&root)?.files;
+        let charts = render::charts(files.iter().map(|entry| entry.path.as_str()));
+        let is_read = |entry: &Entry| {
+            entry.is_manifest() || render::belongs_to_chart(&entry.path, charts.iter().map(PathBuf::as_path))
+        };
+        let is_kept_there = |entry: &Entry| {
+            Path::new(&entry.path).iter().any(|part| part == ".git" || part == ".migrate")
+                || to.as_ref().is_some_and(|to| entry.absolute.starts_with(to))
+        };
+        files
+            .iter()
+            .filter(|entry| is_read(entry) && !is_kept_there(entry))
+            .try_for_each(|entry| digest.add_file(entry))?;
     }
-    let is_kept_there = |entry: &Entry| {
-        Path::new(&entry.path).iter().any(|part| part == ".git" || part == ".migrate")
-            || to.as_ref().is_some_and(|to| entry.absolute.starts_with(to))
-    };
-    files.retain(|entry| entry.is_manifest() && !is_kept_there(entry));
     for file in besides {
-        files.extend(tree::list_any(file)?.files);
+        tree::list_any(file)?.files.iter().try_for_each(|entry| digest.add_file(entry))?;
     }
-    tree::digest_of(&files).map(Some)
+    Ok(digest.finish())
 }
 
 fn chart(root: &Path, folder: &Path, facts: &mut Facts) -> Result<Chart, StepError> {
@@ -172,4 +180,38 @@ pub(crate) fn unreadable(entry: &Entry, error: impl std::error::Error + Send + S
         }
         false => "templates can't be read: render them first, or rewrite their values",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Helm makes something of files that are no manifests.
+    #[test]
+    fn another_file_of_a_chart_is_another_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let file = dir.path().join("in").join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let now = || digest(&dir.path().join("in"), &dir.path().join("in/out"), &[]).unwrap();
+        write("shop/Chart.yaml", "name: shop");
+        write("shop/templates/_names.tpl", "a");
+        write("shop/crds/a.yaml", "kind: CustomResourceDefinition");
+        let was = now();
+        write("README.md", "of nobody");
+        write("out/Chart.yaml", "name: shop");
+        write("out/templates/_names.tpl", "what was made of it");
+        assert_eq!(now(), was);
+        for (path, before) in
+            [("shop/templates/_names.tpl", "a"), ("shop/crds/a.yaml", "kind: CustomResourceDefinition")]
+        {
+            write(path, "b");
+            assert_ne!(now(), was, "{path}");
+            write(path, before);
+            assert_eq!(now(), was, "{path}");
+        }
+    }
 }

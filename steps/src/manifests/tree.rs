@@ -229,24 +229,44 @@ pub(crate) fn read(entry: &Entry) -> Result<Vec<u8>, StepError> {
 /// # Errors
 /// As [`list`] and [`read`].
 pub(crate) fn digest(root: &Path) -> Result<String, StepError> {
-    digest_of(&list(root)?.files)
+    let mut digest = Digest::default();
+    list(root)?.files.iter().try_for_each(|entry| digest.add_file(entry))?;
+    Ok(digest.finish())
 }
 
-/// As [`digest`], over `files` in their order.
-///
-/// # Errors
-/// As [`read`].
-pub(crate) fn digest_of(files: &[Entry]) -> Result<String, StepError> {
-    let mut context = Context::new(&SHA256);
-    for entry in files {
+/// A digest over names and contents in the making, in the order in which they are added.
+pub(crate) struct Digest(Context);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl Digest {
+    /// Something of this name.
+    pub(crate) fn add(&mut self, name: &str, bytes: &[u8]) {
+        for part in [name.as_bytes(), bytes] {
+            self.0.update(&(part.len() as u64).to_be_bytes());
+            self.0.update(part);
+        }
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub(crate) fn add_file(&mut self, entry: &Entry) -> Result<(), StepError> {
         let bytes = fs::read(&entry.absolute)
             .map_err(|e| StepError::permanent(format!("failed to read {}", entry.path)).with_source(e))?;
-        context.update(&(entry.path.len() as u64).to_be_bytes());
-        context.update(entry.path.as_bytes());
-        context.update(&(bytes.len() as u64).to_be_bytes());
-        context.update(&bytes);
+        self.add(&entry.path, &bytes);
+        Ok(())
     }
-    Ok(format!("sha256:{}", hex::encode(context.finish())))
+
+    /// `sha256:` and its digits.
+    pub(crate) fn finish(self) -> String {
+        format!("sha256:{}", hex::encode(self.0.finish()))
+    }
 }
 
 /// Names for a person: none, all, or the first and how many more.
