@@ -26,7 +26,7 @@ Usage: cargo xtask COMMAND
                     Through one, with its trace: what a failure prints.
   bench             Say which benches there are.
   bench NAME        Run one: what the product costs, as JSON (see docs/benchmarks.md).
-  lint              clippy on all targets, warnings refused.
+  lint              clippy on all targets, warnings refused; the dependencies' licenses and sources.
   sandbox ARGS…     The sandbox by itself: up, status, seed, env, down (see `sandbox --help`).
 ";
 

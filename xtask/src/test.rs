@@ -55,8 +55,26 @@ fn keep_evidence() {
     }
 }
 
-/// clippy with every warning refused; in what is shipped also `unwrap`, which is good enough for tests.
+/// The version that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Licenses and sources of all dependencies, and those that are banned, by `deny.toml`. Installs cargo-deny the first
+/// time.
+fn dependencies() -> Outcome {
+    let root = cargo::target().join("tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        let root = root.to_string_lossy();
+        // To optimize it would take longer than all that it will ever do.
+        cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug", "--root", &root])?;
+    }
+    cargo::run(Command::new(program).args(["check", "bans", "licenses", "sources"]))
+}
+
+/// The dependencies; and clippy with every warning refused, in what is shipped also `unwrap`, which is good enough for
+/// tests.
 pub fn lint() -> Outcome {
+    dependencies()?;
     let clippy = |targets: &[&str], refused: &[&str]| {
         cargo(&[&["clippy", "--workspace"], targets, &["--", "-D", "warnings"], refused].concat())
     };
