@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use super::code::ingress_groups::Ingresses;
-use super::code::{nodes, storage};
+use super::code::{nodes, secrets, storage};
 use super::object::{EKS_API_GROUP, Object};
 use super::path::Pattern;
 use super::subscription::Subscription;
@@ -44,6 +44,14 @@ impl<T> Named<T> {
         let there = self.0.get(name)?;
         let any = || if namespace.is_empty() { there.values().next() } else { there.get("") };
         there.get(namespace).or_else(any)
+    }
+
+    /// All that can be meant by this name there: of any namespace, where it is not said.
+    pub(crate) fn all(&self, namespace: &str, name: &str) -> Vec<&T> {
+        match self.0.get(name) {
+            Some(there) if namespace.is_empty() => there.values().collect(),
+            _ => self.get(namespace, name).into_iter().collect(),
+        }
     }
 }
 
@@ -90,8 +98,8 @@ pub(crate) struct Facts {
     pub volumes: BTreeSet<String>,
     /// Volumes of others that belong to no class.
     pub other_volumes: BTreeSet<String>,
-    /// SecretStores of AWS, by kind and name.
-    pub stores: BTreeSet<(String, String)>,
+    /// SecretStores of AWS, as `KIND/NAME`, and whether they stay for a person.
+    pub stores: Named<bool>,
     /// Whether the objects are those of a cluster, not of files.
     pub is_live: bool,
     /// Service accounts of pods that mount a SecretProviderClass.
@@ -171,7 +179,8 @@ impl Facts {
                 }
             }
             "SecretStore" | "ClusterSecretStore" if node.at(&["spec", "provider", "aws"]).is_some() => {
-                self.stores.insert((object.kind.clone(), object.name.clone()));
+                let name = format!("{}/{}", object.kind, object.name);
+                self.stores.insert(&object.namespace, &name, secrets::is_kept(object));
             }
             "EC2NodeClass" if nodes::is_kept(object) => {
                 self.kept_node_classes.insert(object.name.clone());

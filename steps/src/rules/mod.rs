@@ -34,4 +34,6 @@ mod network_tests;
 #[cfg(test)]
 mod node_tests;
 #[cfg(test)]
+mod secret_tests;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ pub(crate) mod nodes;
 mod quota;
 mod references;
 mod routes;
-mod secrets;
+pub(crate) mod secrets;
 mod services;
 mod shell;
 pub(crate) mod storage;

@@ -9,6 +9,7 @@ use crate::manifests::edit::Edit;
 use crate::manifests::yaml::to_yaml;
 use crate::rules::document::{Node, read};
 use crate::rules::engine::{Look, Match};
+use crate::rules::object::Object;
 use crate::rules::path::{Pattern, key};
 use crate::secrets::{field_name, vault_name};
 
@@ -76,13 +77,19 @@ pub(super) fn store(look: &Look<'_>) -> Vec<Match> {
     let path = vec![key("spec"), key("provider")];
     let aws = look.object.node.at(&["spec", "provider", "aws"]);
     let Some(aws) = aws else { return Vec::new() };
+    if let Some(limit) = own_credentials(aws) {
+        return vec![Match::at(path).found(limit).saying(
+            "Store of External Secrets with credentials of its own, which would read all that External Secrets itself \
+             can; name a ServiceAccount with an identity for these secrets in `auth.jwt.serviceAccountRef`",
+        )];
+    }
     let mut found = Match::at(path.clone()).found(aws.text_at(&["service"]).unwrap_or("aws"));
     let vault = found.need(look.inputs.single("key-vault"));
     let tenant = found.need(look.inputs.single("tenant-id"));
     if let (Some(vault), Some(tenant)) = (vault, tenant) {
         let mut azure = json!({ "authType": "WorkloadIdentity", "vaultUrl": format!("https://{vault}.vault.azure.net"),
             "tenantId": tenant });
-        if let Some(account) = aws.at(&["auth", "jwt", "serviceAccountRef"]) {
+        if let Some(account) = service_account(aws) {
             let mut account = account.to_value();
             if let Some(fields) = account.as_object_mut() {
                 fields.shift_remove("audiences");
@@ -92,6 +99,27 @@ pub(super) fn store(look: &Look<'_>) -> Vec<Match> {
         found = found.edit(Edit::Set { path, value: json!({ "azurekv": azure }) });
     }
     vec![found]
+}
+
+/// The ServiceAccount that a store of AWS reads as.
+fn service_account(aws: &Node) -> Option<&Node> {
+    aws.at(&["auth", "jwt", "serviceAccountRef"]).filter(|account| !account.is_null())
+}
+
+/// What limits a store of AWS, where that is no ServiceAccount. A store of Key Vault without one is read as
+/// External Secrets itself: <https://external-secrets.io/latest/provider/azure-key-vault/>.
+fn own_credentials(aws: &Node) -> Option<&str> {
+    if service_account(aws).is_some() {
+        return None;
+    }
+    let role = aws.get("role").filter(|role| !role.is_null()).and_then(Node::text);
+    let keys = || aws.at(&["auth", "secretRef"]).filter(|keys| !keys.is_null());
+    role.filter(|role| !role.is_empty()).or_else(|| keys().map(|_| "auth.secretRef"))
+}
+
+/// Whether a store of AWS stays for a person (EKS-SEC-002).
+pub(crate) fn is_kept(object: &Object<'_>) -> bool {
+    object.node.at(&["spec", "provider", "aws"]).and_then(own_credentials).is_some()
 }
 
 /// An ExternalSecret that reads from such a store by names that Key Vault does not allow.
@@ -106,9 +134,12 @@ pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
         "" => "SecretStore",
         kind => kind,
     };
-    if !look.facts.stores.contains(&(kind.to_owned(), reference("name").to_owned())) {
-        return Vec::new();
-    }
+    let store = reference("name");
+    let stores = look.facts.stores.all(&look.object.namespace, &format!("{kind}/{store}"));
+    let is_kept = match stores.as_slice() {
+        [] => return Vec::new(),
+        stores => stores.iter().any(|is_kept| **is_kept),
+    };
     // Only together with its store: its names are those of the vault from then on.
     let is_mapped = look.inputs.key_vault.is_some() && look.inputs.tenant_id.is_some();
     let mut all = Vec::new();
@@ -121,6 +152,11 @@ pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
             }
             let mut found = Match::at(path.clone()).found(name);
             match is_mapped {
+                _ if is_kept => {
+                    found = found.saying(format!(
+                        "Name that Key Vault does not allow, and whose {kind} {store} stays for a person (EKS-SEC-002)"
+                    ));
+                }
                 true => found = found.edit(Edit::Set { path, value: new.into() }),
                 false => found.needs.push("rewrite.key-vault".to_owned()),
             }

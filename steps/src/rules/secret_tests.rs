@@ -1,0 +1,77 @@
+//! Who reads secrets: what each becomes, and what stays since Key Vault has no like.
+
+use super::tests::{found, rewritten};
+use super::*;
+
+/// What the site gives.
+fn inputs() -> Inputs {
+    toml::from_str(
+        r#"
+        key-vault = "shop-vault"
+        tenant-id = "00000000-1111-2222-3333-444444444444"
+        identities = { "shop/db" = "11111111-2222-3333-4444-555555555555" }
+        "#,
+    )
+    .unwrap()
+}
+
+/// `text` as it is rewritten, and what is left of it: rule, path and message.
+fn left(text: &str) -> (String, Vec<(String, String, String)>) {
+    let left = found(text, &inputs()).into_iter().filter(|finding| !finding.rewritten);
+    (
+        rewritten(&RuleSet::shipped(), text, &inputs()).unwrap(),
+        left.map(|finding| (finding.rule, finding.path, finding.message)).collect(),
+    )
+}
+
+fn store(kind: &str, namespace: &str, auth: &str) -> String {
+    format!(
+        "apiVersion: external-secrets.io/v1\nkind: {kind}\nmetadata: {{name: aws, namespace: {namespace}}}\n\
+         spec:\n  provider:\n    aws: {{service: SecretsManager, region: us-east-1{auth}}}\n"
+    )
+}
+
+fn external(namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: external-secrets.io/v1\nkind: ExternalSecret\nmetadata: {{name: db, namespace: {namespace}}}\nspec:\n{spec}"
+    )
+}
+
+#[test]
+fn a_store_with_credentials_of_its_own_does_not_read_as_external_secrets_itself() {
+    let role = ", role: 'arn:aws:iam::123456789012:role/team-a'";
+    let keys = ", auth: {secretRef: {accessKeyIDSecretRef: {name: keys, key: id}}}";
+    let own = ", role: reader, auth: {jwt: {serviceAccountRef: {name: reader}}}";
+    for (kind, auth, limit) in [
+        ("SecretStore", role, "arn:aws:iam::123456789012:role/team-a"),
+        ("SecretStore", keys, "auth.secretRef"),
+        ("ClusterSecretStore", role, "arn:aws:iam::123456789012:role/team-a"),
+    ] {
+        let text = store(kind, "team-a", auth);
+        let finding = found(&text, &inputs()).into_iter().find(|f| f.rule == "EKS-SEC-002").unwrap();
+        assert!(!finding.rewritten && finding.needs.is_empty(), "{finding:?}");
+        assert_eq!(finding.found.as_deref(), Some(limit));
+        assert!(finding.message.contains("ServiceAccount with an identity"), "{}", finding.message);
+        assert_eq!(left(&text).0, text);
+    }
+    let done = left(&store("SecretStore", "team-a", own)).0;
+    assert!(done.contains("azurekv") && done.contains("name: reader") && !done.contains("role"), "{done}");
+}
+
+#[test]
+fn names_stay_with_a_store_that_stays_and_change_with_another_of_the_same_name() {
+    let reader = "  secretStoreRef: {name: aws}\n  dataFrom: [{extract: {key: prod/db}}]\n";
+    let of = |stores: &[String], namespace: &str| {
+        let text = [stores, &[external(namespace, reader)]].concat().join("---\n");
+        let (done, left) = left(&text);
+        let waits = |(rule, _, message): &(String, String, String)| {
+            rule == "EKS-SEC-003" && message.contains("SecretStore aws stays for a person (EKS-SEC-002)")
+        };
+        (done.contains("key: prod-db"), left.iter().any(waits))
+    };
+    let stores = [store("SecretStore", "team-a", ", role: a"), store("SecretStore", "team-b", "")];
+    assert_eq!(of(&stores, "team-a"), (false, true));
+    assert_eq!(of(&stores, "team-b"), (true, false));
+    assert_eq!(of(&stores, "team-c"), (false, false));
+    assert_eq!(of(&stores, "''"), (false, true));
+}
