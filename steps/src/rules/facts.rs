@@ -180,7 +180,9 @@ impl Facts {
             }
             "SecretStore" | "ClusterSecretStore" if node.at(&["spec", "provider", "aws"]).is_some() => {
                 let name = format!("{}/{}", object.kind, object.name);
-                self.stores.insert(&object.namespace, &name, secrets::is_kept(object));
+                let is_namespaced = object.kind == "SecretStore";
+                let namespace = if is_namespaced { object.namespace.as_str() } else { "" };
+                self.stores.insert(namespace, &name, secrets::is_kept(object));
             }
             "EC2NodeClass" if nodes::is_kept(object) => {
                 self.kept_node_classes.insert(object.name.clone());

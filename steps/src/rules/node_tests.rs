@@ -72,3 +72,50 @@ fn only_what_is_about_nodes_gets_their_zones_regions_and_sizes() {
         assert!(done.contains(&format!("values: {values}")), "{key}: {done}");
     }
 }
+
+#[test]
+fn a_pod_for_on_demand_nodes_does_not_come_onto_spot_ones() {
+    let capacity = "eks.amazonaws.com/capacityType";
+    let pod = |selector: &str, tolerations: &str, terms: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: db}}\nspec:\n  nodeSelector: {{{capacity}: {selector}}}\n  \
+             tolerations: [{tolerations}]\n  containers: [{{name: db}}]\n  affinity: {{nodeAffinity: \
+             {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{terms}]}}}}}}\n"
+        )
+    };
+    let done = |selector: &str, tolerations: &str, terms: &str| {
+        let text = pod(selector, tolerations, terms);
+        let done = rewritten(&RuleSet::shipped(), &text, &Inputs::default()).unwrap();
+        assert!(!done.contains(capacity), "{done}");
+        serde_yaml_ng::from_str::<serde_json::Value>(&done).unwrap()["spec"].take()
+    };
+    let terms = "{matchExpressions: [{key: a, operator: Exists}]}, {matchFields: [{key: metadata.name, operator: In, values: [b]}]}, {}";
+    let off =
+        serde_json::json!({ "key": "kubernetes.azure.com/scalesetpriority", "operator": "DoesNotExist" });
+    for tolerations in [
+        format!("{{key: {capacity}, operator: Exists}}"),
+        format!("{{key: {capacity}, operator: Equal, value: SPOT, effect: NoSchedule}}"),
+        "{key: kubernetes.azure.com/scalesetpriority, value: spot}".to_owned(),
+        "{operator: Exists}".to_owned(),
+    ] {
+        let spec = done("ON_DEMAND", &tolerations, terms);
+        let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+        assert_eq!(terms[0]["matchExpressions"][1], off, "{tolerations}: {spec}");
+        assert_eq!(terms[1]["matchExpressions"][0], off, "{tolerations}: {spec}");
+        assert_eq!(terms[2], serde_json::json!({}), "{tolerations}: {spec}");
+    }
+    // Who does not tolerate spot nodes, or not what keeps pods off them, needs nothing more.
+    for tolerations in [
+        format!("{{key: {capacity}, value: ON_DEMAND}}"),
+        format!("{{key: {capacity}, operator: Exists, effect: NoExecute}}"),
+        "{key: example.com/db, operator: Exists}".to_owned(),
+    ] {
+        let spec = done("ON_DEMAND", &tolerations, terms);
+        assert!(!spec["affinity"].to_string().contains("scalesetpriority"), "{tolerations}: {spec}");
+        assert!(!spec["tolerations"].to_string().contains("spot"), "{tolerations}: {spec}");
+    }
+    // A toleration of on-demand nodes is none of spot ones.
+    let spec = done("SPOT", &format!("{{key: {capacity}, value: ON_DEMAND}}"), terms);
+    assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(1), "{spec}");
+    assert_eq!(spec["tolerations"][0]["value"], "spot", "{spec}");
+}

@@ -146,19 +146,26 @@ pub(super) fn capacity(look: &Look<'_>) -> Vec<Match> {
                 all.push(tolerating(found, pod, spec));
             }
             Some(other) => {
-                all.push(Match::at(selector.clone()).found(other).edit(Edit::Delete { path: selector }));
+                let found =
+                    Match::at(selector.clone()).found(other).edit(Edit::Delete { path: selector.clone() });
+                all.push(if tolerates_spot(spec) { off_spot(found, pod, spec) } else { found });
             }
             None => {}
         }
         for (path, toleration) in items(spec, pod, "tolerations") {
-            if toleration.text_at(&["key"]) == Some(CAPACITY) {
-                let mut found = Match::at(with(&path, "key")).found(CAPACITY);
-                found = found.edit(Edit::Set { path: with(&path, "key"), value: PRIORITY.into() });
-                if toleration.get("value").is_some() {
-                    found = found.edit(Edit::Set { path: with(&path, "value"), value: "spot".into() });
-                }
-                all.push(found);
+            if toleration.text_at(&["key"]) != Some(CAPACITY) {
+                continue;
             }
+            let found = Match::at(with(&path, "key")).found(CAPACITY);
+            let to_priority = Edit::Set { path: with(&path, "key"), value: PRIORITY.into() };
+            all.push(match toleration.text_at(&["value"]) {
+                _ if toleration.text_at(&["operator"]) == Some("Exists") => found.edit(to_priority),
+                Some("SPOT") => found
+                    .edit(to_priority)
+                    .edit(Edit::Set { path: with(&path, "value"), value: "spot".into() }),
+                // Only spot nodes have the taint on AKS.
+                _ => found.edit(Edit::Delete { path }),
+            });
         }
     }
     for (path, expression) in expressions(look.object, &|name| name == CAPACITY) {
@@ -194,16 +201,43 @@ pub(super) fn capacity(look: &Look<'_>) -> Vec<Match> {
 
 /// AKS taints its spot nodes.
 fn tolerating(found: Match, pod: &Path, spec: &Node) -> Match {
-    let is_there = spec
-        .get("tolerations")
-        .map_or(&[][..], Node::items)
-        .iter()
-        .any(|toleration| matches!(toleration.text_at(&["key"]), Some(PRIORITY | CAPACITY) | None));
-    if is_there {
+    if tolerates_spot(spec) {
         return found;
     }
     let toleration = json!({ "key": PRIORITY, "operator": "Equal", "value": "spot", "effect": "NoSchedule" });
     found.edit(Edit::Append { path: with(pod, "tolerations"), value: toleration })
+}
+
+/// Whether a pod tolerates what AKS taints its spot nodes with, `NoSchedule`, once it is rewritten.
+fn tolerates_spot(spec: &Node) -> bool {
+    let fits = |toleration: &Node| {
+        let text = |field: &str| toleration.text_at(&[field]).unwrap_or_default();
+        matches!(text("key"), PRIORITY | CAPACITY | "")
+            && matches!(text("effect"), "NoSchedule" | "")
+            && (text("operator") == "Exists" || matches!(text("value"), "spot" | "SPOT"))
+    };
+    spec.get("tolerations").map_or(&[][..], Node::items).iter().any(fits)
+}
+
+/// Ordinary nodes of AKS don't carry the label, which a selector can't say. Of several terms one is enough, so
+/// that each says it; an empty one fits no node.
+fn off_spot(mut found: Match, pod: &Path, spec: &Node) -> Match {
+    const TERMS: [&str; 4] =
+        ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    let expression = json!({ "key": PRIORITY, "operator": "DoesNotExist" });
+    let terms = TERMS.iter().fold(pod.clone(), |path, name| with(&path, name));
+    let there = spec.at(&TERMS).map_or(&[][..], Node::items);
+    if there.is_empty() {
+        return found.edit(Edit::Append { path: terms, value: json!({ "matchExpressions": [expression] }) });
+    }
+    for (at, term) in there.iter().enumerate() {
+        let has = |list: &str| term.get(list).is_some_and(|list| !list.items().is_empty());
+        if has("matchExpressions") || has("matchFields") {
+            let path = with(&with_index(&terms, at), "matchExpressions");
+            found = found.edit(Edit::Append { path, value: expression.clone() });
+        }
+    }
+    found
 }
 
 /// Whether a class of EC2 nodes has what only a person can bring to AKS (EKS-NOD-007), so that it stays.
