@@ -75,3 +75,59 @@ fn names_stay_with_a_store_that_stays_and_change_with_another_of_the_same_name()
     assert_eq!(of(&stores, "team-c"), (false, false));
     assert_eq!(of(&stores, "''"), (false, true));
 }
+
+fn class(objects: &str) -> String {
+    format!(
+        "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: db, namespace: shop}}\n\
+         spec:\n  provider: aws\n  parameters:\n    objects: |\n      - {{objectName: shop/db, objectType: secretsmanager, \
+         {objects}}}\n  secretObjects: [{{secretName: db, type: Opaque, data: [{{objectName: shop_db, key: json}}]}}]\n"
+    )
+}
+
+#[test]
+fn a_class_mounts_the_whole_secret_beside_its_fields_with_the_same_permissions() {
+    let text = class(
+        "filePermission: '0400', jmesPath: [{path: user, objectAlias: u}, {path: key, objectAlias: k, filePermission: '0440'}]",
+    );
+    let done = left(&text).0;
+    let files = "      array:
+      - |
+        objectName: shop-db
+        objectType: secret
+        objectAlias: shop_db
+        filePermission: \"0400\"
+      - |
+        objectName: shop-db-user
+        objectType: secret
+        objectAlias: u
+        filePermission: \"0400\"
+      - |
+        objectName: shop-db-key
+        objectType: secret
+        objectAlias: k
+        filePermission: \"0440\"
+";
+    assert!(done.contains(files), "{done}");
+    let told = found(&text, &inputs()).remove(0).message;
+    assert!(told.contains("mounts shop/db whole") && told.contains("keep-whole"), "{told}");
+    assert!(!left(&class("objectAlias: a")).0.contains("filePermission"));
+}
+
+#[test]
+fn a_class_that_reads_another_version_than_the_current_one_stays() {
+    for (version, named) in [
+        ("objectVersionLabel: AWSPREVIOUS", "AWSPREVIOUS"),
+        ("objectVersion: 7d1c5a3e-0000-4000-8000-000000000001", "7d1c5a3e"),
+        ("objectVersionLabel: AWSCURRENT, objectVersion: 7d1c5a3e-0000-4000-8000-000000000001", "7d1c5a3e"),
+    ] {
+        let text = class(version);
+        let (done, left) = left(&text);
+        assert_eq!(done, text);
+        let (rule, _, message) = &left[0];
+        assert!(rule == "EKS-SEC-001" && message.contains("shop/db in the version"), "{left:?}");
+        assert!(message.contains(named), "{message}");
+    }
+    for current in ["objectVersionLabel: AWSCURRENT", "objectVersion: ''"] {
+        assert!(left(&class(current)).0.contains("provider: azure"), "{current}");
+    }
+}

@@ -120,10 +120,12 @@ async fn fields_are_secrets_of_their_own_under_the_names_that_readers_are_rewrit
     stage.text("shop/db", r#"{"username":"shop","password":"secret"}"#);
     let mut config = stage.with("split", json!({ "shop/db": ["username", "password"] }));
     config["names"] = json!({ "shop/db.password": "db-login" });
+    // A class of AWS mounts the whole secret too.
+    config["keep-whole"] = true.into();
     let outputs = stage.apply(&config).await.unwrap();
     let names: Vec<&str> =
         outputs["secrets"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["db-login", "shop-db-username"]);
+    assert_eq!(names, ["db-login", "shop-db", "shop-db-username"]);
     assert_eq!(stage.vault.values("db-login"), ["secret"]);
     assert!(stage.verify(&config, &outputs).await.passed());
 
@@ -142,9 +144,10 @@ async fn fields_are_secrets_of_their_own_under_the_names_that_readers_are_rewrit
     let rules = crate::rules::RuleSet::shipped();
     let rewritten =
         crate::manifests::rewrite_files(folder.path(), &rules, &inputs).unwrap().files.remove(0).after;
-    for name in names {
+    for name in &names {
         assert!(rewritten.contains(&format!("objectName: {name}\n")), "{name}: {rewritten}");
     }
+    assert_eq!(rewritten.matches("objectName: ").count(), names.len(), "{rewritten}");
 }
 
 #[tokio::test]

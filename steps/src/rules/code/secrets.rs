@@ -13,42 +13,64 @@ use crate::rules::object::Object;
 use crate::rules::path::{Pattern, key};
 use crate::secrets::{field_name, vault_name};
 
+/// The stage that is read where none is named.
+const CURRENT: &str = "AWSCURRENT";
+
 /// Where an ExternalSecret names what it reads.
 static REMOTE_KEYS: LazyLock<[Pattern; 2]> = LazyLock::new(|| {
     ["**.remoteRef.key", "**.extract.key"].map(|pattern| Pattern::parse(pattern).expect("a constant"))
 });
 
-/// A SecretProviderClass of AWS. What pods see stays: the file names, by alias.
+/// A SecretProviderClass of AWS. What pods see stays: the file names, by alias. Beside the fields of a secret
+/// its whole value is a file too:
+/// <https://github.com/aws/secrets-store-csi-driver-provider-aws/blob/main/provider/secrets_manager_provider.go>.
 pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
     let object = look.object;
     let path = vec![key("spec"), key("provider")];
     let mut found = Match::at(path.clone()).found("aws");
-    let vault = found.need(look.inputs.single("key-vault"));
-    let tenant = found.need(look.inputs.single("tenant-id"));
-    let user = look.facts.provider_users.get(&object.namespace, &object.name);
-    let account = user.map_or(object.name.as_str(), String::as_str);
-    let role = look.facts.roles.get(&object.namespace, account).map(String::as_str);
-    let client = found.need(client_id(look, &object.namespace, account, role));
     let parameters = object.node.at(&["spec", "parameters"]);
     let text = parameters.and_then(|p| p.text_at(&["objects"])).unwrap_or_default();
     let Ok(documents) = read(text) else {
         return vec![found.saying("its `objects` are no YAML, so that they can't be rewritten")];
     };
     let mut objects = Vec::new();
+    let mut whole = Vec::new();
     for item in documents.iter().flat_map(|document| document.root.items()) {
         let Some(name) = item.text_at(&["objectName"]) else { continue };
+        if let Some(version) = version(item, "objectVersion").or_else(|| version(item, "objectVersionLabel"))
+        {
+            return vec![found.saying(format!(
+                "SecretProviderClass of AWS that reads {name} in the version {version}, which Key Vault does not know: \
+                 without it, it would read the current one"
+            ))];
+        }
         let vault = vault_name(&look.inputs.secrets, name);
         let alias = item.text_at(&["objectAlias"]).map_or_else(|| name.replace('/', "_"), str::to_owned);
+        let mode = item.text_at(&["filePermission"]);
+        objects.push(vault_object(&vault, &alias, mode));
         let fields = item.get("jmesPath").map_or(&[][..], Node::items);
-        if fields.is_empty() {
-            objects.push(vault_object(&vault, &alias));
+        if !fields.is_empty() {
+            whole.push(name);
         }
         for field in fields {
             let path = field.text_at(&["path"]).unwrap_or_default();
             let alias = field.text_at(&["objectAlias"]).unwrap_or(path);
-            objects.push(vault_object(&field_name(&look.inputs.secrets, name, path), alias));
+            let mode = field.text_at(&["filePermission"]).or(mode);
+            objects.push(vault_object(&field_name(&look.inputs.secrets, name, path), alias, mode));
         }
     }
+    if !whole.is_empty() {
+        found = found.saying(format!(
+            "SecretProviderClass of AWS that mounts {} whole, beside its fields: copy it with `keep-whole = true`",
+            whole.join(", ")
+        ));
+    }
+    let vault = found.need(look.inputs.single("key-vault"));
+    let tenant = found.need(look.inputs.single("tenant-id"));
+    let user = look.facts.provider_users.get(&object.namespace, &object.name);
+    let account = user.map_or(object.name.as_str(), String::as_str);
+    let role = look.facts.roles.get(&object.namespace, account).map(String::as_str);
+    let client = found.need(client_id(look, &object.namespace, account, role));
     if let (Some(vault), Some(tenant), Some(client)) = (vault, tenant, client) {
         let parameters = json!({ "usePodIdentity": "false", "clientID": client, "keyvaultName": vault,
             "tenantId": tenant, "objects": to_yaml(&json!({ "array": objects })) });
@@ -62,12 +84,21 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
     vec![found]
 }
 
+/// The version or stage in `field` that is another than the current one.
+fn version<'a>(item: &'a Node, field: &str) -> Option<&'a str> {
+    let version = item.get(field).filter(|version| !version.is_null()).and_then(Node::text);
+    version.filter(|version| !matches!(*version, "" | CURRENT))
+}
+
 /// An entry of `array`, which is YAML in YAML.
-fn vault_object(name: &str, alias: &str) -> Value {
+fn vault_object(name: &str, alias: &str, mode: Option<&str>) -> Value {
     let mut object = Map::from_iter([("objectName".to_owned(), Value::from(name))]);
     object.insert("objectType".to_owned(), "secret".into());
     if alias != name {
         object.insert("objectAlias".to_owned(), alias.into());
+    }
+    if let Some(mode) = mode {
+        object.insert("filePermission".to_owned(), mode.into());
     }
     to_yaml(&Value::Object(object)).into()
 }
