@@ -131,3 +131,76 @@ fn a_class_that_reads_another_version_than_the_current_one_stays() {
         assert!(left(&class(current)).0.contains("provider: azure"), "{current}");
     }
 }
+
+#[test]
+fn names_go_by_the_store_that_each_is_read_from() {
+    let of = |spec: &str| left(&[store("SecretStore", "shop", ""), external("shop", spec)].join("---\n"));
+    let own = "{sourceRef: {storeRef: {name: aws}}, ";
+    for (spec, is_ours) in [
+        (format!("  data: [{own}secretKey: a, remoteRef: {{key: prod/db}}}}]\n"), true),
+        (format!("  dataFrom: [{own}extract: {{key: prod/db}}}}]\n"), true),
+        ("  secretStoreRef: {name: aws, kind: SecretStore}\n  dataFrom: [{extract: {key: prod/db}}]\n".to_owned(), true),
+        ("  secretStoreRef: {name: aws, kind: ClusterSecretStore}\n  dataFrom: [{extract: {key: prod/db}}]\n".to_owned(), false),
+        (
+            "  secretStoreRef: {name: aws}\n  dataFrom: [{sourceRef: {storeRef: {name: vault}}, extract: {key: prod/db}}]\n"
+                .to_owned(),
+            false,
+        ),
+        (
+            "  secretStoreRef: {name: aws}\n  dataFrom: [{sourceRef: {generatorRef: {kind: Password, name: a}}}]\n".to_owned(),
+            false,
+        ),
+    ] {
+        let (done, left) = of(&spec);
+        assert_eq!(done.contains("key: prod-db"), is_ours, "{done}");
+        assert_eq!(left, [], "{spec}");
+    }
+}
+
+#[test]
+fn what_key_vault_has_no_like_of_is_left_for_a_person() {
+    let secret = |item: &str| external("shop", &format!("  secretStoreRef: {{name: aws}}\n  {item}\n"));
+    let object = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: external-secrets.io/v1alpha1\nkind: {kind}\nmetadata: {{name: db, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let pushed = |stores: &str| {
+        format!(
+            "{{secretStoreRefs: [{stores}], data: [{{match: {{secretKey: a, remoteRef: {{remoteKey: prod/db}}}}}}]}}"
+        )
+    };
+    let push = |stores: &str| object("PushSecret", &pushed(stores));
+    let cluster_push = object("ClusterPushSecret", &format!("{{pushSecretSpec: {}}}", pushed("{name: aws}")));
+    for (text, path, words) in [
+        (
+            secret("dataFrom: [{find: {name: {regexp: ^prod/}}}]"),
+            "spec.dataFrom[0].find",
+            "found by name or tag",
+        ),
+        (
+            secret("dataFrom: [{find: {path: prod, tags: {a: b}}}]"),
+            "spec.dataFrom[0].find",
+            "found by name or tag",
+        ),
+        (
+            secret("data: [{secretKey: a, remoteRef: {key: db, version: AWSPREVIOUS}}]"),
+            "spec.data[0].remoteRef.version",
+            "name one of the vault",
+        ),
+        (
+            secret("dataFrom: [{extract: {key: db, version: uuid/7d1c5a3e}}]"),
+            "spec.dataFrom[0].extract.version",
+            "name one of the vault",
+        ),
+        (push("{name: other}, {name: aws}"), "spec.secretStoreRefs[1]", "`remoteKey` must be"),
+        (push("{labelSelector: {matchLabels: {a: b}}}"), "spec.secretStoreRefs[0]", "`remoteKey` must be"),
+        (cluster_push, "spec.pushSecretSpec.secretStoreRefs[0]", "`remoteKey` must be"),
+    ] {
+        let (done, left) = left(&[store("SecretStore", "shop", ""), text.clone()].join("---\n"));
+        assert!(done.ends_with(&text), "{done}");
+        let [(rule, place, message)] = left.as_slice() else { panic!("{text}: {left:?}") };
+        assert!(rule == "EKS-SEC-003" && place == path && message.contains(words), "{left:?}");
+    }
+    assert_eq!(left(&push("{name: aws}")).1, []);
+}

@@ -1,25 +1,19 @@
 //! Who reads secrets from Secrets Manager.
 
-use std::sync::LazyLock;
-
 use serde_json::{Map, Value, json};
 
 use super::identity::client_id;
+use super::items;
 use crate::manifests::edit::Edit;
 use crate::manifests::yaml::to_yaml;
 use crate::rules::document::{Node, read};
 use crate::rules::engine::{Look, Match};
 use crate::rules::object::Object;
-use crate::rules::path::{Pattern, key};
+use crate::rules::path::{Path, key, with};
 use crate::secrets::{field_name, vault_name};
 
 /// The stage that is read where none is named.
 const CURRENT: &str = "AWSCURRENT";
-
-/// Where an ExternalSecret names what it reads.
-static REMOTE_KEYS: LazyLock<[Pattern; 2]> = LazyLock::new(|| {
-    ["**.remoteRef.key", "**.extract.key"].map(|pattern| Pattern::parse(pattern).expect("a constant"))
-});
 
 /// A SecretProviderClass of AWS. What pods see stays: the file names, by alias. Beside the fields of a secret
 /// its whole value is a file too:
@@ -110,8 +104,8 @@ pub(super) fn store(look: &Look<'_>) -> Vec<Match> {
     let Some(aws) = aws else { return Vec::new() };
     if let Some(limit) = own_credentials(aws) {
         return vec![Match::at(path).found(limit).saying(
-            "Store of External Secrets with credentials of its own, which would read all that External Secrets itself \
-             can; name a ServiceAccount with an identity for these secrets in `auth.jwt.serviceAccountRef`",
+            "Store of External Secrets with credentials of its own: of Key Vault it would read all that External \
+             Secrets itself can; name a ServiceAccount with an identity for these secrets in `auth.jwt.serviceAccountRef`",
         )];
     }
     let mut found = Match::at(path.clone()).found(aws.text_at(&["service"]).unwrap_or("aws"));
@@ -153,46 +147,120 @@ pub(crate) fn is_kept(object: &Object<'_>) -> bool {
     object.node.at(&["spec", "provider", "aws"]).and_then(own_credentials).is_some()
 }
 
-/// An ExternalSecret that reads from such a store by names that Key Vault does not allow.
+/// What reads from such a store, or writes to it, by what Key Vault does not have: names, versions, patterns.
 pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
-    let node = look.object.node;
-    let reference = |name: &str| {
-        let text = node.text_at(&["spec", "secretStoreRef", name]);
-        text.or_else(|| node.text_at(&["spec", "externalSecretSpec", "secretStoreRef", name]))
-            .unwrap_or_default()
-    };
-    let kind = match reference("kind") {
-        "" => "SecretStore",
-        kind => kind,
-    };
-    let store = reference("name");
-    let stores = look.facts.stores.all(&look.object.namespace, &format!("{kind}/{store}"));
-    let is_kept = match stores.as_slice() {
-        [] => return Vec::new(),
-        stores => stores.iter().any(|is_kept| **is_kept),
-    };
-    // Only together with its store: its names are those of the vault from then on.
-    let is_mapped = look.inputs.key_vault.is_some() && look.inputs.tenant_id.is_some();
+    if matches!(look.object.kind.as_str(), "PushSecret" | "ClusterPushSecret") {
+        return pushed(look);
+    }
+    let Some((path, spec)) = inner(look, "externalSecretSpec") else { return Vec::new() };
     let mut all = Vec::new();
-    for pattern in REMOTE_KEYS.iter() {
-        for (path, name) in look.object.find(pattern) {
-            let Some(name) = name.text() else { continue };
-            let new = vault_name(&look.inputs.secrets, name);
-            if new == name {
-                continue;
+    for (path, item) in ["data", "dataFrom"].iter().flat_map(|list| items(spec, &path, list)) {
+        let source = item.get("sourceRef");
+        if source.and_then(|source| source.get("generatorRef")).is_some() {
+            continue;
+        }
+        let own = source.and_then(|source| source.get("storeRef"));
+        let Some(store) = own.or_else(|| spec.get("secretStoreRef")).and_then(|node| Store::of(look, node))
+        else {
+            continue;
+        };
+        for field in ["remoteRef", "extract"] {
+            if let Some(reference) = item.get(field) {
+                all.extend(renamed(look, &store, &with(&path, field), reference));
+                all.extend(versioned(look, &store, &with(&path, field), reference));
             }
-            let mut found = Match::at(path.clone()).found(name);
-            match is_mapped {
-                _ if is_kept => {
-                    found = found.saying(format!(
-                        "Name that Key Vault does not allow, and whose {kind} {store} stays for a person (EKS-SEC-002)"
-                    ));
-                }
-                true => found = found.edit(Edit::Set { path, value: new.into() }),
-                false => found.needs.push("rewrite.key-vault".to_owned()),
-            }
-            all.push(found);
+        }
+        if item.get("find").is_some() {
+            all.push(Match::at(with(&path, "find")).saying(
+                "Secrets found by name or tag: in Key Vault their names are others, and so are the keys that they \
+                 become; name each in `data`",
+            ));
         }
     }
     all
+}
+
+/// A store of AWS as it is referred to.
+struct Store<'a> {
+    kind: &'a str,
+    name: &'a str,
+    /// Whether it stays for a person. What names it waits for it then.
+    is_kept: bool,
+}
+
+impl<'a> Store<'a> {
+    fn of(look: &Look<'_>, reference: &'a Node) -> Option<Self> {
+        let kind = reference.text_at(&["kind"]).filter(|kind| !kind.is_empty()).unwrap_or("SecretStore");
+        let name = reference.text_at(&["name"])?;
+        let stores = look.facts.stores.all(&look.object.namespace, &format!("{kind}/{name}"));
+        let is_kept = stores.iter().any(|is_kept| **is_kept);
+        (!stores.is_empty()).then_some(Self { kind, name, is_kept })
+    }
+
+    /// `found` with `edit`, which is made together with the store's: its names are those of the vault from then on.
+    fn edited(&self, look: &Look<'_>, mut found: Match, what: &str, edit: Edit) -> Match {
+        if self.is_kept {
+            let (kind, name) = (self.kind, self.name);
+            return found.saying(format!("{what}, and whose {kind} {name} stays for a person (EKS-SEC-002)"));
+        }
+        if look.inputs.key_vault.is_some() && look.inputs.tenant_id.is_some() {
+            return found.edit(edit);
+        }
+        found.needs.push("rewrite.key-vault".to_owned());
+        found
+    }
+}
+
+/// The spec of an object, or what it holds of the objects that it makes.
+fn inner<'a>(look: &Look<'a>, name: &str) -> Option<(Path, &'a Node)> {
+    let (path, spec) = (vec![key("spec")], look.object.node.get("spec")?);
+    Some(spec.get(name).map_or_else(|| (path.clone(), spec), |inner| (with(&path, name), inner)))
+}
+
+/// A name that Key Vault does not allow.
+fn renamed(look: &Look<'_>, store: &Store<'_>, path: &Path, reference: &Node) -> Option<Match> {
+    let name = reference.text_at(&["key"])?;
+    let new = vault_name(&look.inputs.secrets, name);
+    let path = with(path, "key");
+    let found = Match::at(path.clone()).found(name);
+    let edit = Edit::Set { path, value: new.clone().into() };
+    (new != name).then(|| store.edited(look, found, "Name that Key Vault does not allow", edit))
+}
+
+/// A version of AWS. The current one is what is read where none is named.
+fn versioned(look: &Look<'_>, store: &Store<'_>, path: &Path, reference: &Node) -> Option<Match> {
+    let named = reference.text_at(&["version"]).filter(|version| !version.is_empty())?;
+    let path = with(path, "version");
+    let found = Match::at(path.clone()).found(named);
+    Some(if named == CURRENT {
+        store.edited(look, found, "Version that Key Vault does not know", Edit::Delete { path })
+    } else {
+        found.saying(
+            "Version that Key Vault does not know: name one of the vault, or none for the current one",
+        )
+    })
+}
+
+/// What writes to a store of AWS. A selector by labels may mean any of its kind.
+fn pushed(look: &Look<'_>) -> Vec<Match> {
+    let Some((path, spec)) = inner(look, "pushSecretSpec") else { return Vec::new() };
+    let stores = items(spec, &path, "secretStoreRefs").into_iter();
+    let is_aws = |store: &Node| {
+        let kind = store.text_at(&["kind"]).filter(|kind| !kind.is_empty()).unwrap_or("SecretStore");
+        let is_meant = |name: &str| name.split_once('/').is_some_and(|(of, _)| of == kind);
+        let is_named = store.get("name").is_some();
+        let is_any = || !is_named && look.facts.stores.iter().any(|(_, name, _)| is_meant(name));
+        Store::of(look, store).is_some() || is_any()
+    };
+    let told = stores.filter(|(_, store)| is_aws(store)).map(|(path, store)| {
+        let found = Match::at(path).saying(
+            "What is pushed to AWS: its `remoteKey` must be a name that Key Vault allows, and the store's identity may \
+             have to write secrets",
+        );
+        match store.text_at(&["name"]) {
+            Some(name) => found.found(name),
+            None => found,
+        }
+    });
+    told.collect()
 }
