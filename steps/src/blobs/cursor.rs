@@ -46,6 +46,8 @@ pub(super) struct Cursor {
     pub(super) disorder: bool,
     /// Velero's repositories were gone through once: what is equal in them is counted already.
     pub(super) again: bool,
+    /// All phases were gone through: only the repositories are gone through again, before anything is deleted.
+    pub(super) settling: bool,
     /// The counts when a phase began that every attempt lists from the start.
     pub(super) before: Option<Box<CopyOutputs>>,
     /// Nothing is left to delete either.

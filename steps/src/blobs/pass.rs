@@ -191,7 +191,18 @@ impl Drop for AbortOnDrop {
 
 impl Pass<'_> {
     async fn all(&mut self) -> Result<(), StepError> {
-        let mut begun_before = true;
+        self.copy(true).await?;
+        while self.config.delete_extra && !self.delete_extras().await? {
+            self.go_back().await?;
+            self.copy(false).await?;
+        }
+        // There may have been nothing to list.
+        self.begun();
+        Ok(())
+    }
+
+    /// Goes through the phases that are left. `begun_before`: an earlier process may have begun the first.
+    async fn copy(&mut self, mut begun_before: bool) -> Result<(), StepError> {
         while let Some(phase) = self.phases.get(self.cursor.phase).cloned() {
             let phase = self.narrowed(phase, begun_before).await?;
             let copied = self.cursor.counts.copied;
@@ -210,6 +221,10 @@ impl Pass<'_> {
             let copied = (!begun_before).then_some(self.cursor.counts.copied - copied);
             let cursor = &mut self.cursor;
             cursor.phase = repository::next(&self.phases, cursor.phase, &mut cursor.again, copied);
+            let of_repositories = |phase: &Phase| phase.part.may_change();
+            if cursor.settling && !self.phases.get(cursor.phase).is_some_and(of_repositories) {
+                cursor.phase = self.phases.len();
+            }
             (cursor.scope, cursor.before) = (0, None);
             self.rounds += u32::from(phase.part == Part::Packs);
             begun_before = false;
@@ -219,11 +234,6 @@ impl Pass<'_> {
                 return Err(repository::restless());
             }
         }
-        if self.config.delete_extra {
-            self.delete_extras().await?;
-        }
-        // There may have been nothing to list.
-        self.begun();
         Ok(())
     }
 

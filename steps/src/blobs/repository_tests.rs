@@ -146,3 +146,80 @@ async fn indexes_that_were_compacted_between_two_attempts_are_listed_anew() {
     world.assert_equal();
     assert_eq!(outputs.objects, world.bucket.sums().len() as u64, "{outputs:?}");
 }
+
+/// What a backup and a compaction of the indexes leave at the source, as Kopia and restic order it.
+fn moves_on(bucket: &super::stand::bucket::Bucket) {
+    for key in ["kopia/shop/p2", "kopia/shop/x0-both"] {
+        let (bytes, etag) = (key.as_bytes().into(), format!("{key}-1"));
+        let modified = Some("2099-01-01T00:00:00Z");
+        bucket.put_object(key, Object { bytes, etag, modified, ..Object::default() });
+    }
+    bucket.delete("kopia/shop/x1");
+    bucket.delete("kopia/shop/p1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_index_is_deleted_before_the_one_in_its_place_is_there_with_its_packs() {
+    // When the source moves on: after an attempt that failed in a later phase, after one that failed while it
+    // deleted, and while a later phase is copied.
+    for (refused, fails) in [(Some("put-blob"), true), (Some("delete"), true), (None, false)] {
+        let mut world = world().await;
+        world.bucket.put("backups/b/log", "log");
+        world.bucket.put("backups/a/velero-backup.json", "a");
+        world.apply().await.unwrap();
+        world.bucket.delete("backups/a/velero-backup.json");
+        world.bucket.put("backups/b/log", "another");
+        world.config.delete_extra = true;
+        let (bucket, sink) = (Arc::clone(&world.bucket), Arc::clone(&world.sink));
+        match refused {
+            Some(refused) => world.refuse(400, "InvalidInput", move |kind, _, _| kind == refused),
+            None => world.sink.set_faults(Some(Box::new(move |kind, name, _| {
+                if kind == "put-blob" && name == "backups/b/log" {
+                    moves_on(&bucket);
+                }
+                assert!(
+                    kind != "delete"
+                        || !name.starts_with("kopia")
+                        || sink.blobs().contains_key("kopia/shop/p2"),
+                    "{name} went too early"
+                );
+                None
+            }))),
+        }
+        let mut outputs = world.apply().await;
+        assert_eq!(outputs.is_err(), fails, "{refused:?}: {outputs:?}");
+        if fails {
+            world.sink.set_faults(None);
+            moves_on(&world.bucket);
+            outputs = world.resume().await;
+        }
+        world.assert_equal();
+        let outputs = outputs.unwrap();
+        // Five, the log, and the two that came.
+        assert_eq!((outputs.objects, outputs.deleted), (8, 3), "{refused:?}: {outputs:?}");
+        let evidence =
+            BlobCopy.verify(&world.context(), &world.config, &outputs, VerifyDepth::Quick).await.unwrap();
+        assert!(evidence.passed(), "{refused:?}: {evidence:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_volume_data_that_never_holds_still_nothing_is_deleted() {
+    let mut world = world().await;
+    world.apply().await.unwrap();
+    world.config.delete_extra = true;
+    world.bucket.delete("kopia/shop/p1");
+    let (bucket, count) = (Arc::clone(&world.bucket), Arc::new(AtomicU64::new(0)));
+    world.sink.set_faults(Some(Box::new(move |kind, _, _| {
+        if kind == "list" {
+            bucket.put(&format!("kopia/shop/x-{}", count.fetch_add(1, Ordering::Relaxed)), "x");
+        }
+        None
+    })));
+    let error = world.apply().await.unwrap_err();
+    assert!(error.class.is_retryable() && error.message.contains("volume data changed"), "{error:?}");
+    assert!(world.sink.blobs().contains_key("kopia/shop/p1"));
+    world.sink.set_faults(None);
+    assert_eq!(world.resume().await.unwrap().deleted, 1);
+    world.assert_equal();
+}
