@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use migrate_plugin_api::testing::RecordingHost;
-use migrate_plugin_api::{PlanConfig, StepContext, StepError, StepPlan, TypedStep as _};
+use migrate_plugin_api::{PlanConfig, StepContext, StepError, StepPlan, TypedStep as _, VerifyDepth};
 use serde_json::json;
 
 use super::{BlobCopy, CopyConfig, CopyOutputs};
@@ -82,6 +82,13 @@ impl World {
         let sums = self.bucket.sums();
         assert_eq!(names(&blobs), names(&sums));
         assert!(blobs == sums, "other bytes arrived");
+    }
+
+    /// Whether nothing speaks against what `outputs` say.
+    pub(super) async fn assert_proven(&self, outputs: &CopyOutputs) {
+        let (ctx, quick) = (self.context(), VerifyDepth::Quick);
+        let evidence = BlobCopy.verify(&ctx, &self.config, outputs, quick).await.unwrap();
+        assert!(evidence.passed(), "{evidence:?}");
     }
 
     pub(super) fn refuse(
