@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
@@ -49,6 +50,8 @@ pub struct Bucket {
     /// The key whose next read breaks off in the middle.
     breaks: Mutex<Option<String>>,
     listed: Option<usize>,
+    /// As directory buckets do: each page runs backwards.
+    disordered: AtomicBool,
     /// By the tokens of sessions, as directory buckets have them.
     pub gate: Gate,
 }
@@ -74,6 +77,11 @@ impl Bucket {
     /// The next read of `key` breaks off in the middle.
     pub fn break_off(&self, key: &str) {
         *self.breaks.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.to_owned());
+    }
+
+    /// Whether its listing is in an order of its own.
+    pub fn disorder(&self, disordered: bool) {
+        self.disordered.store(disordered, Ordering::Relaxed);
     }
 
     /// Requests by kind.
@@ -209,6 +217,10 @@ impl Bucket {
                     break;
                 }
             }
+        }
+        if self.disordered.load(Ordering::Relaxed) {
+            let entries: Vec<&str> = text.split_inclusive("</Contents>").collect();
+            text = entries.into_iter().rev().collect();
         }
         let mut token = String::new();
         if more {

@@ -16,6 +16,8 @@ mod blob_wire;
 mod checksum;
 mod config;
 mod cursor;
+#[cfg(test)]
+mod directory_tests;
 mod dress;
 mod errors;
 mod filter;

@@ -387,6 +387,7 @@ async fn a_write_whose_answer_is_lost_is_done_once_and_counts() {
         let outputs = world.apply().await.unwrap();
         assert_eq!((outputs.copied, outputs.replaced), (2, 0), "{overwrite:?}");
         world.assert_equal();
+        world.assert_proven(&outputs).await;
     }
 }
 

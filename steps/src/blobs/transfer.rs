@@ -52,6 +52,9 @@ const MAX_SOURCE_URL_BYTES: usize = 2048;
 /// Refusals with no success between after which `auto` no longer asks Azure to fetch.
 const REFUSALS_TO_STOP: u32 = 3;
 
+/// Why an object counts as streamed whose bytes may not have gone this time.
+const THERE: &str = "its blob was there when it was written";
+
 /// What all transfers of a pass share.
 pub(super) struct Mover {
     source: Arc<Source>,
@@ -122,14 +125,7 @@ impl Mover {
         }
         let mut pause = OBJECT_PAUSE;
         for attempt in 1.. {
-            let copied = match self.copy_once(&object).await {
-                // By a request whose answer was lost, and that was refused when it was repeated.
-                Err(error) if error.class == ErrorClass::Conflict && self.is_there(&object).await? => {
-                    Ok(CopyOutputs { checksums: [("etag".to_owned(), 1)].into(), ..CopyOutputs::default() })
-                }
-                copied => copied,
-            };
-            let error = match copied {
+            let error = match self.copy_once(&object).await {
                 Ok(mut counts) => {
                     self.partials(|p| p.remove(&object.key));
                     counts.objects = 1;
@@ -160,10 +156,18 @@ impl Mover {
         unreachable!("the loop returns at its last attempt")
     }
 
-    /// Whether the blob is this version of the object.
-    async fn is_there(&self, object: &Object) -> Result<bool, StepError> {
+    /// What a copy that ended with `error` counts where the blob is this version of the object: by a request
+    /// whose answer was lost, and that was refused when it was repeated; or before a listing in another order
+    /// came to it.
+    async fn is_there(&self, object: &Object, error: StepError) -> Result<CopyOutputs, StepError> {
+        if error.class != ErrorClass::Conflict {
+            return Err(error);
+        }
         let blob = self.target.head(&object.key).await?;
-        Ok(blob.is_some_and(|blob| standing(object, &blob) == Standing::Equal))
+        if blob.is_none_or(|blob| standing(object, &blob) != Standing::Equal) {
+            return Err(error);
+        }
+        Ok(CopyOutputs { checksums: [("etag".to_owned(), 1)].into(), ..CopyOutputs::default() })
     }
 
     /// Whether a copy out of the archive is there to read.
@@ -191,7 +195,10 @@ impl Mover {
                     self.refusals.store(0, Ordering::Relaxed);
                     return Ok(counts);
                 }
-                Err(FetchError::Failed(error)) => return Err(error),
+                Err(FetchError::Failed(error)) => {
+                    let counts = Box::pin(self.is_there(object, error)).await?;
+                    return Ok(CopyOutputs { server_side: 1, ..counts });
+                }
                 Err(FetchError::Refused(refusal, why)) if self.engine == Engine::ServerSide => {
                     let message = format!("object `{}` can't go server-side: {why}", object.key);
                     let error = if refusal == Refusal::Passing {
@@ -210,11 +217,18 @@ impl Mover {
             }
         }
         // In boxes, or each of many small objects moves the room that a large one needs about.
-        let mut counts = if object.size <= STREAM_BLOCK_BYTES {
+        let streamed = if object.size <= STREAM_BLOCK_BYTES {
             self.stream_whole(object).await
         } else {
             Box::pin(self.stream_blocks(object)).await
-        }?;
+        };
+        let mut counts = match streamed {
+            Ok(counts) => counts,
+            Err(error) => {
+                THERE.clone_into(&mut reason);
+                Box::pin(self.is_there(object, error)).await?
+            }
+        };
         counts.streamed = 1;
         if ask_azure {
             counts.streamed_objects.insert(reason.clone(), vec![object.key.clone()]);
