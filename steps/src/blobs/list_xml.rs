@@ -50,13 +50,17 @@ impl Path {
     }
 }
 
-/// Reads a page.
+/// What a folder says of itself beside its `ResourceType`, which comes since version 2020-10-02.
+const META_FOLDER: &[u8] = b"hdi_isfolder";
+
+/// Reads a page. An account with hierarchical namespace lists its folders too, as blobs of no bytes: they are
+/// left out (List Blobs, learn.microsoft.com).
 pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
     let mut reader = Reader::from_reader(xml);
     let mut page = Page::default();
     let mut path = Path::default();
     let mut text = String::new();
-    let mut ended = false;
+    let (mut folder, mut ended) = (false, false);
     loop {
         let event = reader.read_event().map_err(|_| NoSense(reader.error_position()))?;
         match event {
@@ -65,6 +69,7 @@ pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
                 text.clear();
                 if path.below() == b"Blobs/Blob" {
                     page.blobs.push(Blob::default());
+                    folder = false;
                 }
             }
             Event::Text(part) => match part.decode() {
@@ -79,7 +84,12 @@ pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
                 text.push(character.ok_or(NoSense(reader.buffer_position()))?);
             }
             Event::End(_) => {
-                element(path.below(), &text, &mut page);
+                let below = path.below();
+                element(below, &text, &mut page);
+                folder |= says_folder(below, &text);
+                if folder && below == b"Blobs/Blob" {
+                    page.blobs.pop_if(|blob| blob.size == 0);
+                }
                 path.pop();
                 text.clear();
                 ended = path.ends.is_empty();
@@ -88,6 +98,16 @@ pub(super) fn page(xml: &[u8]) -> Result<Page, NoSense> {
             Event::Eof => return Err(NoSense(reader.buffer_position())),
             _ => {}
         }
+    }
+}
+
+fn says_folder(path: &[u8], text: &str) -> bool {
+    match path.strip_prefix(b"Blobs/Blob/") {
+        Some(b"Properties/ResourceType") => text == "directory",
+        Some(path) => path
+            .strip_prefix(b"Metadata/")
+            .is_some_and(|name| name.eq_ignore_ascii_case(META_FOLDER) && text.eq_ignore_ascii_case("true")),
+        None => false,
     }
 }
 
@@ -152,6 +172,29 @@ mod tests {
             Some("d41d8cd98f00b204e9800998ecf8427e")
         );
         assert_eq!((second.key.as_str(), &second.md5, &second.source_etag), ("c", &None, &None));
+    }
+
+    #[test]
+    fn a_folder_is_no_blob() {
+        let blob = |name: &str, size: u64, kind: &str, metadata: &str| {
+            format!(
+                "<Blob><Name>{name}</Name><Properties><ResourceType>{kind}</ResourceType><Content-Length>{size}\
+                 </Content-Length></Properties><Metadata>{metadata}</Metadata></Blob>"
+            )
+        };
+        let folder = "<hdi_isfolder>true</hdi_isfolder>";
+        let blobs = [
+            blob("a", 0, "", folder),
+            blob("a/1", 0, "file", ""),
+            blob("a/b", 0, "directory", ""),
+            blob("a/b/1", 7, "file", folder),
+            blob("a/c", 0, "file", "<hdi_isfolder>false</hdi_isfolder>"),
+            blob("d", 0, "", "<x>y</x><Hdi_IsFolder>true</Hdi_IsFolder>"),
+        ];
+        let text = format!("<EnumerationResults><Blobs>{}</Blobs></EnumerationResults>", blobs.concat());
+        let read = page(text.as_bytes()).unwrap();
+        let keys: Vec<&str> = read.blobs.iter().map(|blob| blob.key.as_str()).collect();
+        assert_eq!(keys, ["a/1", "a/b/1", "a/c"]);
     }
 
     #[test]
