@@ -3,10 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use migrate_plugin_api::ErrorClass;
+use migrate_plugin_api::{ErrorClass, StepError};
 
 use super::config::{Engine, Overwrite};
-use super::stand::World;
+use super::stand::{MIB, World, multipart, noise};
 
 async fn world(script: &str) -> World {
     let mut world = World::new(None).await;
@@ -59,4 +59,44 @@ async fn no_job_is_begun_beside_one_that_outlived_its_migrate() {
     .unwrap();
     let pid = std::fs::read_to_string(world.project.path().join("pid")).unwrap();
     std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_that_azcopy_left_are_named_with_the_way_out() {
+    for engine in [Engine::Stream, Engine::ServerSide] {
+        let mut world = world("exit 1\n").await;
+        world.config.engine = engine;
+        world.bucket.put_object("large", multipart(noise(20 * MIB, 1), 1));
+        let url = format!("{}/c/large", world.config.to.account_url.as_str().trim_end_matches('/'));
+        let http = reqwest::Client::new();
+        // AzCopy's IDs have 36 bytes.
+        let id = [("comp", "block".to_owned()), ("blockid", "QUJD".repeat(12))];
+        let staged = http.put(&url).query(&id).body("x").send().await.unwrap();
+        assert_eq!(staged.status(), 201);
+        let named = |error: &StepError| {
+            let way_out = "another program's blocks wait at its name, as a stopped AzCopy leaves them: write an empty \
+                           blob there and delete it, or wait the week";
+            assert!(error.message.contains("`large`") && error.message.contains(way_out), "{error:?}");
+        };
+        named(&world.apply().await.unwrap_err());
+        assert!(world.sink.counts().keys().all(|kind| !kind.starts_with("put-block-")), "it was tried");
+
+        // As it says.
+        let empty = http
+            .put(&url)
+            .header("x-ms-blob-type", "BlockBlob")
+            .header("content-length", 0)
+            .body("")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(empty.status(), 201);
+        world.sink.forget("large");
+        // They may come after the look.
+        world.refuse(400, "InvalidBlobOrBlock", |kind, _, _| kind.starts_with("put-block"));
+        named(&world.resume().await.unwrap_err());
+        world.sink.set_faults(None);
+        world.resume().await.unwrap();
+        world.assert_equal();
+    }
 }

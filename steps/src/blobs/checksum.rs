@@ -23,6 +23,8 @@ pub(super) const STREAM_BLOCK_BYTES: u64 = 8 << 20;
 pub(super) const SERVER_BLOCK_BYTES: u64 = 64 << 20;
 /// Azure's limit of blocks in a blob.
 const MAX_BLOCKS: u64 = 50_000;
+/// A block's ID before base64.
+pub(super) const BLOCK_ID_BYTES: usize = 62;
 
 /// A CRC64NVME. Shown and stored as S3 does it: big-endian, base64.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,7 +308,8 @@ mod tests {
         assert_eq!(id("a", 1), id("a", 1));
         assert_ne!(id("a", 1), id("b", 1));
         for index in 0..layout.count() {
-            assert_eq!((id("a", index).len(), layout.block_id("a", index, None).len()), (62, 62));
+            let lengths = (id("a", index).len(), layout.block_id("a", index, None).len());
+            assert_eq!(lengths, (BLOCK_ID_BYTES, BLOCK_ID_BYTES));
         }
         let staged = [
             (id("a", 1), STREAM_BLOCK_BYTES),

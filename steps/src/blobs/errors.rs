@@ -45,6 +45,16 @@ pub(super) fn changed(object: &Object) -> StepError {
     StepError::conflict(format!("object `{}` changed while it was copied", object.key))
 }
 
+/// No block of ours can stand beside those that are there: Azure wants all IDs equally long (Azurite #401).
+/// The way out is in the message: of a failed object, only that is kept.
+pub(super) fn foreign_blocks(message: impl Into<String>) -> StepError {
+    StepError::permanent(format!(
+        "{}: another program's blocks wait at its name, as a stopped AzCopy leaves them: write an empty blob there \
+         and delete it, or wait the week that Azure keeps them",
+        message.into()
+    ))
+}
+
 /// What was read is not what the source says it has.
 pub(super) fn differs(object: &Object, what: &str, source: &str, read: &str) -> StepError {
     StepError::corrupt(format!(
@@ -264,7 +274,10 @@ impl BlobAnswer {
             "Md5Mismatch" | "Crc64Mismatch" => class(500, self.retry_after),
             _ => class(self.status, self.retry_after),
         };
-        let error = StepError::new(class, message);
+        let error = match self.code.as_str() {
+            "InvalidBlobOrBlock" => foreign_blocks(message),
+            _ => StepError::new(class, message),
+        };
         if damaged { error.with_source(Damaged(self.text)) } else { error.with_source(Said(self.text)) }
     }
 }

@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 
 use super::azure_client::{Access, Line, access, place};
 use super::blob_wire::{Pieces, Taken, Wire};
-use super::checksum::Crc64;
+use super::checksum::{BLOCK_ID_BYTES, Crc64};
 use super::config::CopyOutputs;
 use super::dress::{Dress, META_CRC64, META_ETAG, META_MD5};
-use super::errors::{blob_answer, blob_error};
+use super::errors::{blob_answer, blob_error, foreign_blocks};
 use super::list_xml;
 use super::merge::Pages;
 use super::names::folder;
@@ -363,6 +363,9 @@ impl Target {
     }
 
     /// Blocks that are staged and not committed: IDs and sizes.
+    ///
+    /// # Errors
+    /// Also when they are another program's, so that none of ours can stand beside them.
     pub(super) async fn staged(&self, key: &str) -> Result<Vec<(Vec<u8>, u64)>, StepError> {
         let send = |access: Arc<Access>| async move {
             let failed = |e| blob_error(format!("failed to list the blocks of blob `{key}`"), e);
@@ -375,7 +378,12 @@ impl Target {
             }
         };
         let blocks = self.request(send).await?.and_then(|list| list.uncommitted_blocks).unwrap_or_default();
-        Ok(blocks.into_iter().filter_map(|b| Some((b.name?, u64::try_from(b.size?).ok()?))).collect())
+        let blocks = blocks.into_iter().filter_map(|b| Some((b.name?, u64::try_from(b.size?).ok()?)));
+        let blocks: Vec<(Vec<u8>, u64)> = blocks.collect();
+        if blocks.iter().any(|(id, _)| id.len() != BLOCK_ID_BYTES) {
+            return Err(foreign_blocks(format!("failed to write blob `{}` in blocks", self.name(key))));
+        }
+        Ok(blocks)
     }
 
     /// Stages a block, read for every request by `read`: what was sent is no longer held. Azure checks it on
