@@ -9,6 +9,7 @@
 //! other users of this machine may read: the plan warns. With Entra nothing secret is there.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -116,8 +117,7 @@ pub(super) async fn run(
                 };
                 (engine.stored_orders()?, summary)
             }
-            // Killed before the job had told its name: when AzCopy has ended, what it made is taken over. Orders
-            // that were not yet written whole were given to nobody.
+            // Killed before the job had told its name: when AzCopy has ended, what it made is taken over.
             None => {
                 drop(claim(ctx).await?);
                 (engine.stored_orders().unwrap_or_default(), Summary::default())
@@ -261,8 +261,16 @@ impl Engine<'_> {
         serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
     }
 
+    /// The whole file or, after a kill, the one of before.
     fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), StepError> {
-        std::fs::write(file, bytes)
+        let draft = file.with_extension("draft");
+        let written = std::fs::File::create(&draft).and_then(|mut new| {
+            new.write_all(bytes)?;
+            new.sync_all()?;
+            std::fs::rename(&draft, file)?;
+            std::fs::File::open(&self.folder)?.sync_all()
+        });
+        written
             .map_err(|e| StepError::permanent(format!("failed to write {}", file.display())).with_source(e))
     }
 

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use migrate_plugin_api::{ErrorClass, StepError};
+use migrate_plugin_api::{ErrorClass, StepError, TypedStep as _};
 
+use super::BlobCopy;
 use super::config::{Engine, Overwrite};
 use super::stand::{MIB, World, multipart, noise};
 
@@ -59,6 +60,27 @@ async fn no_job_is_begun_beside_one_that_outlived_its_migrate() {
     .unwrap();
     let pid = std::fs::read_to_string(world.project.path().join("pid")).unwrap();
     std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_were_half_written_when_it_was_killed_are_no_orders() {
+    let world = world("echo run >> runs; exit 1\n").await;
+    world.apply().await.unwrap_err();
+    let folder =
+        world.project.path().join(".migrate/azcopy").read_dir().unwrap().next().unwrap().unwrap().path();
+    let (orders, before) = (folder.join("orders.json"), folder.join("before"));
+    std::fs::hard_link(&orders, &before).unwrap();
+    let written = std::fs::read(&orders).unwrap();
+    std::fs::write(folder.join("orders.draft"), &written[..written.len() / 2]).unwrap();
+
+    world.bucket.put("second", "x");
+    let ctx = world.context().with_state(Some("job-1".to_owned()), None);
+    let error = BlobCopy.apply(&ctx, &world.config).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient { retry_after_ms: None }, "{error:?}");
+    // The job was looked after, and another begun: its orders took the place of the old ones, which are whole.
+    assert_eq!(std::fs::read_to_string(world.project.path().join("runs")).unwrap(), "run\nrun\nrun\n");
+    assert!(std::fs::read_to_string(&orders).unwrap().contains("second"));
+    assert_eq!(std::fs::read(&before).unwrap(), written);
 }
 
 #[tokio::test(flavor = "multi_thread")]
