@@ -161,6 +161,11 @@ impl LowWater {
         self.open.is_empty()
     }
 
+    /// Whether what was begun came in an order of its own, in which there is no place.
+    pub(super) fn is_unordered(&self) -> bool {
+        self.unordered
+    }
+
     /// Objects behind the place.
     pub(super) fn done(&self) -> u64 {
         self.done

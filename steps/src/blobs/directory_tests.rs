@@ -1,7 +1,10 @@
 //! Buckets that list in an order of their own, as S3 directory buckets do.
 
+use migrate_plugin_api::ErrorClass;
+
 use super::Overwrite;
 use super::stand::World;
+use super::stand::sink::Fault;
 
 /// Objects of a bucket whose listing runs backwards.
 const OBJECTS: u64 = 40;
@@ -25,4 +28,21 @@ async fn what_may_not_be_replaced_and_is_there_is_proven_again() {
         world.assert_equal();
         world.assert_proven(&outputs).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_object_counts_once_though_the_listing_has_no_place_to_go_on_at() {
+    let mut world = world().await;
+    world.config.concurrency = std::num::NonZero::new(2);
+    let fault = Fault { status: 403, code: "AccessDenied", retry_after: None };
+    world.bucket.set_faults(Some(Box::new(move |kind, key, _| {
+        (kind == "get" && key == "010").then(|| fault.clone())
+    })));
+    assert_eq!(world.apply().await.unwrap_err().class, ErrorClass::Auth);
+    assert!(!world.sink.blobs().is_empty());
+    world.bucket.set_faults(None);
+    let outputs = world.resume().await.unwrap();
+    assert_eq!(outputs.objects, OBJECTS, "{outputs:?}");
+    world.assert_equal();
+    world.assert_proven(&outputs).await;
 }

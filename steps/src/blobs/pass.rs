@@ -86,6 +86,8 @@ struct Pass<'a> {
     ahead: Option<(String, Pages<Blob>)>,
     /// Of the scope that is under way, if one is.
     stretches: Option<BTreeMap<usize, Stretch>>,
+    /// Where this attempt began that scope, and the counts there.
+    scope_began: (Vec<Range>, CopyOutputs),
     /// Failed objects that the list has no room for.
     unlisted: u64,
     running: JoinSet<Ended>,
@@ -154,6 +156,7 @@ pub(super) async fn run(ctx: &StepContext, config: &CopyConfig) -> Result<CopyOu
         cursor,
         ahead,
         stretches: None,
+        scope_began: (Vec::new(), CopyOutputs::default()),
         unlisted: 0,
         running: JoinSet::new(),
         in_a_row: 0,
@@ -279,6 +282,7 @@ impl Pass<'_> {
 
     async fn scope(&mut self, phase: &Phase, scope: &str) -> Result<(), StepError> {
         let left = self.cursor.ranges.take().unwrap_or_else(|| vec![Range::all()]);
+        self.scope_began = (left.clone(), self.cursor.counts.clone());
         let ranges: Vec<(usize, Range)> = left.into_iter().enumerate().collect();
         self.stretches =
             Some(ranges.iter().cloned().map(|(number, range)| (number, Stretch::new(range))).collect());
@@ -533,6 +537,12 @@ impl Pass<'_> {
         cursor.partial = self.mover.partial();
         if let Some(stretches) = &self.stretches {
             cursor.ranges = Some(stretches.values().map(|s| s.range.clone()).collect());
+            if stretches.values().any(|stretch| stretch.water.is_unordered()) {
+                // There is no place inside: all of it is listed again, and counted then.
+                let (ranges, counts) = self.scope_began.clone();
+                let as_of_seconds = cursor.counts.as_of_seconds;
+                (cursor.ranges, cursor.counts) = (Some(ranges), CopyOutputs { as_of_seconds, ..counts });
+            }
         }
         self.ctx.checkpoint(&cursor).await
     }

@@ -83,11 +83,13 @@ impl Rig {
             overwrite: Overwrite::default(),
         };
         let etag = hex::encode(md5(body));
+        // In the order of their names.
+        let digits = objects.saturating_sub(1).to_string().len();
         let listed: String = (0..objects)
             .map(|n| {
                 let size = body.len();
                 format!(
-                    "<Contents><Key>k{n}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
+                    "<Contents><Key>k{n:0digits$}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
                      <ETag>&quot;{etag}&quot;</ETag><Size>{size}</Size></Contents>"
                 )
             })
