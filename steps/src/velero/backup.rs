@@ -165,7 +165,9 @@ impl VeleroBackup {
                     true => {
                         let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
                         let began = status.start_timestamp.as_ref();
-                        Some(hazards::look(velero, &config.namespaces, pods, None, began).await?)
+                        // Which claims have no data shows at the end.
+                        let known = (Vec::new(), pods);
+                        Some(hazards::look(velero, &config.namespaces, known, None, began).await?)
                     }
                     false => None,
                 };
@@ -284,7 +286,8 @@ impl VeleroBackup {
         let hazards = match self.contents(ctx, velero, &objects).await? {
             Some(contents) => hazards::judge(&contents, Some(&volumes), None),
             None => {
-                let now = hazards::look(velero, &config.namespaces, pods, Some(&volumes), began).await?;
+                let (namespaces, known) = (&config.namespaces, (claims, pods));
+                let now = hazards::look(velero, namespaces, known, Some(&volumes), began).await?;
                 hazards::with_seen(now, seen)
             }
         };
@@ -359,7 +362,7 @@ fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
 async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
     let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
     refuse_missed_claims(config, &claims, &pods)?;
-    let hazards = hazards::look(velero, &config.namespaces, pods, None, None).await?;
+    let hazards = hazards::look(velero, &config.namespaces, (claims, pods), None, None).await?;
     hazards::refuse(&hazards, config.allow_unfinished_jobs)
 }
 
@@ -463,7 +466,7 @@ impl TypedStep for VeleroBackup {
             plan.problems.push(problem.in_field("namespaces"));
         }
         let allowed = config.field::<bool>("allow-unfinished-jobs")?.unwrap_or(false);
-        match plan_hazards(ctx, &velero, &namespaces, &pods).await {
+        match plan_hazards(ctx, &velero, &namespaces, (claims, pods)).await {
             Ok(hazards) => plan.problems.extend(hazards.iter().map(|hazard| hazard.to_problem(allowed))),
             Err(e) => plan.problems.push(to_problem(&e)),
         }
@@ -555,11 +558,11 @@ async fn plan_hazards(
     ctx: &StepContext,
     velero: &Velero,
     namespaces: &[String],
-    pods: &[Pod],
+    known: (Vec<BoundClaim>, Vec<Pod>),
 ) -> Result<Vec<Hazard>, StepError> {
     match velero.backup(ctx.key.as_str()).await? {
         Some(_) => Ok(Vec::new()),
-        None => hazards::look(velero, namespaces, pods.to_vec(), None, None).await,
+        None => hazards::look(velero, namespaces, known, None, None).await,
     }
 }
 

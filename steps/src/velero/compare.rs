@@ -35,7 +35,12 @@ const LEFT_TO_THE_TARGET: &[(&str, &str, &str)] = &[
     ("", "Endpoints", "made again from its Service"),
     ("discovery.k8s.io", "EndpointSlice", "made again from its Service"),
     ("apps", "ControllerRevision", "made again from its StatefulSet or DaemonSet"),
-    ("", "PersistentVolume", "provisioned again under another name; its claim is compared"),
+    (
+        "",
+        "PersistentVolume",
+        "provisioned again under another name, if its claim has data in the backup or it is to be deleted with it; \
+         its claim is compared",
+    ),
     ("coordination.k8s.io", "Lease", "state of a running process"),
 ];
 

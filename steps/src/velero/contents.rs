@@ -6,7 +6,7 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::StepError;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::api::{Velero, list_all};
 use super::compare::some;
 use super::files::MAX_FILE_BYTES;
+use super::volumes::{BoundClaim, bound};
 use crate::kubernetes::kube_error;
 
 /// Larger than what an API server keeps of one object.
@@ -26,16 +27,19 @@ pub(super) struct Contents {
     pub jobs: Vec<Job>,
     pub services: Vec<Service>,
     pub cron_jobs: Vec<CronJob>,
+    pub claims: Vec<BoundClaim>,
+    /// PersistentVolumes of the claims: of a cluster, only those that were looked up.
+    pub volumes: Vec<PersistentVolume>,
 }
 
 impl Contents {
-    /// As `namespaces` have them, of which `pods` are known.
+    /// As `namespaces` have them, of which `claims` and `pods` are known; without `volumes`.
     pub(super) async fn of_cluster(
         velero: &Velero,
         namespaces: &[String],
-        pods: Vec<Pod>,
+        (claims, pods): (Vec<BoundClaim>, Vec<Pod>),
     ) -> Result<Self, StepError> {
-        let mut found = Self { pods, ..Self::default() };
+        let mut found = Self { claims, pods, ..Self::default() };
         for namespace in namespaces {
             let failed =
                 |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
@@ -49,20 +53,26 @@ impl Contents {
         Ok(found)
     }
 
-    /// As the archive of a backup has them, `resources/RESOURCE.GROUP/namespaces/NAMESPACE/NAME.json`:
+    /// As the archive of a backup has them, `resources/RESOURCE.GROUP/namespaces/NAMESPACE/NAME.json` and
+    /// `resources/RESOURCE.GROUP/cluster/NAME.json`:
     /// <https://velero.io/docs/main/output-file-format/>.
     ///
     /// # Errors
     /// Why it can't be read.
     pub(super) fn of_backup(packed: &[u8]) -> Result<Self, String> {
-        let mut found = Self::default();
+        let (mut found, mut claims) = (Self::default(), Vec::<PersistentVolumeClaim>::new());
         let mut archive = tar::Archive::new(GzDecoder::new(packed).take(MAX_FILE_BYTES));
         for entry in archive.entries().map_err(|e| e.to_string())? {
             let entry = entry.map_err(|e| e.to_string())?;
             let path = entry.path().map_err(|e| e.to_string())?.into_owned();
             let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
-            let ["resources", kind, "namespaces", _, _] = parts[..] else { continue };
+            let kind = match parts[..] {
+                ["resources", kind, "namespaces", _, _] | ["resources", kind, "cluster", _] => kind,
+                _ => continue,
+            };
             match kind {
+                "persistentvolumeclaims" => claims.push(object(entry, kind)?),
+                "persistentvolumes" => found.volumes.push(object(entry, kind)?),
                 "pods" => found.pods.push(object(entry, kind)?),
                 "jobs.batch" => found.jobs.push(object(entry, kind)?),
                 "services" => found.services.push(object(entry, kind)?),
@@ -73,6 +83,7 @@ impl Contents {
         if archive.into_inner().limit() == 0 {
             return Err(format!("it is larger than {MAX_FILE_BYTES} bytes"));
         }
+        found.claims = bound(&claims);
         Ok(found)
     }
 
@@ -87,6 +98,7 @@ impl Contents {
             of("batch/v1/Job", places(&self.jobs)),
             of("v1/Service", places(&self.services)),
             of("batch/v1/CronJob", places(&self.cron_jobs)),
+            of("v1/PersistentVolume", self.volumes.iter().map(ResourceExt::name_any).collect()),
         ]
         .concat();
         (!lacking.is_empty()).then(|| some(&lacking))

@@ -6,24 +6,27 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, Service, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Service, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Problem, StepError};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::api::Velero;
 use super::compare::some;
 use super::contents::{Contents, place};
 use super::inventory::is_excluded;
-use super::volumes::{VolumeBackup, read_through};
+use super::volumes::{BoundClaim, VolumeBackup, missed, read_through, without_data};
+use crate::kubernetes::kube_error;
 use crate::rules::exposure::becomes_public;
 
-/// Volumes in a pod's own words that lead to the same bytes from wherever they are mounted. File-system backup reads
-/// them, and the restore writes them in the restored pod. (A claim is provisioned anew.)
+/// Volumes, in a pod's own words or a PersistentVolume's, that lead to the same bytes from wherever they are mounted. Of
+/// a pod's own, file-system backup reads them, and the restore writes them in the restored pod. A claim is provisioned
+/// anew where the backup has its data; of one without see [`of_claim`].
 const SHARED: [&str; 9] =
     ["nfs", "cephfs", "glusterfs", "rbd", "iscsi", "fc", "azureFile", "quobyte", "flexVolume"];
-/// Drivers of inline `csi` volumes that do.
+/// Drivers of `csi` volumes that do.
 const SHARED_DRIVERS: [&str; 4] =
     ["nfs.csi.k8s.io", "smb.csi.k8s.io", "file.csi.azure.com", "blob.csi.azure.com"];
 /// Folders of a node that hold its state and no data.
@@ -41,18 +44,24 @@ pub(super) struct Hazard {
 enum Kind {
     SharedVolume,
     ReadOnlyVolume,
+    SharedClaim,
     UnfinishedWork,
     InsideService,
+    KeptVolume,
+    SharedUnread,
     HostPath,
     CronJob,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::SharedVolume,
         Self::ReadOnlyVolume,
+        Self::SharedClaim,
         Self::UnfinishedWork,
         Self::InsideService,
+        Self::KeptVolume,
+        Self::SharedUnread,
         Self::HostPath,
         Self::CronJob,
     ];
@@ -65,6 +74,13 @@ impl Kind {
                  by then"
             }
             Self::ReadOnlyVolume => "would be read-only on the target, where the restore could not write it",
+            Self::SharedClaim | Self::SharedUnread => {
+                "would be the same storage on the target, into which the restored pods would write"
+            }
+            Self::KeptVolume => {
+                "would keep its volume on the target, which Velero restores as it is: the same storage, or what can't \
+                 be mounted there"
+            }
             Self::UnfinishedWork => "would run again on the target, from the beginning",
             Self::InsideService => {
                 "would be public on AKS, which doesn't read what keeps it inside, or guards it, on AWS"
@@ -79,6 +95,14 @@ impl Kind {
             Self::SharedVolume | Self::ReadOnlyVolume => {
                 "annotate its pods, in their workload, with `backup.velero.io/backup-volumes-excludes: VOLUME`; or \
                  mount it through a claim"
+            }
+            Self::SharedClaim | Self::KeptVolume => {
+                "label the claim and its volume `velero.io/exclude-from-backup=true`, and give its pods another on the \
+                 target; or start a pod that mounts it, so that its files go along into a new one"
+            }
+            Self::SharedUnread => {
+                "keep the target's nodes from that storage, or label its pods and their workload \
+                 `velero.io/exclude-from-backup=true`, unless it is meant"
             }
             Self::UnfinishedWork => {
                 "suspend the CronJob that it is of, if any, and wait for its end; or delete it, or label it and its \
@@ -96,9 +120,9 @@ impl Kind {
 
     fn is_refused(self, allow_unfinished: bool) -> bool {
         match self {
-            Self::SharedVolume | Self::ReadOnlyVolume | Self::InsideService => true,
+            Self::SharedVolume | Self::ReadOnlyVolume | Self::SharedClaim | Self::InsideService => true,
             Self::UnfinishedWork => !allow_unfinished,
-            Self::HostPath | Self::CronJob => false,
+            Self::KeptVolume | Self::SharedUnread | Self::HostPath | Self::CronJob => false,
         }
     }
 }
@@ -146,15 +170,24 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
-/// Looks at `namespaces`, of which `pods` are known, as they are; `volumes` and `began` as [`judge`] has them.
+/// Looks at `namespaces`, of which claims and pods are `known`, as they are; `volumes` and `began` as [`judge`] has them.
 pub(super) async fn look(
     velero: &Velero,
     namespaces: &[String],
-    pods: Vec<Pod>,
+    known: (Vec<BoundClaim>, Vec<Pod>),
     volumes: Option<&[VolumeBackup]>,
     began: Option<&Time>,
 ) -> Result<Vec<Hazard>, StepError> {
-    let now = Contents::of_cluster(velero, namespaces, pods).await?;
+    let mut now = Contents::of_cluster(velero, namespaces, known).await?;
+    let api: Api<PersistentVolume> = Api::all(velero.client.clone());
+    let mut found = Vec::new();
+    for claim in unread(&now, volumes, began) {
+        let volume = api.get_opt(&claim.volume).await;
+        found.extend(volume.map_err(|e| {
+            kube_error(format!("failed to read volume `{}` of claim {}", claim.volume, claim.path()), e)
+        })?);
+    }
+    now.volumes = found;
     Ok(judge(&now, volumes, began))
 }
 
@@ -165,7 +198,10 @@ pub(super) fn judge(
     volumes: Option<&[VolumeBackup]>,
     began: Option<&Time>,
 ) -> Vec<Hazard> {
-    let mut hazards: Vec<Hazard> = contents.pods.iter().flat_map(|pod| of_volumes(pod, volumes)).collect();
+    let mut hazards: Vec<Hazard> =
+        contents.pods.iter().flat_map(|pod| of_volumes(pod, volumes, began)).collect();
+    let unread = unread(contents, volumes, began);
+    hazards.extend(unread.into_iter().filter_map(|claim| of_claim(claim, &contents.volumes)));
     let mut told = BTreeSet::new();
     for job in &contents.jobs {
         if let Some(hazard) = of_job(job, began) {
@@ -185,8 +221,45 @@ fn goes_along(object: &impl ResourceExt, began: Option<&Time>) -> bool {
     !is_excluded(object) && metadata.deletion_timestamp.is_none() && !is_newer(metadata, began)
 }
 
-fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>) -> Vec<Hazard> {
+/// The claims that go along without their data; `volumes` and `began` as [`judge`] has them.
+fn unread<'a>(
+    contents: &'a Contents,
+    volumes: Option<&[VolumeBackup]>,
+    began: Option<&Time>,
+) -> Vec<&'a BoundClaim> {
+    let mut claims = match volumes {
+        Some(volumes) => without_data(&contents.claims, volumes, began),
+        None => missed(&contents.claims, &contents.pods).into_iter().map(|(claim, _)| claim).collect(),
+    };
+    claims.retain(|claim| claim.goes_along && !claim.volume.is_empty());
+    claims
+}
+
+/// A claim without data whose PersistentVolume goes along: Velero restores it as it is, and the claim bound to it, unless
+/// its reclaim policy is Delete (`restorePersistentVolume` of pkg/restore/restore.go).
+fn of_claim(claim: &BoundClaim, volumes: &[PersistentVolume]) -> Option<Hazard> {
+    let volume = volumes.iter().find(|volume| volume.name_any() == claim.volume && !is_excluded(*volume))?;
+    let spec = volume.spec.as_ref()?;
+    let policy = spec.persistent_volume_reclaim_policy.as_deref().unwrap_or("Retain");
+    if policy == "Delete" {
+        return None;
+    }
+    let (kind, storage) = match (shared(spec), &spec.csi) {
+        (Some((false, storage)), _) => (Kind::SharedClaim, format!(", {storage}")),
+        (Some((true, storage)), _) => (Kind::KeptVolume, format!(", {storage}")),
+        (None, Some(csi)) => (Kind::KeptVolume, format!(", csi {}", csi.driver)),
+        (None, None) => (Kind::KeptVolume, String::new()),
+    };
+    Some(Hazard {
+        kind,
+        what: format!("claim {} (volume {}{storage}, {policy})", claim.path(), claim.volume),
+    })
+}
+
+fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>, began: Option<&Time>) -> Vec<Hazard> {
     let place = place(pod);
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let is_restored = goes_along(pod, began) && !matches!(phase, Some("Succeeded" | "Failed"));
     let read: BTreeSet<&str> = read_through(pod).into_iter().map(|volume| volume.name.as_str()).collect();
     let one = |volume: &Volume| {
         let path = format!("{place}/{}", volume.name);
@@ -195,7 +268,10 @@ fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>) -> Vec<Hazard> {
             let kind = if is_read_only { Kind::ReadOnlyVolume } else { Kind::SharedVolume };
             // A pod that has ended since was read through all the same.
             let is_held = volumes.map_or(is_read, |held| held.iter().any(|volume| volume.path() == path));
-            return is_held.then(|| Hazard { kind, what: format!("volume {path} ({storage})") });
+            let is_unread = !is_held && !is_read_only && is_restored && is_written(pod, &volume.name);
+            let kind = if is_unread { Kind::SharedUnread } else { kind };
+            return (is_held || is_unread)
+                .then(|| Hazard { kind, what: format!("volume {path} ({storage})") });
         }
         let folder = volume.host_path.as_ref().map(|host| host.path.as_str())?;
         let is_state = STATE_OF_A_NODE.into_iter().any(|of_node| Path::new(folder).starts_with(of_node));
@@ -209,7 +285,7 @@ fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>) -> Vec<Hazard> {
 
 /// Whether it is read-only, and which storage it is. What a container may do says nothing of what Velero may: it writes
 /// where the node has mounted it.
-fn shared(volume: &Volume) -> Option<(bool, String)> {
+fn shared(volume: &impl Serialize) -> Option<(bool, String)> {
     let source = serde_json::to_value(volume).ok()?;
     let is_read_only = |kind: &str| source[kind]["readOnly"] == true;
     if let Some(kind) = SHARED.into_iter().find(|kind| source.get(kind).is_some_and(Value::is_object)) {
@@ -335,7 +411,7 @@ mod tests {
     #[test]
     fn storage_that_both_sides_reach_is_told_and_storage_of_a_node() {
         let kind = |volume: Value, mount: Value| {
-            let found = of_volumes(&pod(volume, mount), None);
+            let found = of_volumes(&pod(volume, mount), None, None);
             found.into_iter().map(|hazard| hazard.kind).next()
         };
         let nfs = json!({ "nfs": { "server": "s", "path": "/p" } });

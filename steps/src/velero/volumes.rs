@@ -176,7 +176,11 @@ fn state(
 pub(super) struct BoundClaim {
     pub namespace: String,
     pub name: String,
+    /// The PersistentVolume that it is bound to.
+    pub volume: String,
     pub is_block: bool,
+    /// Velero takes it along, and its PersistentVolume with it.
+    pub goes_along: bool,
     pub created: Option<Time>,
 }
 
@@ -194,7 +198,9 @@ pub(super) fn bound(claims: &[PersistentVolumeClaim]) -> Vec<BoundClaim> {
     let one = |c: &PersistentVolumeClaim| BoundClaim {
         namespace: c.namespace().unwrap_or_default(),
         name: c.name_any(),
+        volume: c.spec.as_ref().and_then(|s| s.volume_name.clone()).unwrap_or_default(),
         is_block: c.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block"),
+        goes_along: !is_excluded(c) && c.metadata.deletion_timestamp.is_none(),
         created: c.metadata.creation_timestamp.clone(),
     };
     claims.iter().filter(is_bound).map(one).collect()
@@ -240,12 +246,21 @@ fn claims_read_through(pod: &Pod) -> Vec<(String, String)> {
     read_through(pod).into_iter().filter_map(claim_of).map(|claim| (namespace.clone(), claim)).collect()
 }
 
-/// The claims among `claims` that were there when the backup `started` and have no data in it.
+/// The paths of the claims among `claims` that were there when the backup `started` and have no data in it.
 pub(super) fn left_out(
     claims: &[BoundClaim],
     volumes: &[VolumeBackup],
     started: Option<&Time>,
 ) -> Vec<String> {
+    without_data(claims, volumes, started).into_iter().map(BoundClaim::path).collect()
+}
+
+/// The claims among `claims` that were there when the backup `started` and have no data in it.
+pub(super) fn without_data<'a>(
+    claims: &'a [BoundClaim],
+    volumes: &[VolumeBackup],
+    started: Option<&Time>,
+) -> Vec<&'a BoundClaim> {
     let has_data = |claim: &BoundClaim| {
         volumes.iter().any(|v| {
             let name = v.claim.clone().unwrap_or_else(|| format!("{}-{}", v.pod, v.volume));
@@ -256,7 +271,7 @@ pub(super) fn left_out(
         (Some(created), Some(started)) => created <= started,
         _ => true,
     };
-    claims.iter().filter(|c| was_there(c) && !has_data(c)).map(BoundClaim::path).collect()
+    claims.iter().filter(|c| was_there(c) && !has_data(c)).collect()
 }
 
 /// Those of `namespaces` that the cluster doesn't have. Velero makes a failed backup of such.

@@ -74,6 +74,7 @@ fn status(code: u16, reason: &str) -> (u16, Body) {
 const COLLECTIONS: &[(&str, &str, &str)] = &[
     ("/api/v1", "pods", "Pod"),
     ("/api/v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
+    ("/api/v1", "persistentvolumes", "PersistentVolume"),
     ("/api/v1", "configmaps", "ConfigMap"),
     ("/api/v1", "secrets", "Secret"),
     ("/api/v1", "events", "Event"),
@@ -319,13 +320,19 @@ impl State {
             tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         let kinds = [
             ("pods", "pods"),
+            ("persistentvolumeclaims", "persistentvolumeclaims"),
+            ("persistentvolumes", "persistentvolumes"),
             ("services", "services"),
             ("jobs", "jobs.batch"),
             ("cronjobs", "cronjobs.batch"),
         ];
         for (path, object) in &self.objects {
-            let [.., "namespaces", namespace, plural, name] = path.split('/').collect::<Vec<_>>()[..] else {
-                continue;
+            let (place, plural, name) = match path.split('/').collect::<Vec<_>>()[..] {
+                [.., "namespaces", namespace, plural, name] => {
+                    (format!("namespaces/{namespace}"), plural, name)
+                }
+                [.., plural @ "persistentvolumes", name] => ("cluster".to_owned(), plural, name),
+                _ => continue,
             };
             let Some((_, resource)) = kinds.iter().find(|(kind, _)| *kind == plural) else { continue };
             let text = object.to_string();
@@ -333,7 +340,7 @@ impl State {
             header.set_size(text.len() as u64);
             // Velero has each object a second time, by its version.
             for folder in [resource.to_string(), format!("{resource}/v1-preferredversion")] {
-                let file = format!("resources/{folder}/namespaces/{namespace}/{name}.json");
+                let file = format!("resources/{folder}/{place}/{name}.json");
                 archive.append_data(&mut header, file, text.as_bytes()).unwrap();
             }
         }

@@ -8,6 +8,7 @@ use super::source::{backup_config, source};
 use super::*;
 
 const PODS: &str = "/api/v1/namespaces/shop/pods";
+const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
 const EXCLUDED: &str = "velero.io/exclude-from-backup";
 
 async fn planned(config: &Value) -> Vec<Problem> {
@@ -103,7 +104,101 @@ async fn a_share_that_both_sides_mount_is_never_restored_over() {
     );
     pod["metadata"] = json!({ "annotations": { "backup.velero.io/backup-volumes-excludes": "more" } });
     cluster.lock().put(&format!("{PODS}/db-0"), pod);
-    assert_eq!(told(&config).await, [] as [String; 0]);
+    cluster.lock().put_contents(KEY);
+    // The restored pod mounts it all the same.
+    assert_eq!(
+        told(&config).await,
+        [
+            "volume shop/db-0/more (nfs nfs.example:/shop) would be the same storage on the target, into which the \
+          restored pods would write"
+        ]
+    );
+    cluster.finish();
+}
+
+/// A claim of `shop` on a volume of `source` with the reclaim `policy`, that no pod mounts.
+fn unmounted(state: &mut State, name: &str, policy: &str, source: (&str, Value)) {
+    let mut claim = claim("Bound", "static");
+    claim["spec"]["volumeName"] = json!(format!("pv-{name}"));
+    state.put(&format!("{CLAIMS}/{name}"), claim);
+    let mut spec = json!({ "persistentVolumeReclaimPolicy": policy });
+    spec[source.0] = source.1;
+    state.put(&format!("/api/v1/persistentvolumes/pv-{name}"), json!({ "spec": spec }));
+}
+
+fn filer() -> (&'static str, Value) {
+    ("nfs", json!({ "server": "nfs.example", "path": "/docs" }))
+}
+
+/// Velero restores a volume whose data isn't in the backup as it is, unless it is to be deleted with its claim.
+#[tokio::test]
+async fn a_claim_without_data_never_takes_a_live_share_along() {
+    let said = "claim shop/docs (volume pv-docs, nfs nfs.example:/docs, Retain) would be the same storage on the \
+                target, into which the restored pods would write";
+    let cluster = source().await;
+    let mut config = backup_config(&cluster);
+    config["allow-unmounted"] = json!(true);
+    unmounted(&mut cluster.lock(), "docs", "Retain", filer());
+    let errors = async || {
+        let problems = planned(&config).await.into_iter();
+        let errors = problems.filter(|problem| problem.severity == Severity::Error);
+        errors.map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(errors().await, [said]);
+    let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+    assert_eq!(error.message, said);
+    assert!(cluster.writes().is_empty(), "nothing is made");
+    // The ways out: it is left out of the backup, or read through a pod.
+    let (claim, volume) = (format!("{CLAIMS}/docs"), "/api/v1/persistentvolumes/pv-docs");
+    for path in [&*claim, volume] {
+        cluster.lock().objects.get_mut(path).unwrap()["metadata"]["labels"] = json!({ EXCLUDED: "true" });
+        assert_eq!(errors().await, [] as [String; 0], "{path}");
+        cluster.lock().objects.get_mut(path).unwrap()["metadata"]["labels"] = json!({});
+    }
+    let mounting = pod_with(json!({ "persistentVolumeClaim": { "claimName": "docs" } }));
+    cluster.lock().put(&format!("{PODS}/reader"), mounting);
+    assert_eq!(planned(&config).await, []);
+    cluster.finish();
+}
+
+/// It came, or its pod went, before Velero's turn.
+#[tokio::test]
+async fn a_backup_that_would_take_a_live_share_along_is_not_handed_on() {
+    for is_readable in [true, false] {
+        let cluster = source().await;
+        meanwhile(&cluster, |state| unmounted(state, "docs", "Retain", filer()));
+        let objects = json!({ "v1/PersistentVolumeClaim": ["shop/data-db-0", "shop/docs"],
+            "v1/PersistentVolume": [if is_readable { "pv-docs" } else { "pv-other" }] });
+        list(&cluster, objects);
+        let mut config = backup_config(&cluster);
+        config["allow-unmounted"] = json!(true);
+        let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+        assert!(error.message.contains("claim shop/docs (volume pv-docs, nfs nfs.example:/docs"), "{error}");
+        assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")]);
+        cluster.finish();
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_keeps_its_volume_is_told_and_one_made_anew_is_not() {
+    let cluster = source().await;
+    let mut config = backup_config(&cluster);
+    config["allow-unmounted"] = json!(true);
+    let driver = |name: &str| ("csi", json!({ "driver": name, "volumeHandle": "h" }));
+    unmounted(&mut cluster.lock(), "anew", "Delete", driver("efs.csi.aws.com"));
+    unmounted(&mut cluster.lock(), "disk", "Retain", driver("ebs.csi.aws.com"));
+    let read_only = json!({ "server": "nfs.example", "path": "/docs", "readOnly": true });
+    unmounted(&mut cluster.lock(), "papers", "Retain", ("nfs", read_only));
+    let problems = planned(&config).await;
+    assert!(problems.iter().all(|problem| problem.severity == Severity::Warning), "{problems:?}");
+    let kept = problems.iter().filter(|problem| problem.message.contains("keep its volume"));
+    assert_eq!(
+        kept.map(|problem| problem.message.split(" would").next().unwrap()).collect::<Vec<_>>(),
+        [
+            "claim shop/disk (volume pv-disk, csi ebs.csi.aws.com, Retain)",
+            "claim shop/papers (volume pv-papers, nfs nfs.example:/docs, Retain)",
+        ]
+    );
     cluster.finish();
 }
 
