@@ -438,6 +438,15 @@ impl TypedStep for VeleroBackup {
         let found = preflight(ctx, &cluster, &velero_namespace, location.as_deref(), Role::Source).await;
         plan.problems.extend(found.problems);
         let Some(velero) = found.velero.filter(|_| !is_misnamed) else { return Ok(plan) };
+        // Once an earlier attempt has begun it, what the source has by now is no matter of it: it is joined.
+        match velero.backup(ctx.key.as_str()).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(plan),
+            Err(e) => {
+                plan.problems.push(to_problem(&e));
+                return Ok(plan);
+            }
+        }
         match absent_namespaces(&velero, &namespaces).await {
             Ok(absent) if absent.is_empty() => {}
             Ok(absent) => {
@@ -466,7 +475,7 @@ impl TypedStep for VeleroBackup {
             plan.problems.push(problem.in_field("namespaces"));
         }
         let allowed = config.field::<bool>("allow-unfinished-jobs")?.unwrap_or(false);
-        match plan_hazards(ctx, &velero, &namespaces, (claims, pods)).await {
+        match hazards::look(&velero, &namespaces, (claims, pods), None, None).await {
             Ok(hazards) => plan.problems.extend(hazards.iter().map(|hazard| hazard.to_problem(allowed))),
             Err(e) => plan.problems.push(to_problem(&e)),
         }
@@ -551,19 +560,6 @@ fn recorded(config: &BackupConfig, outputs: &BackupOutputs, left_out: &[String])
     }
     checks.extend(outputs.remarks.iter().chain(&outputs.warnings).map(|text| warning(&subject, text)));
     checks
-}
-
-/// What the backup would lead to. One that an earlier attempt has begun is past it.
-async fn plan_hazards(
-    ctx: &StepContext,
-    velero: &Velero,
-    namespaces: &[String],
-    known: (Vec<BoundClaim>, Vec<Pod>),
-) -> Result<Vec<Hazard>, StepError> {
-    match velero.backup(ctx.key.as_str()).await? {
-        Some(_) => Ok(Vec::new()),
-        None => hazards::look(velero, namespaces, known, None, None).await,
-    }
 }
 
 /// Everything the source has had since before the backup is in it.

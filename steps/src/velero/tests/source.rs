@@ -237,6 +237,22 @@ async fn a_claim_that_no_running_pod_mounts_is_never_left_behind_silently() {
     cluster.finish();
 }
 
+/// Who stops the writers may scale down, or delete the namespace, before an interrupted run goes on.
+#[tokio::test]
+async fn what_an_earlier_attempt_has_begun_is_joined_whatever_became_of_the_source() {
+    let cluster = source().await;
+    let (_, ctx) = context();
+    let config = backup_config(&cluster);
+    let outputs = backup_step().apply(&ctx, &config).await.unwrap();
+    for path in ["/api/v1/namespaces/shop/pods/db-0", "/api/v1/namespaces/shop"] {
+        cluster.lock().objects.remove(path);
+        assert_eq!(backup_step().plan(&ctx, &config).await.unwrap().problems, [], "{path}");
+        assert_eq!(backup_step().apply(&ctx, &config).await.unwrap(), outputs);
+    }
+    assert_eq!(cluster.writes(), [format!("POST {VELERO}/backups")]);
+    cluster.finish();
+}
+
 #[tokio::test]
 async fn a_misspelt_namespace_is_named_before_anything_starts() {
     let cluster = source().await;
