@@ -76,7 +76,7 @@ pub(crate) async fn served(client: &Client) -> Result<(Vec<Served>, Vec<String>)
 
 /// Discovery in two requests; `None` where the API server doesn't offer it (before 1.27, or through
 /// some proxies): it then answers in the old form, which reads as "no groups at all".
-async fn aggregated(client: &Client) -> Option<Discovery> {
+pub(crate) async fn aggregated(client: &Client) -> Option<Discovery> {
     let found = Discovery::new(client.clone()).run_aggregated().await.ok()?;
     found.has_group(discovery::ApiGroup::CORE_GROUP).then_some(found)
 }

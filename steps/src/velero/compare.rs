@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{PAGE_ITEMS, RESTORE_NAME_LABEL};
 use super::lone::Lone;
+use crate::inventory::aggregated;
 use crate::kubernetes::kube_error;
 
 /// Names that a note quotes before it only counts.
@@ -343,10 +344,10 @@ pub(super) async fn compare(
 
 /// The kinds that a cluster serves.
 pub(super) async fn discover(client: &Client) -> Result<Discovery, StepError> {
-    // Two requests since Kubernetes 1.30; one for each group before.
-    match Discovery::new(client.clone()).run_aggregated().await {
-        Ok(discovery) => Ok(discovery),
-        Err(_) => Discovery::new(client.clone())
+    // Two requests where the API server offers it; else one for each group.
+    match aggregated(client).await {
+        Some(discovery) => Ok(discovery),
+        None => Discovery::new(client.clone())
             .run()
             .await
             .map_err(|e| kube_error("failed to ask the cluster which kinds it serves", e)),

@@ -112,7 +112,7 @@ impl State {
         if let Some(bytes) = path.strip_prefix("/files/").and_then(|file| self.files.get(file)) {
             return (200, Body::Bytes(bytes.clone()));
         }
-        if let Some(found) = self.discovery(method, &path, request) {
+        if let Some(found) = Self::discovery(method, &path) {
             return found;
         }
         if method == "GET" && path.starts_with("/api/v1/namespaces/") && path.split('/').count() == 5 {
@@ -154,8 +154,8 @@ impl State {
         }
     }
 
-    fn discovery(&mut self, method: &str, path: &str, request: &Request) -> Option<(u16, Body)> {
-        let accept = request.headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    /// In the old form, whatever is asked for: so answers a server, or a proxy, that has no other.
+    fn discovery(method: &str, path: &str) -> Option<(u16, Body)> {
         let group_version = |group: &str| json!({ "groupVersion": format!("{group}/v1"), "version": "v1" });
         let group = |name: &str| json!({ "name": name, "versions": [group_version(name)], "preferredVersion": group_version(name) });
         let shop = || {
@@ -168,9 +168,6 @@ impl State {
             ("GET", "/version") => {
                 json!({ "major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "",
                 "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "" })
-            }
-            ("GET", "/api" | "/apis") if accept.contains("apidiscovery") => {
-                return Some(status(406, "NotAcceptable"));
             }
             ("GET", "/api") => {
                 json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
