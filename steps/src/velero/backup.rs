@@ -173,7 +173,9 @@ impl VeleroBackup {
                 };
                 Ok((backup, velero.volumes_of_backup(name).await?, hazards))
             };
-            if let Some((backup, volumes, hazards)) = patience.bear(look.await, Instant::now())? {
+            if let Some((backup, volumes, hazards)) =
+                patience.bear(self.pace.in_time(look).await, Instant::now())?
+            {
                 seen = seen.or(hazards);
                 let status = backup.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_backup(&volumes);

@@ -23,6 +23,9 @@ pub(super) struct Pace {
     /// An API server that doesn't answer, before the engine hears of it: a control plane's upgrade
     /// takes minutes, and losing it costs nothing but the look.
     pub outage: Duration,
+    /// For all answers of one look, however many objects they list: a connection that was lost in between, as by a
+    /// laptop's sleep, gives none for ever.
+    pub answer: Duration,
 }
 
 impl Default for Pace {
@@ -34,11 +37,25 @@ impl Default for Pace {
             volumes: Duration::from_secs(30),
             download: Duration::from_secs(60),
             outage: Duration::from_secs(5 * 60),
+            answer: Duration::from_secs(60),
         }
     }
 }
 
 impl Pace {
+    /// What `look` finds.
+    ///
+    /// # Errors
+    /// `Transient` when it is not answered in time.
+    pub(super) async fn in_time<T>(
+        &self,
+        look: impl Future<Output = Result<T, StepError>>,
+    ) -> Result<T, StepError> {
+        let seconds = self.answer.as_secs();
+        let late = || StepError::transient(format!("the cluster has not answered for {seconds} s"));
+        tokio::time::timeout(self.answer, look).await.unwrap_or_else(|_| Err(late()))
+    }
+
     /// Waits for the next look.
     ///
     /// # Errors

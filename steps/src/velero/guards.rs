@@ -42,7 +42,7 @@ pub(super) async fn wait_for_backup(
             let backup = velero.backup(name).await?;
             Ok((backup, velero.volumes_of_backup(name).await?))
         };
-        match patience.bear(look.await, Instant::now())? {
+        match patience.bear(pace.in_time(look).await, Instant::now())? {
             None => {}
             Some((None, _)) => {
                 seen = None;

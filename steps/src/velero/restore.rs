@@ -211,7 +211,7 @@ impl VeleroRestore {
                 let restore = velero.restore(name).await?.ok_or_else(|| gone(name))?;
                 Ok((restore, velero.volumes_of_restore(name).await?))
             };
-            if let Some((restore, volumes)) = patience.bear(look.await, Instant::now())? {
+            if let Some((restore, volumes)) = patience.bear(self.pace.in_time(look).await, Instant::now())? {
                 let status = restore.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_restore(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_restored, p.total_items));
@@ -221,14 +221,15 @@ impl VeleroRestore {
                     Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
                     Stage::Queued => {
                         stall.reset();
-                        if let Some(other) = blocking(velero, name).await {
+                        let other = self.pace.in_time(blocking(velero, name)).await;
+                        if let Ok(Some(other)) = other {
                             progress.message = Some(format!("waiting for restore {other} to end"));
                         }
                     }
                     Stage::Working if looks.is_multiple_of(DIAGNOSE_EVERY) => {
-                        let looked = diagnose::look(velero, name).await;
+                        let looked = self.pace.in_time(diagnose::look(velero, name)).await;
                         if let Some(made) = patience.bear(looked, Instant::now())? {
-                            let checked = made.refuse_missing_class(velero).await;
+                            let checked = self.pace.in_time(made.refuse_missing_class(velero)).await;
                             patience.bear(checked, Instant::now())?;
                             let fingerprint = format!(
                                 "{}|{items:?}|{}|{}",
@@ -359,12 +360,13 @@ fn spec(config: &RestoreConfig) -> RestoreSpec {
 }
 
 /// Another restore that Velero is at: it makes one after the other.
-async fn blocking(velero: &Velero, name: &str) -> Option<String> {
-    let restores = list_all(&velero.restores(), "").await.ok()?;
+async fn blocking(velero: &Velero, name: &str) -> Result<Option<String>, StepError> {
+    let restores = list_all(&velero.restores(), "").await;
+    let restores = restores.map_err(|e| kube_error("failed to list the target's restores", e))?;
     let at_work = |r: &&Restore| {
         r.name_any() != name && stage(&r.status.clone().unwrap_or_default().phase) == Stage::Working
     };
-    restores.iter().find(at_work).map(ResourceExt::name_any)
+    Ok(restores.iter().find(at_work).map(ResourceExt::name_any))
 }
 
 async fn stuck(

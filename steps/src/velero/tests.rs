@@ -30,6 +30,7 @@ fn pace() -> Pace {
         volumes: Duration::from_millis(20),
         download: Duration::from_secs(5),
         outage: Duration::from_millis(50),
+        answer: Duration::from_secs(60),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers::any};
@@ -28,6 +29,8 @@ pub(super) struct State {
     pub hidden_once: Vec<String>,
     /// Files, as `KIND/NAME`, that the store fails to give, each once.
     pub failing_once: Vec<String>,
+    /// Paths whose next GET is never answered.
+    pub silent_once: Vec<String>,
     /// Called with the path of every list, after it was answered.
     pub on_list: Option<Hook>,
     /// What Velero would do next.
@@ -50,9 +53,17 @@ impl Respond for Cluster2 {
     fn respond(&self, request: &Request) -> ResponseTemplate {
         let mut state = self.0.lock().unwrap();
         let (code, body) = state.answer(request);
-        match body {
+        let answer = match body {
             Body::Json(value) => ResponseTemplate::new(code).set_body_json(value),
             Body::Bytes(bytes) => ResponseTemplate::new(code).set_body_bytes(bytes),
+        };
+        let is_silent = |path: &String| request.method == "GET" && path == request.url.path();
+        match state.silent_once.iter().position(is_silent) {
+            Some(position) => {
+                state.silent_once.remove(position);
+                answer.set_delay(Duration::MAX)
+            }
+            None => answer,
         }
     }
 }

@@ -325,6 +325,21 @@ async fn a_failed_backup_says_why() {
     cluster.finish();
 }
 
+/// Of a connection that was lost in between, as by a laptop's sleep, no answer ever comes.
+#[tokio::test]
+async fn an_answer_that_never_comes_is_not_waited_for_for_ever() {
+    let cluster = source().await;
+    // The first that is asked for when the backup is followed.
+    cluster.lock().silent_once.push(format!("{VELERO}/podvolumebackups"));
+    let pace = Pace { answer: Duration::from_millis(200), outage: Duration::from_secs(60), ..pace() };
+    let step = Typed(VeleroBackup::at(pace));
+    let config = backup_config(&cluster);
+    let (_, ctx) = context();
+    let applied = tokio::time::timeout(Duration::from_secs(30), step.apply(&ctx, &config)).await;
+    applied.expect("it ends").unwrap();
+    cluster.finish();
+}
+
 #[tokio::test]
 async fn a_backup_without_progress_names_the_volume() {
     let cluster = source().await;
