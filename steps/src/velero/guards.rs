@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::{Api, ResourceExt};
-use migrate_plugin_api::{Progress, StepContext, StepError};
+use migrate_plugin_api::{ErrorClass, Progress, StepContext, StepError};
 use tokio::time::Instant;
 
-use super::api::{BACKUP_NAME_LABEL, Backup, Velero, list_all};
+use super::api::{BACKUP_NAME_LABEL, Backup, Restore, Velero, list_all};
 use super::follow::{Pace, Patience};
 use super::restore::{ImageRename, RestoreConfig};
 use super::volumes::{VolumeBackup, backed_up};
@@ -152,6 +152,35 @@ pub(super) async fn refuse_occupied(velero: &Velero, volumes: &[VolumeBackup]) -
         occupied.extend(pods.iter().filter(|p| wanted.contains(p)).map(|p| format!("pod {namespace}/{p}")));
     }
     if occupied.is_empty() { Ok(()) } else { Err(occupied_error(&occupied)) }
+}
+
+/// Takes back `restore`, whose turn has not come, where something has come to stand in its way since it was made: Velero
+/// would restore into a claim that it finds there.
+pub(super) async fn withdraw_if_occupied(
+    ctx: &StepContext,
+    velero: &Velero,
+    config: &RestoreConfig,
+    restore: &Restore,
+) -> Result<(), StepError> {
+    let volumes = match &config.volumes {
+        Some(volumes) => volumes.clone(),
+        None => backed_up(&velero.volumes_of_backup(&config.backup).await?),
+    };
+    let occupied = match refuse_occupied(velero, &volumes).await {
+        Err(e) if e.class == ErrorClass::Conflict => e,
+        other => return other,
+    };
+    let name = restore.name_any();
+    let unchanged = Preconditions { resource_version: restore.resource_version(), uid: None };
+    match velero.restores().delete(&name, &DeleteParams::default().preconditions(unchanged)).await {
+        Ok(_) => {
+            ctx.warn(format!("deleted restore `{name}` before its turn: something stands in its way by now"));
+            Err(occupied)
+        }
+        // Velero has begun it in between, or somebody else has deleted it: the next look tells.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(e) => Err(kube_error(format!("failed to delete restore `{name}`"), e)),
+    }
 }
 
 /// All claims and pods in `namespaces` of the target.

@@ -31,6 +31,7 @@ use super::files::{Texts, VeleroFile, fetch};
 use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::guards::{
     image_rules, occupants, occupied_error, refuse_occupied, refuse_other_password, wait_for_backup,
+    withdraw_if_occupied,
 };
 use super::install::{Preflight, Role, preflight, to_problem};
 use super::lone::{Lone, lone_pods};
@@ -39,8 +40,8 @@ use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, backed_up, resto
 use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
 
-/// Looks between two diagnoses: they list all restored claims and pods.
-const DIAGNOSE_EVERY: u32 = 5;
+/// Looks between two that list all claims and pods.
+const LOOK_CLOSELY_EVERY: u32 = 5;
 /// Claims, as a list of objects calls their kind.
 const CLAIMS: &str = "v1/PersistentVolumeClaim";
 
@@ -200,7 +201,12 @@ impl VeleroRestore {
     }
 
     /// Follows the restore to its end.
-    async fn follow(&self, ctx: &StepContext, velero: &Velero) -> Result<Restore, StepError> {
+    async fn follow(
+        &self,
+        ctx: &StepContext,
+        config: &RestoreConfig,
+        velero: &Velero,
+    ) -> Result<Restore, StepError> {
         let name = ctx.key.as_str();
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
@@ -221,12 +227,18 @@ impl VeleroRestore {
                     Stage::Failed => return Err(self.failure(ctx, velero, &status, &volumes).await?),
                     Stage::Queued => {
                         stall.reset();
+                        // Its turn may be hours away, in which others work on the target.
+                        if looks.is_multiple_of(LOOK_CLOSELY_EVERY) {
+                            let free = withdraw_if_occupied(ctx, velero, config, &restore);
+                            let free = self.pace.in_time(free).await;
+                            patience.bear(free, Instant::now())?;
+                        }
                         let other = self.pace.in_time(blocking(velero, name)).await;
                         if let Ok(Some(other)) = other {
                             progress.message = Some(format!("waiting for restore {other} to end"));
                         }
                     }
-                    Stage::Working if looks.is_multiple_of(DIAGNOSE_EVERY) => {
+                    Stage::Working if looks.is_multiple_of(LOOK_CLOSELY_EVERY) => {
                         let looked = self.pace.in_time(diagnose::look(velero, name)).await;
                         if let Some(made) = patience.bear(looked, Instant::now())? {
                             let checked = self.pace.in_time(made.refuse_missing_class(velero)).await;
@@ -527,7 +539,7 @@ impl TypedStep for VeleroRestore {
     async fn apply(&self, ctx: &StepContext, config: &RestoreConfig) -> Result<RestoreOutputs, StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
         self.start(ctx, config, &velero).await?;
-        let restore = self.follow(ctx, &velero).await?;
+        let restore = self.follow(ctx, config, &velero).await?;
         self.outputs(ctx, config, &velero, &restore).await
     }
 

@@ -48,10 +48,14 @@ pub(super) struct Claim {
     pub is_restored: bool,
     /// The restore has made such a claim, and another one has its name now.
     is_another: bool,
+    /// Velero found it there, which it then leaves as it is; and restores into it all the same, through the pods that it
+    /// makes.
+    is_foreign: bool,
 }
 
 impl Claim {
     fn judge(
+        volume: &VolumeBackup,
         path: String,
         found: Option<&PersistentVolumeClaim>,
         restore: &str,
@@ -61,8 +65,15 @@ impl Claim {
         let is_restored = found
             .is_some_and(|claim| claim.labels().get(RESTORE_NAME_LABEL).is_some_and(|made| made == restore));
         let was_made = !outcome.is_some_and(|outcome| outcome.has(&path));
-        let is_another = found.is_some() && !is_restored && was_made;
-        Self { path, is_bound: phase == Some("Bound"), is_restored, is_another }
+        let is_others = found.is_some() && !is_restored;
+        let has_files = !volume.snapshot_id.is_empty();
+        Self {
+            path,
+            is_bound: phase == Some("Bound"),
+            is_restored,
+            is_another: is_others && was_made,
+            is_foreign: is_others && !was_made && has_files,
+        }
     }
 }
 
@@ -82,19 +93,35 @@ pub(super) async fn claims(
             .map_err(|e| kube_error(format!("failed to list the claims of namespace `{namespace}`"), e))?;
         found.extend(listed.into_iter().map(|claim| (format!("{namespace}/{}", claim.name_any()), claim)));
     }
-    let wanted = volumes.iter().filter_map(|v| Some(format!("{}/{}", v.namespace, v.claim.as_ref()?)));
-    let judged = wanted.map(|path| {
+    let wanted = volumes.iter().filter_map(|v| Some((v, format!("{}/{}", v.namespace, v.claim.as_ref()?))));
+    let judged = wanted.map(|(volume, path)| {
         let claim = found.get(&path);
-        Claim::judge(path, claim, restore, outcome)
+        Claim::judge(volume, path, claim, restore, outcome)
     });
     Ok(judged.collect())
 }
 
-/// Refuses to judge a target on which none of the restored claims is left and others have their names: restoring again
-/// would not go over these, and that they go is for a person to say. Where one is left the others are only told.
+/// Refuses to judge a target on which none of the restored claims is left and others have their names, or where Velero
+/// has restored into claims of others: restoring again would not go over these, and that they go is for a person to say.
+/// Where a restored one is left, others that came since are only told.
 pub(super) fn refuse_others(ctx: &StepContext, restore: &str, claims: &[Claim]) -> Result<(), StepError> {
-    let others: Vec<String> =
-        claims.iter().filter(|claim| claim.is_another).map(|claim| claim.path.clone()).collect();
+    let that = |is: fn(&Claim) -> bool| -> Vec<String> {
+        claims.iter().filter(|claim| is(claim)).map(|claim| claim.path.clone()).collect()
+    };
+    let again = format!(
+        "look before you delete anything; once they and their pods are gone, `migrate resume {} --rerun {}` restores \
+         again",
+        ctx.run,
+        ctx.node.quoted()
+    );
+    let foreign = that(|claim| claim.is_foreign);
+    if !foreign.is_empty() {
+        let message =
+            format!("restore `{restore}` has restored into claims that others had made: {}", some(&foreign));
+        let hint = format!("they may hold what others have written, and the backup's files over it: {again}");
+        return Err(StepError::conflict(message).with_hint(hint));
+    }
+    let others = that(|claim| claim.is_another);
     if others.is_empty() || claims.iter().any(|claim| claim.is_restored) {
         return Ok(());
     }
@@ -103,12 +130,7 @@ pub(super) fn refuse_others(ctx: &StepContext, restore: &str, claims: &[Claim]) 
          is gone",
         some(&others)
     );
-    Err(StepError::conflict(message).with_hint(format!(
-        "they may hold what was written since: look before you delete anything; once they and their pods are gone, \
-         `migrate resume {} --rerun {}` restores again",
-        ctx.run,
-        ctx.node.quoted()
-    )))
+    Err(StepError::conflict(message).with_hint(format!("they may hold what was written since: {again}")))
 }
 
 /// Every one of the backup's `claims` is bound on the target, and is the one that was restored. `unbound` are those that
@@ -117,6 +139,10 @@ pub(super) fn claim_checks(claims: &[Claim], unbound: Option<&[String]>) -> Vec<
     let one = |claim: &Claim| {
         let found = if claim.is_bound { "Bound" } else { "not bound" };
         let check = Check::equal(format!("claim {}", claim.path), "phase", "Bound", found);
+        if claim.is_foreign {
+            let note = "Velero found it there, made by others, and restored into it";
+            return Check { status: CheckStatus::Failed, ..check.with_note(note) };
+        }
         if claim.is_another {
             let note =
                 "another one has its name: the restored one is gone, and with it the data that Velero moved";
@@ -183,17 +209,25 @@ mod tests {
                 serde_json::json!({ "metadata": { "labels": labels }, "status": { "phase": "Bound" } });
             serde_json::from_value(claim).unwrap()
         };
-        let judge = |found: Option<&PersistentVolumeClaim>, outcome: Option<&KindOutcome>| {
-            let claim = Claim::judge("shop/data".to_owned(), found, "r", outcome);
+        let judge = |found: Option<&PersistentVolumeClaim>| {
+            let claim = Claim::judge(&source("a", 5, "1"), "shop/data".to_owned(), found, "r", None);
             (claim.is_bound, claim.is_restored, claim.is_another)
         };
         let ours = claim(serde_json::json!({ "velero.io/restore-name": "r" }));
         let theirs = claim(serde_json::json!({ "velero.io/restore-name": "other" }));
-        assert_eq!(judge(Some(&ours), None), (true, true, false));
-        assert_eq!(judge(Some(&theirs), None), (true, false, true));
-        assert_eq!(judge(None, None), (false, false, false));
-        // One that Velero has not made is no other one.
+        assert_eq!(judge(Some(&ours)), (true, true, false));
+        assert_eq!(judge(Some(&theirs)), (true, false, true));
+        assert_eq!(judge(None), (false, false, false));
+        // One that Velero has not made is no other one: it was restored into, if there were files.
         let skipped = KindOutcome { skipped: vec!["shop/data".to_owned()], ..Default::default() };
-        assert_eq!(judge(Some(&theirs), Some(&skipped)), (true, false, false));
+        let is = |snapshot: &str, found: Option<&PersistentVolumeClaim>| {
+            let volume = source("a", 5, snapshot);
+            let claim = Claim::judge(&volume, "shop/data".to_owned(), found, "r", Some(&skipped));
+            (claim.is_another, claim.is_foreign)
+        };
+        assert_eq!(is("1", Some(&theirs)), (false, true));
+        assert_eq!(is("", Some(&theirs)), (false, false));
+        assert_eq!(is("1", Some(&ours)), (false, false));
+        assert_eq!(is("1", None), (false, false));
     }
 }

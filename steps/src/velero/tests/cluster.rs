@@ -150,7 +150,7 @@ impl State {
             ("GET", false) => self.get(&path),
             ("POST", true) => self.create(&path, kind, body()),
             ("PATCH", false) => self.apply(&path, &query, request, body()),
-            ("DELETE", false) => self.delete(&path),
+            ("DELETE", false) => self.delete(&path, &body()),
             ("DELETE", true) => {
                 let found = self.matching(&format!("{path}/"), &query);
                 for (path, _) in found {
@@ -301,7 +301,12 @@ impl State {
         (200, Body::Json(object))
     }
 
-    fn delete(&mut self, path: &str) -> (u16, Body) {
+    fn delete(&mut self, path: &str, options: &Value) -> (u16, Body) {
+        let wanted = &options["preconditions"]["resourceVersion"];
+        let found = self.objects.get(path).map(|object| &object["metadata"]["resourceVersion"]);
+        if !wanted.is_null() && found.is_some_and(|found| found != wanted) {
+            return status(409, "Conflict");
+        }
         if self.objects.remove(path).is_none() {
             return status(404, "NotFound");
         }

@@ -131,6 +131,81 @@ async fn a_claim_that_was_replaced_beside_restored_ones_is_told() {
     cluster.finish();
 }
 
+/// Velero was at another restore for hours, in which somebody has made the claim and filled it.
+#[tokio::test]
+async fn a_claim_that_velero_had_not_made_is_no_restored_data_either() {
+    for outcome in ["failed", "skipped"] {
+        let cluster = target().await;
+        let (_, ctx) = context();
+        let mut config = restore_config(&cluster);
+        config["objects"]["v1/PersistentVolumeClaim"] = json!(["shop/data-db-0"]);
+        let list = json!({ "v1/Pod": ["shop/db-0(created)"], "v1/ConfigMap": ["shop/settings(created)"],
+            "v1/PersistentVolumeClaim": [format!("shop/data-db-0({outcome})")] });
+        cluster.lock().put_file("RestoreResourceList", KEY, &list);
+        let made = cluster.lock().on_create.take().unwrap();
+        cluster.lock().on_create = Some(Box::new(move |state, path| {
+            made(state, path);
+            if path.contains("/restores/") {
+                state.put(CLAIM, claim("Bound", "premium"));
+                state.scripts.insert(path.to_owned(), vec![json!({ "phase": "Completed" })]);
+            }
+        }));
+        let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+        let deep = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Deep).await.unwrap();
+        assert_eq!(failed(&deep), ["claim shop/data-db-0"], "{outcome}");
+        let note = "Velero found it there, made by others, and restored into it";
+        assert_eq!(deep.failures().next().unwrap().note.as_deref(), Some(note));
+        // The engine would restore again, which would be refused with the advice to delete it.
+        let error = restore_step().verify(&ctx, &config, &outputs, VerifyDepth::Quick).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Conflict);
+        assert_eq!(
+            error.message,
+            format!("restore `{KEY}` has restored into claims that others had made: shop/data-db-0")
+        );
+        assert!(error.hint.unwrap().starts_with("they may hold what others have written"));
+        cluster.finish();
+    }
+}
+
+#[tokio::test]
+async fn a_restore_whose_way_is_taken_before_its_turn_is_taken_back_unless_velero_has_begun_it() {
+    for has_begun in [false, true] {
+        let cluster = target().await;
+        let (_, ctx) = context();
+        let config = restore_config(&cluster);
+        let restore = format!("{VELERO}/restores/{KEY}");
+        let made = cluster.lock().on_create.take().unwrap();
+        cluster.lock().on_create = Some(Box::new(move |state, path| {
+            made(state, path);
+            if path.contains("/restores/") {
+                state.objects.get_mut(path).unwrap()["metadata"]["resourceVersion"] = json!("1");
+                state.put(CLAIM, claim("Bound", "premium"));
+                let phase = |phase: &str| json!({ "phase": phase });
+                state.scripts.insert(path.to_owned(), vec![json!({}), phase("New"), phase("Completed")]);
+            }
+        }));
+        let begun = restore.clone();
+        cluster.lock().on_list = Some(Box::new(move |state, path| {
+            if path.ends_with("/shop/pods")
+                && has_begun
+                && let Some(restore) = state.objects.get_mut(&begun)
+            {
+                restore["metadata"]["resourceVersion"] = json!("2");
+            }
+        }));
+        let result = restore_step().apply(&ctx, &config).await;
+        assert_eq!(cluster.lock().objects.contains_key(&restore), has_begun);
+        if has_begun {
+            result.unwrap();
+        } else {
+            let error = result.unwrap_err();
+            assert_eq!(error.class, ErrorClass::Conflict);
+            assert!(error.message.starts_with("the target already has claim shop/data-db-0"), "{error}");
+        }
+        cluster.finish();
+    }
+}
+
 #[tokio::test]
 async fn what_was_missing_when_the_restore_ended_stays_missing() {
     let cluster = target().await;
