@@ -37,7 +37,7 @@ impl Default for Pace {
             volumes: Duration::from_secs(30),
             download: Duration::from_secs(60),
             outage: Duration::from_secs(5 * 60),
-            answer: Duration::from_secs(60),
+            answer: Duration::from_secs(120),
         }
     }
 }
