@@ -30,6 +30,8 @@ pub(crate) use rewriting::Change;
 #[cfg(test)]
 mod examples_tests;
 #[cfg(test)]
+mod ingress_tests;
+#[cfg(test)]
 mod network_tests;
 #[cfg(test)]
 mod node_tests;

@@ -3,7 +3,7 @@
 use super::tests::{found, rewritten};
 use super::*;
 
-fn inputs(ingress: &str) -> Inputs {
+pub(super) fn inputs(ingress: &str) -> Inputs {
     let text = format!(
         "ingress = \"{ingress}\"\napplication-load-balancer = \"alb-infra/alb\"\ncertificates = {{ arn = \"tls\" }}"
     );
@@ -11,21 +11,21 @@ fn inputs(ingress: &str) -> Inputs {
 }
 
 /// `text` rewritten, twice, which must be the same.
-fn done(text: &str, inputs: &Inputs) -> String {
+pub(super) fn done(text: &str, inputs: &Inputs) -> String {
     let set = RuleSet::shipped();
     let once = rewritten(&set, text, inputs).unwrap();
     assert_eq!(rewritten(&set, &once, inputs).unwrap(), once, "twice is another than once");
     once
 }
 
-fn rules(text: &str, inputs: &Inputs) -> Vec<String> {
+pub(super) fn rules(text: &str, inputs: &Inputs) -> Vec<String> {
     let mut all: Vec<String> = found(text, inputs).into_iter().map(|f| f.rule).collect();
     all.sort_unstable();
     all.dedup();
     all
 }
 
-fn finding(text: &str, inputs: &Inputs, rule: &str) -> Finding {
+pub(super) fn finding(text: &str, inputs: &Inputs, rule: &str) -> Finding {
     let all = found(text, inputs);
     let of = all.iter().find(|f| f.rule == rule);
     of.unwrap_or_else(|| panic!("no {rule} in {all:#?}")).clone()
@@ -43,7 +43,7 @@ fn service(annotations: &[(&str, &str)], spec: &str) -> String {
 }
 
 /// An Ingress of namespace `shop` before Service `web`.
-fn ingress(name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
+pub(super) fn ingress(name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
     let annotations: String =
         annotations.iter().map(|(name, value)| format!("    {name}: '{value}'\n")).collect();
     let map = if annotations.is_empty() { String::new() } else { format!("  annotations:\n{annotations}") };
@@ -53,8 +53,8 @@ fn ingress(name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
     )
 }
 
-const ALB: &str = "ingressClassName: alb";
-const PUBLIC: (&str, &str) = ("alb.ingress.kubernetes.io/scheme", "internet-facing");
+pub(super) const ALB: &str = "ingressClassName: alb";
+pub(super) const PUBLIC: (&str, &str) = ("alb.ingress.kubernetes.io/scheme", "internet-facing");
 const AZURE_INTERNAL: &str = "service.beta.kubernetes.io/azure-load-balancer-internal: \"true\"";
 
 #[test]

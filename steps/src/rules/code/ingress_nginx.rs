@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::ingress::{Ingress, PREFIX};
+use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
-use crate::rules::engine::{Look, Match};
+use crate::rules::engine::{Effects, Look, Match};
 use crate::rules::path::{Pattern, key, with};
 
 const CLASS: &str = "webapprouting.kubernetes.azure.com";
@@ -21,9 +22,7 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     let node = look.object.node;
     let by_annotation = Pattern::parse("**.port.name").map(|p| p.find(node)).unwrap_or_default();
     if by_annotation.iter().any(|(_, name)| name.text() == Some("use-annotation")) {
-        return found.saying(
-            "it can't be turned into an Ingress of NGINX by itself: its routes are in `actions` annotations",
-        );
+        return stays(found, "its routes are in `actions` annotations");
     }
     let mut secrets: Vec<String> = Vec::new();
     for arn in ingress.settings.certificates() {
@@ -39,16 +38,9 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         key: "ingressClassName".to_owned(),
         value: CLASS.into(),
     });
-    for (path, text) in
-        Pattern::parse("spec.rules[].http.paths[].path").map(|p| p.find(node)).unwrap_or_default()
-    {
-        if let Some(prefix) = text.text().and_then(|text| text.strip_suffix('*')) {
-            let prefix = if prefix.len() > 1 { prefix.trim_end_matches('/') } else { "/" };
-            let around = path[..path.len() - 1].to_vec();
-            found = found.edit(Edit::Set { path, value: prefix.into() });
-            found =
-                found.edit(Edit::Insert { path: around, key: "pathType".to_owned(), value: "Prefix".into() });
-        }
+    match paths(ingress) {
+        Ok(edits) => found.effects.edits.extend(edits),
+        Err(reason) => return stays(Match { effects: Effects::default(), ..found }, &reason),
     }
     if !secrets.is_empty() && node.at(&["spec", "tls"]).is_none() {
         let hosts = ingress.hosts();
@@ -73,4 +65,29 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         };
     }
     found
+}
+
+fn stays(found: Match, reason: &str) -> Match {
+    found.saying(format!("it can't be turned into an Ingress of NGINX by itself: {reason}"))
+}
+
+/// Each path as the controller meant it. NGINX takes one that is neither Exact nor Prefix for a prefix.
+/// <https://kubernetes.github.io/ingress-nginx/user-guide/ingress-path-matching/>
+fn paths(ingress: &Ingress<'_>) -> Result<Vec<Edit>, String> {
+    let mut edits = Vec::new();
+    let all = Pattern::parse("spec.rules[].http.paths[]").map(|p| p.find(ingress.object.node));
+    for (at, path) in all.unwrap_or_default() {
+        let (kind, value) = path_of(ingress, path)?;
+        let kind = match kind {
+            PathKind::Exact => "Exact",
+            PathKind::Prefix => "Prefix",
+        };
+        for (name, value) in [("path", value), ("pathType", kind)] {
+            if path.text_at(&[name]) != Some(value) {
+                let (path, key) = (at.clone(), name.to_owned());
+                edits.push(Edit::Insert { path, key, value: value.into() });
+            }
+        }
+    }
+    Ok(edits)
 }

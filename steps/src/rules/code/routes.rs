@@ -40,7 +40,7 @@ pub(super) fn routes(
                 continue;
             }
             let backend = path.get("backend").ok_or("a path without a backend")?;
-            let rule = json!({ "matches": [{ "path": path_match(path)? }],
+            let rule = json!({ "matches": [{ "path": path_match(ingress, path)? }],
                 "backendRefs": backends(look, ingress, backend)? });
             match by_host.iter_mut().find(|(known, _)| *known == host) {
                 Some((_, rules)) => rules.push(rule),
@@ -122,19 +122,41 @@ fn is_redirect(ingress: &Ingress<'_>, path: &Node) -> bool {
     by_annotation && name.contains("redirect") && ingress.settings.redirect().is_some()
 }
 
-/// `/api/*` of an ALB is the prefix `/api` of a Gateway; without a wildcard it is the whole path,
-/// unless the Ingress says Prefix.
-fn path_match(path: &Node) -> Result<Value, String> {
-    let text = path.text_at(&["path"]).unwrap_or("/");
-    let (kind, value) = match (path.text_at(&["pathType"]), text.strip_suffix("/*")) {
-        (_, Some(prefix)) => ("PathPrefix", if prefix.is_empty() { "/" } else { prefix }),
-        (_, None) if text == "*" => ("PathPrefix", "/"),
-        (Some("Prefix"), None) => ("PathPrefix", text),
-        _ => ("Exact", text),
+/// How much of the path of a request must fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathKind {
+    Exact,
+    Prefix,
+}
+
+/// `/api/*` of an ALB is the prefix `/api`; without a wildcard it is the whole path, unless the Ingress says
+/// Prefix. No path is every path.
+/// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/ingress/model_build_listener_rules.go>
+pub(super) fn path_of<'a>(ingress: &Ingress<'_>, path: &'a Node) -> Result<(PathKind, &'a str), String> {
+    let text = path.text_at(&["path"]).unwrap_or_default();
+    let kind = path.text_at(&["pathType"]);
+    if !matches!(kind, Some("Exact" | "Prefix")) && ingress.setting("use-regex-path-match") == Some("true") {
+        return Err(format!("path `{text}` is a regular expression"));
+    }
+    let (kind, value) = match (kind, text.strip_suffix("/*")) {
+        (_, Some("")) => (PathKind::Prefix, "/"),
+        (_, Some(prefix)) => (PathKind::Prefix, prefix),
+        (_, None) if matches!(text, "" | "*") => (PathKind::Prefix, "/"),
+        (Some("Prefix"), None) => (PathKind::Prefix, text),
+        _ => (PathKind::Exact, text),
     };
     if value.contains(['*', '?']) {
-        return Err(format!("path `{text}` has a wildcard in the middle"));
+        return Err(format!("path `{text}` has a wildcard that is no `/*` at its end"));
     }
+    Ok((kind, value))
+}
+
+fn path_match(ingress: &Ingress<'_>, path: &Node) -> Result<Value, String> {
+    let (kind, value) = path_of(ingress, path)?;
+    let kind = match kind {
+        PathKind::Exact => "Exact",
+        PathKind::Prefix => "PathPrefix",
+    };
     Ok(json!({ "type": kind, "value": value }))
 }
 
