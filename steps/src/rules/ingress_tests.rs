@@ -52,3 +52,127 @@ fn a_path_that_can_not_be_said_keeps_the_ingress() {
         assert!(message.contains("regular expression"), "{message}");
     }
 }
+
+const HTTPS: (&str, &str) = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTPS":443}]"#);
+const BOTH: (&str, &str) = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80},{"HTTPS":443}]"#);
+const GROUP: (&str, &str) = ("alb.ingress.kubernetes.io/group.name", "g");
+
+fn arns(arns: &str) -> (&str, &str) {
+    ("alb.ingress.kubernetes.io/certificate-arn", arns)
+}
+
+/// Routes of the hosts, and what else the Ingress says.
+fn hosts(hosts: &[&str], more: &str) -> String {
+    let backend = "{service: {name: web, port: {number: 80}}}";
+    let host = |host: &&str| {
+        format!("{{host: {host}, http: {{paths: [{{path: /, pathType: Prefix, backend: {backend}}}]}}}}")
+    };
+    let rules: Vec<String> = hosts.iter().map(host).collect();
+    format!("{ALB}\n  rules: [{}]{more}", rules.join(", "))
+}
+
+fn with_certificates(target: &str, certificates: &[(&str, &str)]) -> Inputs {
+    let mut inputs = inputs(target);
+    inputs.certificates = certificates.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    inputs
+}
+
+fn needs(text: &str, inputs: &Inputs) -> Vec<String> {
+    assert_eq!(done(text, inputs), text, "it stays");
+    finding(text, inputs, "EKS-NET-001").needs
+}
+
+const REDIRECT: &str = "nginx.ingress.kubernetes.io/force-ssl-redirect: \"true\"";
+
+#[test]
+fn a_host_whose_certificate_aws_finds_needs_one_that_is_named() {
+    let text = ingress("web", &[PUBLIC, HTTPS], &hosts(&["a.example.com", "b.example.com"], ""));
+    for target in ["nginx", "gateway"] {
+        assert_eq!(
+            needs(&text, &inputs(target)),
+            [r#"rewrite.certificates."a.example.com""#, r#"rewrite.certificates."b.example.com""#]
+        );
+    }
+    let named = [("a.example.com", "a-tls"), ("b.example.com", "b-tls")];
+    let converted = done(&text, &with_certificates("nginx", &named));
+    for entry in [
+        "- hosts:\n    - a.example.com\n    secretName: a-tls",
+        "- hosts:\n    - b.example.com\n    secretName: b-tls",
+    ] {
+        assert!(converted.contains(entry), "{converted}");
+    }
+    assert!(converted.contains(REDIRECT), "{converted}");
+    let converted = done(&text, &with_certificates("gateway", &named));
+    assert!(converted.contains("name: a-tls") && converted.contains("name: b-tls"), "{converted}");
+    // One certificate of both.
+    let both = [("a.example.com", "tls"), ("b.example.com", "tls")];
+    let converted = done(&text, &with_certificates("nginx", &both));
+    assert_eq!(converted.matches("secretName: tls").count(), 1, "{converted}");
+    // No TLS, no certificate.
+    let text = ingress("web", &[PUBLIC], &hosts(&["a.example.com"], ""));
+    let converted = done(&text, &inputs("nginx"));
+    assert!(!converted.contains("tls:") && !converted.contains(REDIRECT), "{converted}");
+}
+
+#[test]
+fn a_host_without_a_secret_in_tls_needs_one() {
+    let both = ["a.example.com", "b.example.com"];
+    let named = with_certificates("nginx", &[("b.example.com", "b-tls"), ("arn", "arn-tls")]);
+    let some = "\n  tls: [{hosts: [a.example.com], secretName: own}, {hosts: [b.example.com]}]";
+    let text = ingress("web", &[PUBLIC, BOTH], &hosts(&both, some));
+    assert_eq!(needs(&text, &inputs("nginx")), [r#"rewrite.certificates."b.example.com""#]);
+    let secrets = |text: &str| {
+        let converted = done(text, &named);
+        let tls = converted.split_once("tls:").unwrap().1.replace(['"', '\''], "");
+        ["own", "b-tls", "arn-tls"].map(|name| tls.contains(&format!("secretName: {name}")))
+    };
+    assert_eq!(secrets(&text), [true, true, false]);
+    let text = ingress("web", &[PUBLIC, BOTH, arns("arn")], &hosts(&both, some));
+    assert_eq!(secrets(&text), [true, false, true]);
+    // A Secret for all is for all, and one for nobody says nothing on a load balancer without TLS.
+    let all = "\n  tls: [{secretName: own}]";
+    let text = ingress("web", &[PUBLIC, BOTH], &hosts(&both, all));
+    assert_eq!(secrets(&text), [true, false, false]);
+    let open = "\n  tls: [{hosts: [a.example.com]}]";
+    let converted = done(&ingress("web", &[PUBLIC], &hosts(&both, open)), &named);
+    assert!(!converted.contains("tls"), "{converted}");
+}
+
+#[test]
+fn each_of_several_certificates_is_for_its_hosts() {
+    let text =
+        ingress("web", &[PUBLIC, HTTPS, arns("one,two")], &hosts(&["a.example.com", "b.example.com"], ""));
+    let converted = done(&text, &with_certificates("nginx", &[("one", "one-tls"), ("two", "two-tls")]));
+    // NGINX looks into the certificates where no entry names the host.
+    let tls = converted.split_once("  tls:\n").unwrap().1;
+    assert!(tls.contains("secretName: one-tls") && tls.contains("secretName: two-tls"), "{converted}");
+    assert!(!tls.contains("hosts"), "{converted}");
+}
+
+#[test]
+fn a_certificate_of_one_ingress_is_not_taken_for_anothers_host() {
+    let first = ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], &hosts(&["a.example.com"], ""));
+    let second = ingress("b", &[PUBLIC, GROUP, HTTPS], &hosts(&["b.example.com"], ""));
+    let text = format!("{first}---\n{second}");
+    let found = finding(&text, &inputs("gateway"), "EKS-NET-001");
+    assert_eq!(found.needs, [r#"rewrite.certificates."b.example.com""#]);
+    let named = with_certificates("gateway", &[("arn", "a-tls"), ("b.example.com", "b-tls")]);
+    let converted = done(&text, &named);
+    assert!(converted.contains("name: a-tls") && converted.contains("name: b-tls"), "{converted}");
+}
+
+#[test]
+fn what_was_not_answered_plainly_is_not_with_nginx() {
+    let plainly = |settings: &[(&str, &str)], spec: &str| {
+        let settings: Vec<_> = settings.iter().copied().chain([PUBLIC]).collect();
+        !done(&ingress("web", &settings, spec), &inputs("nginx")).contains(REDIRECT)
+    };
+    assert!(!plainly(&[HTTPS, arns("arn")], ALB));
+    assert!(!plainly(&[arns("arn")], ALB));
+    assert!(plainly(&[BOTH, arns("arn")], ALB));
+    assert!(plainly(&[], ALB));
+    // Without a host there is nobody to name a certificate for.
+    let text = ingress("web", &[PUBLIC, HTTPS], ALB);
+    let found = finding(&text, &inputs("nginx"), "EKS-NET-001");
+    assert!(found.rewritten && found.message.contains("defaultSSLCertificate"), "{found:?}");
+}

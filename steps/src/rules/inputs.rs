@@ -74,7 +74,7 @@ pub struct Inputs {
     pub vm_families: BTreeMap<String, String>,
     /// Public IPs by allocation ID of the elastic IP.
     pub public_ips: BTreeMap<String, String>,
-    /// TLS Secrets by certificate ARN.
+    /// TLS Secrets by certificate ARN, or by host where AWS finds the certificate itself.
     pub certificates: BTreeMap<String, String>,
     /// What KEDA reads instead of SQS.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -64,12 +64,6 @@ pub(super) fn hosts_of(node: &Node) -> Vec<&str> {
     rules.iter().filter_map(|rule| rule.text_at(&["host"])).collect()
 }
 
-/// Secrets that the Ingress names itself.
-pub(super) fn tls_secrets_of(node: &Node) -> Vec<&str> {
-    let tls = node.at(&["spec", "tls"]).map_or(&[][..], Node::items);
-    tls.iter().filter_map(|tls| tls.text_at(&["secretName"])).collect()
-}
-
 /// What an Ingress asks for, itself or by its class.
 #[derive(Debug, Clone)]
 pub(super) struct Settings<'a>(Vec<(&'a str, &'a str)>);
@@ -118,6 +112,16 @@ impl<'a> Settings<'a> {
             found.insert(Listener { is_https: true, port });
         }
         found
+    }
+
+    /// Whether any listener takes TLS.
+    pub(super) fn is_https(&self) -> bool {
+        self.listeners().iter().any(|listener| listener.is_https)
+    }
+
+    /// Whether any listener takes plain requests.
+    pub(super) fn is_plain(&self) -> bool {
+        self.listeners().iter().any(|listener| !listener.is_https)
     }
 
     /// The port that plain requests to the load balancer are sent to.
@@ -417,8 +421,11 @@ fn gateway_object(
         group.asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
     };
     let mut secrets: BTreeSet<String> = of("secret ").into_iter().collect();
-    for arn in of("certificate ") {
-        secrets.extend(found.need(look.inputs.entry("certificates", &arn)));
+    // Where no certificate is said, AWS finds one by the host; here it must be named.
+    for word in ["certificate ", "host "] {
+        for key in of(word) {
+            secrets.extend(found.need(look.inputs.entry("certificates", &key)));
+        }
     }
     let mut listeners = Vec::new();
     let from = if ingress.setting("group.name").is_some() { "All" } else { "Same" };
@@ -430,12 +437,6 @@ fn gateway_object(
                 "protocol": if is_https { "HTTPS" } else { "HTTP" },
                 "allowedRoutes": { "namespaces": { "from": from } } });
             if is_https {
-                if secrets.is_empty() {
-                    // AWS finds a certificate by the hosts; here it must be named.
-                    for host in of("host ") {
-                        secrets.extend(found.need(look.inputs.entry("certificates", &host)));
-                    }
-                }
                 let refs: Vec<Value> = secrets
                     .iter()
                     .map(|secret| json!({ "group": "", "kind": "Secret", "name": secret }))

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings, tls_secrets_of};
+use super::certificates::{hosts_without_secret, tls_secrets_of};
+use super::ingress::{PREFIX, Settings, class_of, is_ingress, own_settings};
 use super::routes::services_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Name;
@@ -114,6 +115,7 @@ struct Asked {
     annotation: Option<String>,
     class: Option<String>,
     own: Vec<(String, String)>,
+    /// Those that it names no Secret for.
     hosts: Vec<String>,
     tls_secrets: Vec<String>,
     services: Vec<String>,
@@ -327,7 +329,7 @@ impl Ingresses {
         let certificates = settings.certificates();
         group.asked.extend(certificates.iter().map(|arn| format!("certificate {arn}")));
         group.asked.extend(asked.tls_secrets.iter().map(|secret| format!("secret {secret}")));
-        if certificates.is_empty() && asked.tls_secrets.is_empty() {
+        if certificates.is_empty() && settings.is_https() {
             group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
         }
         group.redirect = group.redirect.or_else(|| settings.ssl_redirect());
@@ -372,7 +374,7 @@ fn asked(object: &Object<'_>, name: Name) -> Asked {
         annotation,
         class,
         own: own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        hosts: owned(hosts_of(object.node)),
+        hosts: owned(hosts_without_secret(object.node)),
         tls_secrets: owned(tls_secrets_of(object.node)),
         services: services_of(object.node),
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::certificates;
 use super::ingress::{Ingress, PREFIX};
 use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
@@ -24,10 +25,6 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     if by_annotation.iter().any(|(_, name)| name.text() == Some("use-annotation")) {
         return stays(found, "its routes are in `actions` annotations");
     }
-    let mut secrets: Vec<String> = Vec::new();
-    for arn in ingress.settings.certificates() {
-        secrets.extend(found.need(look.inputs.entry("certificates", arn)));
-    }
     let annotations = vec![key("metadata"), key("annotations")];
     if node.at(&["metadata", "annotations", "kubernetes.io/ingress.class"]).is_some() {
         found = found.edit(Edit::Delete { path: with(&annotations, "kubernetes.io/ingress.class") });
@@ -42,13 +39,22 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         Ok(edits) => found.effects.edits.extend(edits),
         Err(reason) => return stays(Match { effects: Effects::default(), ..found }, &reason),
     }
-    if !secrets.is_empty() && node.at(&["spec", "tls"]).is_none() {
-        let hosts = ingress.hosts();
-        let tls: Vec<Value> =
-            secrets.iter().map(|secret| json!({ "hosts": hosts, "secretName": secret })).collect();
+    let tls = certificates::tls(look, ingress, &mut found);
+    let said = node.at(&["spec", "tls"]).map_or_else(|| json!([]), Node::to_value);
+    if tls.is_empty() && said != json!([]) {
+        found = found.edit(Edit::Delete { path: with(&spec, "tls") });
+    } else if said != Value::from(tls.as_slice()) {
         found = found.edit(Edit::Insert { path: spec, key: "tls".to_owned(), value: tls.into() });
     }
-    if ingress.settings.redirect().is_some() {
+    if ingress.settings.is_https() && is_for_any_host(node) {
+        let message = found.message.take().unwrap_or_default();
+        found = found.saying(format!(
+            "{message}; requests for any host are answered with the default certificate of NGINX: say which \
+             (`defaultSSLCertificate` of its NginxIngressController)"
+        ));
+    }
+    // What was not answered plainly stays so.
+    if ingress.settings.redirect().is_some() || !ingress.settings.is_plain() {
         found = found.edit(Edit::Insert {
             path: annotations.clone(),
             key: "nginx.ingress.kubernetes.io/force-ssl-redirect".to_owned(),
@@ -69,6 +75,11 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
 
 fn stays(found: Match, reason: &str) -> Match {
     found.saying(format!("it can't be turned into an Ingress of NGINX by itself: {reason}"))
+}
+
+fn is_for_any_host(node: &Node) -> bool {
+    let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
+    rules.is_empty() || rules.iter().any(|rule| rule.text_at(&["host"]).is_none_or(str::is_empty))
 }
 
 /// Each path as the controller meant it. NGINX takes one that is neither Exact nor Prefix for a prefix.

@@ -1,6 +1,7 @@
 //! What rules can't say as data: functions that look at an object and return the same matches.
 
 mod api;
+mod certificates;
 mod cluster;
 mod identity;
 mod images;
