@@ -34,6 +34,8 @@ mod ingress_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
+mod nlb_tests;
+#[cfg(test)]
 mod node_tests;
 #[cfg(test)]
 mod secret_tests;

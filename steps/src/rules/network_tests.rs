@@ -31,7 +31,7 @@ pub(super) fn finding(text: &str, inputs: &Inputs, rule: &str) -> Finding {
     of.unwrap_or_else(|| panic!("no {rule} in {all:#?}")).clone()
 }
 
-fn service(annotations: &[(&str, &str)], spec: &str) -> String {
+pub(super) fn service(annotations: &[(&str, &str)], spec: &str) -> String {
     let annotations: String = annotations
         .iter()
         .map(|(name, value)| format!("    service.beta.kubernetes.io/{name}: \"{value}\"\n"))

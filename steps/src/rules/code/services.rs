@@ -19,6 +19,9 @@ const INTERVAL: (u64, u64) = (5, 5);
 const FAILURES: (u64, u64) = (2, 2);
 const PROBE_SECONDS: u64 = 120;
 
+/// The default: the port that traffic goes to.
+const TRAFFIC_PORT: &str = "traffic-port";
+
 const PREFIX: &str = "service.beta.kubernetes.io/";
 const AZURE_INTERNAL: &str = "azure-load-balancer-internal";
 /// The older is the in-tree provider's, too, which takes everything but `false` and nothing for internal.
@@ -59,22 +62,46 @@ pub(super) fn idle_timeout(look: &Look<'_>) -> Vec<Match> {
     vec![found]
 }
 
-/// Azure probes each port by itself; where AWS names one port for all, each says so.
+/// Azure probes each port by itself, and nodes: of a port of the Service it takes the node port, and any other
+/// number as it is, where nothing listens on a node.
+/// <https://github.com/kubernetes-sigs/cloud-provider-azure/blob/master/pkg/provider/azure_loadbalancer_healthprobe.go>
 pub(super) fn health_port(look: &Look<'_>) -> Vec<Match> {
     let path = annotation("aws-load-balancer-healthcheck-port");
     let Some(text) = look.object.node.follow(&path).and_then(Node::text) else { return Vec::new() };
-    let mut found = Match::at(path.clone()).found(text).edit(Edit::Delete { path });
-    if text.parse::<u16>().is_ok() {
-        let annotations = vec![key("metadata"), key("annotations")];
-        for port in look.object.node.at(&["spec", "ports"]).map_or(&[][..], Node::items) {
-            let Some(number) = port.text_at(&["port"]) else { continue };
-            let name = format!("service.beta.kubernetes.io/port_{number}_health-probe_port");
-            if look.object.node.follow(&with(&annotations, &name)).is_none() {
-                found = found.edit(Edit::Insert { path: annotations.clone(), key: name, value: text.into() });
-            }
+    let mut found = Match::at(path.clone()).found(text);
+    let annotations = vec![key("metadata"), key("annotations")];
+    let ports = look.object.node.at(&["spec", "ports"]).map_or(&[][..], Node::items);
+    let of_azure = ports
+        .iter()
+        .filter_map(|port| Some(format!("{PREFIX}port_{}_health-probe_port", port.text_at(&["port"])?)));
+    let unsaid: Vec<String> =
+        of_azure.filter(|name| look.object.node.follow(&with(&annotations, name)).is_none()).collect();
+    if text != TRAFFIC_PORT && !unsaid.is_empty() {
+        let Some(probed) = ports.iter().find(|port| leads_to(port, text)).and_then(|p| p.text_at(&["port"]))
+        else {
+            return vec![found.saying(format!(
+                "the health check asks port {text}, to which no port of the Service leads, and Azure asks nodes: add one \
+                 that does, or take the annotation away to have each port asked"
+            ))];
+        };
+        for key in unsaid {
+            found = found.edit(Edit::Insert { path: annotations.clone(), key, value: probed.into() });
         }
     }
-    vec![found]
+    vec![found.edit(Edit::Delete { path })]
+}
+
+/// Whether a health check of `asked` is one of the Service's `port`: its target's number, its node port, or
+/// its name, as with the AWS Load Balancer Controller.
+/// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/service/model_build_target_group.go>
+fn leads_to(port: &Node, asked: &str) -> bool {
+    let is_tcp = matches!(port.text_at(&["protocol"]), None | Some("TCP"));
+    let target = port.text_at(&["targetPort"]).or_else(|| port.text_at(&["port"]));
+    let is_asked = match asked.parse::<u16>() {
+        Ok(_) => [target, port.text_at(&["nodePort"])].contains(&Some(asked)),
+        Err(_) => port.text_at(&["name"]) == Some(asked),
+    };
+    is_tcp && is_asked
 }
 
 fn text<'a>(look: &Look<'a>, name: &str) -> Option<&'a str> {
