@@ -1,9 +1,10 @@
 //! What a Network Load Balancer does for its pods, and Azure's does otherwise.
 
-use super::network_tests::{done, finding, service};
+use super::network_tests::{done, finding, rules, service};
 use super::*;
 
 const PORT: &str = "aws-load-balancer-healthcheck-port";
+const ATTRIBUTES: &str = "aws-load-balancer-target-group-attributes";
 
 #[test]
 fn a_health_check_asks_a_port_that_azure_can_ask() {
@@ -39,4 +40,34 @@ fn a_health_check_asks_a_port_that_azure_can_ask() {
     let said = [(PORT, "9000"), ("port_80_health-probe_port", "30090")];
     let done = done(&service(&said, "type: LoadBalancer"), &Inputs::default());
     assert!(!done.contains(PORT) && done.contains("health-probe_port: \"30090\""), "{done}");
+}
+
+#[test]
+fn attributes_of_targets_that_pods_or_clients_would_miss_stay() {
+    let left = |attributes: &str, spec: &str| {
+        let spec = format!("type: LoadBalancer{spec}");
+        let done = done(&service(&[(ATTRIBUTES, attributes)], &spec), &Inputs::default());
+        let left = rules(&done, &Inputs::default());
+        assert_eq!(left.is_empty(), !done.contains(ATTRIBUTES), "{done}");
+        left
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(left("proxy_protocol_v2.enabled=true", ""), ["EKS-NET-028"]);
+    assert_eq!(
+        left("deregistration_delay.timeout_seconds=60, proxy_protocol_v2.enabled=true", ""),
+        ["EKS-NET-028"]
+    );
+    assert_eq!(left("proxy_protocol_v2.enabled=false", ""), none);
+    assert_eq!(left("stickiness.enabled=true,stickiness.type=source_ip", ""), ["EKS-NET-052"]);
+    assert_eq!(left("stickiness.enabled=true", "\n  sessionAffinity: ClientIP"), none);
+    assert_eq!(left("preserve_client_ip.enabled=true", ""), ["EKS-NET-052"]);
+    assert_eq!(left("preserve_client_ip.enabled=true", "\n  externalTrafficPolicy: Local"), none);
+    assert_eq!(left("preserve_client_ip.enabled=false", ""), none);
+    let all = "stickiness.enabled=true,proxy_protocol_v2.enabled=true";
+    assert_eq!(left(all, ""), ["EKS-NET-028", "EKS-NET-052"]);
+    // Of one port.
+    let of_port =
+        service(&[(&format!("{ATTRIBUTES}.80"), "proxy_protocol_v2.enabled=true")], "type: LoadBalancer");
+    assert_eq!(rules(&of_port, &Inputs::default()), ["EKS-NET-028"]);
+    assert_eq!(done(&of_port, &Inputs::default()), of_port);
 }

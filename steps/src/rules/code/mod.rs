@@ -19,6 +19,7 @@ mod shell;
 pub(crate) mod storage;
 mod subscription;
 mod target;
+mod targets;
 
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
@@ -67,6 +68,9 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "internal-by-default" => services::internal_by_default,
         "internal-load-balancer" => services::internal,
         "load-balancer-settings" => services::left_over,
+        "proxy-protocol" => targets::proxy_protocol,
+        "target-clients" => targets::clients,
+        "target-attributes" => targets::rest,
         "ingress" => ingress::convert,
         "internal-ingress" => ingress::internal,
         "ingress-class" => ingress::class,
