@@ -337,6 +337,30 @@ async fn items_of_a_node_that_is_skipped_now_are_not_said_to_have_left_the_list(
     let item = report.node("copy[a]").unwrap();
     assert_eq!((report.state, item.state), (RunState::Done, NodeState::Removed));
     assert_eq!(item.reason.as_deref(), Some("its node is skipped now; what it did is left as it is"));
+    // That was accepted; and what would be made of something that is skipped is nothing to accept.
+    let plain = || resume(&project, ResumeRequest::default());
+    assert!(matches!(plain().await, Err(RunError::AlreadyDone(_))));
+    project.write_workflow(&workflow("there").replace("${each.value}", "${each.key}!"));
+    assert!(matches!(plain().await, Err(RunError::AlreadyDone(_))));
+    // There again with it, it is.
+    project.write_workflow(&workflow("here").replace("${each.value}", "${each.key}!"));
+    let Err(RunError::Changed(_, changes)) = plain().await else { panic!("not told") };
+    assert_eq!(changes.nodes[0].fields[0].field, "with.value");
+}
+
+/// So it is where the run fails once more.
+#[tokio::test]
+async fn that_a_list_is_skipped_is_accepted_once() {
+    let workflow = "[nodes.copy]\nstep = \"test\"\nfor_each = [\"a\"]\nwhen = \"env.site.name == 'here'\"\n\
+                    with = { value = \"${each.value}\" }\n[nodes.bad]\nstep = \"test\"\nneeds = [\"copy\"]\n";
+    let project = Project::new(workflow);
+    project.script(|s| drop(s.apply.insert("bad".into(), [Apply::Permanent, Apply::Permanent].into())));
+    project.run().await;
+    project.write_environment("[site]\nname = \"there\"\n");
+    assert!(matches!(resume(&project, ResumeRequest::default()).await, Err(RunError::Changed(..))));
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Failed);
+    assert_eq!(resume(&project, ResumeRequest::default()).await.unwrap().state, RunState::Done);
+    assert_eq!(effects_of(&project, "copy[a]"), 1);
 }
 
 #[tokio::test]

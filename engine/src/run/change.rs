@@ -110,6 +110,11 @@ pub(crate) fn changes(
         let fields = fields(record, node, checked, catalog, &then, each);
         let skipped = checked.skipped.get(&node.id).cloned();
         let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, &then, each));
+        // That its node is skipped as a whole was accepted when it was; until it no longer is, nothing is made of it.
+        let is_whole_skipped = || facts.own(&whole).is_some_and(|own| own.phase == Phase::Skipped);
+        if skipped.is_some() && id.key().is_some() && is_whole_skipped() {
+            continue;
+        }
         if !fields.is_empty() || skipped.is_some() {
             let (node, affects) = (id.clone(), affects(id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped, affects });
