@@ -1,7 +1,7 @@
 //! What the engine tells about plans and runs, as data: serializable, with no secrets in it.
 
 use jiff::Timestamp;
-use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPlan};
+use migrate_plugin_api::{ErrorRecord, Evidence, NodeId, RunId, Severity, StepPlan, UNKNOWN_KEY};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -275,7 +275,7 @@ pub struct FieldChange {
     /// As it was; absent if it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<Value>,
-    /// As it is; absent if it is gone.
+    /// As it is; absent if it is gone. A mark (`$unknown`) where it is only known when a node that is new has run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Value>,
 }
@@ -369,7 +369,13 @@ impl NodeChange {
 
 impl std::fmt::Display for FieldChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let show = |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), Value::to_string);
+        let mark = |value: &Value| value.get(UNKNOWN_KEY).and_then(Value::as_str).map(str::to_owned);
+        let show = |value: &Option<Value>| match value {
+            None => "absent".to_owned(),
+            Some(value) => {
+                mark(value).map_or_else(|| value.to_string(), |of| format!("${{{of}}} (not known yet)"))
+            }
+        };
         write!(f, "{} was {}, is {}", self.field, show(&self.was), show(&self.now))
     }
 }

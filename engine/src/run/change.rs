@@ -2,46 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use migrate_plugin_api::NodeId;
+use migrate_plugin_api::{NodeId, UNKNOWN_KEY, unknown};
 use serde_json::Value;
 
 use super::state::{NodeRecord, Phase, RunFacts};
+use super::then::Then;
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{
-    Catalog, Checked, Decision, Each, Expansion, Item, Lookup, NodeOutline, Outcomes, Reference, dotted,
-    has_unknown,
-};
+use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, dotted};
 
-/// What nodes gave up to some fact: what was made later comes of what is made again, and is no change of the files.
-/// Where it is not known any more what was there then, or in a list, nothing counts as known.
-struct Then<'a> {
-    facts: &'a RunFacts,
-    fact: u64,
+/// The list of a node as it is gone through now.
+struct Listed {
+    items: Vec<Item>,
+    /// Where each key is.
+    places: BTreeMap<String, usize>,
+    /// When what it comes of was last made.
+    made_at: u64,
 }
 
-impl Outcomes for Then<'_> {
-    fn is_skipped(&self, reference: &Reference) -> bool {
-        self.facts.is_skipped(reference)
-    }
-
-    fn output(&self, path: &[String]) -> Lookup<'_> {
-        let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
-        let Ok(node) = NodeId::new(name.clone()) else { return Lookup::Unknown };
-        let is_later = |record: &NodeRecord| record.made_at().is_some_and(|made| made > self.fact);
-        if self.facts.items_of(&node).any(|(_, record)| is_later(record)) {
-            return Lookup::Unknown;
-        }
-        match self.facts.own(&node).filter(|record| is_later(record)) {
-            None => self.facts.output(path),
-            Some(record) => {
-                let mut remains = record.remains.iter().rev();
-                let then = remains.find(|made| made.began_at <= self.fact);
-                let outputs = then.and_then(|made| made.outputs.as_ref());
-                outputs.map_or(Lookup::Unknown, |outputs| Lookup::at(outputs, rest))
-            }
-        }
+impl Listed {
+    /// What `each` stands for at `at` for an item that stands as `record` says. Not known where what the list
+    /// comes of was made again since: the item had its place in another list.
+    fn each(&self, at: usize, record: &NodeRecord) -> Option<Each<'_>> {
+        Each::new(&self.items, at).filter(|_| self.made_at <= record.settled_at)
     }
 }
 
@@ -59,23 +43,19 @@ pub(crate) fn changes(
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
     let affects = |id: &NodeId| affected(&id.whole(), &checked.workflow, &ran);
-    let mut lists: BTreeMap<NodeId, (Vec<Item>, BTreeMap<String, usize>)> = BTreeMap::new();
+    let mut lists: BTreeMap<NodeId, Listed> = BTreeMap::new();
     let accepted: BTreeMap<&NodeId, BTreeSet<&str>> = facts
         .lists
         .iter()
         .map(|(id, items)| (id, items.iter().map(|item| item.key.as_str()).collect()))
         .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
-        let fact = facts.items_of(&node.id).map(|(_, record)| record.settled_at).max();
-        let then = Then { facts, fact: fact.unwrap_or(u64::MAX) };
-        let Expansion::Items(items) = checked.expand(node, &then) else { continue };
-        let fields = facts.lists.get(&node.id).map(|was| list_fields(was, &items)).unwrap_or_default();
+        let (listed, fields) = list(node, facts, checked);
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
         }
-        let places = items.iter().enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
-        lists.insert(node.id.clone(), (items, places));
+        lists.extend(listed.map(|listed| (node.id.clone(), listed)));
     }
     for (id, record) in &facts.nodes {
         // That it has a list now was accepted when the list was stored.
@@ -85,16 +65,16 @@ pub(crate) fn changes(
         let whole = id.whole();
         let node = checked.workflow.node(&whole);
         // A list that is not known yet says nothing about its items.
-        let (items, places) = lists.get(&whole).map(|(items, places)| (items, places)).unzip();
-        let at = id.key().and_then(|key| places?.get(key).copied());
+        let listed = lists.get(&whole);
+        let at = id.key().and_then(|key| listed?.places.get(key).copied());
         // That it is gone was accepted when the list was stored without it.
         let is_listed = |key: &str| accepted.get(&whole).is_some_and(|keys| keys.contains(key));
-        if at.is_none() && items.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
+        if at.is_none() && listed.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
             continue;
         }
         let is_there = |node: &&Node| match (id.key(), node.for_each.is_some()) {
             (None, has_list) => !has_list,
-            (Some(_), has_list) => has_list && (items.is_none() || at.is_some()),
+            (Some(_), has_list) => has_list && (listed.is_none() || at.is_some()),
         };
         let Some(node) = node.filter(is_there) else {
             // That it is gone was accepted when the run was taken up without it.
@@ -105,7 +85,7 @@ pub(crate) fn changes(
             found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, skipped: None, affects });
             continue;
         };
-        let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
+        let each = listed.zip(at).and_then(|(listed, at)| listed.each(at, record));
         let then = Then { facts, fact: record.settled_at };
         let fields = fields(record, node, checked, catalog, &then, each);
         let skipped = checked.skipped.get(&node.id).cloned();
@@ -121,6 +101,34 @@ pub(crate) fn changes(
         }
     }
     found
+}
+
+/// The list of `node`, if it is known, and what is not as it was when it was last gone through: when it was stored,
+/// or at the latest when one of its items was looked at.
+fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> (Option<Listed>, Vec<FieldChange>) {
+    let settled = facts.items_of(&node.id).map(|(_, record)| record.settled_at);
+    let fact = settled.chain(facts.listed_at.get(&node.id).copied()).max();
+    let then = Then { facts, fact: fact.unwrap_or(u64::MAX) };
+    let was = facts.lists.get(&node.id);
+    match checked.expand(node, &then) {
+        Expansion::Items(items) => {
+            let fields = was.map(|was| list_fields(was, &items)).unwrap_or_default();
+            let places = items.iter().enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
+            (Some(Listed { items, places, made_at: then.list_made_at(node) }), fields)
+        }
+        Expansion::Unknown => {
+            let mut references = node.for_each.iter().flat_map(|each| each.list.references());
+            let new = references.find(|reference| then.is_new(reference));
+            let was = was.map(|was| was.iter().map(|item| item.value.clone()).collect());
+            let change = was.zip(new).map(|(was, new)| FieldChange {
+                field: "for_each".to_owned(),
+                was: Some(was),
+                now: Some(unknown(&new.text())),
+            });
+            (None, change.into_iter().collect())
+        }
+        Expansion::Skip(_) | Expansion::Refuse(_) => (None, Vec::new()),
+    }
 }
 
 /// Why a node that has run would be skipped now, where everything is known that it depends on.
@@ -154,7 +162,9 @@ pub(crate) fn fields(
         word("step version", record.step_version.as_deref(), version, &mut fields);
     }
     if let Ok(now) = checked.config(node, outcomes, each) {
-        compare(&mut vec!["with".to_owned()], Some(was), Some(&now), &mut fields);
+        let new = node.with.references().into_iter().filter(|reference| outcomes.is_new(reference));
+        let new = new.map(|reference| unknown(&reference.text())).collect();
+        Comparison { new, fields: &mut fields }.compare(&mut vec!["with".to_owned()], Some(was), Some(&now));
     }
     fields
 }
@@ -190,28 +200,41 @@ fn word(field: &str, was: Option<&str>, now: Option<&str>, fields: &mut Vec<Fiel
     }
 }
 
-fn compare(path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>, fields: &mut Vec<FieldChange>) {
-    match (was, now) {
-        (was, now) if was == now => {}
-        // Only known when the node that it comes from has run again.
-        (_, Some(now)) if has_unknown(now) && !now.is_object() && !now.is_array() => {}
-        (Some(Value::Object(was)), Some(Value::Object(now))) if !now.contains_key("$unknown") => {
-            let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
-            for key in keys {
-                path.push(key.clone());
-                compare(path, was.get(key), now.get(key), fields);
-                path.pop();
+/// Collects what differs between two configs.
+struct Comparison<'a> {
+    /// The marks of what can only be new in the file.
+    new: Vec<Value>,
+    fields: &'a mut Vec<FieldChange>,
+}
+
+impl Comparison<'_> {
+    fn compare(&mut self, path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>) {
+        match (was, now) {
+            (was, now) if was == now => {}
+            // Only known when the node that it comes from has run again.
+            (Some(_), Some(now)) if now.get(UNKNOWN_KEY).is_some() && !self.new.contains(now) => {}
+            (Some(Value::Object(was)), Some(Value::Object(now))) if !now.contains_key(UNKNOWN_KEY) => {
+                let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
+                for key in keys {
+                    self.inside(path, key.clone(), was.get(key), now.get(key));
+                }
+            }
+            (Some(Value::Array(was)), Some(Value::Array(now))) => {
+                for at in 0..was.len().max(now.len()) {
+                    self.inside(path, at.to_string(), was.get(at), now.get(at));
+                }
+            }
+            (was, now) => {
+                let field = dotted(path);
+                self.fields.push(FieldChange { field, was: was.cloned(), now: now.cloned() });
             }
         }
-        (Some(Value::Array(was)), Some(Value::Array(now))) => {
-            for at in 0..was.len().max(now.len()) {
-                path.push(at.to_string());
-                compare(path, was.get(at), now.get(at), fields);
-                path.pop();
-            }
-        }
-        (_, Some(Value::Object(now))) if now.contains_key("$unknown") => {}
-        (was, now) => fields.push(FieldChange { field: dotted(path), was: was.cloned(), now: now.cloned() }),
+    }
+
+    fn inside(&mut self, path: &mut Vec<String>, segment: String, was: Option<&Value>, now: Option<&Value>) {
+        path.push(segment);
+        self.compare(path, was, now);
+        path.pop();
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) mod secrets;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub(crate) mod state;
+mod then;
 pub(crate) mod undo;
 pub(crate) mod verify;
 

@@ -77,6 +77,8 @@ pub(crate) struct NodeRecord {
     /// At which fact it was last begun from nothing, finished or reused: up to there it holds beside what it is
     /// built on.
     pub settled_at: u64,
+    /// Since which fact it is skipped, if it is.
+    pub skipped_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
     /// It is made again though nobody asked for it: what it is built on was, or it no longer held.
@@ -184,6 +186,10 @@ pub(crate) struct RunFacts {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// The lists of nodes with `for_each`, as last known.
     pub lists: BTreeMap<NodeId, Arc<[Item]>>,
+    /// At which fact each of them was stored.
+    pub listed_at: BTreeMap<NodeId, u64>,
+    /// At which fact a node of this name first had outputs that others can take, of an item at least, or an empty list.
+    pub(super) first_ended: BTreeMap<NodeId, u64>,
     pub ended: Option<(RunState, Timestamp)>,
     pub definition: Option<Definition>,
     /// Why the run is being undone, or is undone.
@@ -206,6 +212,7 @@ impl RunFacts {
     /// Takes in one more fact.
     pub(crate) fn apply(&mut self, fact: &Fact, at: Timestamp) {
         self.count += 1;
+        self.note_end(fact, self.count);
         match fact {
             Fact::Resumed { definition } => {
                 self.definition = Some(definition.as_ref().clone());
@@ -219,6 +226,7 @@ impl RunFacts {
                 let former = self.nodes.remove(node).and_then(NodeRecord::into_former);
                 self.nodes.extend(former.map(|record| (node.clone(), record)));
                 self.lists.insert(node.clone(), items.as_slice().into());
+                self.listed_at.insert(node.clone(), self.count);
             }
             Fact::Started { node, .. }
             | Fact::Applied { node, .. }
@@ -247,6 +255,7 @@ impl RunFacts {
                         (record.began_at, record.settled_at) = (self.count, self.count);
                     }
                     Fact::Finished { .. } | Fact::Reused { .. } => record.settled_at = self.count,
+                    Fact::Skipped { .. } if record.phase != Phase::Skipped => record.skipped_at = self.count,
                     _ => {}
                 }
                 apply_to(record, fact);
@@ -385,7 +394,7 @@ impl RunFacts {
     }
 
     /// What is known of one item.
-    fn item(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
+    pub(super) fn item(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
         self.nodes.get(&node.item(key).ok()?)
     }
 
@@ -407,10 +416,7 @@ impl RunFacts {
 
 impl Outcomes for RunFacts {
     fn is_skipped(&self, reference: &Reference) -> bool {
-        let skipped = |record: &NodeRecord| record.phase == Phase::Skipped;
-        let Some(id) = crate::workflow::node_of(reference) else { return false };
-        let item = reference.path.get(1).filter(|_| self.lists.contains_key(&id));
-        self.own(&id).is_some_and(skipped) || item.and_then(|key| self.item(&id, key)).is_some_and(skipped)
+        self.skipped(reference).is_some()
     }
 
     fn output(&self, path: &[String]) -> Lookup<'_> {

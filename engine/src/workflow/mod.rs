@@ -51,7 +51,7 @@ pub(crate) use model::NodeOutline;
 pub use params::Params;
 pub(crate) use remarks::remarks;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
-pub(crate) use schema::has_unknown;
+use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
 
 use check::{Checker, Skipped};

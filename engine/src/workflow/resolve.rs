@@ -95,6 +95,12 @@ pub(crate) trait Outcomes {
     /// Whether what `reference` is about was skipped.
     fn is_skipped(&self, reference: &Reference) -> bool;
 
+    /// Whether what `reference` is about had not ended when it was to be known, so that the reference must have
+    /// been written since.
+    fn is_new(&self, _: &Reference) -> bool {
+        false
+    }
+
     /// The output at `path`, of which the first segment is a node.
     fn output(&self, path: &[String]) -> Lookup<'_>;
 }
