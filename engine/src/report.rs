@@ -270,7 +270,7 @@ impl PlanReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FieldChange {
-    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`.
+    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` as a whole.
     pub field: String,
     /// As it was; absent if it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
