@@ -36,6 +36,15 @@ fn a_health_check_asks_a_port_that_azure_can_ask() {
         let found = finding(&text, &Inputs::default(), "EKS-NET-023");
         assert!(!found.rewritten && found.message.contains(&format!("asks port {port}")), "{found:?}");
     }
+    // A pod's port may be behind a name.
+    let message = |port: &str| {
+        let ports = "[{name: web, port: 80, targetPort: http}, {name: log, port: 81, targetPort: log, protocol: UDP}]";
+        let text = service(&[(PORT, port)], "type: LoadBalancer").replace("[{port: 80}]", ports);
+        finding(&text, &Inputs::default(), "EKS-NET-023").message
+    };
+    let told = message("8080");
+    assert!(told.contains("named port (`http`)") && !told.contains("no port of the Service leads"), "{told}");
+    assert!(message("other").contains("no port of the Service leads"));
     // A person has said it.
     let said = [(PORT, "9000"), ("port_80_health-probe_port", "30090")];
     let done = done(&service(&said, "type: LoadBalancer"), &Inputs::default());

@@ -1,5 +1,6 @@
 //! Settings of load balancers that need some arithmetic.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use crate::manifests::edit::Edit;
@@ -79,10 +80,7 @@ pub(super) fn health_port(look: &Look<'_>) -> Vec<Match> {
     if text != TRAFFIC_PORT && !unsaid.is_empty() {
         let Some(probed) = ports.iter().find(|port| leads_to(port, text)).and_then(|p| p.text_at(&["port"]))
         else {
-            return vec![found.saying(format!(
-                "the health check asks port {text}, to which no port of the Service leads, and Azure asks nodes: add one \
-                 that does, or take the annotation away to have each port asked"
-            ))];
+            return vec![found.saying(unprobed(ports, text))];
         };
         for key in unsaid {
             found = found.edit(Edit::Insert { path: annotations.clone(), key, value: probed.into() });
@@ -91,17 +89,43 @@ pub(super) fn health_port(look: &Look<'_>) -> Vec<Match> {
     vec![found.edit(Edit::Delete { path })]
 }
 
+/// Why nobody knows which of the Service's ports the health check asks, and the way out.
+fn unprobed(ports: &[Node], asked: &str) -> String {
+    let is_name = |target: &&str| target.parse::<u16>().is_err();
+    let named: BTreeSet<&str> = ports
+        .iter()
+        .filter(|port| is_tcp(port))
+        .filter_map(|port| port.text_at(&["targetPort"]).filter(is_name))
+        .collect();
+    if asked.parse::<u16>().is_ok() && !named.is_empty() {
+        let named: Vec<String> = named.into_iter().map(|name| format!("`{name}`")).collect();
+        return format!(
+            "the health check asks port {asked}, which may be that of a named port ({}), and Azure asks nodes: if so write \
+             the `name` of the Service's port that leads to it into the annotation, and rewrite again; else add a port \
+             that does, or take the annotation away to have each port asked",
+            named.join(", ")
+        );
+    }
+    format!(
+        "the health check asks port {asked}, to which no port of the Service leads, and Azure asks nodes: add one that does, \
+         or take the annotation away to have each port asked"
+    )
+}
+
+fn is_tcp(port: &Node) -> bool {
+    matches!(port.text_at(&["protocol"]), None | Some("TCP"))
+}
+
 /// Whether a health check of `asked` is one of the Service's `port`: its target's number, its node port, or
 /// its name, as with the AWS Load Balancer Controller.
 /// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/service/model_build_target_group.go>
 fn leads_to(port: &Node, asked: &str) -> bool {
-    let is_tcp = matches!(port.text_at(&["protocol"]), None | Some("TCP"));
     let target = port.text_at(&["targetPort"]).or_else(|| port.text_at(&["port"]));
     let is_asked = match asked.parse::<u16>() {
         Ok(_) => [target, port.text_at(&["nodePort"])].contains(&Some(asked)),
         Err(_) => port.text_at(&["name"]) == Some(asked),
     };
-    is_tcp && is_asked
+    is_tcp(port) && is_asked
 }
 
 fn text<'a>(look: &Look<'a>, name: &str) -> Option<&'a str> {
