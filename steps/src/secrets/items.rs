@@ -19,6 +19,13 @@ const MAX_TAGS: usize = 15;
 /// The longest name and value of a tag, as in the page above.
 const MAX_TAG_CHARS: usize = 512;
 
+/// The way out of a value that is too large.
+const TOO_LARGE: &str = "split it into its fields (`split`), or keep it as a file in Blob Storage";
+
+/// The same of the whole of a secret whose fields are secrets already.
+const WHOLE_TOO_LARGE: &str = "it can't be kept whole: copy it in a node of its own, without `keep-whole`, and take its object \
+                               out of the rewritten SecretProviderClass";
+
 /// Tag with the secret's ARN.
 pub(crate) const SOURCE_TAG: &str = "migrate-source";
 /// Tag with the version's ID in Secrets Manager.
@@ -89,11 +96,12 @@ pub(crate) fn items(held: &[Held], shape: &Shape<'_>) -> Result<Vec<Item>, Vec<P
     for held in held {
         let fields = shape.split.iter().find(|(named, _)| is_named(named, held)).map(|(_, fields)| fields);
         if fields.is_none() || shape.keep_whole {
-            all.push(item(held, None, vault_name(shape.names, held), &mut problems));
+            let too_large = if fields.is_some() { WHOLE_TOO_LARGE } else { TOO_LARGE };
+            all.push(item(held, None, vault_name(shape.names, held), too_large, &mut problems));
         }
         for field in fields.into_iter().flatten() {
             let target = field_name(shape.names, held, field);
-            all.push(item(held, Some(field), target, &mut problems));
+            all.push(item(held, Some(field), target, TOO_LARGE, &mut problems));
         }
     }
     let mut all: Vec<Item> = all.into_iter().flatten().collect();
@@ -106,7 +114,13 @@ fn is_named(name: &str, held: &Held) -> bool {
     name == held.name || name == held.arn
 }
 
-fn item(held: &Held, field: Option<&String>, target: String, problems: &mut Vec<Problem>) -> Option<Item> {
+fn item(
+    held: &Held,
+    field: Option<&String>,
+    target: String,
+    too_large: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Item> {
     let subject = field.map_or_else(|| held.name.clone(), |field| format!("{}.{field}", held.name));
     if !is_name(&target) {
         let message = format!(
@@ -122,8 +136,7 @@ fn item(held: &Held, field: Option<&String>, target: String, problems: &mut Vec<
             let message = format!(
                 "secret {subject} ({stage}) has {bytes} bytes, and Key Vault takes at most {MAX_VALUE_BYTES}"
             );
-            let hint = "split it into its fields (`split`), or keep it as a file in Blob Storage";
-            problems.push(Problem::error(message).in_field("secrets").with_hint(hint));
+            problems.push(Problem::error(message).in_field("secrets").with_hint(too_large));
             None
         }
         Ok(value) => Some(value),

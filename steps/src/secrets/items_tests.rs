@@ -127,6 +127,21 @@ fn what_is_too_large_is_told_also_when_base64_makes_it_so() {
 }
 
 #[test]
+fn a_whole_that_is_too_large_beside_its_fields_is_told_another_way_out() {
+    let none = BTreeMap::new();
+    let all = [held("a", text(&format!(r#"{{"user":"u","rest":"{}"}}"#, "x".repeat(25_600))))];
+    let (unsplit, fields) = (BTreeMap::new(), split("a", &["user"]));
+    let hint = |split, keep_whole| {
+        let problems = items(&all, &Shape { names: &none, split, keep_whole }).err()?;
+        problems.into_iter().next()?.hint
+    };
+    assert!(hint(&unsplit, false).unwrap().contains("split it into its fields"));
+    let told = hint(&fields, true).unwrap();
+    assert!(told.contains("without `keep-whole`") && !told.contains("split"), "{told}");
+    assert_eq!(hint(&fields, false), None);
+}
+
+#[test]
 fn tags_and_description_are_kept_where_they_fit_and_the_rest_is_told() {
     let mut one = held("a", text("x"));
     one.description = Some("the database".to_owned());
