@@ -65,7 +65,7 @@ fn arns(arns: &str) -> (&str, &str) {
 fn hosts(hosts: &[&str], more: &str) -> String {
     let backend = "{service: {name: web, port: {number: 80}}}";
     let host = |host: &&str| {
-        format!("{{host: {host}, http: {{paths: [{{path: /, pathType: Prefix, backend: {backend}}}]}}}}")
+        format!("{{host: \"{host}\", http: {{paths: [{{path: /, pathType: Prefix, backend: {backend}}}]}}}}")
     };
     let rules: Vec<String> = hosts.iter().map(host).collect();
     format!("{ALB}\n  rules: [{}]{more}", rules.join(", "))
@@ -159,6 +159,81 @@ fn a_certificate_of_one_ingress_is_not_taken_for_anothers_host() {
     let named = with_certificates("gateway", &[("arn", "a-tls"), ("b.example.com", "b-tls")]);
     let converted = done(&text, &named);
     assert!(converted.contains("name: a-tls") && converted.contains("name: b-tls"), "{converted}");
+}
+
+#[test]
+fn a_certificate_of_one_ingress_is_that_of_the_same_host_of_another() {
+    let shop = |more: &str| hosts(&["shop.example.com"], more);
+    let secret = shop("\n  tls: [{hosts: [shop.example.com], secretName: a-tls}]");
+    let second = ingress("b", &[PUBLIC, GROUP, HTTPS], &shop(""));
+    let named = with_certificates("gateway", &[("arn", "a-tls")]);
+    for first in [
+        ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], &shop("")),
+        ingress("a", &[PUBLIC, GROUP, HTTPS], &secret),
+    ] {
+        for text in [format!("{first}---\n{second}"), format!("{second}---\n{first}")] {
+            let converted = done(&text, &named);
+            assert!(!converted.contains("kind: Ingress") && converted.contains("name: a-tls"), "{converted}");
+        }
+    }
+    // One that listens on no HTTPS has none.
+    let plain = [PUBLIC, GROUP, ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80}]"#), arns("arn")];
+    let text = format!("{}---\n{second}", ingress("a", &plain, &shop("")));
+    let found = finding(&text, &named, "EKS-NET-001");
+    assert_eq!(found.needs, [r#"rewrite.certificates."shop.example.com""#]);
+}
+
+#[test]
+fn one_that_only_sends_to_https_needs_no_certificate_of_its_own() {
+    let shop = hosts(&["shop.example.com"], "");
+    let http = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80}]"#);
+    let action = (
+        "alb.ingress.kubernetes.io/actions.ssl-redirect",
+        r#"{"Type":"redirect","RedirectConfig":{"Protocol":"HTTPS","Port":"443","StatusCode":"HTTP_301"}}"#,
+    );
+    let by_action = shop
+        .replace("path: /, pathType: Prefix", "path: /*, pathType: ImplementationSpecific")
+        .replace("name: web, port: {number: 80}", "name: ssl-redirect, port: {name: use-annotation}");
+    let first = ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], &shop);
+    let named = with_certificates("gateway", &[("arn", "a-tls")]);
+    for second in [
+        ingress("r", &[PUBLIC, GROUP, http, ("alb.ingress.kubernetes.io/ssl-redirect", "443")], &shop),
+        ingress("r", &[PUBLIC, GROUP, http, action], &by_action),
+    ] {
+        let converted = done(&format!("{first}---\n{second}"), &named);
+        assert!(!converted.contains("kind: Ingress"), "{converted}");
+        assert!(converted.contains("name: a-tls") && converted.contains("name: r-redirect"), "{converted}");
+    }
+}
+
+#[test]
+fn a_wildcard_in_tls_is_for_its_hosts() {
+    let both = ["a.example.com", "b.example.com"];
+    let wild = "\n  tls: [{hosts: [\"*.example.com\"], secretName: wild}]";
+    let converted = done(&ingress("web", &[PUBLIC, HTTPS], &hosts(&both, wild)), &inputs("nginx"));
+    assert!(converted.contains(wild) && !converted.contains("alb.ingress"), "{converted}");
+    // It is for one label.
+    for host in ["example.com", "x.a.example.com"] {
+        let text = ingress("web", &[PUBLIC, HTTPS], &hosts(&[host], wild));
+        assert_eq!(needs(&text, &inputs("nginx")), [format!("rewrite.certificates.\"{host}\"")]);
+    }
+    // Without a Secret it is not a host that is answered, unless any is.
+    let for_these = |spec: &str| {
+        let text = ingress("web", &[PUBLIC, HTTPS], spec);
+        let (text, _) = text.split_once("  defaultBackend").unwrap();
+        text.to_owned()
+    };
+    let of = |hosts: &[&str]| -> Vec<String> {
+        hosts.iter().map(|host| format!("rewrite.certificates.\"{host}\"")).collect()
+    };
+    let open = "\n  tls: [{hosts: [\"*.example.com\"]}]";
+    let text = for_these(&hosts(&both, open));
+    assert_eq!(needs(&text, &inputs("nginx")), of(&both));
+    let text = ingress("web", &[PUBLIC, HTTPS], &format!("{ALB}{open}"));
+    assert_eq!(needs(&text, &inputs("nginx")), of(&["*.example.com"]));
+    // One of a wildcard's hosts may have a certificate of its own.
+    let text = for_these(&hosts(&["*.example.com"], "\n  tls: [{hosts: [a.example.com]}]"));
+    assert_eq!(needs(&text, &inputs("nginx")), of(&["*.example.com", "a.example.com"]));
 }
 
 #[test]

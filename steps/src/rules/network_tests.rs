@@ -258,6 +258,12 @@ fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
     assert_eq!(once.matches("kind: Ingress\n").count(), 1, "{once}");
     let converted = done(&once.replace("    alb.ingress.kubernetes.io/auth-type: 'oidc'\n", ""), &gateway);
     assert!(!converted.contains("kind: Ingress") && !answers_plainly(&converted), "{converted}");
+    // Nor does a redirect ask for a certificate of a host without HTTPS.
+    let host = "ingressClassName: alb\n  rules: [{host: b.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]";
+    let told = format!("{first}---\n{}", ingress("b", &[PUBLIC, group], host));
+    let converted = done(&told, &nginx);
+    assert_eq!(converted.matches("force-ssl-redirect: \"true\"").count(), 2, "{converted}");
+    assert!(!converted.contains("alb.ingress") && !converted.contains("b-tls"), "{converted}");
     // One that shares nothing with it answers as before.
     let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports], ALB)), &gateway);
     assert!(answers_plainly(&alone), "{alone}");

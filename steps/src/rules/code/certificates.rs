@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::ingress::{Ingress, hosts_of};
+use super::ingress::{Ingress, hosts_of, is_for_any_host};
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 
@@ -27,8 +27,14 @@ pub(super) fn tls_secrets_of(node: &Node) -> Vec<&str> {
     entries(node).iter().filter_map(secret_of).collect()
 }
 
-/// Hosts, each once, for which the Ingress names no Secret itself. Where no ARN is said, the controller finds
-/// a certificate for each.
+/// Whether `*.example.com` or the host itself is for the host. A wildcard is one label.
+fn covers(of: &str, host: &str) -> bool {
+    let rest = host.split_once('.').map(|(_, rest)| rest);
+    of == host || of.strip_prefix("*.").is_some_and(|of| rest == Some(of))
+}
+
+/// Hosts, each once, that are answered and for which the Ingress names no Secret itself. Where no ARN is said, the
+/// controller finds a certificate for each.
 /// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/cert_discovery/>
 pub(super) fn hosts_without_secret(node: &Node) -> Vec<&str> {
     let (named, open): (Vec<&Node>, Vec<&Node>) =
@@ -37,9 +43,13 @@ pub(super) fn hosts_without_secret(node: &Node) -> Vec<&str> {
     if named.iter().any(|entry| hosts_in(entry).next().is_none()) {
         return Vec::new();
     }
-    let has = |host: &str| named.iter().any(|entry| hosts_in(entry).any(|of| of == host));
+    let has = |host: &str| named.iter().any(|entry| hosts_in(entry).any(|of| covers(of, host)));
+    let answered = hosts_of(node);
+    let is_for_any = is_for_any_host(node) || node.at(&["spec", "defaultBackend"]).is_some();
+    let is_answered = |host: &&str| is_for_any || answered.iter().any(|of| covers(of, host));
+    let open = open.iter().flat_map(|entry| hosts_in(entry)).filter(is_answered);
     let mut all: Vec<&str> = Vec::new();
-    for host in hosts_of(node).into_iter().chain(open.iter().flat_map(|entry| hosts_in(entry))) {
+    for host in answered.iter().copied().chain(open) {
         if !host.is_empty() && !has(host) && !all.contains(&host) {
             all.push(host);
         }
@@ -61,7 +71,7 @@ pub(super) fn tls(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> 
     }
     let is_for_all = hosts.is_empty() && all.is_empty();
     match secrets.as_slice() {
-        [] if ingress.settings.certificates().is_empty() && ingress.settings.is_https() => {
+        [] if ingress.settings.finds_certificates() => {
             let mut by_secret: BTreeMap<String, Vec<&str>> = BTreeMap::new();
             for host in hosts {
                 if let Some(secret) = found.need(look.inputs.entry("certificates", host)) {

@@ -64,6 +64,12 @@ pub(super) fn hosts_of(node: &Node) -> Vec<&str> {
     rules.iter().filter_map(|rule| rule.text_at(&["host"])).collect()
 }
 
+/// Whether a rule, or no rule, is for whatever host.
+pub(super) fn is_for_any_host(node: &Node) -> bool {
+    let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
+    rules.is_empty() || rules.iter().any(|rule| rule.text_at(&["host"]).is_none_or(str::is_empty))
+}
+
 /// What an Ingress asks for, itself or by its class.
 #[derive(Debug, Clone)]
 pub(super) struct Settings<'a>(Vec<(&'a str, &'a str)>);
@@ -96,7 +102,7 @@ impl<'a> Settings<'a> {
     }
 
     /// `[{"HTTP": 80}, {"HTTPS": 443}]`; without: HTTPS where there is a certificate, else HTTP.
-    pub(super) fn listeners(&self) -> BTreeSet<Listener> {
+    fn said_listeners(&self) -> BTreeSet<Listener> {
         let mut found = BTreeSet::new();
         let given: Option<Vec<Map<String, Value>>> =
             self.get("listen-ports").and_then(|text| serde_json::from_str(text).ok());
@@ -108,6 +114,12 @@ impl<'a> Settings<'a> {
             let is_https = self.get("certificate-arn").is_some();
             found.insert(Listener { is_https, port: if is_https { 443 } else { 80 } });
         }
+        found
+    }
+
+    /// Those that are said, and the one that plain requests are sent to.
+    pub(super) fn listeners(&self) -> BTreeSet<Listener> {
+        let mut found = self.said_listeners();
         if let Some(port) = self.redirect() {
             found.insert(Listener { is_https: true, port });
         }
@@ -117,6 +129,17 @@ impl<'a> Settings<'a> {
     /// Whether any listener takes TLS.
     pub(super) fn is_https(&self) -> bool {
         self.listeners().iter().any(|listener| listener.is_https)
+    }
+
+    /// Whether any listener that is said takes TLS. That plain requests are sent to one makes none.
+    pub(super) fn listens_on_https(&self) -> bool {
+        self.said_listeners().iter().any(|listener| listener.is_https)
+    }
+
+    /// Whether AWS finds certificates by the host names.
+    /// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/ingress/model_builder.go>
+    pub(super) fn finds_certificates(&self) -> bool {
+        self.certificates().is_empty() && self.listens_on_https()
     }
 
     /// Whether any listener takes plain requests.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use super::certificates::{hosts_without_secret, tls_secrets_of};
-use super::ingress::{PREFIX, Settings, class_of, is_ingress, own_settings};
+use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings};
 use super::routes::services_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Name;
@@ -117,6 +117,8 @@ struct Asked {
     own: Vec<(String, String)>,
     /// Those that it names no Secret for.
     hosts: Vec<String>,
+    /// Those of its rules.
+    routed: Vec<String>,
     tls_secrets: Vec<String>,
     services: Vec<String>,
 }
@@ -130,6 +132,8 @@ pub(crate) struct Group {
     pub asked: BTreeSet<String>,
     /// The port of HTTPS to which all of it sends plain requests, whichever of its Ingresses says so.
     pub redirect: Option<u16>,
+    /// Hosts for which one of its Ingresses names a certificate.
+    certified: BTreeSet<String>,
     schemes: BTreeSet<String>,
     members: BTreeSet<Name>,
     /// What keeps somebody out of all of it, and which Ingresses say so.
@@ -141,6 +145,7 @@ static NOBODY: Group = Group {
     first: None,
     asked: BTreeSet::new(),
     redirect: None,
+    certified: BTreeSet::new(),
     schemes: BTreeSet::new(),
     members: BTreeSet::new(),
     closing: BTreeMap::new(),
@@ -309,6 +314,10 @@ impl Ingresses {
             for asked in &self.asked {
                 self.share(asked, &mut shared);
             }
+            for group in shared.groups.values_mut() {
+                let Group { asked, certified, .. } = group;
+                asked.retain(|line| line.strip_prefix("host ").is_none_or(|host| !certified.contains(host)));
+            }
             shared
         })
     }
@@ -329,8 +338,12 @@ impl Ingresses {
         let certificates = settings.certificates();
         group.asked.extend(certificates.iter().map(|arn| format!("certificate {arn}")));
         group.asked.extend(asked.tls_secrets.iter().map(|secret| format!("secret {secret}")));
-        if certificates.is_empty() && settings.is_https() {
+        if settings.finds_certificates() {
             group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
+        }
+        if settings.listens_on_https() {
+            let has = |host: &&String| !certificates.is_empty() || !asked.hosts.contains(host);
+            group.certified.extend(asked.routed.iter().filter(has).cloned());
         }
         group.redirect = group.redirect.or_else(|| settings.ssl_redirect());
         group.members.insert(asked.name.clone());
@@ -375,6 +388,7 @@ fn asked(object: &Object<'_>, name: Name) -> Asked {
         class,
         own: own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         hosts: owned(hosts_without_secret(object.node)),
+        routed: owned(hosts_of(object.node)),
         tls_secrets: owned(tls_secrets_of(object.node)),
         services: services_of(object.node),
     }

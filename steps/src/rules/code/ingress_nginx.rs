@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::certificates;
-use super::ingress::{Ingress, PREFIX};
+use super::ingress::{Ingress, PREFIX, is_for_any_host};
 use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -75,11 +75,6 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
 
 fn stays(found: Match, reason: &str) -> Match {
     found.saying(format!("it can't be turned into an Ingress of NGINX by itself: {reason}"))
-}
-
-fn is_for_any_host(node: &Node) -> bool {
-    let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
-    rules.is_empty() || rules.iter().any(|rule| rule.text_at(&["host"]).is_none_or(str::is_empty))
 }
 
 /// Each path as the controller meant it. NGINX takes one that is neither Exact nor Prefix for a prefix.
