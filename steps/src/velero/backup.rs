@@ -4,7 +4,7 @@
 //! and there is never a second. A stop leaves it running in the cluster; the next attempt goes on
 //! following it. It is only handed on when it is complete: a claim without data fails the step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
@@ -27,6 +27,7 @@ use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::hazards::{self, Hazard};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
+use super::left_out::Made;
 use super::volumes::{
     BoundClaim, UNMOUNTED_HINT, VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods,
     left_out, missed, prefixes,
@@ -157,27 +158,16 @@ impl VeleroBackup {
         let mut seen = None;
         loop {
             ctx.check_cancelled()?;
-            let is_first = seen.is_none();
             let look = async {
                 let backup = velero.backup(name).await?.ok_or_else(|| gone(name))?;
-                let status = backup.status.clone().unwrap_or_default();
-                let hazards = match is_first && stage(&status.phase) == Stage::Working {
-                    true => {
-                        let (_, pods) = claims_and_pods(velero, &config.namespaces).await?;
-                        let began = status.start_timestamp.as_ref();
-                        // Which claims have no data shows at the end.
-                        let known = (Vec::new(), pods);
-                        Some(hazards::look(velero, &config.namespaces, known, None, began).await?)
-                    }
-                    false => None,
-                };
-                Ok((backup, velero.volumes_of_backup(name).await?, hazards))
+                Ok((backup, velero.volumes_of_backup(name).await?))
             };
-            if let Some((backup, volumes, hazards)) =
-                patience.bear(self.pace.in_time(look).await, Instant::now())?
-            {
-                seen = seen.or(hazards);
+            if let Some((backup, volumes)) = patience.bear(self.pace.in_time(look).await, Instant::now())? {
                 let status = backup.status.clone().unwrap_or_default();
+                if seen.is_none() && stage(&status.phase) == Stage::Working {
+                    let hazards = self.hazards_of(ctx, config, velero, &status).await;
+                    seen = patience.bear(hazards, Instant::now())?;
+                }
                 let states = VolumeStates::of_backup(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
                 ctx.progress(states.progress(&status.phase, items));
@@ -196,6 +186,29 @@ impl VeleroBackup {
             }
             self.pace.pause(ctx).await?;
         }
+    }
+
+    /// What the source has of hazards while Velero is at the backup. Each namespace has its own time to answer, since
+    /// there may be very many.
+    async fn hazards_of(
+        &self,
+        ctx: &StepContext,
+        config: &BackupConfig,
+        velero: &Velero,
+        status: &BackupStatus,
+    ) -> Result<Vec<Hazard>, StepError> {
+        let mut hazards = Vec::new();
+        for namespace in config.namespaces.chunks(1) {
+            ctx.check_cancelled()?;
+            let look = async {
+                let (_, pods) = claims_and_pods(velero, namespace).await?;
+                // Which claims have no data shows at the end.
+                let known = (Vec::new(), pods);
+                hazards::look(velero, namespace, known, None, status.start_timestamp.as_ref()).await
+            };
+            hazards.extend(self.pace.in_time(look).await?);
+        }
+        Ok(hazards)
     }
 
     /// Why the backup failed, as the error to return.
@@ -262,14 +275,6 @@ impl VeleroBackup {
         let volumes = backed_up(&pod_volume_backups);
         let began = status.start_timestamp.as_ref();
         let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
-        let left_out = left_out(&claims, &volumes, began);
-        if !left_out.is_empty() && !config.allow_unmounted {
-            return Err(StepError::permanent(format!(
-                "backup `{name}` has no data of these claims: {}",
-                left_out.join(", ")
-            ))
-            .with_hint(format!("{UNMOUNTED_HINT}; then {}", another(ctx))));
-        }
         let counts = (status.warnings, status.errors);
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
         let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
@@ -285,7 +290,20 @@ impl VeleroBackup {
                 BTreeMap::new()
             }
         };
-        let hazards = match self.contents(ctx, velero, &objects).await? {
+        let contents = self.contents(ctx, velero, &objects).await?;
+        let made = Made {
+            name,
+            namespaces: &config.namespaces,
+            volumes: &volumes,
+            began,
+            objects: &objects,
+            contents: contents.as_ref(),
+        };
+        let left_out = made.left_out(velero, &claims).await?;
+        if !config.allow_unmounted {
+            made.refuse(ctx, velero, &left_out).await?;
+        }
+        let hazards = match contents {
             Some(contents) => hazards::judge(&contents, Some(&volumes), None),
             None => {
                 let (namespaces, known) = (&config.namespaces, (claims, pods));
@@ -318,7 +336,7 @@ impl VeleroBackup {
 }
 
 /// How another backup is made: this one has ended, and a resume alone would join it again.
-fn another(ctx: &StepContext) -> String {
+pub(super) fn another(ctx: &StepContext) -> String {
     format!("`migrate resume {} --rerun {}` makes another backup", ctx.run, ctx.node.quoted())
 }
 
@@ -538,7 +556,10 @@ impl TypedStep for VeleroBackup {
                     checks.push(inventory_check(config, &velero, outputs, &status).await?);
                 }
                 let (claims, _) = claims_and_pods(&velero, &config.namespaces).await?;
-                left_out(&claims, &found, status.start_timestamp.as_ref())
+                // What it lacked when it was made it lacks, whatever the source has by now.
+                let now = left_out(&claims, &found, status.start_timestamp.as_ref());
+                let all: BTreeSet<String> = outputs.left_out.iter().cloned().chain(now).collect();
+                all.into_iter().collect()
             }
         };
         checks.extend(recorded(config, outputs, &left_out));
@@ -583,7 +604,8 @@ pub(super) fn warning(subject: &str, text: &str) -> Check {
     Check { status: CheckStatus::Warning, ..Check::equal(subject, "warning", "none", "one").with_note(text) }
 }
 
-fn named(namespaces: &[String]) -> String {
+/// `namespace a`, `namespaces a, b`.
+pub(super) fn named(namespaces: &[String]) -> String {
     match namespaces {
         [] => "namespaces".to_owned(),
         [one] => format!("namespace {one}"),

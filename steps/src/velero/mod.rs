@@ -20,6 +20,7 @@ mod guards;
 mod hazards;
 mod install;
 mod inventory;
+mod left_out;
 mod lone;
 mod restore;
 mod storage_class;

@@ -3,6 +3,7 @@
 mod cluster;
 mod hazards;
 mod later;
+mod left_out;
 mod source;
 mod target;
 

@@ -19,6 +19,9 @@ use crate::kubernetes::kube_error;
 /// Volumes of a pod that are not to be backed up, by name, separated by commas.
 const EXCLUDES_ANNOTATION: &str = "backup.velero.io/backup-volumes-excludes";
 
+/// Claims, as a list of objects calls their kind.
+pub(super) const CLAIMS: &str = "v1/PersistentVolumeClaim";
+
 /// The way out where a claim would be missed. Stopping the pods, which stops the writes too, leads here.
 pub(super) const UNMOUNTED_HINT: &str = "Velero reads a volume through a running pod: stop the writes and not the pods, or start a pod that mounts each of \
      them and sleeps; `allow-unmounted = true` gives up their data, which is all that is left for a block volume or a \
@@ -261,17 +264,22 @@ pub(super) fn without_data<'a>(
     volumes: &[VolumeBackup],
     started: Option<&Time>,
 ) -> Vec<&'a BoundClaim> {
-    let has_data = |claim: &BoundClaim| {
-        volumes.iter().any(|v| {
-            let name = v.claim.clone().unwrap_or_else(|| format!("{}-{}", v.pod, v.volume));
-            v.namespace == claim.namespace && name == claim.name
-        })
-    };
-    let was_there = |claim: &BoundClaim| match (&claim.created, started) {
-        (Some(created), Some(started)) => created <= started,
-        _ => true,
-    };
-    claims.iter().filter(|c| was_there(c) && !has_data(c)).collect()
+    let is_without =
+        |c: &&BoundClaim| was_there(c.created.as_ref(), started) && !has_data_of(volumes, &c.path());
+    claims.iter().filter(is_without).collect()
+}
+
+/// Whether one of `volumes` is of the claim at `path`, `NAMESPACE/NAME`.
+pub(super) fn has_data_of(volumes: &[VolumeBackup], path: &str) -> bool {
+    volumes.iter().any(|v| {
+        let name = v.claim.clone().unwrap_or_else(|| format!("{}-{}", v.pod, v.volume));
+        format!("{}/{name}", v.namespace) == path
+    })
+}
+
+/// Whether what was `created` then was there when the backup `started`.
+pub(super) fn was_there(created: Option<&Time>, started: Option<&Time>) -> bool {
+    created.zip(started).is_none_or(|(created, started)| created <= started)
 }
 
 /// Those of `namespaces` that the cluster doesn't have. Velero makes a failed backup of such.

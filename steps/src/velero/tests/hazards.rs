@@ -42,7 +42,7 @@ async fn told(config: &Value) -> Vec<String> {
 }
 
 /// That the backup holds `objects` too.
-fn list(cluster: &Cluster, objects: Value) {
+pub(super) fn list(cluster: &Cluster, objects: Value) {
     let mut all = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
     for (kind, names) in objects.as_object().unwrap() {
         all[kind] = names.clone();
@@ -53,7 +53,7 @@ fn list(cluster: &Cluster, objects: Value) {
 }
 
 /// What becomes of the source right after the backup was made, while Velero is at another one.
-fn meanwhile(cluster: &Cluster, then: impl Fn(&mut State) + Send + Sync + 'static) {
+pub(super) fn meanwhile(cluster: &Cluster, then: impl Fn(&mut State) + Send + Sync + 'static) {
     let made = cluster.lock().on_create.take().unwrap();
     cluster.lock().on_create = Some(Box::new(move |state, path| {
         made(state, path);
@@ -117,7 +117,7 @@ async fn a_share_that_both_sides_mount_is_never_restored_over() {
 }
 
 /// A claim of `shop` on a volume of `source` with the reclaim `policy`, that no pod mounts.
-fn unmounted(state: &mut State, name: &str, policy: &str, source: (&str, Value)) {
+pub(super) fn unmounted(state: &mut State, name: &str, policy: &str, source: (&str, Value)) {
     let mut claim = claim("Bound", "static");
     claim["spec"]["volumeName"] = json!(format!("pv-{name}"));
     state.put(&format!("{CLAIMS}/{name}"), claim);

@@ -340,6 +340,23 @@ async fn an_answer_that_never_comes_is_not_waited_for_for_ever() {
     cluster.finish();
 }
 
+/// Of very many namespaces, say: what is looked for beside a backup never keeps it from being followed.
+#[tokio::test]
+async fn a_backup_is_followed_also_where_its_namespaces_are_not_listed_in_time() {
+    let cluster = source().await;
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        state.silent_once = vec!["/apis/batch/v1/namespaces/shop/jobs".to_owned(); 100];
+    }));
+    let pace = Pace { answer: Duration::from_millis(200), outage: Duration::from_secs(60), ..pace() };
+    let (host, ctx) = context();
+    Typed(VeleroBackup::at(pace)).apply(&ctx, &backup_config(&cluster)).await.unwrap();
+    let done: Vec<u64> = host.recorded().progress.iter().filter_map(|p| Some(p.items?.done)).collect();
+    assert!(done.contains(&1), "it was seen at work: {done:?}");
+    cluster.finish();
+}
+
 #[tokio::test]
 async fn a_backup_without_progress_names_the_volume() {
     let cluster = source().await;

@@ -1,0 +1,108 @@
+//! Claims whose data a backup lacks. It may have been made hours ago: what counts is what it holds, also of claims that
+//! the source has no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use migrate_plugin_api::{StepContext, StepError};
+
+use super::api::{Velero, list_all};
+use super::backup::{another, named};
+use super::contents::{Contents, place};
+use super::volumes::{
+    BoundClaim, CLAIMS, UNMOUNTED_HINT, VolumeBackup, absent_namespaces, has_data_of,
+    left_out as left_out_of, was_there,
+};
+use crate::kubernetes::kube_error;
+
+/// What is known of a backup that was made.
+pub(super) struct Made<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespaces.
+    pub namespaces: &'a [String],
+    /// What it has of volumes.
+    pub volumes: &'a [VolumeBackup],
+    /// When it began.
+    pub began: Option<&'a Time>,
+    /// Its own list; empty where that can't be read.
+    pub objects: &'a BTreeMap<String, Vec<String>>,
+    /// What it holds; `None` where that can't be read.
+    pub contents: Option<&'a Contents>,
+}
+
+impl Made<'_> {
+    /// The paths of the claims that were bound and have no data in it, of which the source still has `claims`.
+    pub(super) async fn left_out(
+        &self,
+        velero: &Velero,
+        claims: &[BoundClaim],
+    ) -> Result<Vec<String>, StepError> {
+        let mut left_out: BTreeSet<String> =
+            left_out_of(claims, self.volumes, self.began).into_iter().collect();
+        match self.contents {
+            // What it holds is restored, whenever it came.
+            Some(contents) => {
+                let taken: Vec<BoundClaim> =
+                    contents.claims.iter().filter(|claim| claim.goes_along).cloned().collect();
+                left_out.extend(left_out_of(&taken, self.volumes, None));
+            }
+            None => left_out.extend(self.gone(velero).await?),
+        }
+        Ok(left_out.into_iter().collect())
+    }
+
+    /// Claims of its list without data that the source has no more: nobody can say that they were not bound.
+    async fn gone(&self, velero: &Velero) -> Result<Vec<String>, StepError> {
+        let Some(listed) = self.objects.get(CLAIMS) else { return Ok(Vec::new()) };
+        let mut there = BTreeSet::new();
+        for namespace in self.namespaces {
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(velero.client.clone(), namespace);
+            let claims = list_all(&api, "").await;
+            let claims = claims.map_err(|e| {
+                kube_error(format!("failed to list the claims of namespace `{namespace}`"), e)
+            })?;
+            let old = claims
+                .iter()
+                .filter(|claim| was_there(claim.metadata.creation_timestamp.as_ref(), self.began));
+            there.extend(old.map(place));
+        }
+        let is_gone = |path: &&String| !there.contains(*path) && !has_data_of(self.volumes, path);
+        Ok(listed.iter().filter(is_gone).cloned().collect())
+    }
+
+    /// Refuses it where claims are `left_out`, and where nothing tells which claims it had: neither itself, as seen from
+    /// here, nor the source.
+    pub(super) async fn refuse(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        left_out: &[String],
+    ) -> Result<(), StepError> {
+        if !left_out.is_empty() {
+            let claims = left_out.join(", ");
+            let message = format!("backup `{}` has no data of these claims: {claims}", self.name);
+            return Err(
+                StepError::permanent(message).with_hint(format!("{UNMOUNTED_HINT}; then {}", another(ctx)))
+            );
+        }
+        if self.contents.is_some() || !self.objects.is_empty() {
+            return Ok(());
+        }
+        let absent = absent_namespaces(velero, self.namespaces).await?;
+        if absent.is_empty() {
+            return Ok(());
+        }
+        Err(StepError::permanent(format!(
+            "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer has {}",
+            self.name,
+            named(&absent)
+        ))
+        .with_hint(
+            "resume where the URLs that Velero gives for its files can be reached; `allow-unmounted = true` accepts that \
+             data may be left behind",
+        ))
+    }
+}
