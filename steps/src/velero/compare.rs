@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{PAGE_ITEMS, RESTORE_NAME_LABEL};
 use super::lone::Lone;
+use super::volumes::CLAIMS;
 use crate::inventory::aggregated;
 use crate::kubernetes::kube_error;
 
@@ -56,7 +57,7 @@ const MAY_BE_COMPLETE: &[(&str, &str)] = &[("", "Pod"), ("batch", "Job")];
 const MADE_BY_EACH_CLUSTER: &[(&str, &str, &str)] =
     &[("", "ConfigMap", "kube-root-ca.crt"), ("", "ServiceAccount", "default")];
 
-/// What Velero says it did, of one kind; what is in none of these was created or updated.
+/// What Velero says it did, of one kind; what is in none of these was created, or updated if it is no claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct KindOutcome {
@@ -66,6 +67,9 @@ pub struct KindOutcome {
     /// The same was there already, or a plugin of Velero's discards such an object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// Claims that were there already, and were patched to what the backup holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub updated: Vec<String>,
     /// Velero didn't look at it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untouched: Vec<String>,
@@ -80,10 +84,17 @@ impl KindOutcome {
     pub(super) fn has(&self, name: &String) -> bool {
         [&self.failed, &self.skipped, &self.untouched].iter().any(|names| names.contains(name))
     }
+
+    /// Whether Velero tried to restore it and didn't make it: it found another one, or could not. It may have put its
+    /// label on the one that it found (`updateBackupRestoreLabels` of pkg/restore/restore.go).
+    pub(super) fn was_found(&self, name: &String) -> bool {
+        [&self.failed, &self.skipped, &self.updated].iter().any(|names| names.contains(name))
+    }
 }
 
 /// What became of the backup's `objects`, from a restore's resource list, whose entries read
-/// `NAMESPACE/NAME(created)`. Kinds of which everything was created or updated are left out.
+/// `NAMESPACE/NAME(created)`. Kinds of which everything was created, or updated if it is no
+/// claim, are left out.
 pub(super) fn outcomes(
     objects: &BTreeMap<String, Vec<String>>,
     list: &BTreeMap<String, Vec<String>>,
@@ -96,6 +107,7 @@ pub(super) fn outcomes(
         let mut outcome = KindOutcome::default();
         for name in names {
             match actions.get(name.as_str()) {
+                Some(&"updated") if kind == CLAIMS => outcome.updated.push(name.clone()),
                 Some(&("created" | "updated")) => {}
                 Some(&"skipped") => outcome.skipped.push(name.clone()),
                 Some(_) => outcome.failed.push(name.clone()),
@@ -432,16 +444,19 @@ mod tests {
             ("apps/v1/Deployment", &["shop/web"]),
             ("v1/Secret", &["shop/a", "shop/b(x)", "shop/c", "shop/d"]),
             ("x.io/v1/Gone", &["shop/g"]),
+            (CLAIMS, &["shop/data", "shop/logs"]),
         ]);
         let restored = list(&[
             ("apps/v1/Deployment", &["shop/web(created)", "shop/other(created)"]),
             ("v1/Secret", &["shop/a(updated)", "shop/b(x)(skipped)", "shop/c(failed)", "shop/d()"]),
+            (CLAIMS, &["shop/data(updated)", "shop/logs(created)"]),
         ]);
         let outcomes = outcomes(&objects, &restored);
         assert!(!outcomes.contains_key("apps/v1/Deployment"));
         assert_eq!(outcomes["v1/Secret"].skipped, ["shop/b(x)"]);
         assert_eq!(outcomes["v1/Secret"].failed, ["shop/c", "shop/d"]);
         assert_eq!(outcomes["x.io/v1/Gone"].untouched, ["shop/g"]);
+        assert_eq!(outcomes[CLAIMS].updated, ["shop/data"]);
         assert_eq!(restored_counts(&restored)["v1/Secret"], 1);
     }
 
@@ -463,6 +478,7 @@ mod tests {
             skipped: vec!["shop/d".to_owned()],
             untouched: vec!["shop/c".to_owned()],
             discarded: Some(vec!["shop/d".to_owned()]),
+            updated: vec![],
         };
         let none = BTreeMap::new();
         let nothing = Found { is_served: true, ..Default::default() };

@@ -173,12 +173,16 @@ pub(super) async fn withdraw_if_occupied(
     let name = restore.name_any();
     let unchanged = Preconditions { resource_version: restore.resource_version(), uid: None };
     match velero.restores().delete(&name, &DeleteParams::default().preconditions(unchanged)).await {
+        // A finalizer of Velero's keeps it: the next look tells.
+        Ok(answer) if answer.is_left() => Ok(()),
         Ok(_) => {
             ctx.warn(format!("deleted restore `{name}` before its turn: something stands in its way by now"));
             Err(occupied)
         }
-        // Velero has begun it in between, or somebody else has deleted it: the next look tells.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        // Gone already, as where the answer to a first deletion was lost.
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(occupied),
+        // Velero has begun it in between: the next look tells.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(e) => Err(kube_error(format!("failed to delete restore `{name}`"), e)),
     }
 }

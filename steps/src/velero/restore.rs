@@ -36,14 +36,12 @@ use super::guards::{
 use super::install::{Preflight, Role, preflight, to_problem};
 use super::lone::{Lone, lone_pods};
 use super::volume_checks::{claim_checks, claims, refuse_others, volume_checks};
-use super::volumes::{VolumeBackup, VolumeRestore, VolumeStates, backed_up, restored};
+use super::volumes::{CLAIMS, VolumeBackup, VolumeRestore, VolumeStates, backed_up, restored};
 use crate::kubernetes::{kube_error, one_cluster};
 use crate::site::ClusterRef;
 
 /// Looks between two that list all claims and pods.
 const LOOK_CLOSELY_EVERY: u32 = 5;
-/// Claims, as a list of objects calls their kind.
-const CLAIMS: &str = "v1/PersistentVolumeClaim";
 
 /// A change of image names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -152,10 +150,11 @@ impl VeleroRestore {
         ctx: &StepContext,
         config: &RestoreConfig,
         velero: &Velero,
-    ) -> Result<(), StepError> {
+    ) -> Result<Restore, StepError> {
         let name = ctx.key.as_str();
         let spec = spec(config);
-        if velero.restore(name).await?.is_none() {
+        let mut found = velero.restore(name).await?;
+        if found.is_none() {
             self.prepare(ctx, config, velero).await?;
             let restore = Velero::new_restore(ctx, name, spec.clone());
             match velero.restores().create(&PostParams::default(), &restore).await {
@@ -163,13 +162,15 @@ impl VeleroRestore {
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(e) => return Err(kube_error(format!("failed to create restore `{name}`"), e)),
             }
+            found = velero.restore(name).await?;
         }
-        let found = velero.restore(name).await?.ok_or_else(|| gone(name))?;
+        let found = found.ok_or_else(|| gone(name, false))?;
         if found.spec != spec {
             return Err(StepError::conflict(format!("restore `{name}` exists with another content"))
                 .with_hint("nothing of this run made it; look at it, and delete it if it isn't needed"));
         }
-        ctx.set_handle(name).await
+        ctx.set_handle(name).await?;
+        Ok(found)
     }
 
     /// All that must hold before a restore starts.
@@ -200,24 +201,27 @@ impl VeleroRestore {
         refuse_changed(ctx, velero, Plugin::ImageName, &rules).await
     }
 
-    /// Follows the restore to its end.
+    /// Follows the restore, which was `found` so, to its end.
     async fn follow(
         &self,
         ctx: &StepContext,
         config: &RestoreConfig,
         velero: &Velero,
+        found: &Restore,
     ) -> Result<Restore, StepError> {
         let name = ctx.key.as_str();
+        let mut has_begun = is_begun(found);
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
         let mut looks = 0_u32;
         loop {
             ctx.check_cancelled()?;
             let look = async {
-                let restore = velero.restore(name).await?.ok_or_else(|| gone(name))?;
+                let restore = velero.restore(name).await?.ok_or_else(|| gone(name, has_begun))?;
                 Ok((restore, velero.volumes_of_restore(name).await?))
             };
             if let Some((restore, volumes)) = patience.bear(self.pace.in_time(look).await, Instant::now())? {
+                has_begun |= is_begun(&restore);
                 let status = restore.status.clone().unwrap_or_default();
                 let states = VolumeStates::of_restore(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_restored, p.total_items));
@@ -347,7 +351,17 @@ impl VeleroRestore {
     }
 }
 
-fn gone(name: &str) -> StepError {
+/// Whether Velero is at `restore`, or has been.
+fn is_begun(restore: &Restore) -> bool {
+    restore.status.as_ref().is_some_and(|status| stage(&status.phase) != Stage::Queued)
+}
+
+fn gone(name: &str, has_begun: bool) -> StepError {
+    if !has_begun {
+        // What the target has by now may be of others. Whether it stands in the way is looked at by the next attempt.
+        return StepError::permanent(format!("restore `{name}` was deleted before Velero was seen at it"))
+            .with_hint("resume starts it again, unless something stands in its way by then");
+    }
     StepError::permanent(format!("restore `{name}` was deleted while it ran"))
         .with_hint("delete what it made on the target; resume starts it again")
 }
@@ -538,8 +552,8 @@ impl TypedStep for VeleroRestore {
 
     async fn apply(&self, ctx: &StepContext, config: &RestoreConfig) -> Result<RestoreOutputs, StepError> {
         let velero = Velero::connect(ctx, &config.cluster, &config.velero_namespace).await?;
-        self.start(ctx, config, &velero).await?;
-        let restore = self.follow(ctx, config, &velero).await?;
+        let found = self.start(ctx, config, &velero).await?;
+        let restore = self.follow(ctx, config, &velero, &found).await?;
         self.outputs(ctx, config, &velero, &restore).await
     }
 

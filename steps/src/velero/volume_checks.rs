@@ -44,7 +44,7 @@ pub(super) struct Claim {
     pub path: String,
     /// Volume and claim have found each other.
     pub is_bound: bool,
-    /// The restore has made it: Velero labels all that it makes.
+    /// The restore has made it: Velero labels all that it makes, and may label what it finds.
     pub is_restored: bool,
     /// The restore has made such a claim, and another one has its name now.
     is_another: bool,
@@ -62,9 +62,11 @@ impl Claim {
         outcome: Option<&KindOutcome>,
     ) -> Self {
         let phase = found.and_then(|claim| claim.status.as_ref()?.phase.as_deref());
-        let is_restored = found
+        let is_labelled = found
             .is_some_and(|claim| claim.labels().get(RESTORE_NAME_LABEL).is_some_and(|made| made == restore));
-        let was_made = !outcome.is_some_and(|outcome| outcome.has(&path));
+        let was_found = outcome.is_some_and(|outcome| outcome.was_found(&path));
+        let was_made = !was_found && !outcome.is_some_and(|outcome| outcome.has(&path));
+        let is_restored = is_labelled && !was_found;
         let is_others = found.is_some() && !is_restored;
         let has_files = !volume.snapshot_id.is_empty();
         Self {
@@ -227,7 +229,7 @@ mod tests {
         };
         assert_eq!(is("1", Some(&theirs)), (false, true));
         assert_eq!(is("", Some(&theirs)), (false, false));
-        assert_eq!(is("1", Some(&ours)), (false, false));
+        assert_eq!(is("1", Some(&ours)), (false, true), "its label may be on what it found");
         assert_eq!(is("1", None), (false, false));
     }
 }

@@ -31,6 +31,9 @@ pub(super) struct State {
     pub failing_once: Vec<String>,
     /// Paths whose next GET is never answered.
     pub silent_once: Vec<String>,
+    /// How the next deletion, which is done, is answered: by an error with this code, or at 200 as where a finalizer
+    /// keeps the object.
+    pub delete_answer: Option<u16>,
     /// Called with the path of every list, after it was answered.
     pub on_list: Option<Hook>,
     /// What Velero would do next.
@@ -307,14 +310,16 @@ impl State {
         if !wanted.is_null() && found.is_some_and(|found| found != wanted) {
             return status(409, "Conflict");
         }
-        if self.objects.remove(path).is_none() {
-            return status(404, "NotFound");
-        }
+        let Some(object) = self.objects.remove(path) else { return status(404, "NotFound") };
         if let Some(hook) = self.on_delete.take() {
             hook(self, path);
             self.on_delete = Some(hook);
         }
-        status_success()
+        match self.delete_answer.take() {
+            None => status_success(),
+            Some(200) => (200, Body::Json(object)),
+            Some(code) => status(code, "Lost"),
+        }
     }
 
     /// Stores `object` at `path`, with the names in its metadata.

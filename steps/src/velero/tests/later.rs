@@ -134,7 +134,10 @@ async fn a_claim_that_was_replaced_beside_restored_ones_is_told() {
 /// Velero was at another restore for hours, in which somebody has made the claim and filled it.
 #[tokio::test]
 async fn a_claim_that_velero_had_not_made_is_no_restored_data_either() {
-    for outcome in ["failed", "skipped"] {
+    // Under `existing-resource-policy = "update"` Velero puts its label also on what it finds.
+    for (outcome, is_labelled) in
+        [("failed", false), ("skipped", false), ("failed", true), ("skipped", true), ("updated", true)]
+    {
         let cluster = target().await;
         let (_, ctx) = context();
         let mut config = restore_config(&cluster);
@@ -142,11 +145,16 @@ async fn a_claim_that_velero_had_not_made_is_no_restored_data_either() {
         let list = json!({ "v1/Pod": ["shop/db-0(created)"], "v1/ConfigMap": ["shop/settings(created)"],
             "v1/PersistentVolumeClaim": [format!("shop/data-db-0({outcome})")] });
         cluster.lock().put_file("RestoreResourceList", KEY, &list);
+        let mut theirs = claim("Bound", "premium");
+        if is_labelled {
+            config["existing-resource-policy"] = json!("update");
+            theirs["metadata"]["labels"] = json!({ "velero.io/restore-name": KEY });
+        }
         let made = cluster.lock().on_create.take().unwrap();
         cluster.lock().on_create = Some(Box::new(move |state, path| {
             made(state, path);
             if path.contains("/restores/") {
-                state.put(CLAIM, claim("Bound", "premium"));
+                state.put(CLAIM, theirs.clone());
                 state.scripts.insert(path.to_owned(), vec![json!({ "phase": "Completed" })]);
             }
         }));
@@ -167,23 +175,29 @@ async fn a_claim_that_velero_had_not_made_is_no_restored_data_either() {
     }
 }
 
+/// A target on which somebody makes the claim while the restore, which is made, waits for its turn.
+async fn taken_before_its_turn() -> Cluster {
+    let cluster = target().await;
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        if path.contains("/restores/") {
+            state.objects.get_mut(path).unwrap()["metadata"]["resourceVersion"] = json!("1");
+            state.put(CLAIM, claim("Bound", "premium"));
+            let phase = |phase: &str| json!({ "phase": phase });
+            state.scripts.insert(path.to_owned(), vec![json!({}), phase("New"), phase("Completed")]);
+        }
+    }));
+    cluster
+}
+
 #[tokio::test]
 async fn a_restore_whose_way_is_taken_before_its_turn_is_taken_back_unless_velero_has_begun_it() {
     for has_begun in [false, true] {
-        let cluster = target().await;
+        let cluster = taken_before_its_turn().await;
         let (_, ctx) = context();
         let config = restore_config(&cluster);
         let restore = format!("{VELERO}/restores/{KEY}");
-        let made = cluster.lock().on_create.take().unwrap();
-        cluster.lock().on_create = Some(Box::new(move |state, path| {
-            made(state, path);
-            if path.contains("/restores/") {
-                state.objects.get_mut(path).unwrap()["metadata"]["resourceVersion"] = json!("1");
-                state.put(CLAIM, claim("Bound", "premium"));
-                let phase = |phase: &str| json!({ "phase": phase });
-                state.scripts.insert(path.to_owned(), vec![json!({}), phase("New"), phase("Completed")]);
-            }
-        }));
         let begun = restore.clone();
         cluster.lock().on_list = Some(Box::new(move |state, path| {
             if path.ends_with("/shop/pods")
@@ -202,6 +216,28 @@ async fn a_restore_whose_way_is_taken_before_its_turn_is_taken_back_unless_veler
             assert_eq!(error.class, ErrorClass::Conflict);
             assert!(error.message.starts_with("the target already has claim shop/data-db-0"), "{error}");
         }
+        cluster.finish();
+    }
+}
+
+/// What is found on the target then is of others, and all that there is of it.
+#[tokio::test]
+async fn a_restore_that_is_gone_before_its_turn_is_not_said_to_have_made_anything() {
+    // Done and repeated; the answer lost; a finalizer that keeps it for a moment.
+    for answer in [404, 500, 200] {
+        let cluster = taken_before_its_turn().await;
+        let (_, ctx) = context();
+        let config = restore_config(&cluster);
+        cluster.lock().delete_answer = Some(answer);
+        let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+        let in_the_way = "the target already has claim shop/data-db-0, pod shop/db-0";
+        let said = if answer == 404 { in_the_way } else { "restore `node-0000000000` was deleted before" };
+        assert!(error.message.starts_with(said), "{answer}: {error}");
+        assert!(!error.hint.unwrap().contains("delete what it made"), "{answer}");
+        // Going on restores over nothing.
+        let error = restore_step().apply(&ctx, &config).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Conflict);
+        assert!(error.message.starts_with(in_the_way), "{error}");
         cluster.finish();
     }
 }
