@@ -176,7 +176,8 @@ async fn a_list_that_came_out_differently_is_not_told_backwards() {
         format!(
             "[nodes.u]\nstep = \"test\"\nwith = {{ value = {names} }}\n\
              [nodes.l]\nstep = \"test\"\nfor_each = \"${{nodes.u.value}}\"\nmax_parallel = 1\n\
-             with = {{ value = \"${{each.value}}\" }}\n"
+             with = {{ value = \"${{each.value}}\" }}\n\
+             [nodes.b]\nstep = \"test\"\nwith = {{ value = \"${{nodes.l[*].value}}\" }}\n"
         )
     };
     for (before, after) in [("[\"x\", \"y\"]", "[\"x\"]"), ("[\"x\"]", "[\"x\", \"y\"]")] {
@@ -190,6 +191,28 @@ async fn a_list_that_came_out_differently_is_not_told_backwards() {
         let made = project.effects().into_iter().filter(|(node, _)| node == "l[x]").count();
         assert_eq!(made, 1);
     }
+}
+
+/// What was taken of a list was taken of what was in it, and at its place.
+#[tokio::test]
+async fn what_is_taken_of_a_list_that_came_out_shorter_is_no_change_of_the_files() {
+    let project = Project::new(
+        "[nodes.u]\nstep = \"test\"\n[nodes.m]\nstep = \"test\"\nfor_each = [\"x\", \"y\", \"z\"]\n\
+         when = \"each.key != 'y' || nodes.u.attempt == 1\"\nwith = { value = \"${each.value}\" }\n\
+         [nodes.l]\nstep = \"test\"\nfor_each = \"${nodes.m[*].value}\"\nmax_parallel = 1\n\
+         with = { value = \"${each.value}\", text = \"at ${each.index}\" }\n\
+         [nodes.b]\nstep = \"test\"\nwith = { value = \"${nodes.l[*].value}\" }\n\
+         [nodes.c]\nstep = \"test\"\nneeds = [\"l\"]\nwith = { value = \"${nodes.m[*].value}\" }\n",
+    );
+    project.run().await;
+    // `l` is stored without `y`, and stops before anything is made of it.
+    project.script(|s| s.blind.push("l[x]".into()));
+    assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Failed);
+    project.script(|s| s.blind.clear());
+    let report = resume(&project, plain()).await.unwrap();
+    assert_eq!(report.state, RunState::Done);
+    assert_eq!(report.node("b").unwrap().outputs.as_ref().unwrap()["value"], json!(["x", "z"]));
+    assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
 }
 
 /// An output that was made again has it skipped, and with it what takes its own.

@@ -21,14 +21,15 @@ pub(super) struct Then<'a> {
 }
 
 impl Then<'_> {
-    /// When what the list of `node` comes of was last made by then; 0 if that is nothing, or comes of no node.
+    /// When what the list of `node` comes of last came out anew by then; 0 if that is nothing, or comes of no node.
     pub(super) fn list_made_at(&self, node: &Node) -> u64 {
         let list = node.for_each.iter().flat_map(|each| each.list.references());
         let nodes: BTreeSet<NodeId> = list.filter_map(node_of).collect();
         let newest = |id: &NodeId| {
             let items = self.facts.items_of(id).map(|(_, record)| record);
             let records = self.facts.own(id).into_iter().chain(items);
-            records.flat_map(makings).filter(|made| *made <= self.fact).max()
+            let stored = self.facts.listed_at.get(id).copied();
+            records.flat_map(comings).chain(stored).filter(|made| *made <= self.fact).max()
         };
         nodes.iter().filter_map(newest).max().unwrap_or(0)
     }
@@ -52,7 +53,10 @@ impl Outcomes for Then<'_> {
             return self.facts.output(path);
         }
         let is_later = |record: &NodeRecord| record.made_at().is_some_and(|made| made > self.fact);
-        if self.facts.items_of(&node).any(|(_, record)| is_later(record)) {
+        // What is skipped since is no longer among what a list gives.
+        let is_gone = |record: &NodeRecord| record.phase == Phase::Skipped && record.skipped_at > self.fact;
+        let is_another = self.facts.listed_at.get(&node).is_some_and(|stored| *stored > self.fact);
+        if is_another || self.facts.items_of(&node).any(|(_, record)| is_later(record) || is_gone(record)) {
             return Lookup::Unknown;
         }
         match self.facts.own(&node).filter(|record| is_later(record)) {
@@ -94,7 +98,7 @@ impl RunFacts {
     }
 }
 
-/// At which facts it was made, skipped since or not.
-fn makings(record: &NodeRecord) -> impl Iterator<Item = u64> {
-    record.remains.iter().map(|made| made.began_at).chain([record.began_at])
+/// At which facts it was made, skipped since or not, and when it was.
+fn comings(record: &NodeRecord) -> impl Iterator<Item = u64> {
+    record.remains.iter().map(|made| made.began_at).chain([record.began_at, record.skipped_at])
 }
