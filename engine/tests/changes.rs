@@ -251,3 +251,60 @@ async fn that_outputs_of_what_is_skipped_are_taken_is_a_change() {
         assert!(refused(&project).await.nodes[0].skipped.is_some(), "{name}");
     }
 }
+
+/// As are those of what was skipped after the node was last seen to hold.
+#[tokio::test]
+async fn that_outputs_of_what_was_skipped_later_are_taken_is_a_change() {
+    let workflow = |value: &str| {
+        format!(
+            "[nodes.u]\nstep = \"test\"\n[nodes.n]\nstep = \"test\"\nwhen = \"nodes.u.attempt == 1\"\n\
+             [nodes.a]\nstep = \"test\"\nwith = {{ value = {value} }}\n\
+             [nodes.bad]\nstep = \"test\"\nneeds = [\"a\", \"n\"]\n"
+        )
+    };
+    let project = Project::new(&workflow("1"));
+    fails(&project, "bad");
+    project.run().await;
+    fails(&project, "bad");
+    assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Failed);
+    project.write_workflow(&workflow("\"${nodes.n.attempt}\""));
+    let changes = refused(&project).await;
+    assert_eq!(changes.nodes[0].node.as_str(), "a");
+    assert!(changes.nodes[0].skipped.is_some());
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
+    assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
+}
+
+/// What a node did not need has not ended before it, whatever of it had.
+#[tokio::test]
+async fn that_outputs_of_a_list_in_progress_are_taken_is_a_change() {
+    let workflow = |value: &str| {
+        format!(
+            "[nodes.export]\nstep = \"test\"\nfor_each = [\"a\", \"b\"]\n\
+             with = {{ value = \"${{each.value}}\" }}\n\
+             [nodes.setup]\nstep = \"test\"\nwith = {{ value = {value} }}\n"
+        )
+    };
+    let project = Project::new(&workflow("\"b1\""));
+    for node in ["export[b]", "setup"] {
+        fails(&project, node);
+    }
+    assert_eq!(project.run().await.state, RunState::Failed);
+    fails(&project, "export[b]");
+    let report = resume(&project, plain()).await.unwrap();
+    assert_eq!(report.node("setup").unwrap().state, NodeState::Finished);
+    project.calls();
+    project.write_workflow(&workflow("\"${nodes.export[*].value}\""));
+    assert_eq!(
+        sentences(&refused(&project).await),
+        [r#"setup: with.value was "b1", is ${nodes.export[*].value} (not known yet)"#]
+    );
+    assert!(applied(&project).is_empty());
+    // Accepted, it is no news, done or not.
+    fails(&project, "export[b]");
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Failed);
+    project.calls();
+    assert_eq!(resume(&project, plain()).await.unwrap().state, RunState::Done);
+    assert_eq!(applied(&project), ["apply export[b]", "apply setup"]);
+    assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
+}

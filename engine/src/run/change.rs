@@ -29,6 +29,19 @@ impl Listed {
     }
 }
 
+/// A node with which the run was last taken up.
+struct Known<'a> {
+    has_list: bool,
+    /// What it waited for, written or referred to.
+    needs: BTreeSet<&'a NodeId>,
+}
+
+impl<'a> Known<'a> {
+    fn of(outline: &'a NodeOutline) -> (&'a NodeId, Self) {
+        (&outline.node, Self { has_list: outline.for_each, needs: outline.needs.iter().collect() })
+    }
+}
+
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
 /// may change freely. `known`: the nodes with which the run was last taken up.
 pub(crate) fn changes(
@@ -37,8 +50,8 @@ pub(crate) fn changes(
     catalog: &Catalog,
     known: &[NodeOutline],
 ) -> Changes {
-    let known: BTreeMap<&NodeId, bool> =
-        known.iter().map(|outline| (&outline.node, outline.for_each)).collect();
+    let known: BTreeMap<&NodeId, Known<'_>> = known.iter().map(Known::of).collect();
+    let needs = |id: &NodeId| known.get(id).map(|known| &known.needs);
     let mut found = Changes::default();
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
@@ -50,7 +63,7 @@ pub(crate) fn changes(
         .map(|(id, items)| (id, items.iter().map(|item| item.key.as_str()).collect()))
         .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
-        let (listed, fields) = list(node, facts, checked);
+        let (listed, fields) = list(node, facts, checked, needs(&node.id));
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
@@ -78,7 +91,7 @@ pub(crate) fn changes(
         };
         let Some(node) = node.filter(is_there) else {
             // That it is gone was accepted when the run was taken up without it.
-            if known.get(&whole) != Some(&id.key().is_some()) {
+            if known.get(&whole).map(|known| known.has_list) != Some(id.key().is_some()) {
                 continue;
             }
             let (fields, affects) = (Vec::new(), Vec::new());
@@ -86,7 +99,7 @@ pub(crate) fn changes(
             continue;
         };
         let each = listed.zip(at).and_then(|(listed, at)| listed.each(at, record));
-        let then = Then { facts, fact: record.settled_at };
+        let then = Then { facts, fact: record.settled_at, needs: needs(&whole) };
         let fields = fields(record, node, checked, catalog, &then, each);
         let skipped = checked.skipped.get(&node.id).cloned();
         let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, &then, each));
@@ -105,10 +118,15 @@ pub(crate) fn changes(
 
 /// The list of `node`, if it is known, and what is not as it was when it was last gone through: when it was stored,
 /// or at the latest when one of its items was looked at.
-fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> (Option<Listed>, Vec<FieldChange>) {
+fn list(
+    node: &Node,
+    facts: &RunFacts,
+    checked: &Checked,
+    needs: Option<&BTreeSet<&NodeId>>,
+) -> (Option<Listed>, Vec<FieldChange>) {
     let settled = facts.items_of(&node.id).map(|(_, record)| record.settled_at);
     let fact = settled.chain(facts.listed_at.get(&node.id).copied()).max();
-    let then = Then { facts, fact: fact.unwrap_or(u64::MAX) };
+    let then = Then { facts, fact: fact.unwrap_or(u64::MAX), needs };
     let was = facts.lists.get(&node.id);
     match checked.expand(node, &then) {
         Expansion::Items(items) => {

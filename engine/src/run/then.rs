@@ -1,8 +1,8 @@
 //! What nodes had given up to some fact of a run: pure. It tells what only comes out differently since something
 //! was made again from what somebody has changed in the files.
 //!
-//! A node only begins when all that it refers to has ended. So a reference to what had not ended by then is
-//! new in the file.
+//! A node only begins when all that it refers to has ended, and needs all of it. So a reference to what had not
+//! ended by then is new in the file, and so is one to what the node did not need.
 
 use std::collections::BTreeSet;
 
@@ -18,9 +18,16 @@ use crate::workflow::{Lookup, Outcomes, Reference, node_of};
 pub(super) struct Then<'a> {
     pub facts: &'a RunFacts,
     pub fact: u64,
+    /// What the node that is compared needed when the run was last taken up, if it was there.
+    pub needs: Option<&'a BTreeSet<&'a NodeId>>,
 }
 
 impl Then<'_> {
+    /// Whether a reference to this node must have been written since.
+    fn is_new_to_it(&self, node: &NodeId) -> bool {
+        !self.facts.had_ended(node, self.fact) || self.needs.is_some_and(|needs| !needs.contains(node))
+    }
+
     /// When what the list of `node` comes of last came out anew by then; 0 if that is nothing, or comes of no node.
     pub(super) fn list_made_at(&self, node: &Node) -> u64 {
         let list = node.for_each.iter().flat_map(|each| each.list.references());
@@ -42,14 +49,14 @@ impl Outcomes for Then<'_> {
     }
 
     fn is_new(&self, reference: &Reference) -> bool {
-        node_of(reference).is_some_and(|node| !self.facts.had_ended(&node, self.fact))
+        node_of(reference).is_some_and(|node| self.is_new_to_it(&node))
     }
 
     fn output(&self, path: &[String]) -> Lookup<'_> {
         let Some((name, rest)) = path.split_first() else { return Lookup::Unknown };
         let Ok(node) = NodeId::new(name.clone()) else { return Lookup::Unknown };
         // What is new in the file stands for what it gives now.
-        if !self.facts.had_ended(&node, self.fact) {
+        if self.is_new_to_it(&node) {
             return self.facts.output(path);
         }
         let is_later = |record: &NodeRecord| record.made_at().is_some_and(|made| made > self.fact);

@@ -95,8 +95,8 @@ pub(crate) trait Outcomes {
     /// Whether what `reference` is about was skipped.
     fn is_skipped(&self, reference: &Reference) -> bool;
 
-    /// Whether what `reference` is about had not ended when it was to be known, so that the reference must have
-    /// been written since.
+    /// Whether `reference` must have been written since: what it is about had not ended when it was to be known, or
+    /// was not waited for.
     fn is_new(&self, _: &Reference) -> bool {
         false
     }
