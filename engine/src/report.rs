@@ -270,7 +270,8 @@ impl PlanReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FieldChange {
-    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` as a whole.
+    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` as a whole, or
+    /// `when`, where it asks a node that is new.
     pub field: String,
     /// As it was; absent if it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -376,6 +377,10 @@ impl std::fmt::Display for FieldChange {
                 mark(value).map_or_else(|| value.to_string(), |of| format!("${{{of}}} (not known yet)"))
             }
         };
+        // What a condition said before is not stored.
+        if let ("when", None) = (self.field.as_str(), &self.was) {
+            return write!(f, "when asks {}", show(&self.now));
+        }
         write!(f, "{} was {}, is {}", self.field, show(&self.was), show(&self.now))
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Engine, ResumeRequest, definition, find};
 use crate::error::RunError;
 use crate::event::EventSink;
 use crate::outlook::{Action, ResumePlan};
-use crate::report::{Changes, REPORT_VERSION, RunState};
+use crate::report::{Changes, NodeChange, REPORT_VERSION, RunState};
 use crate::run::basis::outdated;
 use crate::run::change::{changes, downstream};
 use crate::run::outlook::Outlook;
@@ -256,8 +256,12 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
 pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunFacts> {
     let TakenUp { facts, checked, changed, .. } = taken;
     let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
-    let mut again: BTreeSet<NodeId> =
-        changed.nodes.iter().map(|change| &change.node).chain(asked).cloned().collect();
+    // Of another condition alone nothing is made again.
+    let is_other = |change: &&NodeChange| {
+        change.fields.is_empty() || change.fields.iter().any(|field| field.field != "when")
+    };
+    let changed = changed.nodes.iter().filter(is_other).map(|change| &change.node);
+    let mut again: BTreeSet<NodeId> = changed.chain(asked).cloned().collect();
     let is_made_again =
         |id: &NodeId| checked.workflow.node(&id.whole()).is_some_and(|node| is_natural(catalog, &node.step));
     again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_made_again));

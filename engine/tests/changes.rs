@@ -308,3 +308,28 @@ async fn that_outputs_of_a_list_in_progress_are_taken_is_a_change() {
     assert_eq!(applied(&project), ["apply export[b]", "apply setup"]);
     assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
 }
+
+/// What it will say is not known, and that it is asked is known all the same.
+#[tokio::test]
+async fn that_a_condition_asks_a_new_node_is_a_change() {
+    for list in ["", "for_each = [\"x\"]\n"] {
+        let node = |more: &str| format!("[nodes.a]\nstep = \"test\"\n{list}{more}");
+        let bad = "[nodes.bad]\nstep = \"test\"\nneeds = [\"a\"]\n";
+        let project = Project::new(&format!("{}{bad}", node("")));
+        fails(&project, "bad");
+        project.run().await;
+        project.calls();
+        let asks = node("when = \"nodes.n.value == 2\"\n");
+        project.write_workflow(&format!("{asks}{bad}[nodes.n]\nstep = \"test\"\nwith = {{ value = 1 }}\n"));
+        let told = sentences(&refused(&project).await);
+        assert_eq!(told, ["a: when asks ${nodes.n.value} (not known yet)"]);
+        assert!(applied(&project).is_empty());
+        // It is not to be made again, and its step not asked what that would be. That of an unknown list is.
+        if list.is_empty() {
+            project.script(|s| drop(s.refuse.insert("a".into(), "it is there".into())));
+        }
+        let report = resume(&project, accept()).await.unwrap();
+        assert_eq!((report.state, report.node("a").unwrap().state), (RunState::Done, NodeState::Skipped));
+        assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
+    }
+}

@@ -10,7 +10,9 @@ use super::then::Then;
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
-use crate::workflow::{Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, dotted};
+use crate::workflow::{
+    Catalog, Checked, Decision, Each, Expansion, Item, Lookup, NodeOutline, Outcomes, Reference, dotted,
+};
 
 /// The list of a node as it is gone through now.
 struct Listed {
@@ -100,9 +102,13 @@ pub(crate) fn changes(
         };
         let each = listed.zip(at).and_then(|(listed, at)| listed.each(at, record));
         let then = Then { facts, fact: record.settled_at, needs: needs(&whole) };
-        let fields = fields(record, node, checked, catalog, &then, each);
-        let skipped = checked.skipped.get(&node.id).cloned();
-        let skipped = skipped.or_else(|| skip_reason(node, checked, catalog, &then, each));
+        let mut fields = fields(record, node, checked, catalog, &then, each);
+        let decision = checked.skipped.get(&node.id).cloned().map(Decision::Skip);
+        let decision = decision.unwrap_or_else(|| checked.decide(catalog, node, &then, each));
+        if matches!(decision, Decision::Refuse(_)) {
+            fields.extend(asked_anew(node, id.key().is_some(), &then));
+        }
+        let skipped = if let Decision::Skip(reason) = decision { Some(reason) } else { None };
         // That its node is skipped as a whole was accepted when it was; until it no longer is, nothing is made of it.
         let is_whole_skipped = || facts.own(&whole).is_some_and(|own| own.phase == Phase::Skipped);
         if skipped.is_some() && id.key().is_some() && is_whole_skipped() {
@@ -135,32 +141,31 @@ fn list(
             (Some(Listed { items, places, made_at: then.list_made_at(node) }), fields)
         }
         Expansion::Unknown => {
+            let Some(was) = was else { return (None, Vec::new()) };
             let mut references = node.for_each.iter().flat_map(|each| each.list.references());
             let new = references.find(|reference| then.is_new(reference));
-            let was = was.map(|was| was.iter().map(|item| item.value.clone()).collect());
-            let change = was.zip(new).map(|(was, new)| FieldChange {
+            let change = new.map(|new| FieldChange {
                 field: "for_each".to_owned(),
-                was: Some(was),
+                was: Some(was.iter().map(|item| item.value.clone()).collect()),
                 now: Some(unknown(&new.text())),
             });
-            (None, change.into_iter().collect())
+            (None, change.into_iter().chain(asked_anew(node, false, &then)).collect())
         }
         Expansion::Skip(_) | Expansion::Refuse(_) => (None, Vec::new()),
     }
 }
 
-/// Why a node that has run would be skipped now, where everything is known that it depends on.
-fn skip_reason(
-    node: &Node,
-    checked: &Checked,
-    catalog: &Catalog,
-    outcomes: &dyn Outcomes,
-    each: Option<Each<'_>>,
-) -> Option<String> {
-    match checked.decide(catalog, node, outcomes, each) {
-        Decision::Skip(reason) => Some(reason),
-        Decision::Run(_) | Decision::Refuse(_) => None,
-    }
+/// What conditions of a node, or of an item of it, ask that is new in the file and not known yet.
+fn asked_anew(node: &Node, is_item: bool, then: &Then<'_>) -> Vec<FieldChange> {
+    // Those that don't look at the item are asked once for all.
+    let asked = node.conditions().filter(|when| !is_item || when.looks_at_each());
+    let asked = asked.flat_map(|when| &when.references);
+    let is_open = |reference: &&Reference| matches!(then.output(&reference.path), Lookup::Unknown);
+    let new: BTreeSet<String> =
+        asked.filter(|reference| then.is_new(reference)).filter(is_open).map(Reference::text).collect();
+    let change =
+        |text: &String| FieldChange { field: "when".to_owned(), was: None, now: Some(unknown(text)) };
+    new.iter().map(change).collect()
 }
 
 /// What differs between the last attempt of a node and what it would be run with now.
