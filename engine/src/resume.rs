@@ -20,7 +20,7 @@ use crate::run::state::{Phase, RunFacts};
 use crate::run::verify::Verifier;
 use crate::store::Store;
 use crate::store::fact::{Batch, Fact, Place, RunRecord, Stamped};
-use crate::workflow::{Catalog, Checked, is_natural, is_repeatable, nearest};
+use crate::workflow::{Catalog, Checked, Expansion, is_natural, is_repeatable, nearest};
 
 /// Said of every node that is done again because a person asked for it.
 pub(crate) const AGAIN: &str = "runs again, as asked for";
@@ -148,7 +148,8 @@ impl Engine {
         let mut batch = begin(&again, definition, &mut facts);
         let kept = wholes_with_items(&request.keep, &checked, &facts)?;
         keep(&kept, &mut facts, &mut batch)?;
-        let changed = changes(&facts, &checked, &self.catalog, &known);
+        let mut changed = changes(&facts, &checked, &self.catalog, &known);
+        self.leave_skipped(&mut changed, &facts, &checked);
         let is_changed = |node: &NodeId| changed.nodes.iter().any(|change| change.node == *node);
         if let Some(node) = kept.into_iter().find(is_changed) {
             return Err(RunError::KeptChanged(node));
@@ -160,6 +161,26 @@ impl Engine {
         }
         let again = again.into_keys().collect();
         Ok(TakenUp { checked, facts, places, batch, changed, again })
+    }
+
+    /// What would be made of a list that is skipped, and stays so, is nothing to accept.
+    fn leave_skipped(&self, changed: &mut Changes, facts: &RunFacts, checked: &Checked) {
+        let is_skipped = |id: &NodeId| {
+            facts.lists.contains_key(id) && facts.own(id).is_some_and(|own| own.phase == Phase::Skipped)
+        };
+        if !changed.nodes.iter().any(|change| is_skipped(&change.node.whole())) {
+            return;
+        }
+        let verified = BTreeMap::new();
+        // An empty list does nothing either, and is another one.
+        let is_left = |id: &NodeId| {
+            let node = checked.workflow.node(id);
+            node.is_some_and(|node| matches!(checked.expand(node, facts), Expansion::Skip(_)))
+        };
+        let ahead = Outlook { facts, checked, catalog: &self.catalog, verified: &verified }.nodes();
+        let stays = ahead.into_iter().filter(|ahead| ahead.action == Action::Skip).map(|ahead| ahead.node);
+        let stays: BTreeSet<NodeId> = stays.filter(|id| is_skipped(id) && is_left(id)).collect();
+        changed.nodes.retain(|change| !stays.contains(&change.node.whole()));
     }
 
     /// What runs again because it was asked for, and whether it is looked for first. Who names a node

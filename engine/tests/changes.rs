@@ -333,3 +333,25 @@ async fn that_a_condition_asks_a_new_node_is_a_change() {
         assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
     }
 }
+
+/// What would be made of a list that stays skipped is nothing to accept.
+#[tokio::test]
+async fn a_change_of_what_stays_skipped_is_not_told() {
+    let workflow = |value: &str, when: &str| {
+        format!(
+            "[nodes.u]\nstep = \"test\"\n[nodes.copy]\nstep = \"test\"\nfor_each = [\"a\"]\n\
+             when = \"{when}\"\nwith = {{ value = \"{value}\" }}\n"
+        )
+    };
+    let first = "nodes.u.attempt == 1";
+    let project = Project::new(&workflow("${each.value}", first));
+    project.run().await;
+    let report = resume(&project, rerun("u")).await.unwrap();
+    assert_eq!((report.state, report.node("copy").unwrap().state), (RunState::Done, NodeState::Skipped));
+    project.write_workflow(&workflow("${each.key}!", first));
+    assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
+    // There again with it, or perhaps, it is.
+    assert!(matches!(resume(&project, rerun("u")).await, Err(RunError::Changed(..))));
+    project.write_workflow(&workflow("${each.key}!", "env.site.name == 'here'"));
+    assert_eq!(refused(&project).await.nodes[0].fields[0].field, "with.value");
+}
