@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ApiResource, GroupVersionKind, ListParams, Object};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use migrate_plugin_api::{StepContext, StepError};
 use serde::{Deserialize, Serialize};
 
@@ -290,6 +291,26 @@ impl Velero {
             .map_err(|e| kube_error(format!("failed to list the volumes of restore `{name}`"), e))?;
         found.sort_by_key(|v| (v.spec.pod.namespace.clone(), v.spec.pod.name.clone(), v.spec.volume.clone()));
         Ok(found)
+    }
+
+    /// All objects of a kind in `namespaces`; an error calls them `what`, as `the claims`.
+    pub(super) async fn list_in<K>(
+        &self,
+        namespaces: impl IntoIterator<Item = impl AsRef<str>>,
+        what: &str,
+    ) -> Result<Vec<K>, StepError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + serde::de::DeserializeOwned + fmt::Debug,
+    {
+        let mut all = Vec::new();
+        for namespace in namespaces {
+            let namespace = namespace.as_ref();
+            let listed = list_all(&Api::namespaced(self.client.clone(), namespace), "").await;
+            let failed = |e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
+            all.extend(listed.map_err(failed)?);
+        }
+        Ok(all)
     }
 }
 

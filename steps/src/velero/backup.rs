@@ -29,8 +29,8 @@ use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
 use super::left_out::Made;
 use super::volumes::{
-    BoundClaim, UNMOUNTED_HINT, VolumeBackup, VolumeStates, absent_namespaces, backed_up, claims_and_pods,
-    left_out, missed, prefixes,
+    BoundClaim, UNMOUNTED_HINT, VolumeBackup, VolumeStates, absent_namespaces, backed_up, bound,
+    claims_and_pods, left_out, missed, prefixes,
 };
 use crate::inventory::misnamed_namespaces;
 use crate::kubernetes::kube_error;
@@ -201,9 +201,8 @@ impl VeleroBackup {
         for namespace in config.namespaces.chunks(1) {
             ctx.check_cancelled()?;
             let look = async {
-                let (_, pods) = claims_and_pods(velero, namespace).await?;
                 // Which claims have no data shows at the end.
-                let known = (Vec::new(), pods);
+                let known = (Vec::new(), velero.list_in(namespace, "the pods").await?);
                 hazards::look(velero, namespace, known, None, status.start_timestamp.as_ref()).await
             };
             hazards.extend(self.pace.in_time(look).await?);
@@ -555,7 +554,7 @@ impl TypedStep for VeleroBackup {
                 if !outputs.objects.is_empty() {
                     checks.push(inventory_check(config, &velero, outputs, &status).await?);
                 }
-                let (claims, _) = claims_and_pods(&velero, &config.namespaces).await?;
+                let claims = bound(&velero.list_in(&config.namespaces, "the claims").await?);
                 // What it lacked when it was made it lacks, whatever the source has by now.
                 let now = left_out(&claims, &found, status.start_timestamp.as_ref());
                 let all: BTreeSet<String> = outputs.left_out.iter().cloned().chain(now).collect();

@@ -7,15 +7,14 @@ use std::io::Read;
 use flate2::read::GzDecoder;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use migrate_plugin_api::StepError;
 use serde::de::DeserializeOwned;
 
-use super::api::{Velero, list_all};
+use super::api::Velero;
 use super::compare::some;
 use super::files::MAX_FILE_BYTES;
 use super::volumes::{BoundClaim, bound};
-use crate::kubernetes::kube_error;
 
 /// Larger than what an API server keeps of one object.
 const MAX_OBJECT_BYTES: u64 = 16 << 20;
@@ -39,18 +38,14 @@ impl Contents {
         namespaces: &[String],
         (claims, pods): (Vec<BoundClaim>, Vec<Pod>),
     ) -> Result<Self, StepError> {
-        let mut found = Self { claims, pods, ..Self::default() };
-        for namespace in namespaces {
-            let failed =
-                |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
-            let jobs: Api<Job> = Api::namespaced(velero.client.clone(), namespace);
-            found.jobs.extend(list_all(&jobs, "").await.map_err(|e| failed("the jobs", e))?);
-            let services: Api<Service> = Api::namespaced(velero.client.clone(), namespace);
-            found.services.extend(list_all(&services, "").await.map_err(|e| failed("the services", e))?);
-            let cron_jobs: Api<CronJob> = Api::namespaced(velero.client.clone(), namespace);
-            found.cron_jobs.extend(list_all(&cron_jobs, "").await.map_err(|e| failed("the cron jobs", e))?);
-        }
-        Ok(found)
+        Ok(Self {
+            claims,
+            pods,
+            jobs: velero.list_in(namespaces, "the jobs").await?,
+            services: velero.list_in(namespaces, "the services").await?,
+            cron_jobs: velero.list_in(namespaces, "the cron jobs").await?,
+            volumes: Vec::new(),
+        })
     }
 
     /// As the archive of a backup has them, `resources/RESOURCE.GROUP/namespaces/NAMESPACE/NAME.json` and

@@ -17,7 +17,7 @@ use super::api::Velero;
 use super::compare::some;
 use super::contents::{Contents, place};
 use super::inventory::is_excluded;
-use super::volumes::{BoundClaim, VolumeBackup, missed, read_through, without_data};
+use super::volumes::{BoundClaim, VolumeBackup, missed, read_through, was_there, without_data};
 use crate::kubernetes::kube_error;
 use crate::rules::exposure::becomes_public;
 
@@ -339,7 +339,7 @@ fn of_owner(owner: Option<&OwnerReference>) -> String {
 
 /// Whether it came after the backup `began`, and so isn't in it.
 fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
-    metadata.creation_timestamp.as_ref().zip(began).is_some_and(|(created, began)| created > began)
+    !was_there(metadata.creation_timestamp.as_ref(), began)
 }
 
 /// A Pod that comes to an end and begins anew on the target: Velero restores it without its owner. That of a Job is told

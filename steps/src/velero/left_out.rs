@@ -5,17 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use migrate_plugin_api::{StepContext, StepError};
 
-use super::api::{Velero, list_all};
+use super::api::Velero;
 use super::backup::{another, named};
 use super::contents::{Contents, place};
 use super::volumes::{
     BoundClaim, CLAIMS, UNMOUNTED_HINT, VolumeBackup, absent_namespaces, has_data_of,
     left_out as left_out_of, was_there,
 };
-use crate::kubernetes::kube_error;
 
 /// What is known of a backup that was made.
 pub(super) struct Made<'a> {
@@ -57,19 +55,12 @@ impl Made<'_> {
     /// Claims of its list without data that the source has no more: nobody can say that they were not bound.
     async fn gone(&self, velero: &Velero) -> Result<Vec<String>, StepError> {
         let Some(listed) = self.objects.get(CLAIMS) else { return Ok(Vec::new()) };
-        let mut there = BTreeSet::new();
-        for namespace in self.namespaces {
-            let api: Api<PersistentVolumeClaim> = Api::namespaced(velero.client.clone(), namespace);
-            let claims = list_all(&api, "").await;
-            let claims = claims.map_err(|e| {
-                kube_error(format!("failed to list the claims of namespace `{namespace}`"), e)
-            })?;
-            let old = claims
-                .iter()
-                .filter(|claim| was_there(claim.metadata.creation_timestamp.as_ref(), self.began));
-            there.extend(old.map(place));
-        }
-        let is_gone = |path: &&String| !there.contains(*path) && !has_data_of(self.volumes, path);
+        let claims: Vec<PersistentVolumeClaim> = velero.list_in(self.namespaces, "the claims").await?;
+        let is_old = |claim: &&PersistentVolumeClaim| {
+            was_there(claim.metadata.creation_timestamp.as_ref(), self.began)
+        };
+        let there: BTreeSet<String> = claims.iter().filter(is_old).map(place).collect();
+        let is_gone = |path: &&String| !there.contains(path.as_str()) && !has_data_of(self.volumes, path);
         Ok(listed.iter().filter(is_gone).cloned().collect())
     }
 

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use migrate_plugin_api::{Check, CheckStatus, StepContext, StepError};
 
-use super::api::{RESTORE_NAME_LABEL, Velero, list_all};
+use super::api::{RESTORE_NAME_LABEL, Velero};
 use super::compare::{KindOutcome, some};
 use super::volumes::{VolumeBackup, VolumeRestore};
-use crate::kubernetes::kube_error;
 
 /// Bytes that a backup may count more than its restore. kopia counts a symbolic link that it finds
 /// unchanged by the length of its target, a restore none. More than a hundredth of the volume is no link.
@@ -89,10 +88,7 @@ pub(super) async fn claims(
     let namespaces: BTreeSet<&str> = volumes.iter().map(|v| v.namespace.as_str()).collect();
     let mut found = BTreeMap::new();
     for namespace in namespaces {
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(velero.client.clone(), namespace);
-        let listed = list_all(&api, "").await;
-        let listed = listed
-            .map_err(|e| kube_error(format!("failed to list the claims of namespace `{namespace}`"), e))?;
+        let listed: Vec<PersistentVolumeClaim> = velero.list_in([namespace], "the claims").await?;
         found.extend(listed.into_iter().map(|claim| (format!("{namespace}/{}", claim.name_any()), claim)));
     }
     let wanted = volumes.iter().filter_map(|v| Some((v, format!("{}/{}", v.namespace, v.claim.as_ref()?))));

@@ -12,7 +12,7 @@ use migrate_plugin_api::{Progress, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::api::{CLAIM_NAME_ANNOTATION, PodVolumeBackup, PodVolumeRestore, Velero, list_all};
+use super::api::{CLAIM_NAME_ANNOTATION, PodVolumeBackup, PodVolumeRestore, Velero};
 use super::inventory::is_excluded;
 use crate::kubernetes::kube_error;
 
@@ -304,16 +304,8 @@ pub(super) async fn claims_and_pods(
     velero: &Velero,
     namespaces: &[String],
 ) -> Result<(Vec<BoundClaim>, Vec<Pod>), StepError> {
-    let (mut claims, mut pods) = (Vec::new(), Vec::new());
-    for namespace in namespaces {
-        let failed =
-            |what: &str, e| kube_error(format!("failed to list {what} of namespace `{namespace}`"), e);
-        let claim_api: Api<PersistentVolumeClaim> = Api::namespaced(velero.client.clone(), namespace);
-        claims.extend(list_all(&claim_api, "").await.map_err(|e| failed("the claims", e))?);
-        let pod_api: Api<Pod> = Api::namespaced(velero.client.clone(), namespace);
-        pods.extend(list_all(&pod_api, "").await.map_err(|e| failed("the pods", e))?);
-    }
-    Ok((bound(&claims), pods))
+    let claims = bound(&velero.list_in(namespaces, "the claims").await?);
+    Ok((claims, velero.list_in(namespaces, "the pods").await?))
 }
 
 #[cfg(test)]
