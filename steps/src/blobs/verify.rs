@@ -16,7 +16,7 @@ use super::names::{Phase, everything};
 use super::pass::concurrency;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
-use super::walk::{Event, walk_all};
+use super::walk::{next_pairs, walk_all};
 
 /// Failed checks that are shown one by one.
 const MAX_SHOWN: usize = 50;
@@ -101,13 +101,7 @@ pub(super) async fn verify(
     };
     for prefix in &everything.scopes {
         let mut events = walk_all(&source, &target, prefix, config.delete_extra, true);
-        loop {
-            let event = tokio::select! {
-                () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                event = events.recv() => event,
-            };
-            let Some(event) = event else { break };
-            let Event::Pairs { pairs, .. } = event? else { continue };
+        while let Some(pairs) = next_pairs(&mut events, ctx).await? {
             for pair in pairs {
                 looking.pair(&everything, pair).await?;
             }

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use migrate_plugin_api::StepError;
+use migrate_plugin_api::{StepContext, StepError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -93,6 +93,27 @@ pub(super) fn walk_all(
     let (source, target) = (Arc::clone(source), Arc::clone(target));
     let scope = Scope { source, target, prefix: prefix.to_owned(), extras, cut, ahead: None };
     walk(scope, vec![(0, Range::all())])
+}
+
+/// The next pairs of a walk; `None` at its end.
+///
+/// # Errors
+/// As the walk's; `Cancelled` when `ctx` is.
+pub(super) async fn next_pairs(
+    events: &mut mpsc::Receiver<Result<Event, StepError>>,
+    ctx: &StepContext,
+) -> Result<Option<Vec<Pair>>, StepError> {
+    loop {
+        let event = tokio::select! {
+            () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+            event = events.recv() => event,
+        };
+        match event.transpose()? {
+            Some(Event::Pairs { pairs, .. }) => return Ok(Some(pairs)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
 }
 
 /// Walks `ranges` of `scope`, which keep their numbers. Ends with its reader.

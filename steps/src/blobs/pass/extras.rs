@@ -12,7 +12,7 @@ use super::super::merge::{Pair, Standing, standing};
 use super::super::names::{Part, Phase};
 use super::super::repository::{self, MAX_ROUNDS};
 use super::super::target::Blob;
-use super::super::walk::{Event, walk_all};
+use super::super::walk::{Event, next_pairs, walk_all};
 use super::Pass;
 
 /// Blobs that are deleted at once, each after a question to the bucket.
@@ -46,15 +46,10 @@ impl Extras {
                 self.begun += 1;
                 continue;
             };
-            let event = tokio::select! {
-                () = pass.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                event = events.recv() => event,
-            };
-            let Some(event) = event else {
+            let Some(pairs) = next_pairs(events, pass.ctx).await? else {
                 self.scope = None;
                 continue;
             };
-            let Event::Pairs { pairs, .. } = event? else { continue };
             let before = extras.len();
             extras.extend(pairs.into_iter().filter_map(|pair| match pair {
                 Pair::Extra(blob) if self.phase.takes(&blob.key) => Some(blob),
@@ -146,13 +141,7 @@ impl Pass<'_> {
     async fn lacks_an_index(&self, indexes: &Phase) -> Result<bool, StepError> {
         for prefix in &repository::scopes(&self.source, indexes).await? {
             let mut events = walk_all(&self.source, &self.target, prefix, false, !self.cursor.disorder);
-            loop {
-                let event = tokio::select! {
-                    () = self.ctx.cancel.cancelled() => return Err(StepError::cancelled()),
-                    event = events.recv() => event,
-                };
-                let Some(event) = event else { break };
-                let Event::Pairs { pairs, .. } = event? else { continue };
+            while let Some(pairs) = next_pairs(&mut events, self.ctx).await? {
                 for pair in pairs {
                     let Pair::Object(object, blob) = pair else { continue };
                     if !indexes.takes(&object.key) || object.is_folder_marker() {
