@@ -180,6 +180,11 @@ pub(super) fn external(look: &Look<'_>) -> Vec<Match> {
     all
 }
 
+/// The kind of store that is referred to.
+fn kind_of(reference: &Node) -> &str {
+    reference.text_at(&["kind"]).filter(|kind| !kind.is_empty()).unwrap_or("SecretStore")
+}
+
 /// A store of AWS as it is referred to.
 struct Store<'a> {
     kind: &'a str,
@@ -190,7 +195,7 @@ struct Store<'a> {
 
 impl<'a> Store<'a> {
     fn of(look: &Look<'_>, reference: &'a Node) -> Option<Self> {
-        let kind = reference.text_at(&["kind"]).filter(|kind| !kind.is_empty()).unwrap_or("SecretStore");
+        let kind = kind_of(reference);
         let name = reference.text_at(&["name"])?;
         let stores = look.facts.stores.all(&look.object.namespace, &format!("{kind}/{name}"));
         let is_kept = stores.iter().any(|is_kept| **is_kept);
@@ -246,7 +251,7 @@ fn pushed(look: &Look<'_>) -> Vec<Match> {
     let Some((path, spec)) = inner(look, "pushSecretSpec") else { return Vec::new() };
     let stores = items(spec, &path, "secretStoreRefs").into_iter();
     let is_aws = |store: &Node| {
-        let kind = store.text_at(&["kind"]).filter(|kind| !kind.is_empty()).unwrap_or("SecretStore");
+        let kind = kind_of(store);
         let is_meant = |name: &str| name.split_once('/').is_some_and(|(of, _)| of == kind);
         let is_named = store.get("name").is_some();
         let is_any = || !is_named && look.facts.stores.iter().any(|(_, name, _)| is_meant(name));
