@@ -17,7 +17,7 @@ use super::pass::DEFAULT_CONCURRENCY;
 use super::repository;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
-use super::walk::{next_pairs, walk_all};
+use super::walk::{Event, walk_all};
 use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
 /// A plan is read by a person who waits.
@@ -181,11 +181,13 @@ async fn count(
     for prefix in &everything.scopes {
         let mut events = walk_all(source, target, prefix, config.delete_extra, true);
         loop {
-            let pairs = tokio::select! {
+            let event = tokio::select! {
+                () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
                 () = tokio::time::sleep_until(end) => return Ok(count),
-                pairs = next_pairs(&mut events, ctx) => pairs?,
+                event = events.recv() => event,
             };
-            let Some(pairs) = pairs else { break };
+            let Some(event) = event else { break };
+            let Event::Pairs { pairs, .. } = event? else { continue };
             for pair in pairs {
                 count.pair(&everything, config.order, target, pair);
             }
