@@ -17,7 +17,7 @@ use super::pass::DEFAULT_CONCURRENCY;
 use super::repository;
 use super::source::{Object, Source};
 use super::target::{Blob, Target};
-use super::walk::{Event, walk_all};
+use super::walk::{next_pairs, walk_all};
 use crate::site::{AwsAccess, BucketRef, ContainerRef};
 
 /// A plan is read by a person who waits.
@@ -181,13 +181,11 @@ async fn count(
     for prefix in &everything.scopes {
         let mut events = walk_all(source, target, prefix, config.delete_extra, true);
         loop {
-            let event = tokio::select! {
-                () = ctx.cancel.cancelled() => return Err(StepError::cancelled()),
+            let pairs = tokio::select! {
                 () = tokio::time::sleep_until(end) => return Ok(count),
-                event = events.recv() => event,
+                pairs = next_pairs(&mut events, ctx) => pairs?,
             };
-            let Some(event) = event else { break };
-            let Event::Pairs { pairs, .. } = event? else { continue };
+            let Some(pairs) = pairs else { break };
             for pair in pairs {
                 count.pair(&everything, config.order, target, pair);
             }

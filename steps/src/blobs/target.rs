@@ -37,8 +37,9 @@ use super::room::Held;
 use super::source::PAGES_AHEAD;
 use crate::site::ContainerRef;
 
-/// Blobs in a page of a listing that began in the middle: then several are listed at once, and a page
-/// of the usual 5,000 with their metadata is some 5 MB.
+/// Blobs in each page but a listing's first, if that begins where its scope does: what takes more pages
+/// than one is listed in several ranges at once, and a page of the usual 5,000 with their metadata is some
+/// 5 MB. A bucket's pages have no more.
 const PAGE_OF_MANY: i32 = 1_000;
 
 /// A blob, as the listing has it.
@@ -155,8 +156,8 @@ impl Target {
         let prefix = self.name(scope);
         let options = BlobContainerClientListBlobsOptions {
             include: Some(vec![ListBlobsIncludeItem::Metadata]),
+            maxresults: (from.is_some() || marker.is_some()).then_some(PAGE_OF_MANY),
             marker,
-            maxresults: from.is_some().then_some(PAGE_OF_MANY),
             prefix: (!prefix.is_empty()).then_some(prefix),
             start_from: from.map(|key| self.name(key)),
             ..Default::default()
