@@ -197,7 +197,7 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
     let (node, kind) = match &stamped.fact {
         Fact::Resumed { .. } => (None, HistoryKind::Resumed),
         Fact::Ended { state } => (None, HistoryKind::Ended { state: *state }),
-        Fact::Expanded { node, items } => (Some(node), HistoryKind::Expanded { items: items.len() }),
+        Fact::Expanded { node, items, .. } => (Some(node), HistoryKind::Expanded { items: items.len() }),
         Fact::Decided { node, decision } => (Some(node), HistoryKind::Decided { decision: decision.clone() }),
         Fact::UndoBegun { reason } => (None, HistoryKind::UndoBegun { reason: reason.clone() }),
         Fact::UndoStarted { node, attempt } => (Some(node), HistoryKind::UndoStarted { attempt: *attempt }),
@@ -218,6 +218,8 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Interrupted { node, .. } => (Some(node), HistoryKind::Interrupted),
         Fact::Skipped { node, reason } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
         Fact::Reused { node, .. } => (Some(node), HistoryKind::Reused),
+        // It stands as it did.
+        Fact::Reworded { .. } => return None,
         Fact::Asked { node, .. } => (Some(node), HistoryKind::Asked),
         Fact::Kept { node } => (Some(node), HistoryKind::Kept),
         Fact::Absent { node } => (Some(node), HistoryKind::Absent),

@@ -271,12 +271,12 @@ impl PlanReport {
 #[serde(rename_all = "kebab-case")]
 pub struct FieldChange {
     /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` as a whole, or
-    /// `when`, where it asks a node that is new.
+    /// `when`, where it asks for outputs.
     pub field: String,
-    /// As it was; absent if it is new.
+    /// As it was; absent if it is new. Of a condition its text, as of what comes to the same as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<Value>,
-    /// As it is; absent if it is gone. A mark (`$unknown`) where it is only known when a node that is new has run.
+    /// As it is; absent if it is gone. A mark (`$unknown`) where it is only known when another node has run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Value>,
 }
@@ -377,10 +377,6 @@ impl std::fmt::Display for FieldChange {
                 mark(value).map_or_else(|| value.to_string(), |of| format!("${{{of}}} (not known yet)"))
             }
         };
-        // What a condition said before is not stored.
-        if let ("when", None) = (self.field.as_str(), &self.was) {
-            return write!(f, "when asks {}", show(&self.now));
-        }
         write!(f, "{} was {}, is {}", self.field, show(&self.was), show(&self.now))
     }
 }

@@ -11,8 +11,8 @@ use crate::ambient;
 use crate::engine::{Engine, ResumeRequest, definition, find};
 use crate::error::RunError;
 use crate::event::EventSink;
-use crate::outlook::{Action, ResumePlan};
-use crate::report::{Changes, NodeChange, REPORT_VERSION, RunState};
+use crate::outlook::{Action, NodeOutlook, ResumePlan};
+use crate::report::{Changes, REPORT_VERSION, RunState};
 use crate::run::basis::outdated;
 use crate::run::change::{changes, downstream};
 use crate::run::outlook::Outlook;
@@ -115,7 +115,7 @@ impl Engine {
         &self,
         run: &RunRecord,
         facts: &RunFacts,
-        nodes: &[crate::NodeOutlook],
+        nodes: &[NodeOutlook],
         cancel: &CancellationToken,
     ) -> BTreeMap<NodeId, Result<migrate_plugin_api::Evidence, migrate_plugin_api::ErrorRecord>> {
         let reused = |action| matches!(action, Action::Reuse | Action::ReuseOrRerun | Action::Inspect);
@@ -149,7 +149,7 @@ impl Engine {
         let kept = wholes_with_items(&request.keep, &checked, &facts)?;
         keep(&kept, &mut facts, &mut batch)?;
         let mut changed = changes(&facts, &checked, &self.catalog, &known);
-        self.leave_skipped(&mut changed, &facts, &checked);
+        self.leave_skipped(&mut changed, &mut facts, &checked);
         let is_changed = |node: &NodeId| changed.nodes.iter().any(|change| change.node == *node);
         if let Some(node) = kept.into_iter().find(is_changed) {
             return Err(RunError::KeptChanged(node));
@@ -163,8 +163,8 @@ impl Engine {
         Ok(TakenUp { checked, facts, places, batch, changed, again })
     }
 
-    /// What would be made of a list that is skipped, and stays so, is nothing to accept.
-    fn leave_skipped(&self, changed: &mut Changes, facts: &RunFacts, checked: &Checked) {
+    /// What would be made of a list that is skipped, and should stay so, is nothing to accept.
+    fn leave_skipped(&self, changed: &mut Changes, facts: &mut RunFacts, checked: &Checked) {
         let is_skipped = |id: &NodeId| {
             facts.lists.contains_key(id) && facts.own(id).is_some_and(|own| own.phase == Phase::Skipped)
         };
@@ -180,7 +180,14 @@ impl Engine {
         let ahead = Outlook { facts, checked, catalog: &self.catalog, verified: &verified }.nodes();
         let stays = ahead.into_iter().filter(|ahead| ahead.action == Action::Skip).map(|ahead| ahead.node);
         let stays: BTreeSet<NodeId> = stays.filter(|id| is_skipped(id) && is_left(id)).collect();
-        changed.nodes.retain(|change| !stays.contains(&change.node.whole()));
+        changed.nodes.retain(|change| {
+            let whole = change.node.whole();
+            let is_left = stays.contains(&whole);
+            if is_left && let Some(own) = facts.nodes.get_mut(&whole) {
+                own.untold = true;
+            }
+            !is_left
+        });
     }
 
     /// What runs again because it was asked for, and whether it is looked for first. Who names a node
@@ -276,12 +283,17 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
 /// The facts as they are once what has changed, what was asked for and what is built on these runs again.
 pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunFacts> {
     let TakenUp { facts, checked, changed, .. } = taken;
-    let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
-    // Of another condition alone nothing is made again.
-    let is_other = |change: &&NodeChange| {
-        change.fields.is_empty() || change.fields.iter().any(|field| field.field != "when")
+    let verified = BTreeMap::new();
+    let is_changed = !changed.is_empty();
+    let ahead = is_changed.then(|| Outlook { facts, checked, catalog, verified: &verified }.nodes());
+    // What comes to the same, or is only skipped, is not made again, or not for the sake of what has changed.
+    let is_left = |ahead: &NodeOutlook| {
+        !matches!(ahead.action, Action::Rerun | Action::Start | Action::Observe | Action::Wait | Action::Ask)
     };
-    let changed = changed.nodes.iter().filter(is_other).map(|change| &change.node);
+    let stays: BTreeSet<NodeId> =
+        ahead.into_iter().flatten().filter(is_left).map(|ahead| ahead.node).collect();
+    let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
+    let changed = changed.nodes.iter().map(|change| &change.node).filter(|node| !stays.contains(*node));
     let mut again: BTreeSet<NodeId> = changed.chain(asked).cloned().collect();
     let is_made_again =
         |id: &NodeId| checked.workflow.node(&id.whole()).is_some_and(|node| is_natural(catalog, &node.step));

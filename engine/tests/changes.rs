@@ -5,7 +5,7 @@ mod support;
 use migrate_engine::{Changes, NodeState, ResumeRequest, RunError, RunState};
 use migrate_plugin_api::NodeId;
 use serde_json::json;
-use support::{Apply, Project, resume};
+use support::{Apply, Project, approve, resume};
 
 fn plain() -> ResumeRequest {
     ResumeRequest::default()
@@ -300,11 +300,14 @@ async fn that_outputs_of_a_list_in_progress_are_taken_is_a_change() {
         [r#"setup: with.value was "b1", is ${nodes.export[*].value} (not known yet)"#]
     );
     assert!(applied(&project).is_empty());
-    // Accepted, it is no news, done or not.
+    // It was accepted and not done, so nothing else has been accepted of it.
     fails(&project, "export[b]");
     assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Failed);
     project.calls();
-    assert_eq!(resume(&project, plain()).await.unwrap().state, RunState::Done);
+    project.write_workflow(&workflow("\"${nodes.export[*].attempt}\""));
+    assert_eq!(sentences(&refused(&project).await).len(), 1);
+    project.write_workflow(&workflow("\"${nodes.export[*].value}\""));
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
     assert_eq!(applied(&project), ["apply export[b]", "apply setup"]);
     assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
 }
@@ -322,7 +325,7 @@ async fn that_a_condition_asks_a_new_node_is_a_change() {
         let asks = node("when = \"nodes.n.value == 2\"\n");
         project.write_workflow(&format!("{asks}{bad}[nodes.n]\nstep = \"test\"\nwith = {{ value = 1 }}\n"));
         let told = sentences(&refused(&project).await);
-        assert_eq!(told, ["a: when asks ${nodes.n.value} (not known yet)"]);
+        assert_eq!(told, ["a: when was absent, is \"nodes.n.value == 2\""]);
         assert!(applied(&project).is_empty());
         // It is not to be made again, and its step not asked what that would be. That of an unknown list is.
         if list.is_empty() {
@@ -353,5 +356,182 @@ async fn a_change_of_what_stays_skipped_is_not_told() {
     // There again with it, or perhaps, it is.
     assert!(matches!(resume(&project, rerun("u")).await, Err(RunError::Changed(..))));
     project.write_workflow(&workflow("${each.key}!", "env.site.name == 'here'"));
-    assert_eq!(refused(&project).await.nodes[0].fields[0].field, "with.value");
+    assert_eq!(
+        sentences(&refused(&project).await),
+        ["copy: when was \"nodes.u.attempt == 1\", is absent", "copy[a]: with.value was \"a\", is \"a!\"",]
+    );
+}
+
+/// It is written, whatever it stands for.
+#[tokio::test]
+async fn what_stands_for_nothing_yet_hides_no_change() {
+    let workflow = |list: &str, value: &str| {
+        format!(
+            "[nodes.n]\nstep = \"test\"\nwith = {{ value = {{ host = \"here\" }} }}\n\
+             [nodes.copy]\nstep = \"test\"\nfor_each = {list}\nwith = {{ value = \"${{each.value}}\" }}\n\
+             [nodes.after]\nstep = \"test\"\nneeds = [\"n\"]\nwith = {{ value = {value}, text = \"b1\" }}\n"
+        )
+    };
+    let project = Project::new(&workflow("[\"shop\"]", "1"));
+    project.run().await;
+    // An item that is new too.
+    let both = workflow("[\"shop\", \"web\"]", "\"${nodes.copy.web.attempt}\"");
+    project.write_workflow(&both.replace("b1", "b2"));
+    assert_eq!(
+        sentences(&refused(&project).await),
+        [
+            "copy: for_each[\"web\"] was absent, is \"web\"",
+            "after: with.text was \"b1\", is \"b2\"",
+            "after: with.value was 1, is ${nodes.copy.web.attempt} (not known yet)",
+        ]
+    );
+    // A field that only comes with another answer, of a node that is asked again.
+    project.write_workflow(&workflow("[\"shop\"]", "\"${nodes.n.value.port}\""));
+    let error = resume(&project, rerun("n")).await.unwrap_err();
+    let RunError::Changed(_, changes) = &error else { panic!("{error}") };
+    assert_eq!(sentences(changes), ["after: with.value was 1, is ${nodes.n.value.port} (not known yet)"]);
+}
+
+/// What it stands for is about to be replaced.
+#[tokio::test]
+async fn that_outputs_are_taken_of_what_is_made_again_is_a_change() {
+    let workflow = |value: &str| {
+        format!("[nodes.n]\nstep = \"test\"\n[nodes.a]\nstep = \"test\"\nwith = {{ value = {value} }}\n")
+    };
+    let project = Project::new(&workflow("1"));
+    project.run().await;
+    project.calls();
+    project.write_workflow(&workflow("\"${nodes.n.attempt}\""));
+    let error = resume(&project, rerun("n")).await.unwrap_err();
+    let RunError::Changed(_, changes) = &error else { panic!("{error}") };
+    assert_eq!(sentences(changes), ["a: with.value was 1, is \"${nodes.n.attempt}\""]);
+    assert!(applied(&project).is_empty());
+    // Once accepted it is so, made again or not.
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
+    assert!(applied(&project).is_empty(), "it comes to the same");
+    assert!(matches!(resume(&project, plain()).await, Err(RunError::AlreadyDone(_))));
+    assert_eq!(resume(&project, rerun("n")).await.unwrap().state, RunState::Done);
+    assert_eq!(applied(&project), ["apply n", "apply a"]);
+}
+
+/// Outputs of a list that was made again hide nothing that is written beside them.
+#[tokio::test]
+async fn a_change_beside_outputs_of_a_list_that_was_made_again_is_told() {
+    let workflow = |list: &str, beside: &str| {
+        format!(
+            "[nodes.a]\nstep = \"test\"\nfor_each = [\"x\"]\nwith = {{ value = \"${{each.value}}\" }}\n\
+             [nodes.go]\nstep = \"gate\"\nneeds = [\"a\"]\nwith = {{ message = \"Switch?\" }}\n\
+             [nodes.b]\nstep = \"test\"\nneeds = [\"go\"]\n{list}with = {{ value = \"{beside}\" }}\n"
+        )
+    };
+    for (list, text) in
+        [("", "${nodes.a.x.attempt}"), ("for_each = \"${nodes.a[*].value}\"\n", "${each.value}")]
+    {
+        let project = Project::new(&workflow(list, &format!("{text}/shop")));
+        assert_eq!(project.run().await.state, RunState::Waiting);
+        approve(&project).await;
+        assert_eq!(resume(&project, plain()).await.unwrap().state, RunState::Done);
+        assert_eq!(resume(&project, rerun("a")).await.unwrap().state, RunState::Waiting);
+        approve(&project).await;
+        project.calls();
+        project.write_workflow(&workflow(list, &format!("{text}/other")));
+        let changes = refused(&project).await;
+        let fields: Vec<_> = changes.nodes.iter().flat_map(|change| &change.fields).collect();
+        assert_eq!(fields.len(), 1, "{changes:?}");
+        assert!(fields[0].to_string().ends_with("/other\""), "{}", fields[0]);
+        assert!(applied(&project).is_empty());
+    }
+}
+
+/// A list that was skipped comes back by an edit, with another one.
+#[tokio::test]
+async fn a_change_of_what_is_no_longer_skipped_is_told() {
+    let workflow = |when: &str, value: &str| {
+        format!(
+            "[nodes.u]\nstep = \"test\"\n[nodes.copy]\nstep = \"test\"\nfor_each = [\"a\"]\n\
+             when = \"nodes.u.attempt {when}\"\nwith = {{ value = \"{value}\" }}\n\
+             [nodes.bad]\nstep = \"test\"\nneeds = [\"copy\"]\n"
+        )
+    };
+    let project = Project::new(&workflow("== 1", "b1"));
+    project.run().await;
+    assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Done);
+    project.calls();
+    project.write_workflow(&workflow("== 2", "b2"));
+    let told = sentences(&refused(&project).await);
+    assert_eq!(
+        told,
+        [
+            "copy: when was \"nodes.u.attempt == 1\", is \"nodes.u.attempt == 2\"",
+            "copy[a]: with.value was \"b1\", is \"b2\"",
+        ]
+    );
+    assert!(applied(&project).is_empty());
+
+    // Or because what it asks about doesn't hold any more, which nobody could know.
+    let project = Project::new(&workflow("!= 2", "b1"));
+    project.run().await;
+    project.script(|s| s.blind.push("bad".into()));
+    assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Failed);
+    project.script(|s| {
+        s.blind.clear();
+        s.verify.insert("u".into(), [false].into());
+    });
+    project.calls();
+    project.write_workflow(&workflow("!= 2", "b2"));
+    let report = resume(&project, plain()).await.unwrap();
+    assert_eq!(report.state, RunState::Failed);
+    insta::assert_snapshot!(report.node("copy").unwrap().error.as_ref().unwrap().message,
+        @"it is no longer skipped, and what it does has changed in the files since it ran; `migrate resume` tells what, and goes on with `--accept-changes`"
+    );
+    assert_eq!(applied(&project), ["apply u"]);
+    assert_eq!(sentences(&refused(&project).await), ["copy[a]: with.value was \"b1\", is \"b2\""]);
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
+    assert_eq!(applied(&project), ["apply copy[a]"]);
+}
+
+/// What would only be skipped is not asked what it would do.
+#[tokio::test]
+async fn what_is_skipped_by_a_change_is_not_planned() {
+    let workflow = |when: &str| {
+        format!(
+            "[nodes.n]\nstep = \"test\"\nwith = {{ value = 1 }}\n[nodes.a]\nstep = \"test\"\nneeds = [\"n\"]\n{when}"
+        )
+    };
+    let project = Project::new(&workflow(""));
+    project.run().await;
+    project.write_workflow(&workflow("when = \"nodes.n.value == 2\"\n"));
+    project.script(|s| drop(s.refuse.insert("a".into(), "it is there".into())));
+    assert!(refused(&project).await.nodes[0].skipped.is_some());
+    let report = resume(&project, accept()).await.unwrap();
+    assert_eq!((report.state, report.node("a").unwrap().state), (RunState::Done, NodeState::Skipped));
+}
+
+/// Values of parameters stand in their places, also beside what is not known and in a sub-workflow's conditions.
+#[tokio::test]
+async fn a_parameter_beside_an_output_is_a_change() {
+    let workflow = |value: u32| {
+        format!(
+            "[nodes.u]\nstep = \"test\"\n\
+             [nodes.p]\nstep = \"workflow\"\nwith = {{ file = \"p.toml\", params = {{ at = \"${{nodes.u.attempt}}\", n = {value} }} }}\n"
+        )
+    };
+    let project = Project::new(&workflow(1));
+    let part = "schema = 1\nname = \"p\"\n[params.at]\ntype = \"integer\"\n[params.n]\ntype = \"integer\"\n\
+                [nodes.x]\nstep = \"test\"\nwhen = \"params.at > 0 && params.n < 3\"\n\
+                with = { value = \"${params.at}/${params.n}\" }\n";
+    std::fs::write(project.path("p.toml"), part).unwrap();
+    project.run().await;
+    project.write_workflow(&workflow(2));
+    let error = resume(&project, rerun("u")).await.unwrap_err();
+    let RunError::Changed(_, changes) = &error else { panic!("{error}") };
+    insta::assert_snapshot!(sentences(changes).join("\n"), @r#"
+    p/x: with.value was "1/1", is "1/2"
+    p/x: when was "params.at > 0 && params.n < 3 (params.at = \"${nodes.u.attempt}\", params.n = 1)", is "params.at > 0 && params.n < 3 (params.at = \"${nodes.u.attempt}\", params.n = 2)"
+    "#);
+    // With the same words as before, what comes out differently is none.
+    project.write_workflow(&workflow(1));
+    assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Done);
+    project.write_workflow(&workflow(3));
+    assert!(refused(&project).await.nodes[0].skipped.is_some());
 }

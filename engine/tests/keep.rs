@@ -3,11 +3,10 @@
 mod support;
 
 use migrate_engine::{
-    Action, DecideRequest, EventKind, HistoryKind, HistoryRequest, ResumeRequest, RunError, RunState,
-    Shutdown,
+    Action, EventKind, HistoryKind, HistoryRequest, ResumeRequest, RunError, RunState, Shutdown,
 };
 use migrate_plugin_api::{CancellationToken, ErrorClass, NodeId, Observation};
-use support::{Apply, Project, collector, resume};
+use support::{Apply, Project, approve, collector, resume};
 
 /// All stand on `a` and take none of its outputs; `d` waits for a person.
 const GATED: &str = r#"
@@ -31,13 +30,6 @@ fn nodes(names: &[&str]) -> Vec<NodeId> {
 
 fn again(rerun: &[&str], keep: &[&str]) -> ResumeRequest {
     ResumeRequest { rerun: nodes(rerun), keep: nodes(keep), ..ResumeRequest::default() }
-}
-
-async fn approve(project: &Project) {
-    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
-    let node = NodeId::new("go").unwrap();
-    let request = DecideRequest { run: None, node, approved: true, by, host, note: None };
-    project.engine().decide(request).await.unwrap();
 }
 
 fn applied(project: &Project) -> Vec<String> {
@@ -144,7 +136,7 @@ async fn an_edit_beside_an_output_that_was_made_again_is_told() {
     let fields: Vec<_> = changes.nodes.iter().flat_map(|change| &change.fields).collect();
     assert_eq!(fields.len(), 1, "{fields:?}");
     assert_eq!(fields[0].was.as_ref().unwrap().as_str(), Some("1/shop"));
-    assert_eq!(fields[0].now.as_ref().unwrap().as_str(), Some("1/other"));
+    assert_eq!(fields[0].now.as_ref().unwrap().as_str(), Some("2/other"));
 }
 
 #[tokio::test]

@@ -1,47 +1,31 @@
-//! What is no longer as it was when nodes of a run began: exactly which field, from what to what.
+//! What somebody has changed in the files since nodes of a run began: exactly which field, from what to what. What
+//! only comes out differently since something was made again is no change: where outputs or an item are taken, the
+//! text counts, and elsewhere the value.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use migrate_plugin_api::{NodeId, UNKNOWN_KEY, unknown};
 use serde_json::Value;
 
 use super::state::{NodeRecord, Phase, RunFacts};
-use super::then::Then;
 use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
 use crate::workflow::{
-    Catalog, Checked, Decision, Each, Expansion, Item, Lookup, NodeOutline, Outcomes, Reference, dotted,
+    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, Wording, dotted, is_output,
 };
 
-/// The list of a node as it is gone through now.
+/// The list of a node, and what has changed of it.
+#[derive(Default)]
 struct Listed {
-    items: Vec<Item>,
+    /// As it is to be gone through, where that is known.
+    items: Option<Arc<[Item]>>,
     /// Where each key is.
     places: BTreeMap<String, usize>,
-    /// When what it comes of was last made.
-    made_at: u64,
-}
-
-impl Listed {
-    /// What `each` stands for at `at` for an item that stands as `record` says. Not known where what the list
-    /// comes of was made again since: the item had its place in another list.
-    fn each(&self, at: usize, record: &NodeRecord) -> Option<Each<'_>> {
-        Each::new(&self.items, at).filter(|_| self.made_at <= record.settled_at)
-    }
-}
-
-/// A node with which the run was last taken up.
-struct Known<'a> {
-    has_list: bool,
-    /// What it waited for, written or referred to.
-    needs: BTreeSet<&'a NodeId>,
-}
-
-impl<'a> Known<'a> {
-    fn of(outline: &'a NodeOutline) -> (&'a NodeId, Self) {
-        (&outline.node, Self { has_list: outline.for_each, needs: outline.needs.iter().collect() })
-    }
+    /// Why its node as a whole would not run now, where it has changed.
+    skipped: Option<String>,
+    fields: Vec<FieldChange>,
 }
 
 /// Compares what has run with what `checked` would run. Nodes that have not begun, or have failed,
@@ -52,8 +36,8 @@ pub(crate) fn changes(
     catalog: &Catalog,
     known: &[NodeOutline],
 ) -> Changes {
-    let known: BTreeMap<&NodeId, Known<'_>> = known.iter().map(Known::of).collect();
-    let needs = |id: &NodeId| known.get(id).map(|known| &known.needs);
+    let had_list: BTreeMap<&NodeId, bool> =
+        known.iter().map(|outline| (&outline.node, outline.for_each)).collect();
     let mut found = Changes::default();
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
@@ -65,12 +49,13 @@ pub(crate) fn changes(
         .map(|(id, items)| (id, items.iter().map(|item| item.key.as_str()).collect()))
         .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
-        let (listed, fields) = list(node, facts, checked, needs(&node.id));
+        let mut listed = list(node, facts, checked);
+        let fields = std::mem::take(&mut listed.fields);
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
         }
-        lists.extend(listed.map(|listed| (node.id.clone(), listed)));
+        lists.insert(node.id.clone(), listed);
     }
     for (id, record) in &facts.nodes {
         // That it has a list now was accepted when the list was stored.
@@ -80,40 +65,40 @@ pub(crate) fn changes(
         let whole = id.whole();
         let node = checked.workflow.node(&whole);
         // A list that is not known yet says nothing about its items.
-        let listed = lists.get(&whole);
-        let at = id.key().and_then(|key| listed?.places.get(key).copied());
+        let list = lists.get(&whole);
+        let items = list.and_then(|list| list.items.as_deref());
+        let at = id.key().and_then(|key| list?.places.get(key).copied());
         // That it is gone was accepted when the list was stored without it.
         let is_listed = |key: &str| accepted.get(&whole).is_some_and(|keys| keys.contains(key));
-        if at.is_none() && listed.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
+        if at.is_none() && items.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
             continue;
         }
         let is_there = |node: &&Node| match (id.key(), node.for_each.is_some()) {
             (None, has_list) => !has_list,
-            (Some(_), has_list) => has_list && (listed.is_none() || at.is_some()),
+            (Some(_), has_list) => has_list && (items.is_none() || at.is_some()),
         };
         let Some(node) = node.filter(is_there) else {
             // That it is gone was accepted when the run was taken up without it.
-            if known.get(&whole).map(|known| known.has_list) != Some(id.key().is_some()) {
+            if had_list.get(&whole) != Some(&id.key().is_some()) {
                 continue;
             }
             let (fields, affects) = (Vec::new(), Vec::new());
             found.nodes.push(NodeChange { node: id.clone(), removed: true, fields, skipped: None, affects });
             continue;
         };
-        let each = listed.zip(at).and_then(|(listed, at)| listed.each(at, record));
-        let then = Then { facts, fact: record.settled_at, needs: needs(&whole) };
-        let mut fields = fields(record, node, checked, catalog, &then, each);
-        let decision = checked.skipped.get(&node.id).cloned().map(Decision::Skip);
-        let decision = decision.unwrap_or_else(|| checked.decide(catalog, node, &then, each));
-        if matches!(decision, Decision::Refuse(_)) {
-            fields.extend(asked_anew(node, id.key().is_some(), &then));
-        }
-        let skipped = if let Decision::Skip(reason) = decision { Some(reason) } else { None };
-        // That its node is skipped as a whole was accepted when it was; until it no longer is, nothing is made of it.
+        let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
+        let mut fields = fields(record, node, checked, catalog, facts, each, Compare::Texts);
+        let now = checked.wording(node);
+        let was = record.wording.as_ref();
+        fields.extend(was.and_then(|was| when(was, &now)));
+        let skipped = checked.skipped.get(&node.id).or(list.and_then(|list| list.skipped.as_ref())).cloned();
+        let skipped = skipped.or_else(|| match checked.decide(catalog, node, facts, each) {
+            Decision::Skip(reason) if was.is_some_and(|was| *was != now) => Some(reason),
+            _ => None,
+        });
+        // That its node is skipped as a whole was accepted when it was.
         let is_whole_skipped = || facts.own(&whole).is_some_and(|own| own.phase == Phase::Skipped);
-        if skipped.is_some() && id.key().is_some() && is_whole_skipped() {
-            continue;
-        }
+        let skipped = skipped.filter(|_| id.key().is_none() || !is_whole_skipped());
         if !fields.is_empty() || skipped.is_some() {
             let (node, affects) = (id.clone(), affects(id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped, affects });
@@ -122,50 +107,73 @@ pub(crate) fn changes(
     found
 }
 
-/// The list of `node`, if it is known, and what is not as it was when it was last gone through: when it was stored,
-/// or at the latest when one of its items was looked at.
-fn list(
-    node: &Node,
-    facts: &RunFacts,
-    checked: &Checked,
-    needs: Option<&BTreeSet<&NodeId>>,
-) -> (Option<Listed>, Vec<FieldChange>) {
-    let settled = facts.items_of(&node.id).map(|(_, record)| record.settled_at);
-    let fact = settled.chain(facts.listed_at.get(&node.id).copied()).max();
-    let then = Then { facts, fact: fact.unwrap_or(u64::MAX), needs };
-    let was = facts.lists.get(&node.id);
-    match checked.expand(node, &then) {
-        Expansion::Items(items) => {
-            let fields = was.map(|was| list_fields(was, &items)).unwrap_or_default();
-            let places = items.iter().enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
-            (Some(Listed { items, places, made_at: then.list_made_at(node) }), fields)
-        }
-        Expansion::Unknown => {
-            let Some(was) = was else { return (None, Vec::new()) };
-            let mut references = node.for_each.iter().flat_map(|each| each.list.references());
-            let new = references.find(|reference| then.is_new(reference));
-            let change = new.map(|new| FieldChange {
-                field: "for_each".to_owned(),
-                was: Some(was.iter().map(|item| item.value.clone()).collect()),
-                now: Some(unknown(&new.text())),
-            });
-            (None, change.into_iter().chain(asked_anew(node, false, &then)).collect())
-        }
-        Expansion::Skip(_) | Expansion::Refuse(_) => (None, Vec::new()),
+/// The list of `node`. Where it comes of outputs and is written as it was, it is the one that is stored: if it comes
+/// out differently, nobody has changed that.
+fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
+    let Some(for_each) = &node.for_each else { return Listed::default() };
+    let (stored, was) = (facts.lists.get(&node.id), facts.list_wordings.get(&node.id));
+    let now = checked.list_wording(node);
+    let is_given = !now.fields.is_empty();
+    let is_edited = is_given && was.is_none_or(|was| was.fields != now.fields);
+    let mut listed = Listed { items: stored.cloned(), ..Listed::default() };
+    if is_edited || !is_given {
+        listed.items = match checked.items(for_each, facts) {
+            Expansion::Items(items) => Some(items.into()),
+            _ => None,
+        };
     }
+    if let Some(stored) = stored {
+        match &listed.items {
+            Some(items) => listed.fields = list_fields(stored, items),
+            None => {
+                let references = for_each.list.references().into_iter();
+                let taken =
+                    references.filter(|reference| is_output(reference)).map(|open| unknown(&open.text()));
+                listed.fields.extend(taken.take(1).map(|mark| FieldChange {
+                    field: "for_each".to_owned(),
+                    was: Some(stored.iter().map(|item| item.value.clone()).collect()),
+                    now: Some(mark),
+                }));
+            }
+        }
+    }
+    if let Some(was) = was {
+        if listed.fields.is_empty() {
+            let text =
+                |wording: &Wording, field: &str| wording.fields.get(field).map(|text| text.as_str().into());
+            let texts = ["for_each", "key"].into_iter().map(|field| FieldChange {
+                field: field.to_owned(),
+                was: text(was, field),
+                now: text(&now, field),
+            });
+            listed.fields.extend(texts.filter(|change| is_given && change.was != change.now));
+        }
+        listed.fields.extend(when(was, &now));
+        if *was != now
+            && let Expansion::Skip(reason) = checked.expand(node, facts)
+        {
+            listed.skipped = Some(reason);
+        }
+    }
+    let items = listed.items.iter().flat_map(|items| items.iter());
+    listed.places = items.enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
+    listed
 }
 
-/// What conditions of a node, or of an item of it, ask that is new in the file and not known yet.
-fn asked_anew(node: &Node, is_item: bool, then: &Then<'_>) -> Vec<FieldChange> {
-    // Those that don't look at the item are asked once for all.
-    let asked = node.conditions().filter(|when| !is_item || when.looks_at_each());
-    let asked = asked.flat_map(|when| &when.references);
-    let is_open = |reference: &&Reference| matches!(then.output(&reference.path), Lookup::Unknown);
-    let new: BTreeSet<String> =
-        asked.filter(|reference| then.is_new(reference)).filter(is_open).map(Reference::text).collect();
-    let change =
-        |text: &String| FieldChange { field: "when".to_owned(), was: None, now: Some(unknown(text)) };
-    new.iter().map(change).collect()
+/// What has changed of conditions.
+fn when(was: &Wording, now: &Wording) -> Option<FieldChange> {
+    let text = |wording: &Wording| wording.when.as_deref().map(Value::from);
+    let change = FieldChange { field: "when".to_owned(), was: text(was), now: text(now) };
+    (change.was != change.now).then_some(change)
+}
+
+/// What counts where outputs or an item are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compare {
+    /// What is written.
+    Texts,
+    /// What is written, and what it comes to, as far as that is known.
+    Values,
 }
 
 /// What differs between the last attempt of a node and what it would be run with now.
@@ -176,6 +184,7 @@ pub(crate) fn fields(
     catalog: &Catalog,
     outcomes: &dyn Outcomes,
     each: Option<Each<'_>>,
+    compare: Compare,
 ) -> Vec<FieldChange> {
     let Some(was) = &record.config else { return Vec::new() };
     let mut fields = Vec::new();
@@ -184,11 +193,13 @@ pub(crate) fn fields(
     if fields.is_empty() {
         word("step version", record.step_version.as_deref(), version, &mut fields);
     }
-    if let Ok(now) = checked.config(node, outcomes, each) {
-        let new = node.with.references().into_iter().filter(|reference| outcomes.is_new(reference));
-        let new = new.map(|reference| unknown(&reference.text())).collect();
-        Comparison { new, fields: &mut fields }.compare(&mut vec!["with".to_owned()], Some(was), Some(&now));
-    }
+    let config = checked.marked_config(node, outcomes, each);
+    let (texts, now) = (record.wording.as_ref(), &checked.wording(node));
+    Comparison { was: texts, now, compare, fields: &mut fields }.compare(
+        &mut vec!["with".to_owned()],
+        Some(was),
+        Some(&config),
+    );
     fields
 }
 
@@ -225,18 +236,23 @@ fn word(field: &str, was: Option<&str>, now: Option<&str>, fields: &mut Vec<Fiel
 
 /// Collects what differs between two configs.
 struct Comparison<'a> {
-    /// The marks of what can only be new in the file.
-    new: Vec<Value>,
+    /// Not known of what an older version has begun: there the value counts.
+    was: Option<&'a Wording>,
+    now: &'a Wording,
+    compare: Compare,
     fields: &'a mut Vec<FieldChange>,
 }
 
 impl Comparison<'_> {
     fn compare(&mut self, path: &mut Vec<String>, was: Option<&Value>, now: Option<&Value>) {
+        if self.now.fields.is_empty() && was == now {
+            return;
+        }
+        if let Some(text) = self.now.fields.get(&dotted(path)) {
+            return self.taken(path, text, was, now);
+        }
         match (was, now) {
-            (was, now) if was == now => {}
-            // Only known when the node that it comes from has run again.
-            (Some(_), Some(now)) if now.get(UNKNOWN_KEY).is_some() && !self.new.contains(now) => {}
-            (Some(Value::Object(was)), Some(Value::Object(now))) if !now.contains_key(UNKNOWN_KEY) => {
+            (Some(Value::Object(was)), Some(Value::Object(now))) => {
                 let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
                 for key in keys {
                     self.inside(path, key.clone(), was.get(key), now.get(key));
@@ -247,11 +263,31 @@ impl Comparison<'_> {
                     self.inside(path, at.to_string(), was.get(at), now.get(at));
                 }
             }
-            (was, now) => {
-                let field = dotted(path);
-                self.fields.push(FieldChange { field, was: was.cloned(), now: now.cloned() });
-            }
+            (was, now) if was == now => {}
+            (was, now) => self.differs(path, was.cloned(), now.cloned()),
         }
+    }
+
+    /// A field in which outputs or an item are taken.
+    fn taken(&mut self, path: &[String], text: &str, was: Option<&Value>, now: Option<&Value>) {
+        let is_unknown = now.is_some_and(|now| now.get(UNKNOWN_KEY).is_some());
+        let text_before = self.was.map(|was| was.fields.get(&dotted(path)));
+        let is_edited = match text_before {
+            Some(before) => before.is_none_or(|before| before != text),
+            None => was != now,
+        };
+        let is_another = self.compare == Compare::Values && !is_unknown && was != now;
+        if is_edited && was == now {
+            // It comes to the same as far as is known, and need not.
+            let before = text_before.flatten().map(|before| before.as_str().into());
+            self.differs(path, before.or_else(|| was.cloned()), Some(text.into()));
+        } else if is_edited || is_another {
+            self.differs(path, was.cloned(), now.cloned());
+        }
+    }
+
+    fn differs(&mut self, path: &[String], was: Option<Value>, now: Option<Value>) {
+        self.fields.push(FieldChange { field: dotted(path), was, now });
     }
 
     fn inside(&mut self, path: &mut Vec<String>, segment: String, was: Option<&Value>, now: Option<&Value>) {

@@ -354,6 +354,7 @@ impl Core {
             step: step.clone(),
             step_version: resolved.step_version,
             config: resolved.config,
+            wording: Some(resolved.wording),
             generation,
         });
         if !self.is_gate(at) {

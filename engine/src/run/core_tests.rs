@@ -243,6 +243,43 @@ fn facts_of_earlier_versions_have_generation_zero() {
     assert!(matches!(serde_json::from_value(fact).unwrap(), Fact::Reset { again: false, .. }));
 }
 
+/// What an older version has begun, or what is written otherwise and comes to the same.
+#[test]
+fn what_stands_is_noted_as_it_is_written_now() {
+    let nodes = |text: &str| {
+        format!(
+            "[nodes.n]\nstep = \"s\"\n[nodes.a]\nstep = \"s\"\nwith = {{ x = \"{text}\" }}\nneeds = [\"n\"]\n"
+        )
+    };
+    let mut machine = Machine::new(&nodes("${nodes.n.y}"), Vec::new());
+    machine.step(Input::Begin);
+    machine.step(Input::Applied(id("n"), Ok(json!({ "y": "1", "z": "1" }))));
+    machine.verify("n", true);
+    machine.apply_ok("a");
+    machine.verify("a", true);
+    let is_noted = |text: &str, facts: Vec<Fact>| {
+        let mut machine = Machine::new(&nodes(text), facts);
+        machine.step(Input::Begin);
+        machine.verify("n", true);
+        machine.verify("a", true);
+        assert_eq!(machine.end, Some(RunState::Done));
+        machine.facts.into_iter().find_map(|fact| match fact {
+            Fact::Reworded { node, wording } => Some((node, wording.fields["with.x"].clone())),
+            _ => None,
+        })
+    };
+    assert_eq!(is_noted("${nodes.n.y}", machine.facts.clone()), None);
+    let other = Some((id("a"), "${nodes.n.z}".to_owned()));
+    assert_eq!(is_noted("${nodes.n.z}", machine.facts.clone()), other);
+    let is_begun = |fact: &Fact| matches!(fact, Fact::Started { node, .. } if *node == id("a"));
+    for fact in machine.facts.iter_mut().filter(|fact| is_begun(fact)) {
+        let mut older = serde_json::to_value(&*fact).unwrap();
+        older.as_object_mut().unwrap().remove("wording").unwrap();
+        *fact = serde_json::from_value(older).unwrap();
+    }
+    assert_eq!(is_noted("${nodes.n.y}", machine.facts), Some((id("a"), "${nodes.n.y}".to_owned())));
+}
+
 #[test]
 fn what_was_begun_with_another_config_is_looked_at_with_its_own() {
     const WAS: &str = "[nodes.a]\nstep = \"s\"\nwith = { x = 1 }\n";

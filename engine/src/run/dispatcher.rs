@@ -137,12 +137,12 @@ struct Turn {
 
 impl Turn {
     /// How long it may wait to be stored with what comes next; `None` if something that is to be done
-    /// depends on it. Of what is lost by waiting, a finished node is asked again, and an effect is looked
-    /// for as one whose end is not known.
+    /// depends on it. Of what is lost by waiting, a finished node is asked again, a change of the files told again,
+    /// and an effect is looked for as one whose end is not known.
     fn patience(&self) -> Option<Duration> {
         let Batch { facts, cursors, handles, cleared, logs: _ } = &self.batch;
         let waits = |stamped: &Stamped| match stamped.fact {
-            Fact::Reused { .. } => Some(HOLD),
+            Fact::Reused { .. } | Fact::Reworded { .. } => Some(HOLD),
             Fact::Applied { .. } => Some(VERIFY_HOLD),
             _ => None,
         };

@@ -38,7 +38,6 @@ pub(crate) mod secrets;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub(crate) mod state;
-mod then;
 pub(crate) mod undo;
 pub(crate) mod verify;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use migrate_plugin_api::{Evidence, NodeId};
 
 use super::basis::{Making, TO_COME, made};
-use super::change::fields;
+use super::change::{Compare, fields};
 use super::core::{KEPT_CHANGED, disproof};
 use super::gate::{GATE, GateDecision};
 use super::state::{Again, NodeRecord, Phase, RunFacts};
@@ -149,7 +149,7 @@ impl Outlook<'_> {
     fn unit(&self, node: &Node, id: &NodeId, each: Option<Each<'_>>, turn: &Turn<'_>) -> NodeOutlook {
         let empty = NodeRecord::default();
         let record = self.facts.nodes.get(id).unwrap_or(&empty);
-        let differs = || fields(record, node, self.checked, self.catalog, turn.world, each);
+        let differs = || fields(record, node, self.checked, self.catalog, turn.world, each, Compare::Values);
         let (action, reason) = self.action(node, id, record, each, turn);
         let shown = matches!(action, Action::Rerun | Action::Ask | Action::Observe | Action::Wait);
         let fields = if shown { differs() } else { Vec::new() };
@@ -190,7 +190,9 @@ impl Outlook<'_> {
         let waits = node.references().filter_map(node_of).find(|id| turn.open.contains(id));
         let same = match waits {
             // With inputs still open, only what is already known to differ counts as changed.
-            Some(_) => fields(record, node, self.checked, self.catalog, world, each).is_empty(),
+            Some(_) => {
+                fields(record, node, self.checked, self.catalog, world, each, Compare::Values).is_empty()
+            }
             None => match self.checked.decide(self.catalog, node, world, each) {
                 Decision::Skip(reason) => return (Action::Skip, Some(reason)),
                 Decision::Refuse(why) => return (Action::Ask, Some(why)),
@@ -364,7 +366,7 @@ mod tests {
     use super::super::key::idempotency_key;
     use super::*;
     use crate::store::fact::Fact;
-    use crate::workflow::{Described, Library, Params, Source, check};
+    use crate::workflow::{Described, Library, Params, Source, Wording, check};
 
     const KINDS: [(&str, Idempotency); 2] = [("keyed", Idempotency::Keyed), ("none", Idempotency::None)];
 
@@ -395,7 +397,7 @@ mod tests {
         let environment = Source::new("m.toml", "schema = 1\n");
         let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
         let (id, run) = (NodeId::new("n").unwrap(), RunId::new("r").unwrap());
-        let resolved = crate::workflow::resolved(config, step, "1");
+        let resolved = crate::workflow::resolved(config, step, "1", Wording::default());
         let began = Fact::Started {
             node: id.clone(),
             attempt: 1,
@@ -404,6 +406,7 @@ mod tests {
             step: step.to_owned(),
             step_version: "1".to_owned(),
             config: resolved.config,
+            wording: Some(resolved.wording),
             generation: 0,
         };
         let mut known = RunFacts::default();

@@ -117,7 +117,8 @@ impl Preflight<'_> {
             return Err(refusal(format!("there is no step `{}`", node.step)));
         };
         let config = self.checked.config(node, self.facts, each).map_err(refusal)?;
-        let resolved = resolved(config, &node.step, &described.info.version);
+        let wording = self.checked.wording(node);
+        let resolved = resolved(config, &node.step, &described.info.version, wording);
         let project_dir = self.project_dir.to_owned();
         let host = Host::new(self.run.clone(), id.clone(), self.secrets.clone(), EventSink::discard(), None);
         let generation = self.facts.nodes.get(&id).map_or(0, |record| record.generation);

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::gate::{GATE, GateDecision, question};
 use crate::report::{ItemCounts, NodeReport, NodeState, REPORT_VERSION, RunReport, RunState};
 use crate::store::fact::{Definition, Fact, RunRecord, Stamped};
-use crate::workflow::{ALL, Digest, Item, Lookup, NodeOutline, Outcomes, Reference};
+use crate::workflow::{ALL, Digest, Item, Lookup, NodeOutline, Outcomes, Reference, Wording, node_of};
 
 /// How far a node has durably come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,10 +45,6 @@ pub(crate) enum Again {
 pub(crate) struct Remains {
     pub key: IdempotencyKey,
     pub digest: Option<Digest>,
-    /// At which fact of the run its last attempt began.
-    pub began_at: u64,
-    /// What it gave, if its effect was there.
-    pub outputs: Option<Value>,
 }
 
 /// What is durably known of one node.
@@ -77,8 +73,6 @@ pub(crate) struct NodeRecord {
     /// At which fact it was last begun from nothing, finished or reused: up to there it holds beside what it is
     /// built on.
     pub settled_at: u64,
-    /// Since which fact it is skipped, if it is.
-    pub skipped_at: u64,
     /// It is to be made again, and until then stands as it is.
     pub again: Option<Again>,
     /// It is made again though nobody asked for it: what it is built on was, or it no longer held.
@@ -87,6 +81,9 @@ pub(crate) struct NodeRecord {
     pub kept: bool,
     /// A person has accepted what has changed of it in the files; said of this life only.
     pub accepted: bool,
+    /// Something has changed of it in the files that nobody was told of, since it is skipped and should stay so;
+    /// said of this life only.
+    pub untold: bool,
     /// It has a list now; this is what it did before it had one.
     pub former: bool,
     /// What it had made before it was made again, oldest first.
@@ -98,6 +95,8 @@ pub(crate) struct NodeRecord {
     pub step: Option<String>,
     pub step_version: Option<String>,
     pub config: Option<Value>,
+    /// What the config was written as; not known of what an older version has begun.
+    pub wording: Option<Wording>,
     pub outputs: Option<Value>,
     pub evidence: Option<Evidence>,
     pub error: Option<ErrorRecord>,
@@ -152,8 +151,7 @@ impl NodeRecord {
     fn reset(&mut self, again: bool) {
         self.begin();
         if let Some(key) = self.key.clone().filter(|_| again && self.begun) {
-            let (began_at, outputs) = (self.began_at, self.outputs.clone());
-            self.remains.push(Remains { key, digest: self.digest.clone(), began_at, outputs });
+            self.remains.push(Remains { key, digest: self.digest.clone() });
         }
         self.generation += u32::from(again);
         self.again = None;
@@ -186,10 +184,8 @@ pub(crate) struct RunFacts {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// The lists of nodes with `for_each`, as last known.
     pub lists: BTreeMap<NodeId, Arc<[Item]>>,
-    /// At which fact each of them was stored.
-    pub listed_at: BTreeMap<NodeId, u64>,
-    /// At which fact a node of this name first had outputs that others can take, of an item at least, or an empty list.
-    pub(super) first_ended: BTreeMap<NodeId, u64>,
+    /// What each of them was written as.
+    pub list_wordings: BTreeMap<NodeId, Wording>,
     pub ended: Option<(RunState, Timestamp)>,
     pub definition: Option<Definition>,
     /// Why the run is being undone, or is undone.
@@ -212,7 +208,6 @@ impl RunFacts {
     /// Takes in one more fact.
     pub(crate) fn apply(&mut self, fact: &Fact, at: Timestamp) {
         self.count += 1;
-        self.note_end(fact, self.count);
         match fact {
             Fact::Resumed { definition } => {
                 self.definition = Some(definition.as_ref().clone());
@@ -221,14 +216,18 @@ impl RunFacts {
             }
             Fact::Ended { state } => self.ended = Some((*state, at)),
             Fact::UndoBegun { reason } => self.undo = Some(reason.clone()),
-            Fact::Expanded { node, items } => {
+            Fact::Expanded { node, items, wording } => {
                 // It failed to be expanded before, was skipped, or was a node without a list.
                 let former = self.nodes.remove(node).and_then(NodeRecord::into_former);
                 self.nodes.extend(former.map(|record| (node.clone(), record)));
                 self.lists.insert(node.clone(), items.as_slice().into());
-                self.listed_at.insert(node.clone(), self.count);
+                match wording {
+                    Some(wording) => drop(self.list_wordings.insert(node.clone(), wording.clone())),
+                    None => drop(self.list_wordings.remove(node)),
+                }
             }
             Fact::Started { node, .. }
+            | Fact::Reworded { node, .. }
             | Fact::Applied { node, .. }
             | Fact::Finished { node, .. }
             | Fact::Retrying { node, .. }
@@ -255,7 +254,6 @@ impl RunFacts {
                         (record.began_at, record.settled_at) = (self.count, self.count);
                     }
                     Fact::Finished { .. } | Fact::Reused { .. } => record.settled_at = self.count,
-                    Fact::Skipped { .. } if record.phase != Phase::Skipped => record.skipped_at = self.count,
                     _ => {}
                 }
                 apply_to(record, fact);
@@ -396,6 +394,15 @@ impl RunFacts {
     /// What is known of one item.
     pub(super) fn item(&self, node: &NodeId, key: &str) -> Option<&NodeRecord> {
         self.nodes.get(&node.item(key).ok()?)
+    }
+
+    /// What `reference` is about, if that is skipped.
+    fn skipped(&self, reference: &Reference) -> Option<&NodeRecord> {
+        let id = node_of(reference)?;
+        let key = reference.path.get(1).filter(|_| self.lists.contains_key(&id));
+        let is_skipped = |record: &&NodeRecord| record.phase == Phase::Skipped;
+        let own = self.own(&id).filter(is_skipped);
+        own.or_else(|| self.item(&id, key?).filter(is_skipped))
     }
 
     /// The outputs of all items of `node`, in the order of its list, without skipped ones; `None`
@@ -544,7 +551,7 @@ fn node_state(record: &NodeRecord, alive: bool, blocked: bool) -> NodeState {
 
 fn apply_to(record: &mut NodeRecord, fact: &Fact) {
     match fact {
-        Fact::Started { attempt, key, digest, step, step_version, config, generation, .. } => {
+        Fact::Started { attempt, key, digest, step, step_version, config, wording, generation, .. } => {
             record.begin();
             record.phase = Phase::Open;
             record.attempts = *attempt;
@@ -557,9 +564,11 @@ fn apply_to(record: &mut NodeRecord, fact: &Fact) {
             record.step = Some(step.clone());
             record.step_version = Some(step_version.clone());
             record.config = Some(config.clone());
+            record.wording.clone_from(wording);
             record.outputs = None;
             record.evidence = None;
         }
+        Fact::Reworded { wording, .. } => record.wording = Some(wording.clone()),
         Fact::Applied { outputs, .. } => {
             record.begin();
             record.phase = Phase::Applied;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::report::RunState;
 use crate::run::gate::GateDecision;
-use crate::workflow::{Digest, Item, NodeOutline};
+use crate::workflow::{Digest, Item, NodeOutline, Wording};
 
 /// The file of a sub-workflow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,13 @@ pub(crate) enum Fact {
     /// A process took the run up again, with this definition.
     Resumed { definition: Box<Definition> },
     /// The list of a node with `for_each` is known, or is another one now.
-    Expanded { node: NodeId, items: Vec<Item> },
+    Expanded {
+        node: NodeId,
+        items: Vec<Item>,
+        /// What the list was written as.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wording: Option<Wording>,
+    },
     /// The intent of an attempt. Durable before the step is called.
     Started {
         node: NodeId,
@@ -66,10 +72,15 @@ pub(crate) enum Fact {
         step: String,
         step_version: String,
         config: Value,
+        /// What the config was written as.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wording: Option<Wording>,
         /// How often the node was begun anew before, because its effect was to be made again.
         #[serde(default, skip_serializing_if = "is_zero")]
         generation: u32,
     },
+    /// The node stands as it is beside what is written now, which comes to the same.
+    Reworded { node: NodeId, wording: Wording },
     /// The effect is there, and not yet verified. `observed`: found, not made by this attempt.
     Applied { node: NodeId, outputs: Value, observed: bool },
     /// Verified. The node is finished.

@@ -35,6 +35,7 @@ mod secrets;
 mod site;
 mod template;
 pub(crate) mod tree;
+mod wording;
 
 use std::collections::BTreeMap;
 
@@ -53,6 +54,7 @@ pub(crate) use remarks::remarks;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
 use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
+pub(crate) use wording::{Wording, is_output};
 
 use check::{Checker, Skipped};
 use environment::Environment;

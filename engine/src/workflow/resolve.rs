@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::check::{condition_is_false, lookup, no_reference, refers_to_skipped, scope};
 use super::condition::Condition;
-use super::each::{self, Each, Item};
+use super::each::{self, Each, ForEach, Item};
 use super::model::Node;
 use super::schema::{self, Fault};
 use super::template::{Lookup, Reference, Root, node_of};
-use super::{Catalog, Checked, dotted};
+use super::{Catalog, Checked, Wording, dotted};
 
 /// SHA-256 over a node's step, its version and its resolved config, in hexadecimal. The order of
 /// keys does not count.
@@ -69,6 +69,7 @@ pub(crate) struct Resolved {
     pub config: Value,
     pub step_version: String,
     pub digest: Digest,
+    pub wording: Wording,
 }
 
 /// What to do with a node whose dependencies have all ended.
@@ -94,12 +95,6 @@ pub(crate) enum Expansion {
 pub(crate) trait Outcomes {
     /// Whether what `reference` is about was skipped.
     fn is_skipped(&self, reference: &Reference) -> bool;
-
-    /// Whether `reference` must have been written since: what it is about had not ended when it was to be known, or
-    /// was not waited for.
-    fn is_new(&self, _: &Reference) -> bool {
-        false
-    }
 
     /// The output at `path`, of which the first segment is a node.
     fn output(&self, path: &[String]) -> Lookup<'_>;
@@ -135,6 +130,11 @@ impl Checked {
             Err(_) if waits(&asked, outcomes) => return Expansion::Unknown,
             Err(why) => return Expansion::Refuse(why),
         }
+        self.items(for_each, outcomes)
+    }
+
+    /// The items of a list, whether its node is skipped or not.
+    pub(crate) fn items(&self, for_each: &ForEach, outcomes: &dyn Outcomes) -> Expansion {
         let list = for_each.list.resolve(&|reference| self.lookup(reference, outcomes, None));
         let list = match list {
             Ok(list) if schema::has_unknown(&list) => return Expansion::Unknown,
@@ -188,7 +188,7 @@ impl Checked {
                 Fault::Other(text) => format!("{owner} {text}"),
             });
         }
-        Decision::Run(resolved(config, &node.step, &described.info.version))
+        Decision::Run(resolved(config, &node.step, &described.info.version, self.wording(node)))
     }
 
     /// Why one of the conditions `asked` is not met.
@@ -221,6 +221,16 @@ impl Checked {
         Ok(None)
     }
 
+    /// The config of `node`, or of one item of it, with marks where something is not known, or stands for nothing.
+    pub(crate) fn marked_config(
+        &self,
+        node: &Node,
+        outcomes: &dyn Outcomes,
+        each: Option<Each<'_>>,
+    ) -> Value {
+        node.with.resolve_all(&|reference| self.lookup(reference, outcomes, each), &mut Vec::new())
+    }
+
     /// The config of `node`, or of one item of it, with marks where something is not known yet.
     pub(crate) fn config(
         &self,
@@ -233,7 +243,7 @@ impl Checked {
             .map_err(|error| error.to_string())
     }
 
-    fn lookup<'a>(
+    pub(super) fn lookup<'a>(
         &'a self,
         reference: &Reference,
         outcomes: &'a dyn Outcomes,
@@ -260,9 +270,9 @@ fn waits(asked: &[&Condition], outcomes: &dyn Outcomes) -> bool {
 }
 
 /// A config with what its digest stands for.
-pub(crate) fn resolved(config: Value, step: &str, version: &str) -> Resolved {
+pub(crate) fn resolved(config: Value, step: &str, version: &str, wording: Wording) -> Resolved {
     let digest = Digest::of(&json!({ "step": step, "version": version, "with": config }));
-    Resolved { config, step_version: version.to_owned(), digest }
+    Resolved { config, step_version: version.to_owned(), digest, wording }
 }
 
 #[cfg(test)]
@@ -271,15 +281,17 @@ mod tests {
 
     #[test]
     fn order_of_keys_does_not_count_and_everything_else_does() {
-        let a = resolved(json!({ "x": 1, "y": [1, 2] }), "s", "1").digest;
-        assert_eq!(a, resolved(json!({ "y": [1, 2], "x": 1 }), "s", "1").digest);
+        let digest =
+            |config: Value, step, version| resolved(config, step, version, Wording::default()).digest;
+        let a = digest(json!({ "x": 1, "y": [1, 2] }), "s", "1");
+        assert_eq!(a, digest(json!({ "y": [1, 2], "x": 1 }), "s", "1"));
         for other in [
-            resolved(json!({ "x": 1, "y": [2, 1] }), "s", "1"),
-            resolved(json!({ "x": "1", "y": [1, 2] }), "s", "1"),
-            resolved(json!({ "x": 1, "y": [1, 2] }), "s", "2"),
-            resolved(json!({ "x": 1, "y": [1, 2] }), "t", "1"),
+            digest(json!({ "x": 1, "y": [2, 1] }), "s", "1"),
+            digest(json!({ "x": "1", "y": [1, 2] }), "s", "1"),
+            digest(json!({ "x": 1, "y": [1, 2] }), "s", "2"),
+            digest(json!({ "x": 1, "y": [1, 2] }), "t", "1"),
         ] {
-            assert_ne!(a, other.digest);
+            assert_ne!(a, other);
         }
     }
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use migrate_engine::{
-    Checked, Engine, Event, EventSink, Params, ResumeRequest, RunError, RunReport, Shutdown, Source,
-    event_channel,
+    Checked, DecideRequest, Engine, Event, EventSink, Params, ResumeRequest, RunError, RunReport, Shutdown,
+    Source, event_channel,
 };
 use migrate_plugin_api::{
-    Check, Evidence, Idempotency, LogLevel, Observation, Problem, Progress, Step, StepContext, StepError,
-    StepInfo, StepPlan, VerifyDepth, async_trait,
+    Check, Evidence, Idempotency, LogLevel, NodeId, Observation, Problem, Progress, Step, StepContext,
+    StepError, StepInfo, StepPlan, VerifyDepth, async_trait,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -335,4 +335,12 @@ pub async fn resume(project: &Project, request: ResumeRequest) -> Result<RunRepo
 
 pub fn level_name(level: LogLevel) -> String {
     format!("{level:?}")
+}
+
+/// Says yes to the gate `go`.
+pub async fn approve(project: &Project) {
+    let (by, host) = ("ana".to_owned(), "laptop".to_owned());
+    let node = NodeId::new("go").unwrap();
+    let request = DecideRequest { run: None, node, approved: true, by, host, note: None };
+    project.engine().decide(request).await.unwrap();
 }

@@ -16,6 +16,10 @@ use crate::store::fact::Fact;
 use crate::workflow::each::difference;
 use crate::workflow::{Each, Expansion, Item};
 
+/// Said where a list that should have stayed skipped is gone through all the same.
+const UNTOLD: &str = "it is no longer skipped, and what it does has changed in the files since it ran; \
+                      `migrate resume` tells what, and goes on with `--accept-changes`";
+
 /// All that is at work of nodes with `for_each`.
 #[derive(Default)]
 pub(super) struct Fanout {
@@ -77,6 +81,7 @@ impl Core {
         let checked = Arc::clone(&self.checked);
         match checked.expand(&checked.workflow.nodes[at], &self.facts) {
             Expansion::Skip(reason) => self.skip(at, reason),
+            Expansion::Items(_) if self.record_of(at).untold => self.refuse(at, UNTOLD.to_owned()),
             Expansion::Items(items) => self.spread(at, items),
             Expansion::Refuse(why) => self.refuse(at, why),
             Expansion::Unknown => {
@@ -89,10 +94,13 @@ impl Core {
         let node = self.id(at);
         let known = self.facts.lists.get(&node).cloned();
         let (removed, added) = known.as_ref().map(|known| difference(known, &items)).unwrap_or_default();
-        let is_new = known.is_none_or(|known| *known != items[..]) || self.facts.own(&node).is_some();
+        let wording = Some(self.checked.list_wording(self.node(at)));
+        let is_new = known.is_none_or(|known| *known != items[..])
+            || self.facts.own(&node).is_some()
+            || self.facts.list_wordings.get(&node) != wording.as_ref();
         let count = items.len();
         if is_new {
-            self.record(Fact::Expanded { node: node.clone(), items });
+            self.record(Fact::Expanded { node: node.clone(), items, wording });
         }
         self.emit(EventKind::NodeExpanded { node: node.clone(), items: count, added, removed });
         let Some(items) = self.facts.lists.get(&node).cloned() else { return };

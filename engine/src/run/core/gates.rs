@@ -29,6 +29,9 @@ impl Core {
         let &NodeRecord { phase, again, failed, attempts, .. } = record;
         let is_outdated = self.remade(at).is_some();
         self.cells[at].resolved = Some(resolved);
+        if same && again.is_none() {
+            self.note_wording(at);
+        }
         match phase {
             _ if again.is_some() && attempts > 0 => self.reset(at, AGAIN, true, false),
             Phase::Applied | Phase::Finished if same && !is_outdated => {

@@ -51,6 +51,9 @@ impl Core {
         let &NodeRecord { phase, begun, again, failed, attempts, renewed, kept, accepted, .. } = record;
         let remade = self.remade(at);
         self.cells[at].resolved = Some(resolved);
+        if same && again.is_none() {
+            self.note_wording(at);
+        }
         // What is not made again where that changes nothing must hold beside what is new.
         self.cells[at].depth = if remade.is_some() { VerifyDepth::Deep } else { VerifyDepth::Quick };
         let remade = remade.filter(|_| same);
@@ -92,6 +95,17 @@ impl Core {
                 self.reset(at, "it was undone", true, false);
                 self.apply(at);
             }
+        }
+    }
+
+    /// Notes what it is written as now, where that comes to the same.
+    pub(super) fn note_wording(&mut self, at: usize) {
+        let Some(resolved) = &self.cells[at].resolved else { return };
+        let record = self.record_of(at);
+        let stands = matches!(record.phase, Phase::Open | Phase::Applied | Phase::Finished);
+        if stands && record.wording.as_ref() != Some(&resolved.wording) {
+            let wording = resolved.wording.clone();
+            self.record(Fact::Reworded { node: self.id(at), wording });
         }
     }
 
