@@ -121,7 +121,10 @@ async fn that_a_list_comes_of_a_new_node_is_a_change() {
     let changes = refused(&project).await;
     insta::assert_snapshot!(
         sentences(&changes).join("\n"),
-        @r#"copy: for_each was ["shop"], is ${nodes.n.value} (not known yet)"#
+        @r#"
+    copy: for_each was ["shop"], is ${nodes.n.value} (not known yet)
+    copy[shop]: with.value was "shop", is ${each.value} (not known yet)
+    "#
     );
     assert!(applied(&project).is_empty());
     assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
@@ -532,6 +535,28 @@ async fn a_parameter_beside_an_output_is_a_change() {
     // With the same words as before, what comes out differently is none.
     project.write_workflow(&workflow(1));
     assert_eq!(resume(&project, rerun("u")).await.unwrap().state, RunState::Done);
+    project.write_workflow(&workflow(3));
+    assert!(refused(&project).await.nodes[0].skipped.is_some());
+}
+
+/// An item of a list that no node makes is as much in the files as anything, also where it keeps its name.
+#[tokio::test]
+async fn an_item_that_is_another_under_its_key_is_a_change() {
+    let workflow = |size: u32| {
+        format!(
+            "[nodes.u]\nstep = \"test\"\n[nodes.a]\nstep = \"test\"\nfor_each = [{{ name = \"x\", size = {size} }}]\n\
+             key = \"${{each.value.name}}\"\nwhen = \"each.value.size < 3\"\n\
+             with = {{ value = \"${{each.value.size}}\", text = \"${{nodes.u.attempt}}/${{each.value.size}}\" }}\n"
+        )
+    };
+    let project = Project::new(&workflow(1));
+    project.run().await;
+    project.write_workflow(&workflow(2));
+    insta::assert_snapshot!(sentences(&refused(&project).await).join("\n"), @r#"
+    a[x]: with.text was "1/1", is "1/2"
+    a[x]: with.value was 1, is 2
+    a[x]: when was "each.value.size < 3 (each.value.size = 1)", is "each.value.size < 3 (each.value.size = 2)"
+    "#);
     project.write_workflow(&workflow(3));
     assert!(refused(&project).await.nodes[0].skipped.is_some());
 }

@@ -1,6 +1,6 @@
 //! What somebody has changed in the files since nodes of a run began: exactly which field, from what to what. What
-//! only comes out differently since something was made again is no change: where outputs or an item are taken, the
-//! text counts, and elsewhere the value.
+//! only comes out differently since something was made again is no change: where outputs are taken, the text counts,
+//! and elsewhere the value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
 use crate::workflow::{
-    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, Wording, dotted, is_output,
+    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, Wording, dotted, node_of,
 };
 
 /// The list of a node, and what has changed of it.
@@ -88,13 +88,14 @@ pub(crate) fn changes(
         };
         let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
         let mut fields = fields(record, node, checked, catalog, facts, each, Compare::Texts);
-        let now = checked.wording(node);
+        let now = checked.wording(node, each);
         let was = record.wording.as_ref();
         fields.extend(was.and_then(|was| when(was, &now)));
         let skipped = checked.skipped.get(&node.id).or(list.and_then(|list| list.skipped.as_ref())).cloned();
-        let skipped = skipped.or_else(|| match checked.decide(catalog, node, facts, each) {
-            Decision::Skip(reason) if was.is_some_and(|was| *was != now) => Some(reason),
-            _ => None,
+        let skipped = skipped.or_else(|| {
+            let is_edited = was.is_some_and(|was| *was != now);
+            let decision = is_edited.then(|| checked.decide(catalog, node, facts, each));
+            if let Some(Decision::Skip(reason)) = decision { Some(reason) } else { None }
         });
         // That its node is skipped as a whole was accepted when it was.
         let is_whole_skipped = || facts.own(&whole).is_some_and(|own| own.phase == Phase::Skipped);
@@ -127,12 +128,11 @@ fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
             Some(items) => listed.fields = list_fields(stored, items),
             None => {
                 let references = for_each.list.references().into_iter();
-                let taken =
-                    references.filter(|reference| is_output(reference)).map(|open| unknown(&open.text()));
-                listed.fields.extend(taken.take(1).map(|mark| FieldChange {
+                let taken = references.filter(|reference| node_of(reference).is_some());
+                listed.fields.extend(taken.take(1).map(|open| FieldChange {
                     field: "for_each".to_owned(),
                     was: Some(stored.iter().map(|item| item.value.clone()).collect()),
-                    now: Some(mark),
+                    now: Some(unknown(&open.text())),
                 }));
             }
         }
@@ -167,7 +167,7 @@ fn when(was: &Wording, now: &Wording) -> Option<FieldChange> {
     (change.was != change.now).then_some(change)
 }
 
-/// What counts where outputs or an item are taken.
+/// What counts where outputs are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compare {
     /// What is written.
@@ -194,7 +194,7 @@ pub(crate) fn fields(
         word("step version", record.step_version.as_deref(), version, &mut fields);
     }
     let config = checked.marked_config(node, outcomes, each);
-    let (texts, now) = (record.wording.as_ref(), &checked.wording(node));
+    let (texts, now) = (record.wording.as_ref(), &checked.wording(node, each));
     Comparison { was: texts, now, compare, fields: &mut fields }.compare(
         &mut vec!["with".to_owned()],
         Some(was),
@@ -268,7 +268,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// A field in which outputs or an item are taken.
+    /// A field in which outputs are taken.
     fn taken(&mut self, path: &[String], text: &str, was: Option<&Value>, now: Option<&Value>) {
         let is_unknown = now.is_some_and(|now| now.get(UNKNOWN_KEY).is_some());
         let text_before = self.was.map(|was| was.fields.get(&dotted(path)));

@@ -117,7 +117,7 @@ impl Preflight<'_> {
             return Err(refusal(format!("there is no step `{}`", node.step)));
         };
         let config = self.checked.config(node, self.facts, each).map_err(refusal)?;
-        let wording = self.checked.wording(node);
+        let wording = self.checked.wording(node, each);
         let resolved = resolved(config, &node.step, &described.info.version, wording);
         let project_dir = self.project_dir.to_owned();
         let host = Host::new(self.run.clone(), id.clone(), self.secrets.clone(), EventSink::discard(), None);

@@ -54,7 +54,7 @@ pub(crate) use remarks::remarks;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
 use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
-pub(crate) use wording::{Wording, is_output};
+pub(crate) use wording::Wording;
 
 use check::{Checker, Skipped};
 use environment::Environment;

@@ -188,7 +188,7 @@ impl Checked {
                 Fault::Other(text) => format!("{owner} {text}"),
             });
         }
-        Decision::Run(resolved(config, &node.step, &described.info.version, self.wording(node)))
+        Decision::Run(resolved(config, &node.step, &described.info.version, self.wording(node, each)))
     }
 
     /// Why one of the conditions `asked` is not met.

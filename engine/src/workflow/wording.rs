@@ -1,4 +1,4 @@
-//! What is written where outputs of other nodes or an item of a list are taken: pure. It tells what somebody has
+//! What is written where outputs of other nodes are taken: pure. It tells what somebody has
 //! changed in the files from what only comes out differently.
 
 use std::collections::BTreeMap;
@@ -10,13 +10,15 @@ use super::condition::Condition;
 use super::model::Node;
 use super::resolve::NothingYet;
 use super::template::{Lookup, Part, Reference, Root, Template, TemplateKind};
-use super::{Checked, dotted};
+use super::{Checked, Each, dotted};
 
-/// Texts as they stand in the files, with the values of parameters and of the environment in their places.
+/// Texts as they stand in the files, with everything else in its place: values of parameters, of the environment and
+/// of items of a list that no node makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Wording {
-    /// By field: `with.image`; of a list `for_each` and `key`. Only fields in which outputs or an item are taken.
+    /// By field: `with.image`; of a list `for_each` and `key`. Only fields in which outputs are taken, or an item that
+    /// is made of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<String, String>,
     /// Its conditions, where they ask for outputs or an item.
@@ -25,28 +27,43 @@ pub(crate) struct Wording {
 }
 
 impl Checked {
-    /// Of a node, or of each item of a node with `for_each`.
-    pub(crate) fn wording(&self, node: &Node) -> Wording {
+    /// Of a node, or of an item of it.
+    pub(crate) fn wording(&self, node: &Node, each: Option<Each<'_>>) -> Wording {
+        let for_each = node.for_each.as_ref();
+        let writer = Writer {
+            checked: self,
+            each: each.filter(|_| for_each.is_some_and(|for_each| !for_each.is_made_by_nodes())),
+        };
         let mut wording = Wording::default();
-        self.fields(&node.with, &mut vec!["with".to_owned()], &mut wording.fields);
-        let has_list = node.for_each.is_some();
-        wording.when = self.asked(node.conditions().filter(|when| !has_list || when.looks_at_each()));
+        writer.fields(&node.with, &mut vec!["with".to_owned()], &mut wording.fields);
+        let asked = node.conditions().filter(|when| for_each.is_none() || when.looks_at_each());
+        wording.when = writer.asked(asked);
         wording
     }
 
     /// Of the list of a node with `for_each`, before there are any items.
     pub(crate) fn list_wording(&self, node: &Node) -> Wording {
+        let writer = Writer { checked: self, each: None };
         let mut wording = Wording::default();
         let Some(for_each) = &node.for_each else { return wording };
         if for_each.is_made_by_nodes() {
-            let text = |template: &Template| text_of(&self.shown(template));
+            let text = |template: &Template| text_of(&writer.shown(template));
             wording.fields.insert("for_each".to_owned(), text(&for_each.list));
             wording.fields.extend(for_each.key.as_ref().map(|key| ("key".to_owned(), text(key))));
         }
-        wording.when = self.asked(node.conditions().filter(|when| !when.looks_at_each()));
+        wording.when = writer.asked(node.conditions().filter(|when| !when.looks_at_each()));
         wording
     }
+}
 
+/// Writes down what is known before anything has run.
+struct Writer<'a> {
+    checked: &'a Checked,
+    /// The item, if it is known so early.
+    each: Option<Each<'a>>,
+}
+
+impl Writer<'_> {
     fn fields(&self, template: &Template, path: &mut Vec<String>, found: &mut BTreeMap<String, String>) {
         let mut inside = |segment: String, inner: &Template| {
             path.push(segment);
@@ -62,7 +79,7 @@ impl Checked {
                 entries.iter().for_each(|(key, _, value)| inside(key.clone(), value));
             }
             TemplateKind::Reference(_) | TemplateKind::Text(_) => {
-                if template.references().into_iter().any(is_output) {
+                if template.references().into_iter().any(|taken| self.is_open(taken)) {
                     found.insert(dotted(path), text_of(&self.shown(template)));
                 }
             }
@@ -71,7 +88,8 @@ impl Checked {
 
     /// The conditions that are not decided before anything has run.
     fn asked<'a>(&self, conditions: impl Iterator<Item = &'a Condition>) -> Option<String> {
-        let open = conditions.filter(|when| when.references.iter().any(is_output) || when.looks_at_each());
+        let open = conditions
+            .filter(|when| when.looks_at_each() || when.references.iter().any(|asked| self.is_open(asked)));
         let texts: Vec<String> = open.map(|when| self.condition_text(when)).collect();
         (!texts.is_empty()).then(|| texts.join(" && "))
     }
@@ -85,9 +103,9 @@ impl Checked {
         }
         let is_bound = when.bound.is_some();
         let own = when.references.iter().filter(|reference| match reference.root {
-            Root::Env => true,
+            Root::Env | Root::Each => true,
             Root::Params => !is_bound,
-            Root::Nodes | Root::Each => false,
+            Root::Nodes => false,
         });
         names.extend(own.filter_map(|reference| Some((reference.text(), self.known(reference)?))));
         let names: Vec<String> = names.iter().map(|(name, value)| format!("{name} = {value}")).collect();
@@ -119,16 +137,19 @@ impl Checked {
     }
 
     fn known(&self, reference: &Reference) -> Option<Value> {
-        match self.lookup(reference, &NothingYet, None) {
+        match self.checked.lookup(reference, &NothingYet, self.each) {
             Lookup::Known(value) => Some(value.into_owned()),
             Lookup::Unknown | Lookup::Missing => None,
         }
     }
-}
 
-/// Whether it stands for what is only known during the run.
-pub(crate) fn is_output(reference: &Reference) -> bool {
-    matches!(reference.root, Root::Nodes | Root::Each)
+    fn is_open(&self, reference: &Reference) -> bool {
+        match reference.root {
+            Root::Nodes => true,
+            Root::Each => self.each.is_none(),
+            Root::Params | Root::Env => false,
+        }
+    }
 }
 
 fn as_written(reference: &Reference) -> String {
