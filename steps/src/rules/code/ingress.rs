@@ -7,23 +7,22 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::ingress_groups::{
     CLASS, Class, Group, Lacking, annotation, is_controller, rule_of, settings_of_params,
 };
-use super::{ingress_nginx, routes};
+use super::{gateway, ingress_nginx, routes};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::facts::{Facts, Name};
 use crate::rules::inputs::IngressTarget;
 use crate::rules::object::Object;
-use crate::rules::path::{Path, key, with};
+use crate::rules::path::{Path, key};
 
 pub(super) const PREFIX: &str = "alb.ingress.kubernetes.io/";
-pub(super) const GATEWAY_CLASS: &str = "azure-alb-external";
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+pub(super) const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// A listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,7 +203,7 @@ impl<'a> Ingress<'a> {
         hosts_of(self.object.node)
     }
 
-    fn group<'f>(&self, facts: &'f Facts) -> &'f Group {
+    pub(super) fn group<'f>(&self, facts: &'f Facts) -> &'f Group {
         facts.ingresses.group(&self.settings.group(&self.name()))
     }
 
@@ -278,7 +277,7 @@ pub(super) fn convert(look: &Look<'_>) -> Vec<Match> {
     }
     vec![match target {
         None => found,
-        Some(IngressTarget::Gateway) => gateway(look, &ingress, found),
+        Some(IngressTarget::Gateway) => gateway::convert(look, &ingress, found),
         Some(IngressTarget::Nginx) => ingress_nginx::convert(look, &ingress, found),
     }]
 }
@@ -400,154 +399,4 @@ pub(super) fn class(look: &Look<'_>) -> Vec<Match> {
         _ => found.effects.drop = true,
     }
     vec![found]
-}
-
-fn gateway(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) -> Match {
-    let (name, group) = (ingress.name(), ingress.group(look.facts));
-    let owner = group.first.clone().unwrap_or_else(|| name.clone());
-    let called = gateway_name(ingress.setting("group.name").unwrap_or(&owner.1));
-    let there = match ingress.setting("group.name") {
-        Some(_) => look.facts.ingresses.gateway(&called).cloned(),
-        None => {
-            Some((owner.0.clone(), called.clone())).filter(|own| look.facts.ingresses.has("Gateway", own))
-        }
-    };
-    let makes_it = owner == name && there.is_none();
-    let gateway = there.unwrap_or_else(|| (owner.0.clone(), called));
-    let mut new = Vec::new();
-    if makes_it {
-        new.extend(gateway_object(look, ingress, group, &gateway, &mut found));
-    }
-    match routes::routes(look, ingress, &gateway, makes_it) {
-        Ok(routes) => new.extend(routes),
-        Err(reason) => return found.saying(format!("it can't be turned into routes by itself: {reason}")),
-    }
-    new.extend(routes::health_checks(look, ingress));
-    found.effects.drop = true;
-    found.effects.add = new;
-    found
-}
-
-/// A group's name as the name of an object.
-fn gateway_name(group: &str) -> String {
-    group.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.', "-")
-}
-
-fn gateway_object(
-    look: &Look<'_>,
-    ingress: &Ingress<'_>,
-    group: &Group,
-    (namespace, name): &Name,
-    found: &mut Match,
-) -> Option<Value> {
-    let of = |word: &str| -> Vec<String> {
-        group.asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
-    };
-    let mut secrets: BTreeSet<String> = of("secret ").into_iter().collect();
-    // Where no certificate is said, AWS finds one by the host; here it must be named.
-    for word in ["certificate ", "host "] {
-        for key in of(word) {
-            secrets.extend(found.need(look.inputs.entry("certificates", &key)));
-        }
-    }
-    let mut listeners = Vec::new();
-    let from = if ingress.setting("group.name").is_some() { "All" } else { "Same" };
-    for (is_https, lines) in [(false, of("http-")), (true, of("https-"))] {
-        for line in lines {
-            let port: u16 = line.split(' ').next_back()?.parse().ok()?;
-            let listener = Listener { is_https, port };
-            let mut object = json!({ "name": listener.name(), "port": port,
-                "protocol": if is_https { "HTTPS" } else { "HTTP" },
-                "allowedRoutes": { "namespaces": { "from": from } } });
-            if is_https {
-                let refs: Vec<Value> = secrets
-                    .iter()
-                    .map(|secret| json!({ "group": "", "kind": "Secret", "name": secret }))
-                    .collect();
-                object["tls"] = json!({ "mode": "Terminate", "certificateRefs": refs });
-            }
-            listeners.push(object);
-        }
-    }
-    let balancer = found.need(look.inputs.single("application-load-balancer"))?;
-    let (balancer_namespace, balancer_name) = balancer.split_once('/').unwrap_or((namespace, &balancer));
-    let mut metadata = metadata(name, namespace, look.object, &is_for_gateway);
-    metadata["annotations"]["alb.networking.azure.io/alb-namespace"] = balancer_namespace.into();
-    metadata["annotations"]["alb.networking.azure.io/alb-name"] = balancer_name.into();
-    Some(json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
-        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } }))
-}
-
-/// Annotations that are read at one kind of object only.
-/// <https://cert-manager.io/docs/usage/gateway/>
-const CERTIFICATES: [&str; 2] = ["cert-manager.io/", "acme.cert-manager.io/"];
-/// <https://kubernetes-sigs.github.io/external-dns/latest/docs/sources/gateway-api/>: `target` is read at
-/// the Gateway, all others at its routes.
-const RECORDS: [&str; 2] = ["external-dns.alpha.kubernetes.io/", "external-dns.kubernetes.io/"];
-/// What is said of the Ingress itself.
-const OF_INGRESS: [&str; 2] = [CLASS_ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
-
-fn is_of_certificates(annotation: &str) -> bool {
-    CERTIFICATES.iter().any(|prefix| annotation.starts_with(prefix))
-}
-
-fn of_records(annotation: &str) -> Option<&str> {
-    RECORDS.iter().find_map(|prefix| annotation.strip_prefix(prefix))
-}
-
-/// Whether only a Gateway is looked at for the annotation.
-pub(super) fn is_only_for_gateway(annotation: &str) -> bool {
-    is_of_certificates(annotation) || of_records(annotation) == Some("target")
-}
-
-fn is_for_gateway(annotation: &str) -> bool {
-    is_only_for_gateway(annotation) || of_records(annotation).is_none()
-}
-
-/// Whether neither concerns a policy.
-pub(super) fn is_for_any(annotation: &str) -> bool {
-    !is_of_certificates(annotation) && of_records(annotation).is_none()
-}
-
-/// Name, namespace (where the Ingress has one), the Ingress' labels, and those of its annotations that are
-/// others' and pass.
-pub(super) fn metadata(name: &str, namespace: &str, of: &Object<'_>, passes: &dyn Fn(&str) -> bool) -> Value {
-    let mut metadata = json!({ "name": name });
-    if !namespace.is_empty() {
-        metadata["namespace"] = namespace.into();
-    }
-    if let Some(labels) = of.node.at(&["metadata", "labels"]).map(Node::to_value)
-        && labels.as_object().is_some_and(|labels| !labels.is_empty())
-    {
-        metadata["labels"] = labels;
-    }
-    let annotations = of.node.at(&["metadata", "annotations"]).map(Node::to_value);
-    let mut annotations = annotations.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-    annotations
-        .retain(|name, _| !name.starts_with(PREFIX) && !OF_INGRESS.contains(&name.as_str()) && passes(name));
-    if !annotations.is_empty() {
-        metadata["annotations"] = annotations.into();
-    }
-    metadata
-}
-
-/// What cert-manager needs and no Ingress says: it makes certificates only for listeners with a host name.
-/// <https://cert-manager.io/docs/usage/gateway/>
-pub(super) fn certificates(look: &Look<'_>) -> Vec<Match> {
-    let (object, node) = (look.object, look.object.node);
-    let is_open = match object.kind.as_str() {
-        "Ingress" => {
-            look.inputs.ingress == Some(IngressTarget::Gateway) && Ingress::of(object, look.facts).is_some()
-        }
-        "Gateway" => {
-            let listeners = node.at(&["spec", "listeners"]).map_or(&[][..], Node::items);
-            node.text_at(&["spec", "gatewayClassName"]) == Some(GATEWAY_CLASS)
-                && listeners.iter().any(|l| l.get("tls").is_some() && l.get("hostname").is_none())
-        }
-        _ => true,
-    };
-    let annotations = node.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
-    let of = annotations.iter().filter_map(|entry| entry.key.text()).find(|name| is_of_certificates(name));
-    let path = vec![key("metadata"), key("annotations")];
-    of.filter(|_| is_open).map(|name| Match::at(with(&path, name))).into_iter().collect()
 }

@@ -224,7 +224,7 @@ impl Ingresses {
                 self.logins.insert(name);
             }
             "Gateway"
-                if node.text_at(&["spec", "gatewayClassName"]) == Some(super::ingress::GATEWAY_CLASS) =>
+                if node.text_at(&["spec", "gatewayClassName"]) == Some(super::gateway::GATEWAY_CLASS) =>
             {
                 self.made.insert(("Gateway", name));
             }

@@ -3,6 +3,7 @@
 mod api;
 mod certificates;
 mod cluster;
+mod gateway;
 mod identity;
 mod images;
 mod ingress;
@@ -78,7 +79,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "ingress-class-settings" => ingress::class_settings,
         "ingress-group-redirect" => ingress::group_redirect,
         "ingress-foreign-class" => ingress::foreign_class,
-        "gateway-certificates" => ingress::certificates,
+        "gateway-certificates" => gateway::certificates,
         "eks-access-entry" => cluster::access_entry,
         "eks-node-group" => cluster::node_group,
         "eks-version" => cluster::version,

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ingress::{Ingress, Listener, is_for_any, is_only_for_gateway, metadata};
+use super::gateway::{is_for_any, is_only_for_gateway, metadata};
+use super::ingress::{Ingress, Listener};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
