@@ -251,3 +251,32 @@ fn what_was_not_answered_plainly_is_not_with_nginx() {
     let found = finding(&text, &inputs("nginx"), "EKS-NET-001");
     assert!(found.rewritten && found.message.contains("defaultSSLCertificate"), "{found:?}");
 }
+
+const HTTP: (&str, &str) = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80}]"#);
+const SENT: (&str, &str) = ("alb.ingress.kubernetes.io/ssl-redirect", "443");
+
+#[test]
+fn no_gateway_is_made_with_https_and_without_a_certificate() {
+    let shop = hosts(&["shop.example.com"], "");
+    let action = (
+        "alb.ingress.kubernetes.io/actions.ssl-redirect",
+        r#"{"Type":"redirect","RedirectConfig":{"Protocol":"HTTPS","Port":"443","StatusCode":"HTTP_301"}}"#,
+    );
+    let by_action =
+        shop.replace("name: web, port: {number: 80}", "name: ssl-redirect, port: {name: use-annotation}");
+    let gateway = inputs("gateway");
+    for text in [
+        ingress("r", &[PUBLIC, HTTP, SENT], &shop),
+        ingress("r", &[PUBLIC, GROUP, HTTP, SENT], &shop),
+        ingress("r", &[PUBLIC, HTTP, action], &by_action),
+        // Nor where there is no host to find one by.
+        ingress("web", &[PUBLIC, HTTPS], ALB),
+    ] {
+        assert_eq!(done(&text, &gateway), text);
+        let told = finding(&text, &gateway, "EKS-NET-001");
+        assert!(!told.rewritten && told.message.contains("certificate"), "{told:?}");
+    }
+    let secret = hosts(&["shop.example.com"], "\n  tls: [{secretName: own}]");
+    let converted = done(&ingress("r", &[PUBLIC, HTTP, SENT], &secret), &gateway);
+    assert!(converted.contains("name: own") && !converted.contains("kind: Ingress"), "{converted}");
+}

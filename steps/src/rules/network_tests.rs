@@ -265,7 +265,7 @@ fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
     assert_eq!(converted.matches("force-ssl-redirect: \"true\"").count(), 2, "{converted}");
     assert!(!converted.contains("alb.ingress") && !converted.contains("b-tls"), "{converted}");
     // One that shares nothing with it answers as before.
-    let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports], ALB)), &gateway);
+    let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports, arn], ALB)), &gateway);
     assert!(answers_plainly(&alone), "{alone}");
 }
 

@@ -33,7 +33,12 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     let gateway = there.unwrap_or_else(|| (owner.0.clone(), called));
     let mut new = Vec::new();
     if makes_it {
-        new.extend(gateway_object(look, ingress, group, &gateway, &mut found));
+        match gateway_object(look, ingress, group, &gateway, &mut found) {
+            Ok(object) => new.extend(object),
+            Err(reason) => {
+                return found.saying(format!("it can't be turned into a Gateway by itself: {reason}"));
+            }
+        }
     }
     match routes::routes(look, ingress, &gateway, makes_it) {
         Ok(routes) => new.extend(routes),
@@ -50,13 +55,14 @@ fn gateway_name(group: &str) -> String {
     group.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.', "-")
 }
 
+/// The Gateway, where its inputs are there, or why there can be none.
 fn gateway_object(
     look: &Look<'_>,
     ingress: &Ingress<'_>,
     group: &Group,
     (namespace, name): &Name,
     found: &mut Match,
-) -> Option<Value> {
+) -> Result<Option<Value>, String> {
     let of = |word: &str| -> Vec<String> {
         group.asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
     };
@@ -67,11 +73,18 @@ fn gateway_object(
             secrets.extend(found.need(look.inputs.entry("certificates", &key)));
         }
     }
+    let https = of("https-");
+    // The API server takes no listener with TLS and without a certificate.
+    if !https.is_empty() && secrets.is_empty() && found.needs.is_empty() {
+        return Err("no Ingress of its load balancer that is among the objects says which certificate it has on HTTPS; \
+                    give the one that does too, or name a Secret in `tls`"
+            .to_owned());
+    }
     let mut listeners = Vec::new();
     let from = if ingress.setting("group.name").is_some() { "All" } else { "Same" };
-    for (is_https, lines) in [(false, of("http-")), (true, of("https-"))] {
-        for line in lines {
-            let port: u16 = line.split(' ').next_back()?.parse().ok()?;
+    for (is_https, lines) in [(false, of("http-")), (true, https)] {
+        let ports = lines.iter().filter_map(|line| line.split(' ').next_back()?.parse::<u16>().ok());
+        for port in ports {
             let listener = Listener { is_https, port };
             let mut object = json!({ "name": listener.name(), "port": port,
                 "protocol": if is_https { "HTTPS" } else { "HTTP" },
@@ -86,13 +99,13 @@ fn gateway_object(
             listeners.push(object);
         }
     }
-    let balancer = found.need(look.inputs.single("application-load-balancer"))?;
+    let Some(balancer) = found.need(look.inputs.single("application-load-balancer")) else { return Ok(None) };
     let (balancer_namespace, balancer_name) = balancer.split_once('/').unwrap_or((namespace, &balancer));
     let mut metadata = metadata(name, namespace, look.object, &is_for_gateway);
     metadata["annotations"]["alb.networking.azure.io/alb-namespace"] = balancer_namespace.into();
     metadata["annotations"]["alb.networking.azure.io/alb-name"] = balancer_name.into();
-    Some(json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
-        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } }))
+    Ok(Some(json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
+        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } })))
 }
 
 /// Annotations that are read at one kind of object only.
