@@ -1,6 +1,7 @@
 //! What an Ingress of AWS answers, and how: the same afterwards, or it stays.
 
 use super::network_tests::{ALB, PUBLIC, done, finding, ingress, inputs};
+use super::tests::found;
 use super::*;
 
 /// Paths of one host as an Ingress has them.
@@ -200,6 +201,7 @@ fn one_that_only_sends_to_https_needs_no_certificate_of_its_own() {
         ingress("r", &[PUBLIC, GROUP, http, ("alb.ingress.kubernetes.io/ssl-redirect", "443")], &shop),
         ingress("r", &[PUBLIC, GROUP, http, action], &by_action),
     ] {
+        let (second, _) = second.split_once("  defaultBackend").unwrap();
         let converted = done(&format!("{first}---\n{second}"), &named);
         assert!(!converted.contains("kind: Ingress"), "{converted}");
         assert!(converted.contains("name: a-tls") && converted.contains("name: r-redirect"), "{converted}");
@@ -255,6 +257,11 @@ fn what_was_not_answered_plainly_is_not_with_nginx() {
 const HTTP: (&str, &str) = ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80}]"#);
 const SENT: (&str, &str) = ("alb.ingress.kubernetes.io/ssl-redirect", "443");
 
+/// What is said of each Ingress as such.
+fn said(text: &str, inputs: &Inputs) -> Vec<Finding> {
+    found(text, inputs).into_iter().filter(|f| f.rule == "EKS-NET-001").collect()
+}
+
 #[test]
 fn no_gateway_is_made_with_https_and_without_a_certificate() {
     let shop = hosts(&["shop.example.com"], "");
@@ -279,4 +286,40 @@ fn no_gateway_is_made_with_https_and_without_a_certificate() {
     let secret = hosts(&["shop.example.com"], "\n  tls: [{secretName: own}]");
     let converted = done(&ingress("r", &[PUBLIC, HTTP, SENT], &secret), &gateway);
     assert!(converted.contains("name: own") && !converted.contains("kind: Ingress"), "{converted}");
+}
+
+#[test]
+fn one_that_only_sends_to_https_takes_no_host_from_another() {
+    let r = |host: &str| ingress("r", &[PUBLIC, GROUP, HTTP, SENT], &hosts(&[host], ""));
+    let nginx = inputs("nginx");
+    for a in [hosts(&["*.example.com"], ""), ALB.to_owned()] {
+        let a = ingress("a", &[PUBLIC, GROUP, HTTPS, SENT, arns("arn")], &a);
+        let text = format!("{a}---\n{}", r("shop.example.com"));
+        let told = said(&text, &nginx);
+        assert_eq!(told[1].needs, [r#"rewrite.certificates."shop.example.com""#]);
+        let converted =
+            done(&text, &with_certificates("nginx", &[("arn", "a"), ("shop.example.com", "shop-tls")]));
+        assert!(
+            converted.contains("secretName: shop-tls") && !converted.contains("alb.ingress"),
+            "{converted}"
+        );
+        // With a Gateway it has no route but that to HTTPS.
+        let converted = done(&text, &inputs("gateway"));
+        assert!(converted.contains("name: r-redirect\n") && !converted.contains("name: r\n"), "{converted}");
+        assert!(!converted.contains("kind: Ingress"), "{converted}");
+        assert!(said(&text, &inputs("gateway"))[1].message.contains("only"), "{:?}", told);
+    }
+    // The host has the certificate of another that answers it.
+    let a = ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], &hosts(&["shop.example.com"], ""));
+    let converted = done(&format!("{a}---\n{}", r("shop.example.com")), &nginx);
+    assert!(!converted.contains("alb.ingress"), "{converted}");
+    // Its action sends some requests to HTTPS, and it answers others.
+    let action = (
+        "alb.ingress.kubernetes.io/actions.ssl-redirect",
+        r#"{"Type":"redirect","RedirectConfig":{"Protocol":"HTTPS","Port":"443","StatusCode":"HTTP_301"}}"#,
+    );
+    let text =
+        format!("{a}---\n{}", ingress("r", &[PUBLIC, GROUP, HTTP, action], &hosts(&["r.example.com"], "")));
+    let converted = done(&text, &inputs("gateway"));
+    assert!(converted.contains("kind: Ingress\nmetadata:\n  name: r\n"), "{converted}");
 }

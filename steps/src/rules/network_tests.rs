@@ -240,13 +240,15 @@ fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
             .filter(|route| route.contains("backendRefs"))
             .any(|route| route.contains("sectionName: http-80"))
     };
-    for second in [&[PUBLIC, group, ports][..], &[PUBLIC, group][..]] {
+    // One that doesn't listen on HTTPS answers nothing on its load balancer.
+    for (second, answers) in [(&[PUBLIC, group, ports][..], true), (&[PUBLIC, group][..], false)] {
         for text in [
             format!("{first}---\n{}", ingress("b", second, ALB)),
             format!("{}---\n{first}", ingress("b", second, ALB)),
         ] {
             let converted = done(&text, &gateway);
-            assert!(converted.contains("  name: b\n") && !converted.contains("kind: Ingress"), "{converted}");
+            assert_eq!(converted.contains("  name: b\n"), answers, "{converted}");
+            assert!(!converted.contains("kind: Ingress"), "{converted}");
             assert!(!answers_plainly(&converted), "{converted}");
             assert!(converted.contains("name: b-redirect\n"), "{converted}");
             assert_eq!(done(&text, &nginx).matches("force-ssl-redirect: \"true\"").count(), 2);
@@ -258,12 +260,16 @@ fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
     assert_eq!(once.matches("kind: Ingress\n").count(), 1, "{once}");
     let converted = done(&once.replace("    alb.ingress.kubernetes.io/auth-type: 'oidc'\n", ""), &gateway);
     assert!(!converted.contains("kind: Ingress") && !answers_plainly(&converted), "{converted}");
-    // Nor does a redirect ask for a certificate of a host without HTTPS.
+    // A host that nobody else names has a certificate of its own with NGINX, which answers it over HTTPS.
     let host = "ingressClassName: alb\n  rules: [{host: b.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]";
     let told = format!("{first}---\n{}", ingress("b", &[PUBLIC, group], host));
-    let converted = done(&told, &nginx);
+    let asked = [r#"rewrite.certificates."b.example.com""#];
+    assert!(found(&told, &nginx).iter().any(|f| f.rule == "EKS-NET-001" && f.needs == asked));
+    let mut named = nginx.clone();
+    named.certificates.insert("b.example.com".to_owned(), "b-tls".to_owned());
+    let converted = done(&told, &named);
     assert_eq!(converted.matches("force-ssl-redirect: \"true\"").count(), 2, "{converted}");
-    assert!(!converted.contains("alb.ingress") && !converted.contains("b-tls"), "{converted}");
+    assert!(!converted.contains("alb.ingress") && converted.contains("b-tls"), "{converted}");
     // One that shares nothing with it answers as before.
     let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports, arn], ALB)), &gateway);
     assert!(answers_plainly(&alone), "{alone}");

@@ -70,10 +70,14 @@ pub(super) fn tls(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> 
         secrets.extend(found.need(look.inputs.entry("certificates", arn)));
     }
     let is_for_all = hosts.is_empty() && all.is_empty();
+    let (settings, group) = (&ingress.settings, ingress.group(look.facts));
+    // NGINX answers over HTTPS also for one that only sends there: with the certificate that another of the load
+    // balancer has for this very host, or with its own.
+    let is_open = |host: &&str| settings.listens_on_https() || !group.answers(host);
     match secrets.as_slice() {
-        [] if ingress.settings.finds_certificates() => {
+        [] if settings.certificates().is_empty() && settings.is_https() => {
             let mut by_secret: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-            for host in hosts {
+            for host in hosts.into_iter().filter(is_open) {
                 if let Some(secret) = found.need(look.inputs.entry("certificates", host)) {
                     by_secret.entry(secret).or_default().push(host);
                 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::ingress::{CLASS_ANNOTATION, Ingress, Listener, PREFIX};
+use super::ingress::{CLASS_ANNOTATION, Ingress, Listener, PREFIX, also};
 use super::ingress_groups::Group;
 use super::routes;
 use crate::rules::document::Node;
@@ -43,6 +43,10 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     match routes::routes(look, ingress, &gateway, makes_it) {
         Ok(routes) => new.extend(routes),
         Err(reason) => return found.saying(format!("it can't be turned into routes by itself: {reason}")),
+    }
+    if ingress.settings.only_redirects() {
+        found =
+            also(found, "it listens on no HTTPS, where plain requests are sent: only that becomes a route");
     }
     new.extend(routes::health_checks(look, ingress));
     found.effects.drop = true;

@@ -135,6 +135,11 @@ impl<'a> Settings<'a> {
         self.said_listeners().iter().any(|listener| listener.is_https)
     }
 
+    /// Whether all that it does with plain requests, and with no others, is to send them to HTTPS.
+    pub(super) fn only_redirects(&self) -> bool {
+        self.redirect().is_some() && !self.listens_on_https()
+    }
+
     /// Whether AWS finds certificates by the host names.
     /// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/ingress/model_builder.go>
     pub(super) fn finds_certificates(&self) -> bool {
@@ -189,6 +194,19 @@ impl<'a> Ingress<'a> {
         let (class, own) = (class_of(object.node), own_settings(object.node));
         let is_aws = facts.ingresses.is_aws(class, !own.is_empty());
         is_aws.then(|| Self { object, settings: Settings::of(own.into_iter(), facts.ingresses.given(class)) })
+    }
+
+    /// With what another Ingress says of plain requests to the load balancer, as EKS-NET-051 writes it.
+    fn redirected(mut self, facts: &'a Facts) -> Self {
+        let port = self.redirect_of_group(facts);
+        self.settings.0.extend(port.map(|port| ("ssl-redirect", port)));
+        self
+    }
+
+    /// The port that plain requests are sent to since another Ingress of the load balancer says so.
+    fn redirect_of_group<'f>(&self, facts: &'f Facts) -> Option<&'f str> {
+        let is_silent = self.shares() && self.setting("ssl-redirect").is_none();
+        self.group(facts).redirect.as_deref().filter(|_| is_silent)
     }
 
     pub(super) fn setting(&self, name: &str) -> Option<&'a str> {
@@ -266,6 +284,7 @@ impl<'a> Ingress<'a> {
 pub(super) fn convert(look: &Look<'_>) -> Vec<Match> {
     let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
     let count = ingress.settings.iter().count();
+    let ingress = ingress.redirected(look.facts);
     let said = format!("Ingress of the AWS Load Balancer Controller with {count} of its annotations");
     let mut found = Match::at(ingress.class_path()).saying(said.clone());
     let target = look.inputs.ingress;
@@ -280,6 +299,12 @@ pub(super) fn convert(look: &Look<'_>) -> Vec<Match> {
         Some(IngressTarget::Gateway) => gateway::convert(look, &ingress, found),
         Some(IngressTarget::Nginx) => ingress_nginx::convert(look, &ingress, found),
     }]
+}
+
+/// `found`, with more to say.
+pub(super) fn also(mut found: Match, more: &str) -> Match {
+    let said = found.message.take().unwrap_or_default();
+    found.saying(format!("{said}; {more}"))
 }
 
 /// A load balancer inside the network, whether the Ingress says so or leaves it to the default.
@@ -347,13 +372,12 @@ pub(super) fn class_settings(look: &Look<'_>) -> Vec<Match> {
 /// it says so: it says that itself, also where it stays and the other one goes.
 pub(super) fn group_redirect(look: &Look<'_>) -> Vec<Match> {
     let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
-    let is_silent = ingress.shares() && ingress.setting("ssl-redirect").is_none();
-    let Some(port) = ingress.group(look.facts).redirect.filter(|_| is_silent) else { return Vec::new() };
+    let Some(port) = ingress.redirect_of_group(look.facts) else { return Vec::new() };
     let path = vec![key("metadata"), key("annotations")];
     vec![Match::at(ingress.class_path()).edit(Edit::Insert {
         path,
         key: annotation("ssl-redirect"),
-        value: port.to_string().into(),
+        value: port.into(),
     })]
 }
 

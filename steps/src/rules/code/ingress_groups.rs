@@ -131,9 +131,11 @@ pub(crate) struct Group {
     /// Ports, redirect and certificates that its Ingresses ask for together.
     pub asked: BTreeSet<String>,
     /// The port of HTTPS to which all of it sends plain requests, whichever of its Ingresses says so.
-    pub redirect: Option<u16>,
+    pub redirect: Option<String>,
     /// Hosts for which one of its Ingresses names a certificate.
     certified: BTreeSet<String>,
+    /// Hosts of the rules of those that listen on HTTPS.
+    answered: BTreeSet<String>,
     schemes: BTreeSet<String>,
     members: BTreeSet<Name>,
     /// What keeps somebody out of all of it, and which Ingresses say so.
@@ -146,6 +148,7 @@ static NOBODY: Group = Group {
     asked: BTreeSet::new(),
     redirect: None,
     certified: BTreeSet::new(),
+    answered: BTreeSet::new(),
     schemes: BTreeSet::new(),
     members: BTreeSet::new(),
     closing: BTreeMap::new(),
@@ -160,6 +163,11 @@ impl Group {
     /// Whether any of its Ingresses says where it is to be reached from.
     pub(super) fn has_scheme(&self) -> bool {
         !self.schemes.is_empty()
+    }
+
+    /// Whether one of its Ingresses answers this very host over HTTPS.
+    pub(super) fn answers(&self, host: &str) -> bool {
+        self.answered.contains(host)
     }
 
     /// Whether each of its Ingresses says `setting`.
@@ -344,8 +352,11 @@ impl Ingresses {
         if settings.listens_on_https() {
             let has = |host: &&String| !certificates.is_empty() || !asked.hosts.contains(host);
             group.certified.extend(asked.routed.iter().filter(has).cloned());
+            group.answered.extend(asked.routed.iter().cloned());
         }
-        group.redirect = group.redirect.or_else(|| settings.ssl_redirect());
+        if group.redirect.is_none() {
+            group.redirect = settings.ssl_redirect().map(|port| port.to_string());
+        }
         group.members.insert(asked.name.clone());
         group.schemes.extend(settings.get("scheme").map(str::to_owned));
         for (name, _) in settings.iter().filter(|(name, _)| OF_BALANCER.iter().any(|(of, _)| of == name)) {

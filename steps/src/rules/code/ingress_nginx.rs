@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::certificates;
-use super::ingress::{Ingress, PREFIX, is_for_any_host};
+use super::ingress::{Ingress, PREFIX, also, is_for_any_host};
 use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -47,11 +47,11 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         found = found.edit(Edit::Insert { path: spec, key: "tls".to_owned(), value: tls.into() });
     }
     if ingress.settings.is_https() && is_for_any_host(node) {
-        let message = found.message.take().unwrap_or_default();
-        found = found.saying(format!(
-            "{message}; requests for any host are answered with the default certificate of NGINX: say which \
-             (`defaultSSLCertificate` of its NginxIngressController)"
-        ));
+        found = also(
+            found,
+            "requests for any host are answered with the default certificate of NGINX: say which \
+             (`defaultSSLCertificate` of its NginxIngressController)",
+        );
     }
     // What was not answered plainly stays so.
     if ingress.settings.redirect().is_some() || !ingress.settings.is_plain() {

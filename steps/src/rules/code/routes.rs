@@ -31,31 +31,18 @@ pub(super) fn routes(
     makes_it: bool,
 ) -> Result<Vec<Value>, String> {
     let parents = Parents { gateway, makes_it };
-    let mut by_host: Vec<(Option<&str>, Vec<Value>)> = Vec::new();
-    let rules = ingress.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
-    for rule in rules {
-        let host = rule.text_at(&["host"]);
-        let paths = rule.at(&["http", "paths"]).map_or(&[][..], Node::items);
-        for path in paths {
-            if is_redirect(ingress, path) {
-                continue;
-            }
-            let backend = path.get("backend").ok_or("a path without a backend")?;
-            let rule = json!({ "matches": [{ "path": path_match(ingress, path)? }],
-                "backendRefs": backends(look, ingress, backend)? });
-            match by_host.iter_mut().find(|(known, _)| *known == host) {
-                Some((_, rules)) => rules.push(rule),
-                None => by_host.push((host, vec![rule])),
-            }
-        }
+    let settings = &ingress.settings;
+    // A listener that sends to HTTPS has no rules beside.
+    // <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/ingress/model_build_listener_rules.go>
+    let has_rules = !settings.only_redirects() || settings.ssl_redirect().is_none();
+    let by_host = if has_rules { by_host(look, ingress)? } else { Vec::new() };
+    if settings.only_redirects() && !by_host.is_empty() {
+        return Err("its action sends plain requests to HTTPS, where it doesn't listen, and it answers others; say HTTPS in \
+                    `listen-ports`, or take the action out"
+            .to_owned());
     }
-    if let Some(backend) = ingress.object.node.at(&["spec", "defaultBackend"]) {
-        let rule = json!({ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }],
-            "backendRefs": backends(look, ingress, backend)? });
-        by_host.push((None, vec![rule]));
-    }
-    let redirect = ingress.settings.redirect();
-    let mut sections: Vec<Listener> = ingress.settings.listeners().into_iter().collect();
+    let redirect = settings.redirect();
+    let mut sections: Vec<Listener> = settings.listeners().into_iter().collect();
     let plain: Vec<Listener> = sections.iter().copied().filter(|l| !l.is_https).collect();
     if redirect.is_some() {
         sections.retain(|listener| listener.is_https);
@@ -79,6 +66,37 @@ pub(super) fn routes(
         }
     }
     Ok(all)
+}
+
+/// Rules by host.
+type ByHost<'a> = Vec<(Option<&'a str>, Vec<Value>)>;
+
+/// What is answered, or why it can't be said.
+fn by_host<'a>(look: &Look<'_>, ingress: &Ingress<'a>) -> Result<ByHost<'a>, String> {
+    let mut by_host: ByHost<'a> = Vec::new();
+    let rules = ingress.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
+    for rule in rules {
+        let host = rule.text_at(&["host"]);
+        let paths = rule.at(&["http", "paths"]).map_or(&[][..], Node::items);
+        for path in paths {
+            if is_redirect(ingress, path) {
+                continue;
+            }
+            let backend = path.get("backend").ok_or("a path without a backend")?;
+            let rule = json!({ "matches": [{ "path": path_match(ingress, path)? }],
+                "backendRefs": backends(look, ingress, backend)? });
+            match by_host.iter_mut().find(|(known, _)| *known == host) {
+                Some((_, rules)) => rules.push(rule),
+                None => by_host.push((host, vec![rule])),
+            }
+        }
+    }
+    if let Some(backend) = ingress.object.node.at(&["spec", "defaultBackend"]) {
+        let rule = json!({ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }],
+            "backendRefs": backends(look, ingress, backend)? });
+        by_host.push((None, vec![rule]));
+    }
+    Ok(by_host)
 }
 
 /// `web`, `web-2`, `web-3`.
