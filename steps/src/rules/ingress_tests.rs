@@ -323,3 +323,48 @@ fn one_that_only_sends_to_https_takes_no_host_from_another() {
     let converted = done(&text, &inputs("gateway"));
     assert!(converted.contains("kind: Ingress\nmetadata:\n  name: r\n"), "{converted}");
 }
+
+#[test]
+fn an_ingress_waits_for_the_one_that_makes_its_gateway() {
+    let a = |spec: &str| ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], spec);
+    let b = ingress("b", &[PUBLIC, GROUP, HTTPS], &hosts(&["b.example.com"], ""));
+    let first = a(&hosts(&["a.example.com"], ""));
+    let text = format!("{first}---\n{b}");
+    let named = with_certificates("gateway", &[("arn", "a-tls"), ("b.example.com", "b-tls")]);
+    let lacking = inputs("gateway");
+    // The input of one is missing, or that of the Gateway: both stay, and are converted together.
+    let mut nowhere = named.clone();
+    nowhere.application_load_balancer = None;
+    for (lacking, need) in [
+        (&lacking, r#"rewrite.certificates."b.example.com""#),
+        (&nowhere, "rewrite.application-load-balancer"),
+    ] {
+        assert_eq!(done(&text, lacking), text);
+        for told in said(&text, lacking) {
+            assert!(!told.rewritten && told.needs == [need], "{told:?}");
+        }
+        let converted = done(&done(&text, lacking), &named);
+        assert!(converted.contains("name: a-tls") && converted.contains("name: b-tls"), "{converted}");
+        assert!(!converted.contains("kind: Ingress"), "{converted}");
+    }
+    // So too where the first one's routes can't be said, or it has no certificate.
+    let wild = hosts(&["a.example.com"], "").replace("path: /, pathType: Prefix", "path: /*/x");
+    let open = ingress("a", &[PUBLIC, GROUP, HTTPS], ALB);
+    let plain = ingress("b", &[PUBLIC, GROUP], &hosts(&["b.example.com"], ""));
+    for (text, inputs) in
+        [(format!("{}---\n{b}", a(&wild)), &named), (format!("{open}---\n{plain}"), &lacking)]
+    {
+        assert_eq!(done(&text, inputs), text);
+        let told = said(&text, inputs);
+        assert!(told[1].message.contains("shop/a") && !told[1].rewritten, "{told:?}");
+    }
+    // Once there is a Gateway, nobody waits.
+    let there = done(&first, &named);
+    let converted = done(&format!("{there}---\n{}---\n{plain}", a(&wild)), &named);
+    assert_eq!(converted.matches("kind: Ingress\n").count(), 1, "{converted}");
+    // The first one is judged by what its load balancer says of it.
+    let sent = ingress("a", &[PUBLIC, GROUP], &wild);
+    let other = ingress("b", &[PUBLIC, GROUP, BOTH, SENT, arns("arn")], &hosts(&["b.example.com"], ""));
+    let converted = done(&format!("{sent}---\n{other}"), &named);
+    assert!(!converted.contains("kind: Ingress\n"), "{converted}");
+}

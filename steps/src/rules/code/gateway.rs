@@ -1,5 +1,8 @@
 //! An Ingress of the AWS Load Balancer Controller as routes of a Gateway, which the first Ingress of its load
 //! balancer makes with the listeners of all.
+//!
+//! Invariant: until there is a Gateway, or the first one makes it, the others stay: what they ask for would be missing
+//! in it.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +15,7 @@ use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::facts::Name;
 use crate::rules::inputs::IngressTarget;
-use crate::rules::object::Object;
+use crate::rules::object::{Object, objects};
 use crate::rules::path::{key, with};
 
 /// That of Application Gateway for Containers.
@@ -29,21 +32,18 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
             Some((owner.0.clone(), called.clone())).filter(|own| look.facts.ingresses.has("Gateway", own))
         }
     };
-    let makes_it = owner == name && there.is_none();
+    let is_there = there.is_some();
     let gateway = there.unwrap_or_else(|| (owner.0.clone(), called));
-    let mut new = Vec::new();
-    if makes_it {
-        match gateway_object(look, ingress, group, &gateway, &mut found) {
-            Ok(object) => new.extend(object),
-            Err(reason) => {
-                return found.saying(format!("it can't be turned into a Gateway by itself: {reason}"));
-            }
-        }
-    }
-    match routes::routes(look, ingress, &gateway, makes_it) {
-        Ok(routes) => new.extend(routes),
-        Err(reason) => return found.saying(format!("it can't be turned into routes by itself: {reason}")),
-    }
+    let made = if is_there || owner == name {
+        made(look, ingress, group, (&gateway, !is_there), &mut found)
+    } else {
+        await_owner(look, &owner, group, &gateway, &mut found)
+            .and_then(|()| made(look, ingress, group, (&gateway, false), &mut found))
+    };
+    let mut new = match made {
+        Ok(new) => new,
+        Err(reason) => return found.saying(reason),
+    };
     if ingress.settings.only_redirects() {
         found =
             also(found, "it listens on no HTTPS, where plain requests are sent: only that becomes a route");
@@ -52,6 +52,47 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     found.effects.drop = true;
     found.effects.add = new;
     found
+}
+
+/// The routes, with the Gateway where the Ingress makes it, or why there can be none.
+fn made(
+    look: &Look<'_>,
+    ingress: &Ingress<'_>,
+    group: &Group,
+    (gateway, makes_it): (&Name, bool),
+    found: &mut Match,
+) -> Result<Vec<Value>, String> {
+    let mut new = Vec::new();
+    if makes_it {
+        let object = gateway_object(look, ingress, group, gateway, found);
+        new.extend(
+            object.map_err(|reason| format!("it can't be turned into a Gateway by itself: {reason}"))?,
+        );
+    }
+    let routes = routes::routes(look, ingress, gateway, makes_it);
+    new.extend(routes.map_err(|reason| format!("it can't be turned into routes by itself: {reason}"))?);
+    Ok(new)
+}
+
+/// Notes what the Ingress needs that makes the Gateway, or says why it stays.
+fn await_owner(
+    look: &Look<'_>,
+    owner: &Name,
+    group: &Group,
+    gateway: &Name,
+    found: &mut Match,
+) -> Result<(), String> {
+    for object in look.facts.ingresses.named(owner).flat_map(objects) {
+        let look = Look { object: &object, facts: look.facts, inputs: look.inputs };
+        let Some(ingress) = Ingress::of(&object, look.facts) else { continue };
+        let made = made(&look, &ingress.redirected(look.facts), group, (gateway, true), found);
+        made.map_err(|reason| {
+            let (namespace, name) = owner;
+            let of = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+            format!("it stays with Ingress {of}{name}, which makes the Gateway of both: {reason}")
+        })?;
+    }
+    Ok(())
 }
 
 /// A group's name as the name of an object.

@@ -197,7 +197,7 @@ impl<'a> Ingress<'a> {
     }
 
     /// With what another Ingress says of plain requests to the load balancer, as EKS-NET-051 writes it.
-    fn redirected(mut self, facts: &'a Facts) -> Self {
+    pub(super) fn redirected(mut self, facts: &'a Facts) -> Self {
         let port = self.redirect_of_group(facts);
         self.settings.0.extend(port.map(|port| ("ssl-redirect", port)));
         self

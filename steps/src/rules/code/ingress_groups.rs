@@ -6,7 +6,7 @@
 //! every Ingress that says something says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::certificates::{hosts_without_secret, tls_secrets_of};
 use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings};
@@ -112,6 +112,7 @@ struct IngressClass {
 #[derive(Debug, Clone)]
 struct Asked {
     name: Name,
+    node: Arc<Node>,
     annotation: Option<String>,
     class: Option<String>,
     own: Vec<(String, String)>,
@@ -301,6 +302,11 @@ impl Ingresses {
         self.shared().groups.get(key).unwrap_or(&NOBODY)
     }
 
+    /// Each Ingress of the name: those of several folders may have one.
+    pub(super) fn named(&self, name: &Name) -> impl Iterator<Item = &Node> {
+        self.asked.iter().filter(move |asked| asked.name == *name).map(|asked| &*asked.node)
+    }
+
     /// The Ingress that makes the policy of a Service.
     pub(super) fn probed_by(&self, service: &Name) -> Option<&Name> {
         self.shared().probes.get(service)
@@ -395,6 +401,7 @@ fn asked(object: &Object<'_>, name: Name) -> Asked {
     let own = own_settings(object.node).into_iter();
     Asked {
         name,
+        node: Arc::new(object.node.clone()),
         annotation,
         class,
         own: own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
