@@ -368,3 +368,29 @@ fn an_ingress_waits_for_the_one_that_makes_its_gateway() {
     let converted = done(&format!("{sent}---\n{other}"), &named);
     assert!(!converted.contains("kind: Ingress\n"), "{converted}");
 }
+
+#[test]
+fn a_secret_of_another_namespace_is_that_of_its_namespace() {
+    let own = |host: &str| hosts(&[host], &format!("\n  tls: [{{hosts: [{host}], secretName: tls}}]"));
+    let a =
+        ingress("a", &[PUBLIC, GROUP, HTTPS], &own("a.example.com")).replace("space: shop", "space: account");
+    let b = ingress("b", &[PUBLIC, GROUP, HTTPS], &own("b.example.com"));
+    let text = format!("{a}---\n{b}");
+    let converted = done(&text, &inputs("gateway"));
+    let (_, refs) = converted.split_once("certificateRefs:").unwrap();
+    let (refs, _) = refs.split_once("---\n").unwrap();
+    assert_eq!(refs.matches("name: tls").count(), 2, "{converted}");
+    assert_eq!(refs.matches("namespace: shop").count(), 1, "{converted}");
+    let grant = converted.split("---\n").find(|text| text.contains("kind: ReferenceGrant\n")).unwrap();
+    assert_eq!(
+        grant,
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata:\n  name: g\n  namespace: shop\nspec:\n  \
+         from:\n  - group: gateway.networking.k8s.io\n    kind: Gateway\n    namespace: account\n  to:\n  - group: \"\"\n    \
+         kind: Secret\n    name: tls\n"
+    );
+    assert_eq!(converted.matches("kind: ReferenceGrant\n").count(), 1, "{converted}");
+    // Where one of them isn't said, nobody knows whether it is the same.
+    let text = text.replace("  namespace: account\n", "");
+    assert_eq!(done(&text, &inputs("gateway")), text);
+    assert!(said(&text, &inputs("gateway"))[0].message.contains("namespace"));
+}

@@ -4,7 +4,7 @@
 //! Invariant: until there is a Gateway, or the first one makes it, the others stay: what they ask for would be missing
 //! in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -20,6 +20,9 @@ use crate::rules::path::{key, with};
 
 /// That of Application Gateway for Containers.
 pub(super) const GATEWAY_CLASS: &str = "azure-alb-external";
+/// What one ReferenceGrant may let somebody read.
+/// <https://gateway-api.sigs.k8s.io/api-types/referencegrant/>
+const OF_GRANT: usize = 16;
 
 /// The conversion.
 pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) -> Match {
@@ -100,57 +103,107 @@ fn gateway_name(group: &str) -> String {
     group.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.', "-")
 }
 
-/// The Gateway, where its inputs are there, or why there can be none.
+/// The Gateway with what it may read elsewhere, where its inputs are there, or why there can be none.
 fn gateway_object(
     look: &Look<'_>,
     ingress: &Ingress<'_>,
     group: &Group,
-    (namespace, name): &Name,
+    gateway: &Name,
     found: &mut Match,
-) -> Result<Option<Value>, String> {
-    let of = |word: &str| -> Vec<String> {
-        group.asked.iter().filter_map(|a| a.strip_prefix(word)).map(str::to_owned).collect()
+) -> Result<Vec<Value>, String> {
+    let (namespace, name) = gateway;
+    let ports = |word: &str| -> Vec<u16> {
+        let lines = group.asked.iter().filter_map(|line| line.strip_prefix(word));
+        lines.filter_map(|line| line.split(' ').next_back()?.parse().ok()).collect()
     };
-    let mut secrets: BTreeSet<String> = of("secret ").into_iter().collect();
-    // Where no certificate is said, AWS finds one by the host; here it must be named.
-    for word in ["certificate ", "host "] {
-        for key in of(word) {
-            secrets.extend(found.need(look.inputs.entry("certificates", &key)));
-        }
-    }
-    let https = of("https-");
-    // The API server takes no listener with TLS and without a certificate.
-    if !https.is_empty() && secrets.is_empty() && found.needs.is_empty() {
-        return Err("no Ingress of its load balancer that is among the objects says which certificate it has on HTTPS; \
-                    give the one that does too, or name a Secret in `tls`"
-            .to_owned());
-    }
+    let (plain, https) = (ports("http-"), ports("https-"));
+    let secrets = if https.is_empty() { BTreeSet::new() } else { secrets_of(look, group, namespace, found)? };
     let mut listeners = Vec::new();
     let from = if ingress.setting("group.name").is_some() { "All" } else { "Same" };
-    for (is_https, lines) in [(false, of("http-")), (true, https)] {
-        let ports = lines.iter().filter_map(|line| line.split(' ').next_back()?.parse::<u16>().ok());
+    for (is_https, ports) in [(false, plain), (true, https)] {
         for port in ports {
             let listener = Listener { is_https, port };
             let mut object = json!({ "name": listener.name(), "port": port,
                 "protocol": if is_https { "HTTPS" } else { "HTTP" },
                 "allowedRoutes": { "namespaces": { "from": from } } });
             if is_https {
-                let refs: Vec<Value> = secrets
-                    .iter()
-                    .map(|secret| json!({ "group": "", "kind": "Secret", "name": secret }))
-                    .collect();
+                let reference = |(of, secret): &Name| {
+                    let mut reference = json!({ "group": "", "kind": "Secret", "name": secret });
+                    if of != namespace {
+                        reference["namespace"] = of.as_str().into();
+                    }
+                    reference
+                };
+                let refs: Vec<Value> = secrets.iter().map(reference).collect();
                 object["tls"] = json!({ "mode": "Terminate", "certificateRefs": refs });
             }
             listeners.push(object);
         }
     }
-    let Some(balancer) = found.need(look.inputs.single("application-load-balancer")) else { return Ok(None) };
+    let Some(balancer) = found.need(look.inputs.single("application-load-balancer")) else {
+        return Ok(Vec::new());
+    };
     let (balancer_namespace, balancer_name) = balancer.split_once('/').unwrap_or((namespace, &balancer));
     let mut metadata = metadata(name, namespace, look.object, &is_for_gateway);
     metadata["annotations"]["alb.networking.azure.io/alb-namespace"] = balancer_namespace.into();
     metadata["annotations"]["alb.networking.azure.io/alb-name"] = balancer_name.into();
-    Ok(Some(json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
-        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } })))
+    let mut new =
+        vec![json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
+        "spec": { "gatewayClassName": GATEWAY_CLASS, "listeners": listeners } })];
+    new.extend(grants(gateway, &secrets));
+    Ok(new)
+}
+
+/// The Secrets of all listeners with TLS, or why they can't be said.
+fn secrets_of(
+    look: &Look<'_>,
+    group: &Group,
+    namespace: &str,
+    found: &mut Match,
+) -> Result<BTreeSet<Name>, String> {
+    let of = |word: &'static str| group.asked.iter().filter_map(move |line| line.strip_prefix(word));
+    let mut secrets = BTreeSet::new();
+    for (of, secret) in of("secret ").filter_map(|secret| secret.split_once('/')) {
+        if of.is_empty() != namespace.is_empty() {
+            return Err(format!(
+                "nobody knows whether Secret `{secret}` is in the namespace of the Gateway; say the namespace in each Ingress \
+                 of the load balancer"
+            ));
+        }
+        secrets.insert((of.to_owned(), secret.to_owned()));
+    }
+    // Where no certificate is said, AWS finds one by the host; here it must be named.
+    for key in of("certificate ").chain(of("host ")) {
+        let secret = found.need(look.inputs.entry("certificates", key));
+        secrets.extend(secret.map(|secret| (namespace.to_owned(), secret)));
+    }
+    // The API server takes no listener with TLS and without a certificate.
+    if secrets.is_empty() && found.needs.is_empty() {
+        return Err("no Ingress of its load balancer that is among the objects says which certificate it has on HTTPS; \
+                    give the one that does too, or name a Secret in `tls`"
+            .to_owned());
+    }
+    Ok(secrets)
+}
+
+/// What lets the Gateway read Secrets of other namespaces.
+fn grants((namespace, name): &Name, secrets: &BTreeSet<Name>) -> Vec<Value> {
+    let mut by_namespace: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for (of, secret) in secrets.iter().filter(|(of, _)| of != namespace) {
+        let to = json!({ "group": "", "kind": "Secret", "name": secret });
+        by_namespace.entry(of).or_default().push(to);
+    }
+    let parts = by_namespace
+        .iter()
+        .flat_map(|(of, all)| all.chunks(OF_GRANT).enumerate().map(move |(at, to)| (of, at, to)));
+    let from = json!([{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": namespace }]);
+    parts
+        .map(|(of, at, to)| {
+            json!({ "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+                "metadata": { "name": routes::numbered(name, at), "namespace": of },
+                "spec": { "from": from, "to": to } })
+        })
+        .collect()
 }
 
 /// Annotations that are read at one kind of object only.

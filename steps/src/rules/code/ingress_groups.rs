@@ -351,7 +351,8 @@ impl Ingresses {
         group.asked.extend(settings.listeners().into_iter().map(|l| format!("{} {}", l.name(), l.port)));
         let certificates = settings.certificates();
         group.asked.extend(certificates.iter().map(|arn| format!("certificate {arn}")));
-        group.asked.extend(asked.tls_secrets.iter().map(|secret| format!("secret {secret}")));
+        let namespace = &asked.name.0;
+        group.asked.extend(asked.tls_secrets.iter().map(|secret| format!("secret {namespace}/{secret}")));
         if settings.finds_certificates() {
             group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
         }

@@ -100,7 +100,7 @@ fn by_host<'a>(look: &Look<'_>, ingress: &Ingress<'a>) -> Result<ByHost<'a>, Str
 }
 
 /// `web`, `web-2`, `web-3`.
-fn numbered(name: &str, at: usize) -> String {
+pub(super) fn numbered(name: &str, at: usize) -> String {
     if at == 0 { name.to_owned() } else { format!("{name}-{}", at + 1) }
 }
 
