@@ -168,14 +168,10 @@ fn a_certificate_of_one_ingress_is_that_of_the_same_host_of_another() {
     let secret = shop("\n  tls: [{hosts: [shop.example.com], secretName: a-tls}]");
     let second = ingress("b", &[PUBLIC, GROUP, HTTPS], &shop(""));
     let named = with_certificates("gateway", &[("arn", "a-tls")]);
-    for first in [
-        ingress("a", &[PUBLIC, GROUP, HTTPS, arns("arn")], &shop("")),
-        ingress("a", &[PUBLIC, GROUP, HTTPS], &secret),
-    ] {
-        for text in [format!("{first}---\n{second}"), format!("{second}---\n{first}")] {
-            let converted = done(&text, &named);
-            assert!(!converted.contains("kind: Ingress") && converted.contains("name: a-tls"), "{converted}");
-        }
+    let first = ingress("a", &[PUBLIC, GROUP, HTTPS], &secret);
+    for text in [format!("{first}---\n{second}"), format!("{second}---\n{first}")] {
+        let converted = done(&text, &named);
+        assert!(!converted.contains("kind: Ingress") && converted.contains("name: a-tls"), "{converted}");
     }
     // One that listens on no HTTPS has none.
     let plain = [PUBLIC, GROUP, ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80}]"#), arns("arn")];
@@ -393,4 +389,29 @@ fn a_secret_of_another_namespace_is_that_of_its_namespace() {
     let text = text.replace("  namespace: account\n", "");
     assert_eq!(done(&text, &inputs("gateway")), text);
     assert!(said(&text, &inputs("gateway"))[0].message.contains("namespace"));
+}
+
+#[test]
+fn an_arn_is_for_no_host_that_has_a_certificate_of_its_own() {
+    let a = ingress(
+        "a",
+        &[PUBLIC, GROUP, HTTPS, arns("arn")],
+        &hosts(&["shop.example.com", "www.example.com"], ""),
+    );
+    let b = ingress("b", &[PUBLIC, GROUP, HTTPS], &hosts(&["shop.example.com"], ""));
+    let text = format!("{a}---\n{b}");
+    for told in said(&text, &inputs("gateway")) {
+        assert_eq!(told.needs, [r#"rewrite.certificates."shop.example.com""#]);
+    }
+    let named = [("arn", "www-tls"), ("shop.example.com", "shop-tls")];
+    let converted = done(&text, &with_certificates("gateway", &named));
+    assert!(converted.contains("name: www-tls") && converted.contains("name: shop-tls"), "{converted}");
+    // NGINX is told no other for it.
+    let converted = done(&text, &with_certificates("nginx", &named));
+    for entry in [
+        "- hosts:\n    - www.example.com\n    secretName: www-tls",
+        "- hosts:\n    - shop.example.com\n    secretName: shop-tls",
+    ] {
+        assert!(converted.contains(entry), "{converted}");
+    }
 }

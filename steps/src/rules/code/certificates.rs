@@ -73,7 +73,8 @@ pub(super) fn tls(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> 
     let (settings, group) = (&ingress.settings, ingress.group(look.facts));
     // NGINX answers over HTTPS also for one that only sends there: with the certificate that another of the load
     // balancer has for this very host, or with its own.
-    let is_open = |host: &&str| settings.listens_on_https() || !group.answers(host);
+    let has_answer = |host: &str| ingress.shares() && group.answers(host);
+    let is_open = |host: &&str| settings.listens_on_https() || !has_answer(host);
     match secrets.as_slice() {
         [] if settings.certificates().is_empty() && settings.is_https() => {
             let mut by_secret: BTreeMap<String, Vec<&str>> = BTreeMap::new();
@@ -85,7 +86,13 @@ pub(super) fn tls(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> 
             let entry = |(secret, hosts)| json!({ "hosts": hosts, "secretName": secret });
             all.extend(by_secret.into_iter().map(entry));
         }
-        [secret] if !hosts.is_empty() => all.push(json!({ "hosts": hosts, "secretName": secret })),
+        [secret] if !hosts.is_empty() => {
+            // Whether it is for a host that another of the load balancer has one for, it says itself.
+            let has_other = |host: &str| ingress.shares() && group.certifies(host);
+            let hosts: Vec<&str> = hosts.into_iter().filter(|host| !has_other(host)).collect();
+            let whole = json!({ "hosts": hosts, "secretName": secret });
+            all.push(if hosts.is_empty() { json!({ "secretName": secret }) } else { whole });
+        }
         // Which of several is a host's, their certificates say.
         several if is_for_all || !hosts.is_empty() => {
             all.extend(several.iter().map(|secret| json!({ "secretName": secret })));

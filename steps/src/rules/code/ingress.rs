@@ -226,7 +226,7 @@ impl<'a> Ingress<'a> {
     }
 
     /// Whether others may have the same load balancer.
-    fn shares(&self) -> bool {
+    pub(super) fn shares(&self) -> bool {
         self.setting("group.name").is_some()
     }
 

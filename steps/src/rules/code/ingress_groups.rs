@@ -133,7 +133,7 @@ pub(crate) struct Group {
     pub asked: BTreeSet<String>,
     /// The port of HTTPS to which all of it sends plain requests, whichever of its Ingresses says so.
     pub redirect: Option<String>,
-    /// Hosts for which one of its Ingresses names a certificate.
+    /// Hosts for which one of its Ingresses names a Secret. Which hosts an ARN is for nobody says.
     certified: BTreeSet<String>,
     /// Hosts of the rules of those that listen on HTTPS.
     answered: BTreeSet<String>,
@@ -164,6 +164,11 @@ impl Group {
     /// Whether any of its Ingresses says where it is to be reached from.
     pub(super) fn has_scheme(&self) -> bool {
         !self.schemes.is_empty()
+    }
+
+    /// Whether one of its Ingresses names a Secret for the host, or has AWS find a certificate for it.
+    pub(super) fn certifies(&self, host: &str) -> bool {
+        self.certified.contains(host) || self.asked.contains(&format!("host {host}"))
     }
 
     /// Whether one of its Ingresses answers this very host over HTTPS.
@@ -357,7 +362,7 @@ impl Ingresses {
             group.asked.extend(asked.hosts.iter().map(|host| format!("host {host}")));
         }
         if settings.listens_on_https() {
-            let has = |host: &&String| !certificates.is_empty() || !asked.hosts.contains(host);
+            let has = |host: &&String| !asked.hosts.contains(host);
             group.certified.extend(asked.routed.iter().filter(has).cloned());
             group.answered.extend(asked.routed.iter().cloned());
         }
