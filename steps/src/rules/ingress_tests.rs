@@ -415,3 +415,27 @@ fn an_arn_is_for_no_host_that_has_a_certificate_of_its_own() {
         assert!(converted.contains(entry), "{converted}");
     }
 }
+
+#[test]
+fn requests_for_hosts_that_nobody_names_are_sent_to_https_too() {
+    let of = |spec: &str| {
+        let converted = done(&ingress("web", &[PUBLIC, BOTH, SENT, arns("arn")], spec), &inputs("gateway"));
+        assert!(!converted.contains("hostnames:\n  - \"\""), "{converted}");
+        let redirect = converted.split("---\n").find(|text| text.contains("name: web-redirect\n")).unwrap();
+        redirect.contains("hostnames")
+    };
+    let named = hosts(&["a.example.com"], "");
+    // The Ingress of the tests has a default backend.
+    assert!(!of(&named));
+    let empty = hosts(&["a.example.com", ""], "");
+    assert!(!of(&empty));
+    let strip = |spec: &str| {
+        let text = ingress("web", &[PUBLIC, BOTH, SENT, arns("arn")], spec);
+        let (text, _) = text.split_once("  defaultBackend").unwrap();
+        done(text, &inputs("gateway"))
+    };
+    let converted = strip(&named);
+    assert_eq!(converted.matches("hostnames:\n  - a.example.com\n").count(), 2, "{converted}");
+    let converted = strip(&empty);
+    assert_eq!(converted.matches("hostnames:").count(), 1, "{converted}");
+}

@@ -514,7 +514,8 @@ fn routes_have_at_most_sixteen_rules_and_names() {
     let arn = ("alb.ingress.kubernetes.io/certificate-arn", "arn");
     let text =
         ingress("web", &[PUBLIC, redirect, ports, arn], &format!("{ALB}\n  rules: [{}]", hosts.join(", ")));
-    let once = done(&text, &inputs("gateway"));
+    let (text, _) = text.split_once("  defaultBackend").unwrap();
+    let once = done(text, &inputs("gateway"));
     assert!(once.contains("name: web-redirect\n") && once.contains("name: web-redirect-2\n"), "{once}");
 }
 

@@ -58,15 +58,20 @@ pub(super) fn own_settings(node: &Node) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// The host of a rule. An empty one is none.
+pub(super) fn host_of(rule: &Node) -> Option<&str> {
+    rule.text_at(&["host"]).filter(|host| !host.is_empty())
+}
+
 pub(super) fn hosts_of(node: &Node) -> Vec<&str> {
     let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
-    rules.iter().filter_map(|rule| rule.text_at(&["host"])).collect()
+    rules.iter().filter_map(host_of).collect()
 }
 
 /// Whether a rule, or no rule, is for whatever host.
 pub(super) fn is_for_any_host(node: &Node) -> bool {
     let rules = node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
-    rules.is_empty() || rules.iter().any(|rule| rule.text_at(&["host"]).is_none_or(str::is_empty))
+    rules.is_empty() || rules.iter().any(|rule| host_of(rule).is_none())
 }
 
 /// What an Ingress asks for, itself or by its class.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::gateway::{is_for_any, is_only_for_gateway, metadata};
-use super::ingress::{Ingress, Listener};
+use super::ingress::{Ingress, Listener, host_of, is_for_any_host};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
@@ -57,8 +57,12 @@ pub(super) fn routes(
     if let (Some(port), false) = (redirect, plain.is_empty()) {
         let rule = json!({ "filters": [{ "type": "RequestRedirect",
             "requestRedirect": { "scheme": "https", "port": port, "statusCode": 301 } }] });
+        // Where any host is answered, requests for any are sent to HTTPS.
+        let answers_any =
+            is_for_any_host(object.node) || object.node.at(&["spec", "defaultBackend"]).is_some();
         let mut seen = BTreeSet::new();
-        let hosts: Vec<&str> = ingress.hosts().into_iter().filter(|host| seen.insert(*host)).collect();
+        let hosts = ingress.hosts().into_iter().filter(|host| !answers_any && seen.insert(*host));
+        let hosts: Vec<&str> = hosts.collect();
         let parts: Vec<&[&str]> = if hosts.is_empty() { vec![&[]] } else { hosts.chunks(OF_ROUTE).collect() };
         for (at, hosts) in parts.into_iter().enumerate() {
             let name = numbered(&format!("{}-redirect", object.name), at);
@@ -76,7 +80,7 @@ fn by_host<'a>(look: &Look<'_>, ingress: &Ingress<'a>) -> Result<ByHost<'a>, Str
     let mut by_host: ByHost<'a> = Vec::new();
     let rules = ingress.object.node.at(&["spec", "rules"]).map_or(&[][..], Node::items);
     for rule in rules {
-        let host = rule.text_at(&["host"]);
+        let host = host_of(rule);
         let paths = rule.at(&["http", "paths"]).map_or(&[][..], Node::items);
         for path in paths {
             if is_redirect(ingress, path) {
