@@ -439,3 +439,19 @@ fn requests_for_hosts_that_nobody_names_are_sent_to_https_too() {
     let converted = strip(&empty);
     assert_eq!(converted.matches("hostnames:").count(), 1, "{converted}");
 }
+
+#[test]
+fn ports_that_nginx_does_not_serve_are_told() {
+    let told = |ports: &str, more: &[(&str, &str)]| {
+        let ports = ("alb.ingress.kubernetes.io/listen-ports", ports);
+        let settings: Vec<_> = more.iter().copied().chain([PUBLIC, ports, arns("arn")]).collect();
+        let text = ingress("web", &settings, ALB);
+        assert!(done(&text, &inputs("nginx")).contains("webapprouting"));
+        finding(&text, &inputs("nginx"), "EKS-NET-001").message
+    };
+    assert!(told(r#"[{"HTTPS":8443}]"#, &[]).contains("HTTPS on port 8443"));
+    assert!(
+        told(r#"[{"HTTP":80},{"HTTPS":443},{"HTTP":8080}]"#, &[]).contains("balancer, HTTP on port 8080")
+    );
+    assert!(!told(r#"[{"HTTP":80},{"HTTPS":443}]"#, &[SENT]).contains("port"));
+}

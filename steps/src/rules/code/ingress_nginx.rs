@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::certificates;
-use super::ingress::{Ingress, PREFIX, also, is_for_any_host};
+use super::ingress::{Ingress, Listener, PREFIX, also, is_for_any_host};
 use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -53,6 +53,14 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
              (`defaultSSLCertificate` of its NginxIngressController)",
         );
     }
+    let lost: Vec<String> = ingress.settings.listeners().into_iter().filter_map(not_served).collect();
+    if !lost.is_empty() {
+        let lost = lost.join(", ");
+        found = also(
+            found,
+            &format!("NGINX serves HTTP on port 80 and HTTPS on 443, not, as its load balancer, {lost}"),
+        );
+    }
     // What was not answered plainly stays so.
     if ingress.settings.redirect().is_some() || !ingress.settings.is_plain() {
         found = found.edit(Edit::Insert {
@@ -71,6 +79,13 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
         };
     }
     found
+}
+
+/// What the managed NGINX has no listener for.
+/// <https://learn.microsoft.com/azure/aks/app-routing>
+fn not_served(listener: Listener) -> Option<String> {
+    let (protocol, served) = if listener.is_https { ("HTTPS", 443) } else { ("HTTP", 80) };
+    (listener.port != served).then(|| format!("{protocol} on port {}", listener.port))
 }
 
 fn stays(found: Match, reason: &str) -> Match {
