@@ -24,8 +24,10 @@ use crate::identity::Association;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
 use crate::manifests::needs::Needs;
+use crate::manifests::sharing;
 use crate::manifests::strip::is_finished;
 use crate::manifests::tree::problem_of;
+use crate::rules::code::ingress_elsewhere::Others;
 use crate::rules::code::ingress_groups::Classes;
 use crate::rules::document::Node;
 use crate::rules::facts::Facts;
@@ -36,6 +38,9 @@ use crate::workload;
 
 /// Kinds that say nothing about what must move: they come and go, or repeat an object's past.
 const PASSING_KINDS: [&str; 4] = ["Event", "Lease", "ControllerRevision", "PodMetrics"];
+
+/// Those that may share a load balancer with one that is looked at.
+const OTHER_INGRESSES: &str = "networking.k8s.io/v1/Ingress (of other namespaces)";
 
 /// How many of what came or went are named.
 const DRIFT_NAMED: usize = 10;
@@ -155,7 +160,7 @@ impl AssessCluster {
             .apiserver_version()
             .await
             .map_err(|e| kube_error(format!("cluster `{}` can't be reached", config.cluster.context), e))?;
-        let (kinds, broken) = served(client).await?;
+        let (all, broken) = served(client).await?;
         let mut gathered = Gathered::new(target);
         for class in storage_classes(client).await? {
             gathered.class(class);
@@ -176,7 +181,7 @@ impl AssessCluster {
             found.objects.extend(eks::vpc_cni(client, &mut found.unreadable).await?);
             gathered.eks(found, &mut unreadable);
         }
-        let (kinds, global): (Vec<&Served>, Vec<&Served>) = kinds.iter().partition(|k| k.namespaced);
+        let (kinds, global): (Vec<&Served>, Vec<&Served>) = all.iter().partition(|k| k.namespaced);
         let kinds: Vec<&Served> = kinds.into_iter().filter(|k| k.listable && !is_passing(k)).collect();
         let total = (kinds.len() * config.namespaces.len()) as u64;
         let mut done = 0;
@@ -207,6 +212,11 @@ impl AssessCluster {
         gathered.facts.ingresses.known =
             if unread.iter().any(is_class) { Classes::Unread } else { Classes::Read };
         unreadable.extend(unread);
+        let others = sharing::others(ctx, client, &all, &gathered.facts.ingresses).await?;
+        if others == Others::Unread {
+            unreadable.insert(OTHER_INGRESSES.to_owned());
+        }
+        gathered.facts.ingresses.others = others;
         ctx.progress(Progress::message("done").items(done, total));
         Ok(gathered.finish(config, rules, version.git_version, unreadable))
     }

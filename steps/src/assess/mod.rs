@@ -8,6 +8,8 @@ mod files;
 mod live;
 mod manifests;
 mod report;
+#[cfg(test)]
+mod sharing_tests;
 mod subscription;
 mod target;
 

@@ -17,7 +17,8 @@ use migrate_plugin_api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::needs::{Needs, kept_back};
+use super::needs::{Needs, is_for_classes, kept_back};
+use super::sharing;
 use super::strip::{
     CLASS_PARAMS, data_source, is_derived, is_scheduled, is_selecting, is_told, left_out, strip,
 };
@@ -25,6 +26,8 @@ use super::tree::{self, Draft};
 use super::yaml::to_yaml;
 use crate::inventory::{Served, each_object, missing_namespaces, served};
 use crate::kubernetes::{connect, kube_error, reach};
+use crate::rules::code::ingress_elsewhere::Others;
+use crate::rules::code::ingress_groups::Ingresses;
 use crate::site::ClusterRef;
 use crate::workload::text;
 
@@ -101,21 +104,24 @@ struct Export<'a> {
     outputs: Outputs,
     custom: BTreeSet<(String, String)>,
     needs: Needs,
+    /// What is exported of these, with their classes.
+    ingresses: Ingresses,
 }
 
 impl<'a> Export<'a> {
     fn new(ctx: &'a StepContext, client: Client, config: &'a Config) -> Self {
-        let (outputs, needs) = (Outputs::default(), Needs::default());
-        Self { ctx, client, config, outputs, custom: BTreeSet::new(), needs }
+        let (outputs, needs, ingresses) = (Outputs::default(), Needs::default(), Ingresses::default());
+        Self { ctx, client, config, outputs, custom: BTreeSet::new(), needs, ingresses }
     }
 
-    async fn run(mut self, write: Write<'_>) -> Result<Outputs, StepError> {
-        let (kinds, broken) = served(&self.client).await?;
+    /// What was written, and what is known of Ingresses that are not and share a load balancer with one that is.
+    async fn run(mut self, write: Write<'_>) -> Result<(Outputs, Others), StepError> {
+        let (all, broken) = served(&self.client).await?;
         self.outputs.unreadable = broken;
-        let qualified = qualified(&kinds);
-        let services = kinds.iter().find(|k| k.id() == "v1/Service");
+        let qualified = qualified(&all);
+        let services = all.iter().find(|k| k.id() == "v1/Service");
         let excluded = &self.config.exclude_kinds;
-        let wanted = kinds.iter().filter(|k| !excluded.contains(&k.resource.kind));
+        let wanted = all.iter().filter(|k| !excluded.contains(&k.resource.kind));
         let (kinds, global): (Vec<&Served>, Vec<&Served>) = wanted.partition(|k| k.namespaced);
         let kinds: Vec<&Served> =
             kinds.into_iter().filter(|k| k.listable && !is_derived(&k.resource.kind)).collect();
@@ -136,6 +142,12 @@ impl<'a> Export<'a> {
             }
         }
         self.needed(&global, write).await?;
+        let others = sharing::others(self.ctx, &self.client, &all, &self.ingresses).await?;
+        if others == Others::Unread {
+            let note = "they could not be read: an Ingress with `group.name` stays when it is rewritten, since one of them \
+                        may say who may come in at the same load balancer";
+            self.outputs.warn("Ingresses of other namespaces".to_owned(), note.to_owned());
+        }
         for (plural, group) in std::mem::take(&mut self.custom) {
             let name = format!("{plural}.{group}");
             let kind = "CustomResourceDefinition";
@@ -143,7 +155,7 @@ impl<'a> Export<'a> {
                 .await?;
         }
         self.outputs.directory.clone_from(&self.config.directory);
-        Ok(self.outputs)
+        Ok((self.outputs, others))
     }
 
     /// The Services of a namespace, and whether each finds its pods by itself: those that can be read.
@@ -172,7 +184,7 @@ impl<'a> Export<'a> {
         write: Write<'_>,
     ) -> Result<(), StepError> {
         let id = kind.id();
-        let (outputs, needs) = (&mut self.outputs, &mut self.needs);
+        let (outputs, needs, ingresses) = (&mut self.outputs, &mut self.needs, &mut self.ingresses);
         let mut written = 0;
         let listed = each_object(self.ctx, &self.client, kind, namespace, |mut object| {
             if let Some(reason) = left_out(&object, services) {
@@ -186,6 +198,9 @@ impl<'a> Export<'a> {
             }
             let name = text(&object, &["metadata", "name"]).unwrap_or_default().to_owned();
             needs.take(&object);
+            if kind.resource.kind == "Ingress" {
+                sharing::take(ingresses, &object);
+            }
             if let Some(from) = data_source(&object) {
                 let note = format!("it was filled from {from} once: exported without that, for a new volume");
                 outputs.warn(format!("{} {namespace}/{name}", kind.resource.kind), note);
@@ -223,6 +238,9 @@ impl<'a> Export<'a> {
         });
         self.outputs.unreadable.extend(unreadable.await?);
         for (kind, mut object) in found {
+            if is_for_classes(&kind) {
+                sharing::take(&mut self.ingresses, &object);
+            }
             let name = text(&object, &["metadata", "name"]).unwrap_or_default().to_owned();
             let shown = format!("{} {name}", kind.resource.kind);
             if let Some(reason) = left_out(&object, &BTreeMap::new()) {
@@ -417,12 +435,13 @@ impl TypedStep for ManifestExport {
         let directory = ctx.path(&config.directory);
         let draft = Draft::new(&directory, &ctx.key)?;
         let export = Export::new(ctx, client, config);
-        let mut outputs =
+        let (mut outputs, others) =
             export.run(&mut |path, bytes, is_private| draft.write(path, bytes, is_private)).await?;
         draft.lacks(&outputs.unreadable)?;
         let lacks_classes = outputs.unreadable.iter().any(|kind| kind == INGRESS_CLASS)
             || config.exclude_kinds.iter().any(|kind| INGRESS_CLASS.ends_with(&format!("/{kind}")));
         draft.says(if lacks_classes { tree::Exported::WithoutClasses } else { tree::Exported::Whole })?;
+        others.to_lines().iter().try_for_each(|lines| draft.shares(lines))?;
         draft.commit()?;
         outputs.digest = tree::digest(&directory)?;
         for Warned { object, note } in &outputs.warnings {
@@ -447,7 +466,7 @@ impl TypedStep for ManifestExport {
             let client = connect(ctx, &config.cluster).await?;
             let export = Export::new(ctx, client, config);
             let (mut changed, mut again) = (Vec::new(), BTreeSet::new());
-            let now = export
+            let (now, _) = export
                 .run(&mut |path, bytes, _| {
                     again.insert(path.to_owned());
                     if std::fs::read(directory.join(path)).ok().as_deref() != Some(bytes) {

@@ -392,6 +392,90 @@ async fn an_exported_ingress_whose_class_could_not_be_read_stays() {
     }
 }
 
+/// Puts an Ingress there that is public in the group `public`, or another, and says more.
+fn put_member(world: &World, (namespace, name, class): (&str, &str, &str), more: Value) {
+    let mut annotations = json!({ "alb.ingress.kubernetes.io/scheme": "internet-facing",
+        "alb.ingress.kubernetes.io/group.name": "public" });
+    for (setting, value) in more.as_object().unwrap() {
+        annotations[format!("alb.ingress.kubernetes.io/{setting}")] = value.clone();
+    }
+    let backend = json!({ "service": { "name": name, "port": { "number": 80 } } });
+    let metadata = json!({ "name": name, "namespace": namespace, "annotations": annotations });
+    let spec = json!({ "ingressClassName": class, "defaultBackend": backend });
+    world.put(&format!("ingresses/{name}"), namespace, json!({ "metadata": metadata, "spec": spec }));
+}
+
+#[tokio::test]
+async fn an_exported_ingress_is_as_open_as_those_elsewhere_with_its_load_balancer_let_it_be() {
+    let guarded = json!({ "group": { "name": "public" }, "inboundCIDRs": ["192.0.2.0/24"] });
+    let none = json!({});
+    // What the other one says, what its class says, and why the exported one stays.
+    let cases = [
+        (none.clone(), &none, None),
+        (json!({ "wafv2-acl-arn": "arn" }), &none, Some("`wafv2-acl-arn` of Ingress platform/base")),
+        (json!({ "scheme": "internal" }), &none, Some("inside the network")),
+        (json!({ "group.name": "x", "security-groups": "sg-1" }), &none, None),
+        (json!({ "group.name": "x" }), &guarded, Some("`inbound-cidrs` of Ingress platform/base")),
+    ];
+    for (at, (says, params, kept)) in cases.into_iter().enumerate() {
+        let world = World::new().await;
+        put_member(&world, ("shop", "web", "alb"), json!({}));
+        put_member(&world, ("platform", "base", "office"), says);
+        world.put("ingressclasses/alb", "", json!({ "spec": { "controller": "ingress.k8s.aws/alb" } }));
+        let of = json!({ "apiGroup": "elbv2.k8s.aws", "kind": "IngressClassParams", "name": "office" });
+        let class = json!({ "controller": "ingress.k8s.aws/alb", "parameters": of });
+        world.put("ingressclasses/office", "", json!({ "spec": class }));
+        world.put("ingressclassparams/office", "", json!({ "spec": params }));
+        world.export().await.unwrap();
+        let expected =
+            ["_cluster/IngressClass-alb.yaml", "_cluster/Namespace-shop.yaml", "shop/Ingress-web.yaml"];
+        assert_eq!(world.files(), expected.map(str::to_owned).into(), "{at}");
+        let stays = |text: &str| text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n");
+        let (text, findings) = rewritten(&world).await;
+        assert_eq!(stays(&text), kept.is_some(), "{at}: {text}\n{findings:#?}");
+        let said = |findings: &[(String, String)], words: &str| {
+            findings.iter().any(|(rule, said)| rule == "EKS-NET-001" && said.contains(words))
+        };
+        assert!(kept.is_none_or(|words| said(&findings, words)), "{at}: {findings:#?}");
+        let (text, _) = rewritten_from(&world, "new", "again").await;
+        assert_eq!(stays(&text), kept.is_some(), "{at}: {text}");
+        // Of a part of the folder nobody knows which others there are.
+        let (text, _) = rewritten_from(&world, "out/shop", "part").await;
+        assert!(stays(&text), "{at}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_exported_ingress_stays_where_those_elsewhere_could_not_be_read() {
+    let world = World::new().await;
+    put_member(&world, ("shop", "web", "alb"), json!({}));
+    world.put("ingressclasses/alb", "", json!({ "spec": { "controller": "ingress.k8s.aws/alb" } }));
+    world.server.with(|held| {
+        held.hook = Some(Box::new(|request, _| (request == "GET ingresses//").then_some(403)));
+    });
+    let outputs = world.export().await.unwrap();
+    // The folder lacks nothing that belongs into it.
+    assert_eq!(outputs.unreadable, [] as [&str; 0]);
+    assert!(warned(&outputs).concat().contains("`group.name`"), "{:?}", outputs.warnings);
+    for (from, to) in [("out", "new"), ("new", "again")] {
+        let (text, findings) = rewritten_from(&world, from, to).await;
+        assert!(text.contains("kind: Ingress\n") && !text.contains("kind: Gateway\n"), "{text}");
+        let said = findings.iter().find(|(rule, _)| rule == "EKS-NET-001").map(|(_, said)| said.as_str());
+        // The class goes with what is written first.
+        let unknown = if from == "out" { "`group.name: public`" } else { "its IngressClass `alb`" };
+        assert!(said.is_some_and(|said| said.contains(unknown)), "{findings:#?}");
+        assert!(!findings.iter().any(|(rule, _)| rule == "EKS-NET-002"), "{findings:#?}");
+    }
+    // One that shares nothing needs no others.
+    world.server.with(|held| {
+        let web = held.objects.get_mut("ingresses/shop/web").unwrap();
+        let annotations = web["metadata"]["annotations"].as_object_mut().unwrap();
+        annotations.remove("alb.ingress.kubernetes.io/group.name").unwrap();
+    });
+    assert_eq!(warned(&world.export().await.unwrap()), [] as [&str; 0]);
+    assert!(rewritten(&world).await.0.contains("kind: Gateway\n"));
+}
+
 /// An export of nothing would replace the folder, and what is applied from it with `prune` would delete everything.
 #[tokio::test]
 async fn a_list_that_names_no_namespace_is_refused_and_replaces_nothing() {
@@ -424,7 +508,8 @@ async fn the_rights_of_the_table_suffice() {
     let world = World::new().await;
     world.put("pods/web", "shop", json!({ "spec": { "priorityClassName": "high" } }));
     world.put("priorityclasses/high", "", json!({ "value": 1 }));
-    world.put("ingresses/web", "shop", json!({ "spec": { "ingressClassName": "alb" } }));
+    put_member(&world, ("shop", "web", "alb"), json!({}));
+    put_member(&world, ("bank", "web", "alb"), json!({}));
     let params = json!({ "apiGroup": "elbv2.k8s.aws", "kind": "IngressClassParams", "name": "p" });
     let class = json!({ "controller": "ingress.k8s.aws/alb", "parameters": params });
     world.put("ingressclasses/alb", "", json!({ "spec": class }));
@@ -463,5 +548,6 @@ async fn the_rights_of_the_table_suffice() {
     });
     let outputs = world.export().await.unwrap();
     assert_eq!(outputs.unreadable, [] as [&str; 0]);
+    assert!(!warned(&outputs).concat().contains("could not be read"), "{outputs:?}");
     assert_eq!(outputs.files, 11, "{outputs:?}");
 }

@@ -24,6 +24,7 @@ mod overlay;
 mod prune;
 pub(crate) mod render;
 pub(crate) mod rewrite;
+pub(crate) mod sharing;
 pub(crate) mod source;
 #[cfg(test)]
 pub(crate) mod stand_in;

@@ -35,6 +35,12 @@ const INGRESS_CLASS: (&str, &str) = ("networking.k8s.io", "IngressClass");
 const CLASS_PARAMS: [(&str, &str); 2] =
     [("elbv2.k8s.aws", "IngressClassParams"), ("eks.amazonaws.com", "IngressClassParams")];
 
+/// Whether objects of the kind say whose Ingresses are whose, or what is said of all of them.
+pub(crate) fn is_for_classes(kind: &Served) -> bool {
+    let kinds = [INGRESS_CLASS, CLASS_PARAMS[0], CLASS_PARAMS[1]];
+    kinds.contains(&(kind.resource.group.as_str(), kind.resource.kind.as_str()))
+}
+
 /// Who in a namespace may do what in all of them.
 const BINDING: (&str, &str) = ("rbac.authorization.k8s.io", "ClusterRoleBinding");
 

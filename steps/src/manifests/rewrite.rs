@@ -328,9 +328,12 @@ impl TypedStep for ManifestRewrite {
         }
         let from = ctx.path(&config.from);
         draft.lacks(&[tree::missing(&from)?, outputs.left_out.clone()].concat())?;
-        // An Ingress that stays is judged by its class again, which may not be in the folder any more.
-        if let Some(exported) = tree::exported(&from, &tree::list_any(&from)?)? {
+        // An Ingress that stays is judged again by its class, which may not be in the folder any more, and by those that
+        // never were.
+        let listing = tree::list_any(&from)?;
+        if let Some(exported) = tree::exported(&from, &listing)? {
             draft.says(exported)?;
+            tree::elsewhere(&from, &listing)?.iter().try_for_each(|others| draft.shares(others))?;
         }
         draft.commit()?;
         outputs.directory.clone_from(&config.to);

@@ -7,6 +7,7 @@ use migrate_plugin_api::StepError;
 
 use super::render::{self, Rendered};
 use super::tree::{self, Entry};
+use crate::rules::code::ingress_elsewhere::Others;
 use crate::rules::code::ingress_groups::Classes;
 use crate::rules::document::{Document, read};
 use crate::rules::facts::Facts;
@@ -74,13 +75,18 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
         charts: Vec::new(),
         base: None,
         others: Vec::new(),
-        skipped: listing.others,
+        skipped: listing.others.clone(),
         facts: Facts::default(),
     };
     source.facts.ingresses.known = match exported {
         None => Classes::Written,
         Some(tree::Exported::Whole) => Classes::Read,
         Some(tree::Exported::WithoutClasses) => Classes::Unread,
+    };
+    source.facts.ingresses.others = match tree::elsewhere(root, &listing)? {
+        _ if exported.is_none() => Others::Written,
+        None => Others::Unread,
+        Some(lines) => Others::of_lines(&lines),
     };
     if let Some(name) = render::overlay_file(root) {
         source.base = Some(base(root, name, &mut source.facts)?);

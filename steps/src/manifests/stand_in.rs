@@ -319,7 +319,9 @@ async fn answer(
             let is_meant = |object: &&Value| {
                 selector.is_none_or(|(key, value)| object["metadata"]["labels"][key] == json!(value))
             };
-            let in_place = held.objects.iter().filter(|(key, _)| key.starts_with(&at));
+            // Of all namespaces, where none is named.
+            let place = if namespace.is_empty() && kind.3 { format!("{}/", kind.2) } else { at };
+            let in_place = held.objects.iter().filter(|(key, _)| key.starts_with(&place));
             let items: Vec<&Value> = in_place.map(|(_, object)| object).filter(is_meant).collect();
             ok(
                 &json!({ "kind": format!("{}List", kind.1), "apiVersion": kind.0, "metadata": {}, "items": items }),

@@ -3,6 +3,7 @@
 //! Owns the marker file by which a folder is known to be ours, and which says what should be in the folder and is
 //! not. Invariant: a folder without it is never replaced. Symbolic links are never followed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -37,6 +38,13 @@ impl Exported {
         }
     }
 }
+
+/// That a folder that was read from a cluster says of Ingresses elsewhere that share a load balancer with one in it: each
+/// has a line.
+const ELSEWHERE: &str = "Read with Ingresses elsewhere that share a load balancer.\n";
+
+/// Before each of them.
+const SHARES: &str = "Shares a load balancer with one in it: ";
 
 /// etcd takes 1.5 MiB an object; a file may hold many, but not without end.
 pub(crate) const FILE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
@@ -189,6 +197,28 @@ pub(crate) fn exported(root: &Path, listing: &Listing) -> Result<Option<Exported
     Ok(found)
 }
 
+/// What `listing` of `root`, which [was read from a cluster](exported), says of Ingresses elsewhere that share a load
+/// balancer with one in it, a line each; `None` where it does not say whether there are any.
+///
+/// # Errors
+/// `Permanent` where a marker can't be read.
+pub(crate) fn elsewhere(root: &Path, listing: &Listing) -> Result<Option<BTreeSet<String>>, StepError> {
+    let mut found = None;
+    for (_, text) in markers(root, listing)? {
+        if text.contains(ELSEWHERE) {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(SHARES)).map(str::to_owned);
+            found.get_or_insert_with(BTreeSet::new).extend(lines);
+        } else if is_exported(&text) {
+            return Ok(None);
+        }
+    }
+    Ok(found)
+}
+
+fn is_exported(marker: &str) -> bool {
+    [Exported::Whole, Exported::WithoutClasses].iter().any(|exported| marker.contains(exported.line()))
+}
+
 /// Whether a folder around `root` was read from a cluster.
 fn is_part(root: &Path) -> Result<bool, StepError> {
     let real = fs::canonicalize(root)
@@ -200,8 +230,7 @@ fn is_part(root: &Path) -> Result<bool, StepError> {
         }
         let bytes = read(&Entry { path: absolute.display().to_string(), absolute })?;
         let text = String::from_utf8_lossy(&bytes);
-        let says = |exported: Exported| text.contains(exported.line());
-        if text.starts_with(WRITTEN) && (says(Exported::Whole) || says(Exported::WithoutClasses)) {
+        if text.starts_with(WRITTEN) && is_exported(&text) {
             return Ok(true);
         }
     }
@@ -370,6 +399,15 @@ impl Draft {
     /// `Permanent` where it can't be written.
     pub(crate) fn says(&self, exported: Exported) -> Result<(), StepError> {
         self.append(exported.line())
+    }
+
+    /// Says in the folder itself that [Ingresses elsewhere](elsewhere) were read, and which there are.
+    ///
+    /// # Errors
+    /// `Permanent` where it can't be written.
+    pub(crate) fn shares(&self, others: &BTreeSet<String>) -> Result<(), StepError> {
+        let lines: String = others.iter().map(|other| format!("{SHARES}{other}\n")).collect();
+        self.append(&format!("{ELSEWHERE}{lines}"))
     }
 
     fn append(&self, lines: &str) -> Result<(), StepError> {

@@ -242,7 +242,7 @@ impl<'a> Ingress<'a> {
     }
 
     /// Where the class stands, or would.
-    fn class_path(&self) -> Path {
+    pub(super) fn class_path(&self) -> Path {
         match class_of(self.object.node) {
             Class::Annotation(_) => vec![key("metadata"), key("annotations"), key(CLASS_ANNOTATION)],
             Class::Named(_) | Class::Default => vec![key("spec"), key("ingressClassName")],
@@ -250,8 +250,11 @@ impl<'a> Ingress<'a> {
     }
 
     /// Why it stays: what would be lost by a conversion, and keeps somebody out.
-    fn kept(&self, facts: &Facts, target: Option<IngressTarget>) -> Option<String> {
-        if let Some(lacking) = facts.ingresses.lacking(class_of(self.object.node)) {
+    pub(super) fn kept(&self, facts: &Facts, target: Option<IngressTarget>) -> Option<String> {
+        let class = class_of(self.object.node);
+        if let Some(lacking) =
+            facts.ingresses.lacking(class).or_else(|| facts.ingresses.lacks_others(&self.settings))
+        {
             return Some(lacking.to_string());
         }
         let group = self.group(facts);
@@ -278,6 +281,12 @@ impl<'a> Ingress<'a> {
             );
         }
         let (name, by) = group.closing().find(|(name, _)| self.shares() && !is_like(name))?;
+        if !facts.ingresses.is_among(by) {
+            return Some(format!(
+                "`{name}` of Ingress {}/{}, with the same load balancer, must be solved; then name another group, or none",
+                by.0, by.1
+            ));
+        }
         Some(format!(
             "`{name}` of Ingress {}, with the same load balancer, must be solved and taken out first",
             by.1
@@ -326,6 +335,7 @@ pub(super) fn internal(look: &Look<'_>) -> Vec<Match> {
         Some(other) => vec![Match::at(ingress.class_path()).found(format!("scheme: {other}"))],
         // The class may say it. EKS-NET-001 tells what is not known.
         None if look.facts.ingresses.lacking(class_of(look.object.node)).is_some() => Vec::new(),
+        None if look.facts.ingresses.lacks_others(&ingress.settings).is_some() => Vec::new(),
         None if !ingress.is_internal(ingress.group(look.facts)) => Vec::new(),
         None if ingress.shares() && ingress.group(look.facts).has_scheme() => vec![
             Match::at(ingress.class_path())

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::certificates::{hosts_without_secret, tls_secrets_of};
 use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings};
+use super::ingress_elsewhere::{Other, Others};
 use super::routes::services_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Name;
@@ -44,9 +45,16 @@ const OF_ROUTES: [(&str, &str); 4] = [
     ("transforms.", "EKS-NET-009"),
 ];
 
+/// What else is said of a load balancer by one of its Ingresses for all of them.
+const FOR_ALL: [&str; 3] = ["scheme", "group.name", "ssl-redirect"];
+
 /// Whether a class with the controller is one of AWS.
 pub(crate) fn is_controller(name: &str) -> bool {
     CONTROLLERS.contains(&name)
+}
+
+fn is_of_balancer(setting: &str) -> bool {
+    OF_BALANCER.iter().any(|(name, _)| *name == setting)
 }
 
 /// The rule that tells a person of a setting which no conversion may lose.
@@ -87,6 +95,8 @@ pub(super) enum Lacking<'a> {
     DefaultClass,
     /// Of the class.
     Params(&'a str),
+    /// Others of the group.
+    Others(&'a str),
 }
 
 impl std::fmt::Display for Lacking<'_> {
@@ -97,6 +107,11 @@ impl std::fmt::Display for Lacking<'_> {
             Self::Params(name) => {
                 write!(f, "what IngressClassParams `{name}` of its class say isn't known; give them too")
             }
+            Self::Others(name) => write!(
+                f,
+                "what Ingresses elsewhere with the same load balancer (`group.name: {name}`) say isn't known; let \
+                 Ingresses of all namespaces be listed and give the whole export, or take `group.name` out"
+            ),
         }
     }
 }
@@ -181,6 +196,18 @@ impl Group {
         self.closing.get(setting).is_some_and(|by| *by == self.members)
     }
 
+    /// Takes what one of its Ingresses says for all of them.
+    fn take(&mut self, name: &Name, settings: &Settings<'_>) {
+        if self.redirect.is_none() {
+            self.redirect = settings.ssl_redirect().map(|port| port.to_string());
+        }
+        self.members.insert(name.clone());
+        self.schemes.extend(settings.get("scheme").map(str::to_owned));
+        for (setting, _) in settings.iter().filter(|(setting, _)| is_of_balancer(setting)) {
+            self.closing.entry(setting.to_owned()).or_default().insert(name.clone());
+        }
+    }
+
     /// What keeps somebody out of all of it, and the first Ingress that says so.
     pub(super) fn closing(&self) -> impl Iterator<Item = (&str, &Name)> {
         self.closing.iter().filter_map(|(setting, by)| Some((setting.as_str(), by.first()?)))
@@ -194,11 +221,22 @@ struct Shared {
     probes: BTreeMap<Name, Name>,
 }
 
+impl Shared {
+    /// Takes an Ingress that is not among the objects: it makes nothing of what is shared.
+    fn take(&mut self, other: &Other) {
+        let own = other.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let (settings, name) = (Settings::of(own, &[]), other.full_name());
+        self.groups.entry(settings.group(&name)).or_default().take(&name, &settings);
+    }
+}
+
 /// Every Ingress, with what is around it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ingresses {
     /// Set before anything is asked.
     pub known: Classes,
+    /// Those that are not among the objects. Set before anything is asked.
+    pub others: Others,
     classes: BTreeMap<String, IngressClass>,
     default: Option<String>,
     /// What IngressClassParams say, as annotations would, by group and name.
@@ -295,6 +333,34 @@ impl Ingresses {
         (!self.params.contains_key(params)).then_some(Lacking::Params(&params.1))
     }
 
+    /// The group of an Ingress, where others may be in it that nobody knows.
+    pub(super) fn lacks_others<'a>(&self, settings: &Settings<'a>) -> Option<Lacking<'a>> {
+        settings.get("group.name").filter(|_| self.others == Others::Unread).map(Lacking::Others)
+    }
+
+    /// Whether an Ingress of that name is among the objects.
+    pub(crate) fn is_among(&self, name: &Name) -> bool {
+        self.asked.iter().any(|asked| asked.name == *name)
+    }
+
+    /// Names of the groups that Ingresses of AWS name, themselves or by their class.
+    pub(crate) fn groups(&self) -> BTreeSet<String> {
+        let settings = self.asked.iter().filter_map(|asked| self.settings(asked));
+        settings.filter_map(|(_, settings)| settings.get("group.name").map(str::to_owned)).collect()
+    }
+
+    /// Ingresses of these groups, with what each says for all of its group.
+    pub(crate) fn of_groups(&self, groups: &BTreeSet<String>) -> BTreeSet<Other> {
+        let all = self.asked.iter().filter_map(|asked| Some((&asked.name, self.settings(asked)?.1)));
+        let of = all.filter(|(_, settings)| settings.get("group.name").is_some_and(|of| groups.contains(of)));
+        of.map(|((namespace, name), settings)| {
+            let for_all = settings.iter().filter(|(name, _)| FOR_ALL.contains(name) || is_of_balancer(name));
+            let settings = for_all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            Other { namespace: namespace.clone(), name: name.clone(), settings }
+        })
+        .collect()
+    }
+
     /// Whether one of the Services asks for a log-in.
     pub(super) fn has_login(&self, namespace: &str, services: &[String]) -> bool {
         self.logins.iter().any(|(of, name)| {
@@ -333,6 +399,10 @@ impl Ingresses {
             for asked in &self.asked {
                 self.share(asked, &mut shared);
             }
+            if let Others::Read(others) = &self.others {
+                let elsewhere = others.iter().filter(|other| !self.is_among(&other.full_name()));
+                elsewhere.for_each(|other| shared.take(other));
+            }
             for group in shared.groups.values_mut() {
                 let Group { asked, certified, .. } = group;
                 asked.retain(|line| line.strip_prefix("host ").is_none_or(|host| !certified.contains(host)));
@@ -341,17 +411,20 @@ impl Ingresses {
         })
     }
 
-    fn share(&self, asked: &Asked, shared: &mut Shared) {
+    /// The class of one of AWS's, and what both say.
+    fn settings<'a>(&'a self, asked: &'a Asked) -> Option<(Class<'a>, Settings<'a>)> {
         let class = match (&asked.annotation, &asked.class) {
             (Some(name), _) => Class::Annotation(name),
             (None, Some(name)) => Class::Named(name),
             (None, None) => Class::Default,
         };
-        if !self.is_aws(class, !asked.own.is_empty()) {
-            return;
-        }
         let own = asked.own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let settings = Settings::of(own, self.given(class));
+        let is_aws = self.is_aws(class, !asked.own.is_empty());
+        is_aws.then(|| (class, Settings::of(own, self.given(class))))
+    }
+
+    fn share(&self, asked: &Asked, shared: &mut Shared) {
+        let Some((class, settings)) = self.settings(asked) else { return };
         let group = shared.groups.entry(settings.group(&asked.name)).or_default();
         group.asked.extend(settings.listeners().into_iter().map(|l| format!("{} {}", l.name(), l.port)));
         let certificates = settings.certificates();
@@ -366,18 +439,12 @@ impl Ingresses {
             group.certified.extend(asked.routed.iter().filter(has).cloned());
             group.answered.extend(asked.routed.iter().cloned());
         }
-        if group.redirect.is_none() {
-            group.redirect = settings.ssl_redirect().map(|port| port.to_string());
-        }
-        group.members.insert(asked.name.clone());
-        group.schemes.extend(settings.get("scheme").map(str::to_owned));
-        for (name, _) in settings.iter().filter(|(name, _)| OF_BALANCER.iter().any(|(of, _)| of == name)) {
-            group.closing.entry(name.to_owned()).or_default().insert(asked.name.clone());
-        }
+        group.take(&asked.name, &settings);
         // It stays an Ingress.
         let is_kept = settings.iter().any(|(name, _)| rule_of(name).is_some())
             || self.has_login(&asked.name.0, &asked.services)
-            || self.lacking(class).is_some();
+            || self.lacking(class).is_some()
+            || self.lacks_others(&settings).is_some();
         if is_kept {
             return;
         }

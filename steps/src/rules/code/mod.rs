@@ -7,6 +7,7 @@ mod gateway;
 mod identity;
 mod images;
 mod ingress;
+pub(crate) mod ingress_elsewhere;
 pub(crate) mod ingress_groups;
 mod ingress_nginx;
 mod keda;
@@ -78,6 +79,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "ingress-class-params" => ingress::class_params,
         "ingress-class-settings" => ingress::class_settings,
         "ingress-group-redirect" => ingress::group_redirect,
+        "ingress-group-elsewhere" => ingress_elsewhere::unknown,
         "ingress-foreign-class" => ingress::foreign_class,
         "gateway-certificates" => gateway::certificates,
         "eks-access-entry" => cluster::access_entry,

@@ -1,0 +1,67 @@
+//! Ingresses that are not among the objects and share a load balancer with some that are: what they say of it counts
+//! for all of them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::ingress::Ingress;
+use super::ingress_groups::annotation;
+use crate::rules::engine::{Look, Match};
+use crate::rules::facts::Name;
+use crate::rules::path::key;
+
+/// What is known of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// People wrote the objects down: nothing tells whether there are any.
+    #[default]
+    Written,
+    /// The objects were read from a cluster, and so were these.
+    Read(BTreeSet<Other>),
+    /// The objects were read from a cluster, without these.
+    Unread,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Other {
+    pub namespace: String,
+    pub name: String,
+    /// What it, or its class, says of the load balancer, under the names of annotations.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Other {
+    pub(super) fn full_name(&self) -> Name {
+        (self.namespace.clone(), self.name.clone())
+    }
+}
+
+impl Others {
+    /// Each in a line; `None` where they are not known.
+    pub(crate) fn to_lines(&self) -> Option<BTreeSet<String>> {
+        match self {
+            Self::Read(all) => all.iter().map(|other| serde_json::to_string(other).ok()).collect(),
+            Self::Written | Self::Unread => None,
+        }
+    }
+
+    /// What [`to_lines`](Self::to_lines) made. They are not known where a line can't be read.
+    pub(crate) fn of_lines(lines: &BTreeSet<String>) -> Self {
+        let all: Result<BTreeSet<Other>, _> = lines.iter().map(|line| serde_json::from_str(line)).collect();
+        all.map_or(Self::Unread, Self::Read)
+    }
+}
+
+/// An Ingress of files that would be converted, and may share its load balancer with one that is not among them.
+pub(super) fn unknown(look: &Look<'_>) -> Vec<Match> {
+    let Some(ingress) = Ingress::of(look.object, look.facts) else { return Vec::new() };
+    let Some(group) = ingress.setting("group.name") else { return Vec::new() };
+    let is_told = look.facts.ingresses.others == Others::Written
+        && ingress.kept(look.facts, look.inputs.ingress).is_none();
+    let own = vec![key("metadata"), key("annotations"), key(annotation("group.name"))];
+    let path = if look.object.node.follow(&own).is_some() { own } else { ingress.class_path() };
+    is_told.then(|| Match::at(path).found(group)).into_iter().collect()
+}
