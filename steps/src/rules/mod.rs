@@ -40,4 +40,6 @@ mod node_tests;
 #[cfg(test)]
 mod secret_tests;
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_setti
 use super::ingress_elsewhere::{Other, Others};
 use super::routes::services_of;
 use crate::rules::document::Node;
-use crate::rules::facts::Name;
+use crate::rules::facts::{Name, Named};
 use crate::rules::object::Object;
 
 /// <https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/ingress/ingress_class/>
@@ -217,7 +217,7 @@ impl Group {
 #[derive(Debug, Clone, Default)]
 struct Shared {
     groups: BTreeMap<String, Group>,
-    /// The first Ingress that says how a Service is probed: it makes the policy.
+    /// The first Ingress of a Service of which it or the Service says how it is probed: it makes the policy.
     probes: BTreeMap<Name, Name>,
 }
 
@@ -244,6 +244,8 @@ pub(crate) struct Ingresses {
     asked: Vec<Asked>,
     /// Services that ask for a log-in themselves.
     logins: BTreeSet<Name>,
+    /// What Services say.
+    services: Named<Vec<(String, String)>>,
     /// Gateways and policies that are there already.
     made: BTreeSet<(&'static str, Name)>,
     shared: OnceLock<Shared>,
@@ -272,8 +274,13 @@ impl Ingresses {
                 let settings = node.get("spec").map(settings_of_params).unwrap_or_default();
                 self.params.insert((object.group.clone(), object.name.clone()), settings);
             }
-            "Service" if own_settings(node).iter().any(|(setting, _)| setting.starts_with("auth-")) => {
-                self.logins.insert(name);
+            "Service" => {
+                let own = own_settings(node);
+                if own.iter().any(|(setting, _)| setting.starts_with("auth-")) {
+                    self.logins.insert(name);
+                }
+                let own = own.into_iter().map(|(setting, value)| (setting.to_owned(), value.to_owned()));
+                self.services.insert(&object.namespace, &object.name, own.collect());
             }
             "Gateway"
                 if node.text_at(&["spec", "gatewayClassName"]) == Some(super::gateway::GATEWAY_CLASS) =>
@@ -368,6 +375,17 @@ impl Ingresses {
         })
     }
 
+    /// What an Ingress asks for on the way to the pods of a Service: what that says goes before.
+    /// <https://github.com/kubernetes-sigs/aws-load-balancer-controller/blob/main/pkg/ingress/model_build_target_group.go>
+    pub(super) fn of_service<'a>(
+        &'a self,
+        settings: &Settings<'a>,
+        (namespace, name): &Name,
+    ) -> Settings<'a> {
+        let own = self.services.get(namespace, name).map_or(&[][..], Vec::as_slice);
+        Settings::of(settings.iter(), own)
+    }
+
     /// The group `key`.
     pub(super) fn group(&self, key: &str) -> &Group {
         self.shared().groups.get(key).unwrap_or(&NOBODY)
@@ -452,13 +470,14 @@ impl Ingresses {
         if group.first.as_ref().is_none_or(earlier) {
             group.first = Some(asked.name.clone());
         }
-        if settings.probes() {
-            for service in &asked.services {
-                let service = (asked.name.0.clone(), service.clone());
-                let first = shared.probes.entry(service).or_insert_with(|| asked.name.clone());
-                if earlier(first) {
-                    *first = asked.name.clone();
-                }
+        for service in &asked.services {
+            let service = (asked.name.0.clone(), service.clone());
+            if !self.of_service(&settings, &service).probes() {
+                continue;
+            }
+            let first = shared.probes.entry(service).or_insert_with(|| asked.name.clone());
+            if earlier(first) {
+                *first = asked.name.clone();
             }
         }
     }

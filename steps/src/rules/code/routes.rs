@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::gateway::{is_for_any, is_only_for_gateway, metadata};
-use super::ingress::{Ingress, Listener, host_of, is_for_any_host};
+use super::ingress::{Ingress, Listener, Settings, host_of, is_for_any_host};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
@@ -232,13 +232,10 @@ fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value,
     Ok(refs.into())
 }
 
-/// One policy a Service, where the Ingress says how its targets are probed, and no other made it.
-pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value> {
-    let setting = |name: &str| ingress.setting(&format!("healthcheck-{name}"));
-    let number = |name: &str| ingress.setting(name).and_then(|text| text.parse::<u64>().ok());
-    if !ingress.settings.probes() {
-        return Vec::new();
-    }
+/// How targets are probed.
+fn probe(settings: &Settings<'_>) -> Map<String, Value> {
+    let setting = |name: &str| settings.get(&format!("healthcheck-{name}"));
+    let number = |name: &str| settings.get(name).and_then(|text| text.parse::<u64>().ok());
     let mut default = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -254,7 +251,7 @@ pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value
     put("unhealthyThreshold", number("unhealthy-threshold-count").map(Value::from));
     put("port", setting("port").and_then(|port| port.parse::<u16>().ok()).map(Value::from));
     let mut http = json!({ "path": setting("path").unwrap_or("/") });
-    if let Some(codes) = ingress.setting("success-codes") {
+    if let Some(codes) = settings.get("success-codes") {
         let ranges: Vec<Value> = codes
             .split(',')
             .filter_map(|part| {
@@ -265,9 +262,15 @@ pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value
         http["match"] = json!({ "statusCodes": ranges });
     }
     put("http", Some(http));
-    if setting("protocol") == Some("HTTPS") {
+    // Without, it is that of other requests.
+    if setting("protocol").or_else(|| settings.get("backend-protocol")) == Some("HTTPS") {
         put("useTLS", Some(true.into()));
     }
+    default
+}
+
+/// One policy a Service, where it or the Ingress says how its targets are probed, and no other made it.
+pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value> {
     let namespace = &ingress.object.namespace;
     let is_mine = |service: &String| {
         let by = look.facts.ingresses.probed_by(&(namespace.clone(), service.clone()));
@@ -277,14 +280,19 @@ pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value
     services_of(ingress.object.node)
         .into_iter()
         .filter(is_mine)
-        .map(|service| {
+        .filter_map(|service| {
+            let name = (namespace.clone(), service.clone());
+            let settings = look.facts.ingresses.of_service(&ingress.settings, &name);
+            if !settings.probes() {
+                return None;
+            }
             let mut target = json!({ "group": "", "kind": "Service", "name": service });
             if !namespace.is_empty() {
                 target["namespace"] = namespace.as_str().into();
             }
-            json!({ "apiVersion": "alb.networking.azure.io/v1", "kind": "HealthCheckPolicy",
+            Some(json!({ "apiVersion": "alb.networking.azure.io/v1", "kind": "HealthCheckPolicy",
                 "metadata": metadata(&policy_name(&service), namespace, ingress.object, &is_for_any),
-                "spec": { "targetRef": target, "default": default.clone() } })
+                "spec": { "targetRef": target, "default": probe(&settings) } }))
         })
         .collect()
 }
