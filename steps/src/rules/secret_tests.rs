@@ -114,6 +114,41 @@ fn a_class_mounts_the_whole_secret_beside_its_fields_with_the_same_permissions()
 }
 
 #[test]
+fn files_of_a_class_keep_their_names() {
+    // The translation of slashes, the object, and its files.
+    for (translation, object, names) in [
+        ("", "jmesPath: [{path: user, objectAlias: db/user}]", ["shop_db", "db_user"]),
+        ("''", "jmesPath: [{path: user, objectAlias: user}]", ["shop_db", "user"]),
+        ("'-'", "jmesPath: [{path: user, objectAlias: db/user}]", ["", "db-user"]),
+        ("'-'", "objectAlias: db/pass, jmesPath: [{path: user, objectAlias: u}]", ["db-pass", "u"]),
+        ("'.'", "jmesPath: [{path: user, objectAlias: db/user}]", ["shop.db", "db.user"]),
+        (
+            "'False'",
+            "objectAlias: //db/pass, jmesPath: [{path: user, objectAlias: db/user}]",
+            ["db/pass", "db/user"],
+        ),
+        (
+            "'false'",
+            "objectAlias: '', jmesPath: [{path: user, objectAlias: db/user}]",
+            ["shop/db", "db/user"],
+        ),
+    ] {
+        let mut text = class(object);
+        if !translation.is_empty() {
+            text = text
+                .replace("  parameters:\n", &format!("  parameters:\n    pathTranslation: {translation}\n"));
+        }
+        let done = left(&text).0;
+        let aliases: Vec<&str> =
+            done.lines().filter_map(|line| line.trim().strip_prefix("objectAlias: ")).collect();
+        // No alias is the secret's name, `shop-db`.
+        let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        assert_eq!(aliases, names, "{text}\n{done}");
+        assert!(!done.contains("pathTranslation"), "{done}");
+    }
+}
+
+#[test]
 fn a_class_that_reads_another_version_than_the_current_one_stays() {
     for (version, named) in [
         ("objectVersionLabel: AWSPREVIOUS", "AWSPREVIOUS"),

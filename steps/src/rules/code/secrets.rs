@@ -15,6 +15,17 @@ use crate::secrets::{field_name, vault_name};
 /// The stage that is read where none is named.
 const CURRENT: &str = "AWSCURRENT";
 
+/// The file that an alias, or a name without one, makes in the folder of a class with this `pathTranslation`: what
+/// slashes become, or that they make folders, as they do with Azure's provider.
+/// <https://github.com/aws/secrets-store-csi-driver-provider-aws/blob/main/provider/secret_descriptor.go> and
+/// <https://github.com/Azure/secrets-store-csi-driver-provider-azure/blob/master/pkg/provider/validate.go>
+fn file_name(translation: Option<&str>, alias: &str) -> String {
+    match translation.filter(|translation| !translation.is_empty()).unwrap_or("_") {
+        none if none.eq_ignore_ascii_case("false") => alias.trim_start_matches('/').to_owned(),
+        sign => alias.replace('/', sign),
+    }
+}
+
 /// A SecretProviderClass of AWS. What pods see stays: the file names, by alias. Beside the fields of a secret
 /// its whole value is a file too:
 /// <https://github.com/aws/secrets-store-csi-driver-provider-aws/blob/main/provider/secrets_manager_provider.go>.
@@ -24,6 +35,11 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
     let mut found = Match::at(path.clone()).found("aws");
     let parameters = object.node.at(&["spec", "parameters"]);
     let text = parameters.and_then(|p| p.text_at(&["objects"])).unwrap_or_default();
+    let translation = parameters.and_then(|p| p.text_at(&["pathTranslation"]));
+    let file = |item: &Node, name: &str| {
+        let alias = item.text_at(&["objectAlias"]).filter(|alias| !alias.is_empty());
+        file_name(translation, alias.unwrap_or(name))
+    };
     let Ok(documents) = read(text) else {
         return vec![found.saying("its `objects` are no YAML, so that they can't be rewritten")];
     };
@@ -39,18 +55,17 @@ pub(super) fn provider_class(look: &Look<'_>) -> Vec<Match> {
             ))];
         }
         let vault = vault_name(&look.inputs.secrets, name);
-        let alias = item.text_at(&["objectAlias"]).map_or_else(|| name.replace('/', "_"), str::to_owned);
         let mode = item.text_at(&["filePermission"]);
-        objects.push(vault_object(&vault, &alias, mode));
+        objects.push(vault_object(&vault, &file(item, name), mode));
         let fields = item.get("jmesPath").map_or(&[][..], Node::items);
         if !fields.is_empty() {
             whole.push(name);
         }
         for field in fields {
             let path = field.text_at(&["path"]).unwrap_or_default();
-            let alias = field.text_at(&["objectAlias"]).unwrap_or(path);
             let mode = field.text_at(&["filePermission"]).or(mode);
-            objects.push(vault_object(&field_name(&look.inputs.secrets, name, path), alias, mode));
+            let vault = field_name(&look.inputs.secrets, name, path);
+            objects.push(vault_object(&vault, &file(field, path), mode));
         }
     }
     if !whole.is_empty() {
