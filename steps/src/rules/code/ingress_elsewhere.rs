@@ -65,3 +65,34 @@ pub(super) fn unknown(look: &Look<'_>) -> Vec<Match> {
     let path = if look.object.node.follow(&own).is_some() { own } else { ingress.class_path() };
     is_told.then(|| Match::at(path).found(group)).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::network_tests::{ALB, PUBLIC, ingress, inputs, rules};
+
+    #[test]
+    fn what_files_do_not_tell_is_left_to_check_where_an_ingress_would_go() {
+        let group = ("alb.ingress.kubernetes.io/group.name", "g");
+        let is_told = |settings: &[(&str, &str)]| {
+            let rules = rules(&ingress("web", settings, ALB), &inputs("gateway"));
+            rules.contains(&"EKS-NET-054".to_owned())
+        };
+        assert!(is_told(&[PUBLIC, group]));
+        assert!(!is_told(&[PUBLIC]));
+        assert!(!is_told(&[group]));
+        assert!(!is_told(&[PUBLIC, group, ("alb.ingress.kubernetes.io/wafv2-acl-arn", "arn")]));
+    }
+
+    #[test]
+    fn a_line_that_can_not_be_read_is_not_taken_for_nobody() {
+        let settings = BTreeMap::from([("wafv2-acl-arn".to_owned(), "a\nb".to_owned())]);
+        let other = Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings };
+        let read = Others::Read(BTreeSet::from([other]));
+        let mut lines = read.to_lines().unwrap();
+        assert!(lines.iter().all(|line| !line.contains('\n')));
+        assert_eq!(Others::of_lines(&lines), read);
+        lines.insert("{}".to_owned());
+        assert_eq!(Others::of_lines(&lines), Others::Unread);
+    }
+}
