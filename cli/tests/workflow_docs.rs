@@ -74,8 +74,8 @@ fn blocks(text: &str) -> Vec<(String, String)> {
 #[test]
 fn their_workflows_are_valid() {
     assert!(check("docs/workflow.md") >= 2);
-    for page in ["docs/cutover.md", "docs/velero.md", "docs/blob-copy.md"] {
-        assert_eq!(check(page), 1, "{page}");
+    for (page, count) in [("docs/cutover.md", 1), ("docs/velero.md", 2), ("docs/blob-copy.md", 1)] {
+        assert_eq!(check(page), count, "{page}");
     }
 }
 

@@ -299,23 +299,23 @@ impl VeleroBackup {
             contents: contents.as_ref(),
         };
         let left_out = made.left_out(velero, &claims).await?;
-        if !config.allow_unmounted {
-            made.refuse(ctx, velero, &left_out).await?;
-        }
-        let hazards = match contents {
-            Some(contents) => hazards::judge(&contents, Some(&volumes), None),
+        let hazards = match contents.as_ref() {
+            Some(contents) => hazards::judge(contents, Some(&volumes), None),
             None => {
-                let (namespaces, known) = (&config.namespaces, (claims, pods));
+                let (namespaces, known) = (&config.namespaces, (claims.clone(), pods));
                 let now = hazards::look(velero, namespaces, known, Some(&volumes), began).await?;
                 hazards::with_seen(now, seen)
             }
         };
-        hazards::refuse(&hazards, config.allow_unfinished_jobs).map_err(|error| {
-            let hint =
-                error.hint.map_or_else(|| another(ctx), |hint| format!("{hint}; then {}", another(ctx)));
-            StepError::permanent(format!("backup `{name}` is not to be restored: {}", error.message))
-                .with_hint(hint)
-        })?;
+        if let Err(error) = hazards::refuse(&hazards, config.allow_unfinished_jobs) {
+            let hint = made.otherwise(ctx, velero, &error.hint.unwrap_or_default()).await?;
+            let message = format!("backup `{name}` is not to be restored: {}", error.message);
+            return Err(StepError::permanent(message).with_hint(hint));
+        }
+        // Last: the way on with such a backup is to restore it as it stands.
+        if !config.allow_unmounted {
+            made.refuse(ctx, velero, &left_out, &claims).await?;
+        }
         let remarks = hazards.iter().map(Hazard::message).collect();
         let bytes = volumes.iter().map(|v| v.bytes).sum();
         let prefixes = prefixes(name, &volumes);

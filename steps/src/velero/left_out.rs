@@ -12,7 +12,7 @@ use super::backup::{another, named};
 use super::contents::{Contents, place};
 use super::volumes::{
     BoundClaim, CLAIMS, UNMOUNTED_HINT, VolumeBackup, absent_namespaces, has_data_of,
-    left_out as left_out_of, was_there,
+    left_out as left_out_of, prefixes, was_there,
 };
 
 /// What is known of a backup that was made.
@@ -65,35 +65,72 @@ impl Made<'_> {
     }
 
     /// Refuses it where claims are `left_out`, and where nothing tells which claims it had: neither itself, as seen from
-    /// here, nor the source.
+    /// here, nor the source, which still has `claims`.
     pub(super) async fn refuse(
         &self,
         ctx: &StepContext,
         velero: &Velero,
         left_out: &[String],
+        claims: &[BoundClaim],
     ) -> Result<(), StepError> {
-        if !left_out.is_empty() {
-            let claims = left_out.join(", ");
-            let message = format!("backup `{}` has no data of these claims: {claims}", self.name);
-            return Err(
-                StepError::permanent(message).with_hint(format!("{UNMOUNTED_HINT}; then {}", another(ctx)))
-            );
-        }
-        if self.contents.is_some() || !self.objects.is_empty() {
+        if left_out.is_empty() && (self.contents.is_some() || !self.objects.is_empty()) {
             return Ok(());
         }
         let absent = absent_namespaces(velero, self.namespaces).await?;
-        if absent.is_empty() {
+        if left_out.is_empty() && absent.is_empty() {
             return Ok(());
         }
-        Err(StepError::permanent(format!(
-            "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer has {}",
-            self.name,
-            named(&absent)
+        if left_out.is_empty() {
+            return Err(StepError::permanent(format!(
+                "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer \
+                 has {}",
+                self.name,
+                named(&absent)
+            ))
+            .with_hint(format!(
+                "resume where the URLs that Velero gives for its files can be reached; {}",
+                self.as_it_stands()
+            )));
+        }
+        let are_there = left_out.iter().all(|path| claims.iter().any(|claim| claim.path() == *path));
+        let hint = match (absent.is_empty(), are_there) {
+            (true, true) => format!("{UNMOUNTED_HINT}; then {}", another(ctx)),
+            (true, false) => format!("{}; {}, of what the source has now", self.as_it_stands(), another(ctx)),
+            (false, _) => self.as_it_stands(),
+        };
+        let message = format!("backup `{}` has no data of these claims: {}", self.name, left_out.join(", "));
+        Err(StepError::permanent(message).with_hint(hint))
+    }
+
+    /// The ways on where it must not be restored as it stands, of which `hint` needs another backup.
+    pub(super) async fn otherwise(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        hint: &str,
+    ) -> Result<String, StepError> {
+        let absent = absent_namespaces(velero, self.namespaces).await?;
+        if absent.is_empty() {
+            return Ok(format!("{hint}; then {}", another(ctx)));
+        }
+        Ok(format!(
+            "the source no longer has {}, so that no other backup can be made: before this one expires, copy it (see \
+             docs/velero.md) and restore it by hand without that, or with that changed: `velero restore create \
+             --from-backup {}` with `--exclude-resources` or `--resource-modifier-configmap`",
+            named(&absent),
+            self.name
         ))
-        .with_hint(
-            "resume where the URLs that Velero gives for its files can be reached; `allow-unmounted = true` accepts that \
-             data may be left behind",
-        ))
+    }
+
+    /// The way on with it where the source has lost what another one would have to hold. This node can't take it: with
+    /// another config it makes another backup.
+    fn as_it_stands(&self) -> String {
+        format!(
+            "no other backup can hold what the source no longer has: before this one expires, restore it as it stands \
+             in a workflow of its own, by `blob.copy` with `order = \"velero\"` and `prefixes = {:?}`, then \
+             `velero.restore` with `backup = \"{}\"` (docs/velero.md)",
+            prefixes(self.name, self.volumes),
+            self.name
+        )
     }
 }

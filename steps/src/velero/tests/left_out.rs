@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::hazards::{list, meanwhile, unmounted};
 use super::source::{backup_config, source};
+use super::target::target;
 use super::*;
 
 /// A source that had the claims `data-db-0`, which is in the backup, and `other`, which no pod mounted any more at
@@ -28,12 +29,26 @@ async fn deleted_source(is_readable: bool) -> Cluster {
     cluster
 }
 
+/// Its backup holds a Job that had not completed.
+fn meanwhile_a_job(cluster: &Cluster) {
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        if path.contains("/backups/") {
+            let job = json!({ "spec": { "template": {} }, "status": { "active": 1 } });
+            state.put("/apis/batch/v1/namespaces/shop/jobs/bill", job);
+        }
+        made(state, path);
+        state.objects.retain(|path, _| !path.starts_with("/apis/batch/v1/namespaces/shop"));
+    }));
+}
+
 fn allowing(cluster: &Cluster) -> Value {
     let mut config = backup_config(cluster);
     config["allow-unmounted"] = json!(true);
     config
 }
 
+/// A run has `allow-unmounted` from its beginning: with another config the node would make another backup.
 #[tokio::test]
 async fn a_claim_without_data_is_named_also_when_its_namespace_is_gone() {
     for is_readable in [true, false] {
@@ -42,6 +57,8 @@ async fn a_claim_without_data_is_named_also_when_its_namespace_is_gone() {
         let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Permanent);
         assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: shop/other"));
+        cluster.finish();
+        let cluster = deleted_source(is_readable).await;
         let config = allowing(&cluster);
         let outputs = backup_step().apply(&ctx, &config).await.unwrap();
         assert_eq!(outputs["left-out"], json!(["shop/other"]));
@@ -68,6 +85,81 @@ async fn a_backup_is_not_handed_on_where_nothing_tells_which_claims_it_had() {
              has namespace shop"
         )
     );
+    let hint = error.hint.unwrap();
+    assert!(
+        hint.starts_with("resume where the URLs that Velero gives for its files can be reached; "),
+        "{hint}"
+    );
+    assert!(hint.ends_with(&as_it_stands()), "{hint}");
+    cluster.finish();
+    let cluster = deleted_source(false).await;
+    cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
     backup_step().apply(&ctx, &allowing(&cluster)).await.unwrap();
+    cluster.finish();
+}
+
+fn as_it_stands() -> String {
+    format!(
+        "no other backup can hold what the source no longer has: before this one expires, restore it as it stands in a \
+         workflow of its own, by `blob.copy` with `order = \"velero\"` and `prefixes = [\"kopia/shop/\", \
+         \"backups/{KEY}/\"]`, then `velero.restore` with `backup = \"{KEY}\"` (docs/velero.md)"
+    )
+}
+
+/// Another backup needs the namespace, and another config makes another backup.
+#[tokio::test]
+async fn what_is_advised_where_the_source_is_gone_can_be_done() {
+    let cluster = deleted_source(true).await;
+    let (_, ctx) = context();
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), as_it_stands());
+    cluster.finish();
+    // Once its claim alone is gone, another backup can be made too.
+    let namespace = "/api/v1/namespaces/shop";
+    cluster.lock().put(namespace, json!({}));
+    let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
+    let another = "`migrate resume test-run --rerun node` makes another backup, of what the source has now";
+    assert_eq!(error.hint.unwrap(), format!("{}; {another}", as_it_stands()));
+    cluster.finish();
+    // A backup that no node of the workflow has made, on the target.
+    let cluster = target().await;
+    {
+        let mut state = cluster.lock();
+        state.put(
+            &format!("{VELERO}/backups/{KEY}"),
+            json!({ "spec": {}, "status": { "phase": "Completed" } }),
+        );
+        state.put(&format!("{VELERO}/podvolumebackups/p1"), pod_volume_backup("Completed", 20));
+    }
+    let config = json!({ "cluster": cluster.reference(), "source": cluster.reference(), "backup": KEY });
+    let outputs = restore_step().apply(&ctx, &config).await.unwrap();
+    assert_eq!(
+        outputs["volumes"],
+        json!([{ "namespace": "shop", "pod": "db-0", "volume": "data", "bytes": 20 }])
+    );
+    for depth in [VerifyDepth::Quick, VerifyDepth::Deep] {
+        let evidence = restore_step().verify(&ctx, &config, &outputs, depth).await.unwrap();
+        assert!(evidence.passed(), "{evidence:?}");
+        let told = evidence.checks.iter().find(|check| check.status == CheckStatus::Warning);
+        assert_eq!(told.unwrap().target, "unknown: nothing was compared", "{depth:?}");
+    }
+    cluster.finish();
+}
+
+/// What it would lead to is told first, since nothing keeps a restore by hand from it.
+#[tokio::test]
+async fn a_backup_that_would_do_harm_is_not_advised_to_be_restored_as_it_stands() {
+    let cluster = deleted_source(true).await;
+    meanwhile_a_job(&cluster);
+    let error = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap_err();
+    let said = "Job shop/bill (not completed) would run again on the target, from the beginning";
+    assert_eq!(error.message, format!("backup `{KEY}` is not to be restored: {said}"));
+    let hint = error.hint.unwrap();
+    assert!(
+        hint.starts_with("the source no longer has namespace shop, so that no other backup can be made: ")
+    );
+    assert!(
+        hint.contains(&format!("`velero restore create --from-backup {KEY}` with `--exclude-resources`"))
+    );
     cluster.finish();
 }
