@@ -27,7 +27,8 @@ use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::hazards::{self, Hazard};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
-use super::left_out::Made;
+use super::left_out::{Made, unlisted};
+use super::noted::{note, noted};
 use super::volumes::{
     BoundClaim, UNMOUNTED_HINT, VolumeBackup, VolumeStates, absent_namespaces, backed_up, bound,
     claims_and_pods, left_out, missed, prefixes,
@@ -128,8 +129,9 @@ impl VeleroBackup {
             refuse_harm(config, velero).await?;
             wait_for_kinds(ctx, velero, self.pace, &config.namespaces).await?;
             // Minutes may have passed, in which work began.
-            refuse_harm(config, velero).await?;
-            let backup = Velero::new_backup(ctx, name, spec.clone());
+            let claims = refuse_harm(config, velero).await?;
+            let mut backup = Velero::new_backup(ctx, name, spec.clone());
+            note(&mut backup, &claims)?;
             match velero.backups().create(&PostParams::default(), &backup).await {
                 Ok(_) => ctx.info(format!("created backup `{name}`")),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -276,7 +278,9 @@ impl VeleroBackup {
         let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
         let counts = (status.warnings, status.errors);
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
-        let list = fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
+        let list: Result<BTreeMap<String, Vec<String>>, StepError> =
+            fetch(ctx, velero, self.pace, VeleroFile::BackupResourceList, name).await;
+        let unlisted = list.as_ref().map(|objects| unlisted(&config.namespaces, objects)).unwrap_or_default();
         let objects = match list {
             Ok(objects) => {
                 refuse_omitted(ctx, config, velero, &objects, &status).await?;
@@ -293,6 +297,7 @@ impl VeleroBackup {
         let made = Made {
             name,
             namespaces: &config.namespaces,
+            noted: &noted(backup)?,
             volumes: &volumes,
             began,
             objects: &objects,
@@ -313,6 +318,7 @@ impl VeleroBackup {
             return Err(StepError::permanent(message).with_hint(hint));
         }
         // Last: the way on with such a backup is to restore it as it stands.
+        made.refuse_unlisted(ctx, velero, &unlisted).await?;
         if !config.allow_unmounted {
             made.refuse(ctx, velero, &left_out, &claims).await?;
         }
@@ -377,12 +383,15 @@ fn is_same(ours: &BackupSpec, found: &BackupSpec) -> bool {
         && ours.snapshot_volumes == found.snapshot_volumes
 }
 
-/// Refuses a backup that lacks data of claims, or whose restore would do harm, as the source is now.
-async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<(), StepError> {
+/// Refuses a backup that lacks data of claims, or whose restore would do harm, as the source is now; else its bound
+/// claims.
+async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<Vec<BoundClaim>, StepError> {
     let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
     refuse_missed_claims(config, &claims, &pods)?;
-    let hazards = hazards::look(velero, &config.namespaces, (claims, pods), None, None).await?;
-    hazards::refuse(&hazards, config.allow_unfinished_jobs)
+    let known = (claims.clone(), pods);
+    let hazards = hazards::look(velero, &config.namespaces, known, None, None).await?;
+    hazards::refuse(&hazards, config.allow_unfinished_jobs)?;
+    Ok(claims)
 }
 
 fn refuse_missed_claims(config: &BackupConfig, claims: &[BoundClaim], pods: &[Pod]) -> Result<(), StepError> {

@@ -21,6 +21,8 @@ pub(super) struct Made<'a> {
     pub name: &'a str,
     /// Its namespaces.
     pub namespaces: &'a [String],
+    /// The paths of the claims that were bound when it was asked for.
+    pub noted: &'a [String],
     /// What it has of volumes.
     pub volumes: &'a [VolumeBackup],
     /// When it began.
@@ -29,6 +31,12 @@ pub(super) struct Made<'a> {
     pub objects: &'a BTreeMap<String, Vec<String>>,
     /// What it holds; `None` where that can't be read.
     pub contents: Option<&'a Contents>,
+}
+
+/// Those of `namespaces` that the list of a backup's `objects` lacks: Velero lists each that it takes along.
+pub(super) fn unlisted(namespaces: &[String], objects: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let listed = objects.get("v1/Namespace").map_or(&[][..], Vec::as_slice);
+    namespaces.iter().filter(|namespace| !listed.contains(namespace)).cloned().collect()
 }
 
 impl Made<'_> {
@@ -40,6 +48,7 @@ impl Made<'_> {
     ) -> Result<Vec<String>, StepError> {
         let mut left_out: BTreeSet<String> =
             left_out_of(claims, self.volumes, self.began).into_iter().collect();
+        left_out.extend(self.noted.iter().filter(|path| !has_data_of(self.volumes, path)).cloned());
         match self.contents {
             // What it holds is restored, whenever it came.
             Some(contents) => {
@@ -99,6 +108,23 @@ impl Made<'_> {
             (false, _) => self.as_it_stands(),
         };
         let message = format!("backup `{}` has no data of these claims: {}", self.name, left_out.join(", "));
+        Err(StepError::permanent(message).with_hint(hint))
+    }
+
+    /// Refuses it where it has nothing of namespaces, which its list lacks.
+    pub(super) async fn refuse_unlisted(
+        &self,
+        ctx: &StepContext,
+        velero: &Velero,
+        unlisted: &[String],
+    ) -> Result<(), StepError> {
+        if unlisted.is_empty() {
+            return Ok(());
+        }
+        let is_whole = absent_namespaces(velero, self.namespaces).await?.is_empty();
+        let hint = if is_whole { another(ctx) } else { self.as_it_stands() };
+        let message =
+            format!("backup `{}` doesn't hold {}: being deleted at its turn", self.name, named(unlisted));
         Err(StepError::permanent(message).with_hint(hint))
     }
 

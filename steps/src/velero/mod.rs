@@ -22,6 +22,7 @@ mod install;
 mod inventory;
 mod left_out;
 mod lone;
+mod noted;
 mod restore;
 mod storage_class;
 #[cfg(test)]

@@ -184,6 +184,8 @@ pub(super) struct BoundClaim {
     pub is_block: bool,
     /// Velero takes it along, and its PersistentVolume with it.
     pub goes_along: bool,
+    /// It comes and goes with a pod, as that of a generic ephemeral volume.
+    pub is_of_pod: bool,
     pub created: Option<Time>,
 }
 
@@ -204,6 +206,7 @@ pub(super) fn bound(claims: &[PersistentVolumeClaim]) -> Vec<BoundClaim> {
         volume: c.spec.as_ref().and_then(|s| s.volume_name.clone()).unwrap_or_default(),
         is_block: c.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block"),
         goes_along: !is_excluded(c) && c.metadata.deletion_timestamp.is_none(),
+        is_of_pod: c.owner_references().iter().any(|owner| owner.kind == "Pod"),
         created: c.metadata.creation_timestamp.clone(),
     };
     claims.iter().filter(is_bound).map(one).collect()
@@ -282,7 +285,8 @@ pub(super) fn was_there(created: Option<&Time>, started: Option<&Time>) -> bool 
     created.zip(started).is_none_or(|(created, started)| created <= started)
 }
 
-/// Those of `namespaces` that the cluster doesn't have. Velero makes a failed backup of such.
+/// Those of `namespaces` that the cluster doesn't have or is deleting. Of the former Velero makes a failed backup, and the
+/// latter it leaves out without a word (`nsTracker` of pkg/backup/item_collector.go).
 pub(super) async fn absent_namespaces(
     velero: &Velero,
     namespaces: &[String],
@@ -292,8 +296,12 @@ pub(super) async fn absent_namespaces(
     for namespace in namespaces {
         let found = api.get_metadata_opt(namespace).await;
         let found = found.map_err(|e| kube_error(format!("failed to read namespace `{namespace}`"), e))?;
-        if found.is_none() {
-            absent.push(namespace.clone());
+        match found {
+            None => absent.push(namespace.clone()),
+            Some(found) if found.metadata.deletion_timestamp.is_some() => {
+                absent.push(format!("{namespace} (being deleted)"));
+            }
+            Some(_) => {}
         }
     }
     Ok(absent)

@@ -43,7 +43,8 @@ async fn told(config: &Value) -> Vec<String> {
 
 /// That the backup holds `objects` too.
 pub(super) fn list(cluster: &Cluster, objects: Value) {
-    let mut all = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
+    let mut all = json!({ "v1/Namespace": ["shop"], "v1/Pod": ["shop/db-0"],
+        "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
     for (kind, names) in objects.as_object().unwrap() {
         all[kind] = names.clone();
     }

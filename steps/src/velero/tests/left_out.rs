@@ -163,3 +163,85 @@ async fn a_backup_that_would_do_harm_is_not_advised_to_be_restored_as_it_stands(
     );
     cluster.finish();
 }
+
+/// A source with a second namespace, of which all goes before Velero's turn but what `stays` of it.
+async fn leaving(stays: Option<&'static str>) -> (Cluster, Value) {
+    let cluster = source().await;
+    let crm = "/api/v1/namespaces/crm";
+    {
+        let mut state = cluster.lock();
+        state.put(crm, json!({}));
+        state.put(&format!("{crm}/persistentvolumeclaims/files"), claim("Bound", "gp3"));
+        let mut ephemeral = claim("Bound", "gp3");
+        let owner =
+            json!({ "apiVersion": "v1", "kind": "Pod", "name": "crm-0", "uid": "u", "controller": true });
+        ephemeral["metadata"]["ownerReferences"] = json!([owner]);
+        state.put(&format!("{crm}/persistentvolumeclaims/crm-0-scratch"), ephemeral);
+        let mut pod = pod();
+        pod["spec"]["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "files" } },
+            { "name": "scratch", "ephemeral": {} }]);
+        let mount = json!({ "name": "scratch", "mountPath": "/s" });
+        pod["spec"]["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
+        state.put(&format!("{crm}/pods/crm-0"), pod);
+    }
+    meanwhile(&cluster, move |state| {
+        state.objects.retain(|path, _| !path.starts_with(crm) || stays == Some(path.as_str()));
+    });
+    let mut config = backup_config(&cluster);
+    config["namespaces"] = json!(["shop", "crm"]);
+    (cluster, config)
+}
+
+#[tokio::test]
+async fn a_namespace_that_goes_before_veleros_turn_is_named() {
+    for is_back in [false, true] {
+        let (cluster, mut config) = leaving(None).await;
+        if is_back {
+            let made = cluster.lock().on_create.take().unwrap();
+            cluster.lock().on_create = Some(Box::new(move |state, path| {
+                made(state, path);
+                state.put("/api/v1/namespaces/crm", json!({}));
+            }));
+        }
+        // However much may be left behind.
+        for allowed in [false, true] {
+            config["allow-unmounted"] = json!(allowed);
+            let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+            assert_eq!(error.class, ErrorClass::Permanent);
+            assert_eq!(
+                error.message,
+                format!("backup `{KEY}` doesn't hold namespace crm: being deleted at its turn")
+            );
+            let another = "`migrate resume test-run --rerun node` makes another backup";
+            let hint = if is_back { another.to_owned() } else { as_it_stands() };
+            assert_eq!(error.hint.unwrap(), hint);
+        }
+        cluster.finish();
+    }
+    // The only one, of which nothing is left but itself.
+    let cluster = source().await;
+    meanwhile(&cluster, |state| {
+        state.objects.retain(|path, _| !path.starts_with("/api/v1/namespaces/shop/"));
+        state.objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+        state.put_file("BackupResourceList", KEY, &json!({}));
+    });
+    let error = backup_step().apply(&context().1, &allowing(&cluster)).await.unwrap_err();
+    assert!(error.message.contains("doesn't hold namespace shop"), "{error}");
+    cluster.finish();
+}
+
+/// As where a release is uninstalled and its claims are deleted.
+#[tokio::test]
+async fn a_claim_that_goes_before_veleros_turn_is_named() {
+    let (cluster, config) = leaving(Some("/api/v1/namespaces/crm")).await;
+    list(&cluster, json!({ "v1/Namespace": ["crm", "shop"] }));
+    let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+    // What came and went with a pod is not missed.
+    assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: crm/files"));
+    assert!(error.hint.unwrap().starts_with(&as_it_stands()));
+    // Also where neither its list nor its contents can be read.
+    cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
+    let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+    assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: crm/files"));
+    cluster.finish();
+}

@@ -17,7 +17,8 @@ pub(super) async fn source() -> Cluster {
     state.put("/api/v1/namespaces/shop", json!({}));
     state.put("/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0", claim("Bound", "gp3"));
     state.put("/api/v1/namespaces/shop/pods/db-0", pod());
-    let objects = json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
+    let objects = json!({ "v1/Namespace": ["shop"], "v1/Pod": ["shop/db-0"],
+        "v1/PersistentVolumeClaim": ["shop/data-db-0"] });
     state.put_file("BackupResourceList", KEY, &objects);
     state.put_contents(KEY);
     state.on_create = Some(Box::new(|state, path| {
@@ -55,7 +56,8 @@ async fn a_backup_is_created_once_followed_and_proven() {
             "prefixes": ["kopia/shop/", format!("backups/{KEY}/")],
             "volumes": [{ "namespace": "shop", "pod": "db-0", "volume": "data", "claim": "data-db-0",
                 "bytes": 20, "snapshot-id": "k1" }],
-            "objects": { "v1/PersistentVolumeClaim": ["shop/data-db-0"], "v1/Pod": ["shop/db-0"] },
+            "objects": { "v1/Namespace": ["shop"], "v1/PersistentVolumeClaim": ["shop/data-db-0"],
+                "v1/Pod": ["shop/db-0"] },
             "left-out": [], "warnings": [], "errors": [], "bytes": 20,
         })
     );
@@ -224,8 +226,8 @@ async fn a_claim_that_no_running_pod_mounts_is_never_left_behind_silently() {
     }
     assert!(cluster.writes().is_empty());
     config["allow-unmounted"] = json!(true);
-    let objects =
-        json!({ "v1/Pod": ["shop/db-0"], "v1/PersistentVolumeClaim": ["shop/data-db-0", "shop/idle"] });
+    let objects = json!({ "v1/Namespace": ["shop"], "v1/Pod": ["shop/db-0"],
+        "v1/PersistentVolumeClaim": ["shop/data-db-0", "shop/idle"] });
     cluster.lock().put_file("BackupResourceList", KEY, &objects);
     assert_eq!(backup_step().plan(&ctx, &config).await.unwrap().problems[0].severity, Severity::Warning);
     let outputs = backup_step().apply(&ctx, &config).await.unwrap();
@@ -265,6 +267,11 @@ async fn a_misspelt_namespace_is_named_before_anything_starts() {
     assert_eq!(problems[0].field.as_deref(), Some("namespaces"));
     let error = backup_step().apply(&ctx, &config).await.unwrap_err();
     assert_eq!(error.message, "cluster `test` has no namespace shpo");
+    // Velero would leave it out without a word.
+    let deleted = json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } });
+    cluster.lock().put("/api/v1/namespaces/shpo", deleted);
+    let error = backup_step().apply(&ctx, &config).await.unwrap_err();
+    assert_eq!(error.message, "cluster `test` has no namespace shpo (being deleted)");
     assert!(cluster.writes().is_empty());
     cluster.finish();
 }
