@@ -167,7 +167,11 @@ pub(super) async fn withdraw_if_occupied(
         None => backed_up(&velero.volumes_of_backup(&config.backup).await?),
     };
     let occupied = match refuse_occupied(velero, &volumes).await {
-        Err(e) if e.class == ErrorClass::Conflict => e,
+        // None of it was there when the restore was made.
+        Err(e) if e.class == ErrorClass::Conflict => e.with_hint(
+            "others have made them since the restore was, and may have written to them: look before you delete anything; \
+             once they are gone, resume makes it again",
+        ),
         other => return other,
     };
     let name = restore.name_any();
@@ -203,7 +207,10 @@ pub(super) fn occupied_error(occupied: &[String]) -> StepError {
         "the target already has {}: Velero would skip them and move no data",
         occupied.join(", ")
     ))
-    .with_hint("delete them, or their namespace, on the target; and the restore that made them, if one did")
+    .with_hint(
+        "they may hold what others have written: look before you delete them, or their namespace, on the target; and the \
+         restore that made them, if one did",
+    )
 }
 
 async fn inhabitants(

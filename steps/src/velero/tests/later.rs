@@ -215,6 +215,9 @@ async fn a_restore_whose_way_is_taken_before_its_turn_is_taken_back_unless_veler
             let error = result.unwrap_err();
             assert_eq!(error.class, ErrorClass::Conflict);
             assert!(error.message.starts_with("the target already has claim shop/data-db-0"), "{error}");
+            let hint = error.hint.unwrap();
+            assert!(hint.starts_with("others have made them since the restore was, and may have"), "{hint}");
+            assert!(hint.contains("look before you delete anything"), "{hint}");
         }
         cluster.finish();
     }
@@ -233,11 +236,14 @@ async fn a_restore_that_is_gone_before_its_turn_is_not_said_to_have_made_anythin
         let in_the_way = "the target already has claim shop/data-db-0, pod shop/db-0";
         let said = if answer == 404 { in_the_way } else { "restore `node-0000000000` was deleted before" };
         assert!(error.message.starts_with(said), "{answer}: {error}");
-        assert!(!error.hint.unwrap().contains("delete what it made"), "{answer}");
+        let hint = error.hint.unwrap().replace("look before you delete anything", "");
+        assert!(!hint.contains("delete"), "{answer}: {hint}");
         // Going on restores over nothing.
         let error = restore_step().apply(&ctx, &config).await.unwrap_err();
         assert_eq!(error.class, ErrorClass::Conflict);
         assert!(error.message.starts_with(in_the_way), "{error}");
+        let hint = error.hint.unwrap();
+        assert!(hint.starts_with("they may hold what others have written: look before you delete them"), "{hint}");
         cluster.finish();
     }
 }
