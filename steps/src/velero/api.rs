@@ -71,6 +71,7 @@ pub(super) struct BackupStatus {
     pub warnings: u64,
     pub errors: u64,
     pub start_timestamp: Option<Time>,
+    pub completion_timestamp: Option<Time>,
     pub progress: Option<BackupProgress>,
 }
 

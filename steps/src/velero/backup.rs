@@ -27,6 +27,7 @@ use super::follow::{Pace, Patience, Stage, Stall, stage};
 use super::hazards::{self, Hazard};
 use super::install::{Role, preflight, to_problem};
 use super::inventory::{omitted, wait_for_kinds};
+use super::known::{Known, listed};
 use super::left_out::{Made, unlisted};
 use super::noted::{note, noted};
 use super::volumes::{
@@ -146,14 +147,14 @@ impl VeleroBackup {
         ctx.set_handle(name).await
     }
 
-    /// Follows the backup to its end. With it comes what was seen of hazards when Velero was first seen at work, should
-    /// the backup itself be out of reach.
+    /// Follows the backup to its end. With it comes what the source had when Velero was first seen at work, should the
+    /// backup itself be out of reach.
     async fn follow(
         &self,
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-    ) -> Result<(Backup, Vec<Hazard>), StepError> {
+    ) -> Result<(Backup, Contents), StepError> {
         let name = ctx.key.as_str();
         let mut patience = Patience::new(self.pace.outage);
         let mut stall = Stall::new(self.pace.stall);
@@ -167,8 +168,7 @@ impl VeleroBackup {
             if let Some((backup, volumes)) = patience.bear(self.pace.in_time(look).await, Instant::now())? {
                 let status = backup.status.clone().unwrap_or_default();
                 if seen.is_none() && stage(&status.phase) == Stage::Working {
-                    let hazards = self.hazards_of(ctx, config, velero, &status).await;
-                    seen = patience.bear(hazards, Instant::now())?;
+                    seen = patience.bear(self.look(ctx, config, velero).await, Instant::now())?;
                 }
                 let states = VolumeStates::of_backup(&volumes);
                 let items = status.progress.as_ref().map_or((0, 0), |p| (p.items_backed_up, p.total_items));
@@ -190,26 +190,25 @@ impl VeleroBackup {
         }
     }
 
-    /// What the source has of hazards while Velero is at the backup. Each namespace has its own time to answer, since
-    /// there may be very many.
-    async fn hazards_of(
+    /// What the source has while Velero is at the backup. Each namespace has its own time to answer, since there may be
+    /// very many.
+    async fn look(
         &self,
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-        status: &BackupStatus,
-    ) -> Result<Vec<Hazard>, StepError> {
-        let mut hazards = Vec::new();
+    ) -> Result<Contents, StepError> {
+        let mut found = Contents::default();
         for namespace in config.namespaces.chunks(1) {
             ctx.check_cancelled()?;
             let look = async {
                 // Which claims have no data shows at the end.
-                let known = (Vec::new(), velero.list_in(namespace, "the pods").await?);
-                hazards::look(velero, namespace, known, None, status.start_timestamp.as_ref()).await
+                let listed = (Vec::new(), velero.list_in(namespace, "the pods").await?);
+                Contents::of_cluster(velero, namespace, listed).await
             };
-            hazards.extend(self.pace.in_time(look).await?);
+            found = found.and(self.pace.in_time(look).await?);
         }
-        Ok(hazards)
+        Ok(found)
     }
 
     /// Why the backup failed, as the error to return.
@@ -267,7 +266,7 @@ impl VeleroBackup {
         ctx: &StepContext,
         config: &BackupConfig,
         velero: &Velero,
-        (backup, seen): (&Backup, Vec<Hazard>),
+        (backup, seen): (&Backup, Contents),
     ) -> Result<BackupOutputs, StepError> {
         let name = ctx.key.as_str();
         let status = backup.status.clone().unwrap_or_default();
@@ -307,9 +306,10 @@ impl VeleroBackup {
         let hazards = match contents.as_ref() {
             Some(contents) => hazards::judge(contents, Some(&volumes), None),
             None => {
-                let (namespaces, known) = (&config.namespaces, (claims.clone(), pods));
-                let now = hazards::look(velero, namespaces, known, Some(&volumes), began).await?;
-                hazards::with_seen(now, seen)
+                let now = Contents::of_cluster(velero, &config.namespaces, (claims.clone(), pods)).await?;
+                let listed = listed(&pod_volume_backups, &status);
+                let known = Known { began, listed, objects: &objects };
+                hazards::guess(velero, (now, seen), &volumes, &known).await?
             }
         };
         if let Err(error) = hazards::refuse(&hazards, config.allow_unfinished_jobs) {
@@ -389,7 +389,7 @@ async fn refuse_harm(config: &BackupConfig, velero: &Velero) -> Result<Vec<Bound
     let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
     refuse_missed_claims(config, &claims, &pods)?;
     let known = (claims.clone(), pods);
-    let hazards = hazards::look(velero, &config.namespaces, known, None, None).await?;
+    let hazards = hazards::look(velero, &config.namespaces, known).await?;
     hazards::refuse(&hazards, config.allow_unfinished_jobs)?;
     Ok(claims)
 }
@@ -503,7 +503,7 @@ impl TypedStep for VeleroBackup {
             plan.problems.push(problem.in_field("namespaces"));
         }
         let allowed = config.field::<bool>("allow-unfinished-jobs")?.unwrap_or(false);
-        match hazards::look(&velero, &namespaces, (claims, pods), None, None).await {
+        match hazards::look(&velero, &namespaces, (claims, pods)).await {
             Ok(hazards) => plan.problems.extend(hazards.iter().map(|hazard| hazard.to_problem(allowed))),
             Err(e) => plan.problems.push(to_problem(&e)),
         }

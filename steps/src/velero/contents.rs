@@ -48,6 +48,17 @@ impl Contents {
         })
     }
 
+    /// With `other`.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.pods.extend(other.pods);
+        self.jobs.extend(other.jobs);
+        self.services.extend(other.services);
+        self.cron_jobs.extend(other.cron_jobs);
+        self.claims.extend(other.claims);
+        self.volumes.extend(other.volumes);
+        self
+    }
+
     /// As the archive of a backup has them, `resources/RESOURCE.GROUP/namespaces/NAMESPACE/NAME.json` and
     /// `resources/RESOURCE.GROUP/cluster/NAME.json`:
     /// <https://velero.io/docs/main/output-file-format/>.

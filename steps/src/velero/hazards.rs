@@ -7,7 +7,7 @@ use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Service, Volume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Api, ResourceExt};
 use migrate_plugin_api::{Problem, StepError};
 use serde::Serialize;
@@ -17,7 +17,8 @@ use super::api::Velero;
 use super::compare::some;
 use super::contents::{Contents, place};
 use super::inventory::is_excluded;
-use super::volumes::{BoundClaim, VolumeBackup, missed, read_through, was_there, without_data};
+use super::known::Known;
+use super::volumes::{BoundClaim, VolumeBackup, has_data_of, missed, read_through};
 use crate::kubernetes::kube_error;
 use crate::rules::exposure::becomes_public;
 
@@ -47,6 +48,9 @@ enum Kind {
     SharedClaim,
     UnfinishedWork,
     InsideService,
+    UnseenVolume,
+    UnseenWork,
+    UnseenService,
     KeptVolume,
     SharedUnread,
     HostPath,
@@ -54,12 +58,15 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::SharedVolume,
         Self::ReadOnlyVolume,
         Self::SharedClaim,
         Self::UnfinishedWork,
         Self::InsideService,
+        Self::UnseenVolume,
+        Self::UnseenWork,
+        Self::UnseenService,
         Self::KeptVolume,
         Self::SharedUnread,
         Self::HostPath,
@@ -84,6 +91,17 @@ impl Kind {
             Self::UnfinishedWork => "would run again on the target, from the beginning",
             Self::InsideService => {
                 "would be public on AKS, which doesn't read what keeps it inside, or guards it, on AWS"
+            }
+            Self::UnseenVolume => {
+                "can't be read from here, and its pod is gone from the source: if it is a share, the restore would write \
+                 the backup over what is in it by then"
+            }
+            Self::UnseenWork => {
+                "can't be read from here, and is gone from the source: if it had not ended, it would run again on the \
+                 target, from the beginning"
+            }
+            Self::UnseenService => {
+                "can't be read from here, and is gone from the source: if AWS kept it inside, it would be public on AKS"
             }
             Self::HostPath => "would be left behind: Velero doesn't read folders of nodes",
             Self::CronJob => "would run on the target as well, at the same times",
@@ -113,6 +131,9 @@ impl Kind {
                  AWS doesn't read (`\"false\"` says that public is meant); or label it \
                  `velero.io/exclude-from-backup=true`"
             }
+            Self::UnseenVolume | Self::UnseenWork | Self::UnseenService => {
+                "back up fewer namespaces at once, and delete nothing from them meanwhile"
+            }
             Self::HostPath => "what is needed of it must be moved by other means",
             Self::CronJob => "suspend it before the backup, and on one side until traffic has moved",
         }
@@ -121,7 +142,8 @@ impl Kind {
     fn is_refused(self, allow_unfinished: bool) -> bool {
         match self {
             Self::SharedVolume | Self::ReadOnlyVolume | Self::SharedClaim | Self::InsideService => true,
-            Self::UnfinishedWork => !allow_unfinished,
+            Self::UnseenVolume | Self::UnseenService => true,
+            Self::UnfinishedWork | Self::UnseenWork => !allow_unfinished,
             Self::KeptVolume | Self::SharedUnread | Self::HostPath | Self::CronJob => false,
         }
     }
@@ -144,15 +166,6 @@ impl Hazard {
     }
 }
 
-/// Adds what was `seen` while a backup was made, that can't be read, and is gone by now, where a person must do something
-/// about it.
-pub(super) fn with_seen(mut now: Vec<Hazard>, seen: Vec<Hazard>) -> Vec<Hazard> {
-    let gone = |hazard: &Hazard| hazard.kind.is_refused(false) && !now.contains(hazard);
-    let gone: Vec<Hazard> = seen.into_iter().filter(gone).collect();
-    now.extend(gone);
-    now
-}
-
 /// Refuses to make a backup, or to hand it on, while there is one that a person must do something about.
 pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), StepError> {
     let (mut messages, mut hints) = (Vec::new(), Vec::new());
@@ -170,68 +183,106 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
-/// Looks at `namespaces`, of which claims and pods are `known`, as they are; `volumes` and `began` as [`judge`] has them.
+/// Looks at `namespaces`, of which claims and pods are `listed`, as they are.
 pub(super) async fn look(
     velero: &Velero,
     namespaces: &[String],
-    known: (Vec<BoundClaim>, Vec<Pod>),
-    volumes: Option<&[VolumeBackup]>,
-    began: Option<&Time>,
+    listed: (Vec<BoundClaim>, Vec<Pod>),
 ) -> Result<Vec<Hazard>, StepError> {
-    let mut now = Contents::of_cluster(velero, namespaces, known).await?;
+    let now = Contents::of_cluster(velero, namespaces, listed).await?;
+    Ok(judge(&with_volumes(velero, now, None, None).await?, None, None))
+}
+
+/// As [`judge`], of a backup whose contents can't be read: by what the source has `now`, and had when it was `seen` while
+/// Velero was at work. What is gone by now counts where a person must do something about it.
+pub(super) async fn guess(
+    velero: &Velero,
+    (now, seen): (Contents, Contents),
+    volumes: &[VolumeBackup],
+    known: &Known<'_>,
+) -> Result<Vec<Hazard>, StepError> {
+    let now = with_volumes(velero, now, Some(volumes), Some(known)).await?;
+    let mut hazards = judge(&now, Some(volumes), Some(known));
+    let before = judge(&seen, Some(volumes), Some(known)).into_iter();
+    let gone: Vec<Hazard> =
+        before.filter(|hazard| hazard.kind.is_refused(false) && !hazards.contains(hazard)).collect();
+    hazards.extend(gone);
+    let unjudged = known.unjudged(&now, &seen, volumes);
+    for (kind, names) in [
+        (Kind::UnseenVolume, unjudged.volumes),
+        (Kind::UnseenWork, unjudged.work),
+        (Kind::UnseenService, unjudged.services),
+    ] {
+        hazards.extend(names.into_iter().map(|what| Hazard { kind, what }));
+    }
+    Ok(hazards)
+}
+
+/// With the PersistentVolumes of the claims that go along without their data.
+async fn with_volumes(
+    velero: &Velero,
+    mut now: Contents,
+    volumes: Option<&[VolumeBackup]>,
+    known: Option<&Known<'_>>,
+) -> Result<Contents, StepError> {
     let api: Api<PersistentVolume> = Api::all(velero.client.clone());
     let mut found = Vec::new();
-    for claim in unread(&now, volumes, began) {
+    for claim in unread(&now, volumes, known) {
         let volume = api.get_opt(&claim.volume).await;
         found.extend(volume.map_err(|e| {
             kube_error(format!("failed to read volume `{}` of claim {}", claim.volume, claim.path()), e)
         })?);
     }
     now.volumes = found;
-    Ok(judge(&now, volumes, began))
+    Ok(now)
 }
 
 /// What `contents` would lead to. Of a backup that is made, `volumes` are what it has of volumes, and where its contents
-/// are only what the source has now, it `began` then.
+/// are only what the source has, this is `known` of them.
 pub(super) fn judge(
     contents: &Contents,
     volumes: Option<&[VolumeBackup]>,
-    began: Option<&Time>,
+    known: Option<&Known<'_>>,
 ) -> Vec<Hazard> {
     let mut hazards: Vec<Hazard> =
-        contents.pods.iter().flat_map(|pod| of_volumes(pod, volumes, began)).collect();
-    let unread = unread(contents, volumes, began);
+        contents.pods.iter().flat_map(|pod| of_volumes(pod, volumes, known)).collect();
+    let unread = unread(contents, volumes, known);
     hazards.extend(unread.into_iter().filter_map(|claim| of_claim(claim, &contents.volumes)));
     let mut told = BTreeSet::new();
     for job in &contents.jobs {
-        if let Some(hazard) = of_job(job, began) {
+        if let Some(hazard) = of_job(job, known) {
             told.insert(place(job));
             hazards.push(hazard);
         }
     }
-    hazards.extend(contents.services.iter().filter_map(|service| of_service(service, began)));
-    hazards.extend(contents.cron_jobs.iter().filter_map(|cron_job| of_cron_job(cron_job, began)));
-    hazards.extend(contents.pods.iter().filter_map(|pod| of_lone_pod(pod, &told, began)));
+    hazards.extend(contents.services.iter().filter_map(|service| of_service(service, known)));
+    hazards.extend(contents.cron_jobs.iter().filter_map(|cron_job| of_cron_job(cron_job, known)));
+    hazards.extend(contents.pods.iter().filter_map(|pod| of_lone_pod(pod, &told, known)));
     hazards
 }
 
-/// Whether Velero takes the object along, or has.
-fn goes_along(object: &impl ResourceExt, began: Option<&Time>) -> bool {
-    let metadata = object.meta();
-    !is_excluded(object) && metadata.deletion_timestamp.is_none() && !is_newer(metadata, began)
+/// Whether Velero takes the object of `kind` along, or has.
+fn goes_along(kind: &str, object: &impl ResourceExt, known: Option<&Known<'_>>) -> bool {
+    match known {
+        Some(known) => known.holds(kind, object),
+        None => !is_excluded(object) && object.meta().deletion_timestamp.is_none(),
+    }
 }
 
-/// The claims that go along without their data; `volumes` and `began` as [`judge`] has them.
+/// The claims that go along without their data; `volumes` and `known` as [`judge`] has them.
 fn unread<'a>(
     contents: &'a Contents,
     volumes: Option<&[VolumeBackup]>,
-    began: Option<&Time>,
+    known: Option<&Known<'_>>,
 ) -> Vec<&'a BoundClaim> {
-    let mut claims = match volumes {
-        Some(volumes) => without_data(&contents.claims, volumes, began),
+    let mut claims: Vec<&BoundClaim> = match volumes {
+        Some(volumes) => {
+            contents.claims.iter().filter(|claim| !has_data_of(volumes, &claim.path())).collect()
+        }
         None => missed(&contents.claims, &contents.pods).into_iter().map(|(claim, _)| claim).collect(),
     };
-    claims.retain(|claim| claim.goes_along && !claim.volume.is_empty());
+    let goes_along = |claim: &BoundClaim| known.map_or(claim.goes_along, |known| known.holds_claim(claim));
+    claims.retain(|claim| goes_along(claim) && !claim.volume.is_empty());
     claims
 }
 
@@ -256,10 +307,10 @@ fn of_claim(claim: &BoundClaim, volumes: &[PersistentVolume]) -> Option<Hazard> 
     })
 }
 
-fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>, began: Option<&Time>) -> Vec<Hazard> {
+fn of_volumes(pod: &Pod, volumes: Option<&[VolumeBackup]>, known: Option<&Known<'_>>) -> Vec<Hazard> {
     let place = place(pod);
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let is_restored = goes_along(pod, began) && !matches!(phase, Some("Succeeded" | "Failed"));
+    let is_restored = goes_along("v1/Pod", pod, known) && !matches!(phase, Some("Succeeded" | "Failed"));
     let read: BTreeSet<&str> = read_through(pod).into_iter().map(|volume| volume.name.as_str()).collect();
     let one = |volume: &Volume| {
         let path = format!("{place}/{}", volume.name);
@@ -307,13 +358,13 @@ fn is_written(pod: &Pod, volume: &str) -> bool {
 
 /// A Job that Velero restores, without its status, so that it begins anew: it leaves out only what has a time of
 /// completion, which one that failed has not (velero#8800).
-fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
+fn of_job(job: &Job, known: Option<&Known<'_>>) -> Option<Hazard> {
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    if is_suspended || !goes_along(job, began) {
+    if is_suspended || !goes_along("batch/v1/Job", job, known) {
         return None;
     }
     let status = job.status.clone().unwrap_or_default();
-    if status.completion_time.as_ref().is_some_and(|completed| had_come(completed, began)) {
+    if status.completion_time.as_ref().is_some_and(|completed| had_come(completed, known)) {
         return None;
     }
     let mut conditions = status.conditions.iter().flatten();
@@ -323,9 +374,9 @@ fn of_job(job: &Job, began: Option<&Time>) -> Option<Hazard> {
     Some(Hazard { kind: Kind::UnfinishedWork, what })
 }
 
-/// Whether the end of some work, at `time`, came before the backup, if that is made, began.
-fn had_come(time: &Time, began: Option<&Time>) -> bool {
-    began.is_none_or(|began| time <= began)
+/// Whether the end of some work, at `time`, came before the backup, of which this is `known` if it is made, began.
+fn had_come(time: &Time, known: Option<&Known<'_>>) -> bool {
+    known.and_then(|known| known.began).is_none_or(|began| time <= began)
 }
 
 /// The owner that answers for the object.
@@ -337,19 +388,14 @@ fn of_owner(owner: Option<&OwnerReference>) -> String {
     owner.map(|owner| format!(", of {} {}", owner.kind, owner.name)).unwrap_or_default()
 }
 
-/// Whether it came after the backup `began`, and so isn't in it.
-fn is_newer(metadata: &ObjectMeta, began: Option<&Time>) -> bool {
-    !was_there(metadata.creation_timestamp.as_ref(), began)
-}
-
 /// A Pod that comes to an end and begins anew on the target: Velero restores it without its owner. That of a Job is told
 /// as the Job; one of KubeVirt's is a machine, and no work of its own.
-fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, began: Option<&Time>) -> Option<Hazard> {
+fn of_lone_pod(pod: &Pod, told: &BTreeSet<String>, known: Option<&Known<'_>>) -> Option<Hazard> {
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     let had_ended =
-        matches!(phase, "Succeeded" | "Failed") && ended(pod).is_none_or(|end| had_come(end, began));
-    if policy == "Always" || had_ended || !goes_along(pod, began) {
+        matches!(phase, "Succeeded" | "Failed") && ended(pod).is_none_or(|end| had_come(end, known));
+    if policy == "Always" || had_ended || !goes_along("v1/Pod", pod, known) {
         return None;
     }
     let namespace = pod.namespace().unwrap_or_default();
@@ -374,13 +420,14 @@ fn ended(pod: &Pod) -> Option<&Time> {
     ends.max()
 }
 
-fn of_service(service: &Service, began: Option<&Time>) -> Option<Hazard> {
-    let said = becomes_public(&serde_json::to_value(service).ok()?).filter(|_| goes_along(service, began))?;
+fn of_service(service: &Service, known: Option<&Known<'_>>) -> Option<Hazard> {
+    let said = becomes_public(&serde_json::to_value(service).ok()?)
+        .filter(|_| goes_along("v1/Service", service, known))?;
     Some(Hazard { kind: Kind::InsideService, what: format!("Service {} ({said})", place(service)) })
 }
 
-fn of_cron_job(cron_job: &CronJob, began: Option<&Time>) -> Option<Hazard> {
-    if cron_job.spec.suspend == Some(true) || !goes_along(cron_job, began) {
+fn of_cron_job(cron_job: &CronJob, known: Option<&Known<'_>>) -> Option<Hazard> {
+    if cron_job.spec.suspend == Some(true) || !goes_along("batch/v1/CronJob", cron_job, known) {
         return None;
     }
     Some(Hazard { kind: Kind::CronJob, what: format!("CronJob {}", place(cron_job)) })
@@ -388,6 +435,8 @@ fn of_cron_job(cron_job: &CronJob, began: Option<&Time>) -> Option<Hazard> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use serde_json::json;
 
@@ -439,9 +488,18 @@ mod tests {
         serde_json::from_value(json!({ "metadata": metadata, "spec": spec, "status": status })).unwrap()
     }
 
+    /// Of a backup without a list.
+    fn began_at(began: &Time) -> Known<'_> {
+        static NONE: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        Known { began: Some(began), listed: None, objects: &NONE }
+    }
+
     #[test]
     fn only_a_job_that_velero_would_begin_anew_is_told() {
-        let told = |job: &Job, began: Option<&Time>| messages(of_job(job, began));
+        let told = |job: &Job, began: Option<&Time>| {
+            let known = began.map(began_at);
+            messages(of_job(job, known.as_ref()))
+        };
         let active = job(json!({}), json!({}), json!({ "active": 1 }));
         assert_eq!(told(&active, None), ["Job shop/bill (not completed)"]);
         let condition = json!({ "type": "Failed", "status": "True" });
@@ -457,7 +515,8 @@ mod tests {
         let at = |text: &str| serde_json::from_value::<Time>(json!(text)).unwrap();
         assert_eq!(told(&done, Some(&at("2026-01-01T11:00:00Z"))), ["Job shop/bill (not completed)"]);
         assert!(told(&done, Some(&at("2026-01-01T13:00:00Z"))).is_empty());
-        assert!(told(&active, Some(&at("2026-01-01T09:00:00Z"))).is_empty());
+        // It came after that, and may have been listed all the same.
+        assert_eq!(told(&active, Some(&at("2026-01-01T09:00:00Z"))), ["Job shop/bill (not completed)"]);
     }
 
     #[test]
@@ -490,7 +549,7 @@ mod tests {
         assert_eq!(of_lone_pod(&succeeded, &none, None), None);
         for (began, is_told) in [("2026-01-01T11:00:00Z", true), ("2026-01-01T13:00:00Z", false)] {
             let began = serde_json::from_value::<Time>(json!(began)).unwrap();
-            assert_eq!(of_lone_pod(&succeeded, &none, Some(&began)).is_some(), is_told);
+            assert_eq!(of_lone_pod(&succeeded, &none, Some(&began_at(&began))).is_some(), is_told);
         }
         assert_eq!(of_lone_pod(&pod("apps/ReplicaSet", "Always", "Running"), &none, None), None);
         assert_eq!(

@@ -15,6 +15,9 @@ use super::volumes::{
     left_out as left_out_of, prefixes, was_there,
 };
 
+/// The way out where what a backup holds can't be read.
+const REACH_HINT: &str = "resume where the URLs that Velero gives for its files can be reached";
+
 /// What is known of a backup that was made.
 pub(super) struct Made<'a> {
     /// Its name.
@@ -96,10 +99,7 @@ impl Made<'_> {
                 self.name,
                 named(&absent)
             ))
-            .with_hint(format!(
-                "resume where the URLs that Velero gives for its files can be reached; {}",
-                self.as_it_stands()
-            )));
+            .with_hint(format!("{REACH_HINT}; {}", self.as_it_stands())));
         }
         let are_there = left_out.iter().all(|path| claims.iter().any(|claim| claim.path() == *path));
         let hint = match (absent.is_empty(), are_there) {
@@ -136,11 +136,12 @@ impl Made<'_> {
         hint: &str,
     ) -> Result<String, StepError> {
         let absent = absent_namespaces(velero, self.namespaces).await?;
+        let reach = if self.contents.is_some() { String::new() } else { format!("{REACH_HINT}; or ") };
         if absent.is_empty() {
-            return Ok(format!("{hint}; then {}", another(ctx)));
+            return Ok(format!("{reach}{hint}; then {}", another(ctx)));
         }
         Ok(format!(
-            "the source no longer has {}, so that no other backup can be made: before this one expires, copy it (see \
+            "{reach}the source no longer has {}, so that no other backup can be made: before this one expires, copy it (see \
              docs/velero.md) and restore it by hand without that, or with that changed: `velero restore create \
              --from-backup {}` with `--exclude-resources` or `--resource-modifier-configmap`",
             named(&absent),

@@ -74,7 +74,7 @@ fn judge(pod: Option<&Pod>, is_beside_custom: bool) -> Option<Lone> {
 }
 
 /// Whether `pod` is named as one of the backup's workloads names its own.
-fn is_made(objects: &BTreeMap<String, Vec<String>>, pod: &str) -> bool {
+pub(super) fn is_made(objects: &BTreeMap<String, Vec<String>>, pod: &str) -> bool {
     objects.iter().any(|(kind, names)| {
         let Some(gvk) = parse_kind(kind) else { return false };
         let is_numbered = match (gvk.group.as_str(), gvk.kind.as_str()) {

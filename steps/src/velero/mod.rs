@@ -20,6 +20,7 @@ mod guards;
 mod hazards;
 mod install;
 mod inventory;
+mod known;
 mod left_out;
 mod lone;
 mod noted;

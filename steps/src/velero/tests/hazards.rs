@@ -373,20 +373,97 @@ async fn a_backup_that_can_not_be_read_is_judged_by_what_the_source_has() {
         });
         list(&cluster, json!({ "batch/v1/Job": [name] }));
         if name == "shop/bill" {
-            let made = cluster.lock().on_create.take().unwrap();
-            cluster.lock().on_create = Some(Box::new(move |state, created| {
-                made(state, created);
-                state.put_file("BackupContents", KEY, &json!("no archive"));
-            }));
+            unreadable(&cluster);
         }
         let (host, ctx) = context();
         let error = backup_step().apply(&ctx, &backup_config(&cluster)).await.unwrap_err();
-        assert!(error.message.contains("Job shop/bill (not completed) would run again"), "{error}");
+        // Its list is believed before the source is.
+        let said = match name {
+            "shop/bill" => "Job shop/bill (not completed) would run again",
+            _ => "Job shop/other can't be read from here, and is gone from the source",
+        };
+        assert!(error.message.contains(said), "{error}");
         let told = format!("what backup `{KEY}` holds can't be read");
         let log = host.recorded().log;
         assert!(log.iter().any(|(_, line)| line.contains(&told)), "{log:?}");
         cluster.finish();
     }
+}
+
+/// That the archive of the backup can't be read from here.
+fn unreadable(cluster: &Cluster) {
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, created| {
+        made(state, created);
+        state.put_file("BackupContents", KEY, &json!("no archive"));
+    }));
+}
+
+/// A source with a Service that AWS keeps inside, `created` after the backup was asked for, of which the archive can't be
+/// read. Velero began it at 00:00:00, and had listed the source by 00:05:00.
+async fn opened_late(created: &'static str) -> Cluster {
+    let cluster = source().await;
+    meanwhile(&cluster, move |state| {
+        let annotations = json!({ "service.beta.kubernetes.io/aws-load-balancer-internal": "true" });
+        let service = json!({ "metadata": { "annotations": annotations, "creationTimestamp": created },
+            "spec": { "type": "LoadBalancer", "ports": [{ "port": 5432 }] } });
+        state.put("/api/v1/namespaces/shop/services/db", service);
+        let volume = state.objects.get_mut(&format!("{VELERO}/podvolumebackups/p1")).unwrap();
+        volume["metadata"]["creationTimestamp"] = json!("2026-01-02T00:05:00Z");
+    });
+    unreadable(&cluster);
+    cluster
+}
+
+/// Velero lists the source some time after it begins.
+#[tokio::test]
+async fn what_came_just_after_an_unreadable_backup_began_is_judged_by_its_list() {
+    let unlisted = json!("unreadable");
+    let cluster = opened_late("2026-01-02T00:00:01Z").await;
+    list(&cluster, json!({ "v1/Service": ["shop/db"] }));
+    let (message, hint) = not_handed_on(&cluster).await;
+    assert!(message.starts_with("Service shop/db (service.beta"), "{message}");
+    assert!(
+        hint.starts_with("resume where the URLs that Velero gives for its files can be reached; or"),
+        "{hint}"
+    );
+    // Without a list it may be in it.
+    cluster.lock().put_file("BackupResourceList", KEY, &unlisted);
+    assert_eq!(not_handed_on(&cluster).await.0, message);
+    list(&cluster, json!({}));
+    cluster.lock().put_file("BackupContents", KEY, &json!("no archive"));
+    backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap();
+    cluster.finish();
+    // What came after the first volume was made is not.
+    let cluster = opened_late("2026-01-02T00:05:01Z").await;
+    cluster.lock().put_file("BackupResourceList", KEY, &unlisted);
+    backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap();
+    cluster.finish();
+}
+
+/// As where a run goes on when the backup is done.
+#[tokio::test]
+async fn what_an_unreadable_backup_holds_and_nobody_has_seen_is_not_restored_unasked() {
+    let cluster = source().await;
+    meanwhile(&cluster, |state| {
+        let completed = json!({ "phase": "Completed", "startTimestamp": "2026-01-02T00:00:00Z" });
+        state.scripts.insert(format!("{VELERO}/backups/{KEY}"), vec![completed]);
+    });
+    unreadable(&cluster);
+    list(&cluster, json!({ "v1/Service": ["shop/db"] }));
+    let said = "Service shop/db can't be read from here, and is gone from the source: if AWS kept it inside, it would be \
+                public on AKS";
+    assert_eq!(not_handed_on(&cluster).await.0, said);
+    list(&cluster, json!({ "batch/v1/Job": ["shop/bill"] }));
+    cluster.lock().put_file("BackupContents", KEY, &json!("no archive"));
+    let said = "Job shop/bill can't be read from here, and is gone from the source: if it had not ended, it would run \
+                again on the target, from the beginning";
+    assert_eq!(not_handed_on(&cluster).await.0, said);
+    let mut config = backup_config(&cluster);
+    config["allow-unfinished-jobs"] = json!(true);
+    let outputs = backup_step().apply(&context().1, &config).await.unwrap();
+    assert_eq!(outputs["remarks"], json!([said]));
+    cluster.finish();
 }
 
 #[tokio::test]

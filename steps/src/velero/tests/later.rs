@@ -243,7 +243,10 @@ async fn a_restore_that_is_gone_before_its_turn_is_not_said_to_have_made_anythin
         assert_eq!(error.class, ErrorClass::Conflict);
         assert!(error.message.starts_with(in_the_way), "{error}");
         let hint = error.hint.unwrap();
-        assert!(hint.starts_with("they may hold what others have written: look before you delete them"), "{hint}");
+        assert!(
+            hint.starts_with("they may hold what others have written: look before you delete them"),
+            "{hint}"
+        );
         cluster.finish();
     }
 }

@@ -18,7 +18,12 @@ async fn deleted_source(is_readable: bool) -> Cluster {
     // An archive that lacks what the list names is not taken for the backup.
     let volume = if is_readable { "pv-other" } else { "pv-unread" };
     let claims = ["shop/data-db-0", "shop/other"];
-    list(&cluster, json!({ "v1/PersistentVolumeClaim": claims, "v1/PersistentVolume": [volume] }));
+    let volumes = [volume];
+    let sets = ["shop/db"];
+    list(
+        &cluster,
+        json!({ "v1/PersistentVolumeClaim": claims, "v1/PersistentVolume": volumes, "apps/v1/StatefulSet": sets }),
+    );
     let made = cluster.lock().on_create.take().unwrap();
     cluster.lock().on_create = Some(Box::new(move |state, path| {
         made(state, path);
