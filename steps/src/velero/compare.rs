@@ -195,8 +195,10 @@ fn judge(
         let failed = is(|o| &o.failed, name);
         let untouched = is(|o| &o.untouched, name);
         let present = found.present.contains(name);
-        let labelled = found.labelled.contains(name);
-        verdict.standing += usize::from(labelled && !own && name.contains('/'));
+        // On what it found and could not patch, Velero patches the label alone (`processUpdateResourcePolicy`).
+        let labelled = found.labelled.contains(name) && !failed;
+        let is_made = labelled && !is(|o| &o.skipped, name);
+        verdict.standing += usize::from(is_made && !own && name.contains('/'));
         let discarded = outcome.and_then(|outcome| outcome.discarded.as_ref());
         let lone = lone.get(name).filter(|_| gvk.group.is_empty() && gvk.kind == "Pod");
         let mut explain = |reason| verdict.explained.entry(reason).or_default().push(name.clone());
@@ -549,6 +551,26 @@ mod tests {
         let check = verdict.check("v1/ConfigMap", 2, true);
         assert_eq!(check.status, CheckStatus::Warning);
         assert_eq!(check.note.as_deref(), Some("there before and left as it was: shop/app"));
+    }
+
+    /// Under `existing-resource-policy = "update"`.
+    #[test]
+    fn a_label_on_what_was_found_does_not_say_that_it_was_made() {
+        let source = ["shop/db".to_owned(), "shop/same".to_owned(), "shop/made".to_owned()];
+        let outcome = KindOutcome {
+            failed: vec!["shop/db".to_owned()],
+            skipped: vec!["shop/same".to_owned()],
+            ..Default::default()
+        };
+        let verdict = |labelled: &[&str]| {
+            let found = Found { is_served: true, labelled: set(labelled), present: set(labelled) };
+            let gvk = parse_kind("apps/v1/StatefulSet").unwrap();
+            judge(&gvk, &source, Some(&outcome), &BTreeMap::new(), &found)
+        };
+        let all = verdict(&["shop/db", "shop/same", "shop/made"]);
+        assert_eq!((all.there, all.standing, &all.left_as_is[..]), (3, 1, &["shop/db".to_owned()][..]));
+        assert_eq!(all.check("apps/v1/StatefulSet", 3, true).status, CheckStatus::Warning);
+        assert_eq!(verdict(&["shop/db", "shop/same"]).standing, 0);
     }
 
     #[test]
