@@ -283,24 +283,37 @@ fn unknown(id: &NodeId, checked: &Checked, facts: &RunFacts) -> RunError {
 /// The facts as they are once what has changed, what was asked for and what is built on these runs again.
 pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunFacts> {
     let TakenUp { facts, checked, changed, .. } = taken;
-    let verified = BTreeMap::new();
-    let is_changed = !changed.is_empty();
-    let ahead = is_changed.then(|| Outlook { facts, checked, catalog, verified: &verified }.nodes());
-    // What comes to the same, or is only skipped, is not made again, or not for the sake of what has changed.
-    let is_left = |ahead: &NodeOutlook| {
-        !matches!(ahead.action, Action::Rerun | Action::Start | Action::Observe | Action::Wait | Action::Ask)
-    };
-    let stays: BTreeSet<NodeId> =
-        ahead.into_iter().flatten().filter(is_left).map(|ahead| ahead.node).collect();
     let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
-    let changed = changed.nodes.iter().map(|change| &change.node).filter(|node| !stays.contains(*node));
-    let mut again: BTreeSet<NodeId> = changed.chain(asked).cloned().collect();
+    let mut again: BTreeSet<NodeId> = asked.cloned().collect();
+    if !changed.is_empty() {
+        let verified = BTreeMap::new();
+        let ahead = Outlook { facts, checked, catalog, verified: &verified }.nodes();
+        let action: BTreeMap<&NodeId, Action> =
+            ahead.iter().map(|ahead| (&ahead.node, ahead.action)).collect();
+        // What comes to the same, or is only skipped, is not made again, or not for the sake of what has changed.
+        let is_made = |node: &&NodeId| match action.get(node) {
+            Some(action) => makes(*action),
+            None => action.get(&node.whole()) != Some(&Action::Skip),
+        };
+        again.extend(changed.nodes.iter().map(|change| &change.node).filter(is_made).cloned());
+        again.extend(
+            ahead.iter().filter(|ahead| ahead.action == Action::Rerun).map(|ahead| ahead.node.clone()),
+        );
+    }
     let is_made_again =
         |id: &NodeId| checked.workflow.node(&id.whole()).is_some_and(|node| is_natural(catalog, &node.step));
     again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_made_again));
     let mut left = Cow::Borrowed(facts);
     again.iter().for_each(|node| clear(left.to_mut(), node));
     left
+}
+
+/// Whether a node that is taken up so may do something.
+fn makes(action: Action) -> bool {
+    match action {
+        Action::Rerun | Action::Start | Action::Observe | Action::Wait | Action::Ask => true,
+        Action::Reuse | Action::ReuseOrRerun | Action::Inspect | Action::Verify | Action::Skip => false,
+    }
 }
 
 fn clear(facts: &mut RunFacts, node: &NodeId) {

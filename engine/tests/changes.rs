@@ -493,21 +493,106 @@ async fn a_change_of_what_is_no_longer_skipped_is_told() {
     assert_eq!(applied(&project), ["apply copy[a]"]);
 }
 
-/// What would only be skipped is not asked what it would do.
+/// Another list has other items, also under the same keys.
 #[tokio::test]
-async fn what_is_skipped_by_a_change_is_not_planned() {
-    let workflow = |when: &str| {
+async fn items_of_another_list_are_others() {
+    let workflow = |from: &str| {
         format!(
-            "[nodes.n]\nstep = \"test\"\nwith = {{ value = 1 }}\n[nodes.a]\nstep = \"test\"\nneeds = [\"n\"]\n{when}"
+            "[nodes.a]\nstep = \"test\"\nwith = {{ value = [{{ name = \"x\", at = 1 }}] }}\n\
+             [nodes.b]\nstep = \"test\"\nwith = {{ value = [{{ name = \"x\", at = 2 }}] }}\n\
+             [nodes.r]\nstep = \"test\"\nfor_each = \"${{nodes.{from}.value}}\"\nkey = \"${{each.value.name}}\"\n\
+             with = {{ value = \"${{each.value.at}}\" }}\n"
         )
     };
-    let project = Project::new(&workflow(""));
+    let project = Project::new(&workflow("a"));
     project.run().await;
-    project.write_workflow(&workflow("when = \"nodes.n.value == 2\"\n"));
-    project.script(|s| drop(s.refuse.insert("a".into(), "it is there".into())));
-    assert!(refused(&project).await.nodes[0].skipped.is_some());
-    let report = resume(&project, accept()).await.unwrap();
-    assert_eq!((report.state, report.node("a").unwrap().state), (RunState::Done, NodeState::Skipped));
+    project.calls();
+    project.write_workflow(&workflow("b"));
+    assert_eq!(
+        sentences(&refused(&project).await),
+        ["r: for_each was \"${nodes.a.value}\", is \"${nodes.b.value}\"", "r[x]: with.value was 1, is 2",]
+    );
+    // What is made again is asked before anything is.
+    project.script(|s| drop(s.refuse.insert("r[x]".into(), "it is there".into())));
+    assert!(matches!(resume(&project, accept()).await, Err(RunError::Refused(_))));
+    assert!(applied(&project).is_empty());
+    project.script(|s| s.refuse.clear());
+    assert_eq!(resume(&project, accept()).await.unwrap().state, RunState::Done);
+    assert_eq!(applied(&project), ["apply r[x]"]);
+}
+
+/// What a condition sees as a whole counts too, and is not repeated where it is long.
+#[tokio::test]
+async fn what_a_condition_only_looks_for_is_a_change() {
+    let names: Vec<String> = (0..200).map(|at| format!("n{at}")).collect();
+    let project = Project::new(&format!(
+        "[params.names]\ntype = \"list\"\ndefault = {names:?}\n[nodes.u]\nstep = \"test\"\n\
+         [nodes.a]\nstep = \"test\"\n\
+         when = \"has(env.extra) && nodes.u.attempt > 0 && 'n0' in params.names\"\n"
+    ));
+    project.write_environment("[site]\nname = \"here\"\n[extra]\nx = 1\n");
+    project.run().await;
+    project.write_environment("[site]\nname = \"here\"\n");
+    let changes = refused(&project).await;
+    assert!(changes.nodes[0].skipped.is_some(), "{changes:?}");
+    assert!(sentences(&changes).iter().all(|told| told.len() < 400), "{changes:?}");
+}
+
+/// What is written of a node is the same with a sub-workflow beside it.
+#[tokio::test]
+async fn that_a_file_takes_in_another_is_no_change_of_its_nodes() {
+    let workflow = "[params.n]\ntype = \"map\"\ndefault = { x = 1 }\n[nodes.u]\nstep = \"test\"\n\
+                    [nodes.a]\nstep = \"test\"\nwhen = \"nodes.u.attempt == params.n.x\"\n";
+    let project = Project::new(workflow);
+    project.run().await;
+    std::fs::write(project.path("p.toml"), "schema = 1\nname = \"p\"\n[nodes.x]\nstep = \"test\"\n").unwrap();
+    project.write_workflow(&format!(
+        "{workflow}[nodes.p]\nstep = \"workflow\"\nwith = {{ file = \"p.toml\" }}\n"
+    ));
+    assert_eq!(resume(&project, plain()).await.unwrap().state, RunState::Done);
+}
+
+/// What is no reference is none in what is kept of it.
+#[tokio::test]
+async fn that_a_text_becomes_a_reference_is_a_change() {
+    let workflow = |text: &str| {
+        format!(
+            "[nodes.n]\nstep = \"test\"\n[nodes.a]\nstep = \"test\"\nwith = {{ value = \"${{nodes.n.attempt}}/{text}\" }}\n"
+        )
+    };
+    let project = Project::new(&workflow("$${nodes.n.attempt}"));
+    project.run().await;
+    project.write_workflow(&workflow("${nodes.n.attempt}"));
+    assert_eq!(
+        sentences(&refused(&project).await),
+        ["a: with.value was \"1/${nodes.n.attempt}\", is \"1/1\""]
+    );
+}
+
+/// What would only be skipped is not asked what it would do, nor what is built on it.
+#[tokio::test]
+async fn what_is_skipped_by_a_change_is_not_planned() {
+    for list in ["", "for_each = [\"x\"]\n"] {
+        let workflow = |when: &str| {
+            format!(
+                "[nodes.n]\nstep = \"test\"\nwith = {{ value = 1 }}\n\
+                 [nodes.a]\nstep = \"test\"\nneeds = [\"n\"]\n{list}{when}\
+                 [nodes.b]\nstep = \"test.natural\"\nneeds = [\"a\"]\n"
+            )
+        };
+        let project = Project::new(&workflow(""));
+        project.run().await;
+        project.calls();
+        project.write_workflow(&workflow("when = \"nodes.n.value == 2\"\n"));
+        let item = if list.is_empty() { "a" } else { "a[x]" };
+        for node in [item, "b"] {
+            project.script(|s| drop(s.refuse.insert(node.into(), "it is there".into())));
+        }
+        assert!(refused(&project).await.nodes.iter().any(|change| change.skipped.is_some()));
+        let report = resume(&project, accept()).await.unwrap();
+        assert_eq!((report.state, report.node("a").unwrap().state), (RunState::Done, NodeState::Skipped));
+        assert!(applied(&project).is_empty());
+    }
 }
 
 /// Values of parameters stand in their places, also beside what is not known and in a sub-workflow's conditions.

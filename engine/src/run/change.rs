@@ -13,7 +13,7 @@ use crate::report::{Changes, FieldChange, NodeChange};
 use crate::workflow::each::difference;
 use crate::workflow::model::{Node, Workflow};
 use crate::workflow::{
-    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, Wording, dotted, node_of,
+    Catalog, Checked, Decision, Each, Expansion, Item, NodeOutline, Outcomes, Wording, dotted, node_of, place,
 };
 
 /// The list of a node, and what has changed of it.
@@ -23,6 +23,8 @@ struct Listed {
     items: Option<Arc<[Item]>>,
     /// Where each key is.
     places: BTreeMap<String, usize>,
+    /// It comes of outputs, and is written otherwise than it was.
+    is_edited: bool,
     /// Why its node as a whole would not run now, where it has changed.
     skipped: Option<String>,
     fields: Vec<FieldChange>,
@@ -70,7 +72,7 @@ pub(crate) fn changes(
         let at = id.key().and_then(|key| list?.places.get(key).copied());
         // That it is gone was accepted when the list was stored without it.
         let is_listed = |key: &str| accepted.get(&whole).is_some_and(|keys| keys.contains(key));
-        if at.is_none() && items.is_some() && id.key().is_some_and(|key| !is_listed(key)) {
+        if at.is_none() && id.key().is_some_and(|key| !is_listed(key)) {
             continue;
         }
         let is_there = |node: &&Node| match (id.key(), node.for_each.is_some()) {
@@ -87,13 +89,16 @@ pub(crate) fn changes(
             continue;
         };
         let each = items.zip(at).and_then(|(items, at)| Each::new(items, at));
-        let mut fields = fields(record, node, checked, catalog, facts, each, Compare::Texts);
+        // An item of another list is another, however its node is written.
+        let is_another = list.is_some_and(|list| list.is_edited);
+        let compare = if is_another { Compare::Values } else { Compare::Texts };
+        let mut fields = fields(record, node, checked, catalog, facts, each, compare);
         let now = checked.wording(node, each);
         let was = record.wording.as_ref();
         fields.extend(was.and_then(|was| when(was, &now)));
         let skipped = checked.skipped.get(&node.id).or(list.and_then(|list| list.skipped.as_ref())).cloned();
         let skipped = skipped.or_else(|| {
-            let is_edited = was.is_some_and(|was| *was != now);
+            let is_edited = was.is_none_or(|was| *was != now);
             let decision = is_edited.then(|| checked.decide(catalog, node, facts, each));
             if let Some(Decision::Skip(reason)) = decision { Some(reason) } else { None }
         });
@@ -116,7 +121,7 @@ fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
     let now = checked.list_wording(node);
     let is_given = !now.fields.is_empty();
     let is_edited = is_given && was.is_none_or(|was| was.fields != now.fields);
-    let mut listed = Listed { items: stored.cloned(), ..Listed::default() };
+    let mut listed = Listed { items: stored.cloned(), is_edited, ..Listed::default() };
     if is_edited || !is_given {
         listed.items = match checked.items(for_each, facts) {
             Expansion::Items(items) => Some(items.into()),
@@ -138,7 +143,8 @@ fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
         }
     }
     if let Some(was) = was {
-        if listed.fields.is_empty() {
+        // What comes of what is not known yet is told as that.
+        if is_edited && listed.items.is_some() {
             let text =
                 |wording: &Wording, field: &str| wording.fields.get(field).map(|text| text.as_str().into());
             let texts = ["for_each", "key"].into_iter().map(|field| FieldChange {
@@ -146,14 +152,15 @@ fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
                 was: text(was, field),
                 now: text(&now, field),
             });
-            listed.fields.extend(texts.filter(|change| is_given && change.was != change.now));
+            listed.fields.extend(texts.filter(|change| change.was != change.now));
         }
         listed.fields.extend(when(was, &now));
-        if *was != now
-            && let Expansion::Skip(reason) = checked.expand(node, facts)
-        {
-            listed.skipped = Some(reason);
-        }
+    }
+    if stored.is_some()
+        && was.is_none_or(|was| *was != now)
+        && let Expansion::Skip(reason) = checked.expand(node, facts)
+    {
+        listed.skipped = Some(reason);
     }
     let items = listed.items.iter().flat_map(|items| items.iter());
     listed.places = items.enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
@@ -248,7 +255,7 @@ impl Comparison<'_> {
         if self.now.fields.is_empty() && was == now {
             return;
         }
-        if let Some(text) = self.now.fields.get(&dotted(path)) {
+        if let Some(text) = self.now.fields.get(&place(path)) {
             return self.taken(path, text, was, now);
         }
         match (was, now) {
@@ -271,7 +278,7 @@ impl Comparison<'_> {
     /// A field in which outputs are taken.
     fn taken(&mut self, path: &[String], text: &str, was: Option<&Value>, now: Option<&Value>) {
         let is_unknown = now.is_some_and(|now| now.get(UNKNOWN_KEY).is_some());
-        let text_before = self.was.map(|was| was.fields.get(&dotted(path)));
+        let text_before = self.was.map(|was| was.fields.get(&place(path)));
         let is_edited = match text_before {
             Some(before) => before.is_none_or(|before| before != text),
             None => was != now,

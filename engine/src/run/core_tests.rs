@@ -10,6 +10,7 @@ use migrate_plugin_api::{
 };
 use serde_json::json;
 
+use super::change::changes;
 use super::command::{Call, CallKind, Command, Input};
 use super::core::{Core, MAX_RUNNING};
 use super::executor::Limit;
@@ -17,7 +18,7 @@ use super::gate::{Gate, GateDecision};
 use super::state::RunFacts;
 use crate::report::RunState;
 use crate::store::fact::{Fact, Stamped};
-use crate::workflow::{Catalog, Described, Library, Params, Source, check};
+use crate::workflow::{Catalog, Checked, Described, Library, Params, Source, check};
 
 fn catalog() -> Catalog {
     let step = |name: &str, idempotency| StepInfo {
@@ -41,6 +42,12 @@ fn catalog() -> Catalog {
     steps.map(described).into()
 }
 
+fn checked(nodes: &str) -> Checked {
+    let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
+    let environment = Source::new("migration.toml", "schema = 1\n");
+    check(&catalog(), &Library::default(), &workflow, &environment, &Params::new()).unwrap()
+}
+
 pub(super) struct Machine {
     pub(super) core: Core,
     pub(super) now: Duration,
@@ -51,15 +58,11 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(nodes: &str, facts: Vec<Fact>) -> Self {
-        let workflow = Source::new("w.toml", format!("schema = 1\nname = \"w\"\n{nodes}"));
-        let environment = Source::new("migration.toml", "schema = 1\n");
-        let catalog = catalog();
-        let checked = check(&catalog, &Library::default(), &workflow, &environment, &Params::new()).unwrap();
         let stamped = facts.into_iter().map(|fact| Stamped { at: Timestamp::UNIX_EPOCH, fact });
         let core = Core::new(
             RunId::new("r").unwrap(),
-            Arc::new(checked),
-            Arc::new(catalog),
+            Arc::new(checked(nodes)),
+            Arc::new(catalog()),
             RunFacts::fold(stamped),
             Box::new(|| 1.0),
         );
@@ -264,20 +267,48 @@ fn what_stands_is_noted_as_it_is_written_now() {
         machine.verify("a", true);
         assert_eq!(machine.end, Some(RunState::Done));
         machine.facts.into_iter().find_map(|fact| match fact {
-            Fact::Reworded { node, wording } => Some((node, wording.fields["with.x"].clone())),
+            Fact::Reworded { node, wording } => Some((node, wording.fields["with/x"].clone())),
             _ => None,
         })
     };
     assert_eq!(is_noted("${nodes.n.y}", machine.facts.clone()), None);
     let other = Some((id("a"), "${nodes.n.z}".to_owned()));
     assert_eq!(is_noted("${nodes.n.z}", machine.facts.clone()), other);
-    let is_begun = |fact: &Fact| matches!(fact, Fact::Started { node, .. } if *node == id("a"));
-    for fact in machine.facts.iter_mut().filter(|fact| is_begun(fact)) {
+    assert_eq!(
+        is_noted("${nodes.n.y}", older(machine.facts, "a")),
+        Some((id("a"), "${nodes.n.y}".to_owned()))
+    );
+}
+
+/// The facts as an older version would have stored them of `node`.
+fn older(mut facts: Vec<Fact>, node: &str) -> Vec<Fact> {
+    let is_begun = |fact: &Fact| matches!(fact, Fact::Started { node: begun, .. } if *begun == id(node));
+    for fact in facts.iter_mut().filter(|fact| is_begun(fact)) {
         let mut older = serde_json::to_value(&*fact).unwrap();
         older.as_object_mut().unwrap().remove("wording").unwrap();
         *fact = serde_json::from_value(older).unwrap();
     }
-    assert_eq!(is_noted("${nodes.n.y}", machine.facts), Some((id("a"), "${nodes.n.y}".to_owned())));
+    facts
+}
+
+#[test]
+fn that_what_an_older_version_has_begun_is_skipped_is_a_change() {
+    let nodes =
+        |when: &str| format!("[nodes.n]\nstep = \"s\"\n[nodes.a]\nstep = \"s\"\nneeds = [\"n\"]\n{when}");
+    let mut machine = Machine::new(&nodes(""), Vec::new());
+    machine.step(Input::Begin);
+    machine.step(Input::Applied(id("n"), Ok(json!({ "y": 1 }))));
+    machine.verify("n", true);
+    machine.apply_ok("a");
+    machine.verify("a", true);
+    let facts = older(machine.facts, "a");
+    let changed = |when: &str| {
+        let stamped = facts.iter().map(|fact| Stamped { at: Timestamp::UNIX_EPOCH, fact: fact.clone() });
+        changes(&RunFacts::fold(stamped), &checked(&nodes(when)), &catalog(), &[]).nodes
+    };
+    assert_eq!(changed(""), []);
+    assert_eq!(changed("when = \"nodes.n.y == 1\"\n"), []);
+    assert!(changed("when = \"nodes.n.y == 2\"\n")[0].skipped.is_some());
 }
 
 #[test]

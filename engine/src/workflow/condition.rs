@@ -39,6 +39,8 @@ pub(crate) struct Condition {
     /// What it looks at.
     pub references: Vec<Reference>,
     roots: Vec<Root>,
+    /// What it looks at as a whole, as in `has(env.x)`.
+    wholes: Vec<Root>,
     /// The file that it is written in.
     pub file: Source,
     /// The sub-workflow that it is in.
@@ -82,8 +84,14 @@ impl Condition {
                 return None;
             }
         };
-        let mut walk =
-            Walk { bound: Vec::new(), roots: Vec::new(), references: Vec::new(), unknown: Vec::new(), span };
+        let mut walk = Walk {
+            bound: Vec::new(),
+            roots: Vec::new(),
+            wholes: Vec::new(),
+            references: Vec::new(),
+            unknown: Vec::new(),
+            span,
+        };
         walk.visit(&expression);
         for name in &walk.unknown {
             mistakes
@@ -91,10 +99,10 @@ impl Condition {
                 .suggest(name, ["params", "env", "nodes", "each"])
                 .help("it can use `params`, `env`, `nodes` and, with `for_each`, `each`; reach a name with `-` by index: `nodes['copy-backup'].count`");
         }
-        let (roots, references) = (walk.roots, walk.references);
+        let (roots, wholes, references) = (walk.roots, walk.wholes, walk.references);
         parsed.insert(text.to_owned(), Arc::clone(&expression));
         let (text, span, file) = (text.to_owned(), span.clone(), file.clone());
-        Some(Self { text, span, references, roots, file, at: None, bound: None, expression })
+        Some(Self { text, span, references, roots, wholes, file, at: None, bound: None, expression })
     }
 
     /// Puts what its names stand for into `scope`, as far as it is known.
@@ -118,6 +126,11 @@ impl Condition {
     /// Whether it names `root` at all, be it as a whole.
     pub(crate) fn looks_at(&self, root: Root) -> bool {
         self.roots.contains(&root)
+    }
+
+    /// Whether it asks `root` as a whole.
+    pub(crate) fn looks_at_whole(&self, root: Root) -> bool {
+        self.wholes.contains(&root)
     }
 
     /// Whether the node runs. `scope` has `params`, `env`, `nodes` and, for an item, `each`.
@@ -201,6 +214,7 @@ fn to_cel(value: &Value) -> CelValue {
 struct Walk<'a> {
     bound: Vec<String>,
     roots: Vec<Root>,
+    wholes: Vec<Root>,
     references: Vec<Reference>,
     unknown: Vec<String>,
     span: &'a Span,
@@ -268,6 +282,8 @@ impl Walk<'_> {
             self.references.push(Reference { root, path, span: self.span.clone(), is_passed: false });
         } else if root == Root::Nodes {
             self.unknown.push("nodes (as a whole)".to_owned());
+        } else {
+            self.wholes.push(root);
         }
     }
 }

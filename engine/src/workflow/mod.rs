@@ -54,7 +54,7 @@ pub(crate) use remarks::remarks;
 pub(crate) use resolve::{Decision, Digest, Expansion, Outcomes, Resolved, resolved};
 use schema::has_unknown;
 pub(crate) use template::{ALL, Lookup, Reference, node_of};
-pub(crate) use wording::Wording;
+pub(crate) use wording::{Wording, place};
 
 use check::{Checker, Skipped};
 use environment::Environment;

@@ -6,19 +6,25 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::condition::Condition;
+use super::condition::{Binding, Condition};
 use super::model::Node;
-use super::resolve::NothingYet;
+use super::resolve::{Digest, NothingYet};
 use super::template::{Lookup, Part, Reference, Root, Template, TemplateKind};
-use super::{Checked, Each, dotted};
+use super::{Checked, Each};
+
+/// Longest value that a condition's text repeats, in bytes.
+const BRIEF: usize = 200;
+
+/// Hexadecimal digits that stand for a longer one.
+const CHECKSUM_HEX: usize = 16;
 
 /// Texts as they stand in the files, with everything else in its place: values of parameters, of the environment and
 /// of items of a list that no node makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Wording {
-    /// By field: `with.image`; of a list `for_each` and `key`. Only fields in which outputs are taken, or an item that
-    /// is made of them.
+    /// By [`place`]; of a list `for_each` and `key`. Only fields in which outputs are taken, or an item that is made of
+    /// them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fields: BTreeMap<String, String>,
     /// Its conditions, where they ask for outputs or an item.
@@ -80,7 +86,7 @@ impl Writer<'_> {
             }
             TemplateKind::Reference(_) | TemplateKind::Text(_) => {
                 if template.references().into_iter().any(|taken| self.is_open(taken)) {
-                    found.insert(dotted(path), text_of(&self.shown(template)));
+                    found.insert(place(path), text_of(&self.shown(template)));
                 }
             }
         }
@@ -97,18 +103,32 @@ impl Writer<'_> {
     /// As it is written, and what its names stand for.
     fn condition_text(&self, when: &Condition) -> String {
         let mut names = BTreeMap::new();
+        let is_inner = when.at.is_some();
         for binding in when.bound.iter().flatten() {
-            let root = if binding.root == Root::Nodes { "nodes" } else { "params" };
+            let root = match binding.root {
+                Root::Nodes if stands_for_itself(binding) => continue,
+                Root::Nodes => "nodes",
+                _ if is_inner => "params",
+                _ => continue,
+            };
             names.insert(format!("{root}.{}", binding.name), self.shown(&binding.value));
         }
-        let is_bound = when.bound.is_some();
         let own = when.references.iter().filter(|reference| match reference.root {
             Root::Env | Root::Each => true,
-            Root::Params => !is_bound,
+            Root::Params => !is_inner,
             Root::Nodes => false,
         });
         names.extend(own.filter_map(|reference| Some((reference.text(), self.known(reference)?))));
-        let names: Vec<String> = names.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        if when.looks_at_whole(Root::Env) {
+            names.insert("env".to_owned(), self.checked.environment.value.clone());
+        }
+        if when.looks_at_whole(Root::Params) && !is_inner {
+            let params = self.checked.params.iter();
+            let params = params.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+            names.insert("params".to_owned(), Value::Object(params.collect()));
+        }
+        let names: Vec<String> =
+            names.iter().map(|(name, value)| format!("{name} = {}", brief(value))).collect();
         if names.is_empty() { when.text.clone() } else { format!("{} ({})", when.text, names.join(", ")) }
     }
 
@@ -123,7 +143,7 @@ impl Writer<'_> {
             TemplateKind::Text(parts) => parts
                 .iter()
                 .map(|part| match part {
-                    Part::Text(text) => text.clone(),
+                    Part::Text(text) => text.replace("${", "$${"),
                     Part::Reference(reference) => text_of(&shown(reference)),
                 })
                 .collect::<String>()
@@ -150,6 +170,25 @@ impl Writer<'_> {
             Root::Params | Root::Env => false,
         }
     }
+}
+
+/// Where a field is: `with/image`, as a JSON pointer says it.
+pub(crate) fn place(path: &[String]) -> String {
+    let escaped = path.iter().map(|segment| segment.replace('~', "~0").replace('/', "~1"));
+    escaped.collect::<Vec<_>>().join("/")
+}
+
+fn stands_for_itself(binding: &Binding) -> bool {
+    match &binding.value.kind {
+        TemplateKind::Reference(to) => to.root == binding.root && to.path == [binding.name.clone()],
+        _ => false,
+    }
+}
+
+/// As JSON, or a checksum of what is long: each item keeps it.
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    if text.len() > BRIEF { format!("#{}", &Digest::of(value).0[..CHECKSUM_HEX]) } else { text }
 }
 
 fn as_written(reference: &Reference) -> String {
