@@ -12,7 +12,7 @@ use super::backup::{another, named};
 use super::contents::{Contents, place};
 use super::volumes::{
     BoundClaim, CLAIMS, UNMOUNTED_HINT, VolumeBackup, absent_namespaces, has_data_of,
-    left_out as left_out_of, prefixes, was_there,
+    left_out as left_out_of, lost_namespaces, prefixes, was_there,
 };
 
 /// The way out where what a backup holds can't be read.
@@ -88,24 +88,15 @@ impl Made<'_> {
         if left_out.is_empty() && (self.contents.is_some() || !self.objects.is_empty()) {
             return Ok(());
         }
-        let absent = absent_namespaces(velero, self.namespaces).await?;
-        if left_out.is_empty() && absent.is_empty() {
-            return Ok(());
-        }
         if left_out.is_empty() {
-            return Err(StepError::permanent(format!(
-                "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer \
-                 has {}",
-                self.name,
-                named(&absent)
-            ))
-            .with_hint(format!("{REACH_HINT}; {}", self.as_it_stands())));
+            return self.refuse_untold(ctx, velero).await;
         }
+        let absent = absent_namespaces(velero, self.namespaces).await?;
         let are_there = left_out.iter().all(|path| claims.iter().any(|claim| claim.path() == *path));
-        let hint = match (absent.is_empty(), are_there) {
-            (true, true) => format!("{UNMOUNTED_HINT}; then {}", another(ctx)),
-            (true, false) => format!("{}; {}, of what the source has now", self.as_it_stands(), another(ctx)),
-            (false, _) => self.as_it_stands(),
+        let hint = if absent.is_empty() && are_there {
+            format!("{UNMOUNTED_HINT}; then {}", another(ctx))
+        } else {
+            self.ways(ctx, absent.is_empty())
         };
         let message = format!("backup `{}` has no data of these claims: {}", self.name, left_out.join(", "));
         Err(StepError::permanent(message).with_hint(hint))
@@ -147,6 +138,30 @@ impl Made<'_> {
             named(&absent),
             self.name
         ))
+    }
+
+    /// Refuses it where a namespace is not there any more as it was, and nothing else tells which claims it had.
+    async fn refuse_untold(&self, ctx: &StepContext, velero: &Velero) -> Result<(), StepError> {
+        let lost = lost_namespaces(velero, self.namespaces, self.began).await?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let is_whole = absent_namespaces(velero, self.namespaces).await?.is_empty();
+        Err(StepError::permanent(format!(
+            "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer has {}",
+            self.name,
+            named(&lost)
+        ))
+        .with_hint(format!("{REACH_HINT}; {}", self.ways(ctx, is_whole))))
+    }
+
+    /// The ways on with it where the source has lost something: `is_whole`, if not a namespace, which another backup
+    /// would need.
+    fn ways(&self, ctx: &StepContext, is_whole: bool) -> String {
+        if is_whole {
+            return format!("{}; {}, of what the source has now", self.as_it_stands(), another(ctx));
+        }
+        self.as_it_stands()
     }
 
     /// The way on with it where the source has lost what another one would have to hold. This node can't take it: with

@@ -291,20 +291,32 @@ pub(super) async fn absent_namespaces(
     velero: &Velero,
     namespaces: &[String],
 ) -> Result<Vec<String>, StepError> {
+    lost_namespaces(velero, namespaces, None).await
+}
+
+/// As [`absent_namespaces`], and those that were made again since `began`.
+pub(super) async fn lost_namespaces(
+    velero: &Velero,
+    namespaces: &[String],
+    began: Option<&Time>,
+) -> Result<Vec<String>, StepError> {
     let api: Api<Namespace> = Api::all(velero.client.clone());
-    let mut absent = Vec::new();
+    let mut lost = Vec::new();
     for namespace in namespaces {
         let found = api.get_metadata_opt(namespace).await;
         let found = found.map_err(|e| kube_error(format!("failed to read namespace `{namespace}`"), e))?;
         match found {
-            None => absent.push(namespace.clone()),
+            None => lost.push(namespace.clone()),
             Some(found) if found.metadata.deletion_timestamp.is_some() => {
-                absent.push(format!("{namespace} (being deleted)"));
+                lost.push(format!("{namespace} (being deleted)"));
+            }
+            Some(found) if !was_there(found.metadata.creation_timestamp.as_ref(), began) => {
+                lost.push(format!("{namespace} (made again since)"));
             }
             Some(_) => {}
         }
     }
-    Ok(absent)
+    Ok(lost)
 }
 
 /// The bound claims and the pods of `namespaces`.

@@ -96,6 +96,19 @@ async fn a_backup_is_not_handed_on_where_nothing_tells_which_claims_it_had() {
         "{hint}"
     );
     assert!(hint.ends_with(&as_it_stands()), "{hint}");
+    // What has its name by now, as where it was made again from a repository, is another one.
+    for (created, is_told) in [("2026-01-02T00:00:01Z", true), ("2026-01-01T00:00:00Z", false)] {
+        let namespace = json!({ "metadata": { "creationTimestamp": created } });
+        cluster.lock().put("/api/v1/namespaces/shop", namespace);
+        let outcome = backup_step().apply(&ctx, &backup_config(&cluster)).await;
+        assert_eq!(outcome.is_err(), is_told, "{created}");
+        if let Err(error) = outcome {
+            assert!(error.message.ends_with("no longer has namespace shop (made again since)"), "{error}");
+            let another =
+                "`migrate resume test-run --rerun node` makes another backup, of what the source has now";
+            assert!(error.hint.unwrap().ends_with(another));
+        }
+    }
     cluster.finish();
     let cluster = deleted_source(false).await;
     cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
