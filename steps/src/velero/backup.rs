@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::api::{Backup, BackupSpec, BackupStatus, PodVolumeBackup, Velero, go_duration_seconds};
+use super::backup_checks::{inventory_check, recorded};
 use super::compare::some;
 use super::contents::Contents;
 use super::default_velero_namespace;
@@ -573,43 +574,6 @@ impl TypedStep for VeleroBackup {
         checks.extend(recorded(config, outputs, &left_out));
         Ok(checks.into_iter().collect())
     }
-}
-
-/// What is known of the backup without looking at it.
-fn recorded(config: &BackupConfig, outputs: &BackupOutputs, left_out: &[String]) -> Vec<Check> {
-    let subject = format!("backup {}", outputs.backup);
-    let of_claim = |claim: &String| {
-        let status = if config.allow_unmounted { CheckStatus::Warning } else { CheckStatus::Failed };
-        Check { status, ..Check::equal(format!("claim {claim}"), "data", "bound", "not in the backup") }
-    };
-    let mut checks: Vec<Check> = left_out.iter().map(of_claim).collect();
-    if outputs.objects.is_empty() {
-        checks.push(Check {
-            status: CheckStatus::Warning,
-            ..Check::equal(&subject, "list of objects", "read", "can't be read from here")
-        });
-    }
-    checks.extend(outputs.remarks.iter().chain(&outputs.warnings).map(|text| warning(&subject, text)));
-    checks
-}
-
-/// Everything the source has had since before the backup is in it.
-async fn inventory_check(
-    config: &BackupConfig,
-    velero: &Velero,
-    outputs: &BackupOutputs,
-    status: &BackupStatus,
-) -> Result<Check, StepError> {
-    let started = status.start_timestamp.as_ref();
-    let ignore = &config.ignore_kinds;
-    let omitted = omitted(&velero.client, &config.namespaces, &outputs.objects, ignore, started).await?;
-    let check = Check::equal("source", "objects not in the backup", "0", omitted.len().to_string());
-    Ok(if omitted.is_empty() { check } else { check.with_note(some(&omitted)) })
-}
-
-/// A warning of Velero's as a line of evidence.
-pub(super) fn warning(subject: &str, text: &str) -> Check {
-    Check { status: CheckStatus::Warning, ..Check::equal(subject, "warning", "none", "one").with_note(text) }
 }
 
 /// `namespace a`, `namespaces a, b`.

@@ -9,6 +9,7 @@
 
 mod api;
 mod backup;
+mod backup_checks;
 mod compare;
 mod config_map;
 mod contents;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::api::{
     NODE_LABEL, PodVolumeRestore, RUN_LABEL, Restore, RestoreSpec, RestoreStatus, Velero, list_all,
 };
-use super::backup::warning;
+use super::backup_checks::warning;
 use super::compare::{Depth, KindOutcome, compare, outcomes, restored_counts};
 use super::config_map::{Plugin, ensure, find, refuse_changed, remove, replaced, warn_of_another};
 use super::default_velero_namespace;
