@@ -274,7 +274,7 @@ impl VeleroBackup {
         let pod_volume_backups = velero.volumes_of_backup(name).await?;
         refuse_restic(ctx, &pod_volume_backups)?;
         let volumes = backed_up(&pod_volume_backups);
-        let began = status.start_timestamp.as_ref();
+        let (began, listed) = (status.start_timestamp.as_ref(), listed(&pod_volume_backups, &status));
         let (claims, pods) = claims_and_pods(velero, &config.namespaces).await?;
         let counts = (status.warnings, status.errors);
         let texts = Texts::fetch(ctx, velero, self.pace, VeleroFile::BackupResults, name, counts).await?;
@@ -300,6 +300,7 @@ impl VeleroBackup {
             noted: &noted(backup)?,
             volumes: &volumes,
             began,
+            listed: listed.as_ref(),
             objects: &objects,
             contents: contents.as_ref(),
         };
@@ -308,8 +309,7 @@ impl VeleroBackup {
             Some(contents) => hazards::judge(contents, Some(&volumes), None),
             None => {
                 let now = Contents::of_cluster(velero, &config.namespaces, (claims.clone(), pods)).await?;
-                let listed = listed(&pod_volume_backups, &status);
-                let known = Known { began, listed, objects: &objects };
+                let known = Known { began, listed: listed.as_ref(), objects: &objects };
                 hazards::guess(velero, (now, seen), &volumes, &known).await?
             }
         };

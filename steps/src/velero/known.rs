@@ -18,7 +18,7 @@ pub(super) struct Known<'a> {
     /// When it began.
     pub began: Option<&'a Time>,
     /// When Velero had listed the source, at the latest.
-    pub listed: Option<Time>,
+    pub listed: Option<&'a Time>,
     /// Its own list; empty where that can't be read.
     pub objects: &'a BTreeMap<String, Vec<String>>,
 }
@@ -30,13 +30,13 @@ impl Known<'_> {
         let is_gone = |deleted: &Time| self.began.is_none_or(|began| deleted <= began);
         let may_go_along =
             || !is_excluded(object) && !metadata.deletion_timestamp.as_ref().is_some_and(is_gone);
-        let may_be = was_there(metadata.creation_timestamp.as_ref(), self.listed.as_ref());
+        let may_be = was_there(metadata.creation_timestamp.as_ref(), self.listed);
         may_be && self.lists(kind, &place(object)).unwrap_or_else(may_go_along)
     }
 
     /// As [`Known::holds`].
     pub(super) fn holds_claim(&self, claim: &BoundClaim) -> bool {
-        let may_be = was_there(claim.created.as_ref(), self.listed.as_ref());
+        let may_be = was_there(claim.created.as_ref(), self.listed);
         may_be && self.lists(CLAIMS, &claim.path()).unwrap_or(claim.goes_along)
     }
 
@@ -108,11 +108,12 @@ mod tests {
 
     #[test]
     fn its_list_says_what_a_backup_holds_and_without_one_what_may_have_been_listed() {
-        let (began, none) = (at("2026-01-02T10:00:00Z"), BTreeMap::new());
+        let (began, listed) = (at("2026-01-02T10:00:00Z"), at("2026-01-02T10:05:00Z"));
+        let none = BTreeMap::new();
         let list = BTreeMap::from([("v1/Service".to_owned(), vec!["shop/db".to_owned()])]);
         let other = BTreeMap::from([("v1/Pod".to_owned(), vec!["shop/db".to_owned()])]);
         let holds = |objects: &BTreeMap<String, Vec<String>>, metadata: Value| {
-            let known = Known { began: Some(&began), listed: Some(at("2026-01-02T10:05:00Z")), objects };
+            let known = Known { began: Some(&began), listed: Some(&listed), objects };
             known.holds("v1/Service", &service(metadata))
         };
         let created = |text: &str| json!({ "creationTimestamp": text });

@@ -30,6 +30,8 @@ pub(super) struct Made<'a> {
     pub volumes: &'a [VolumeBackup],
     /// When it began.
     pub began: Option<&'a Time>,
+    /// When Velero had listed the source, at the latest.
+    pub listed: Option<&'a Time>,
     /// Its own list; empty where that can't be read.
     pub objects: &'a BTreeMap<String, Vec<String>>,
     /// What it holds; `None` where that can't be read.
@@ -49,8 +51,10 @@ impl Made<'_> {
         velero: &Velero,
         claims: &[BoundClaim],
     ) -> Result<Vec<String>, StepError> {
-        let mut left_out: BTreeSet<String> =
-            left_out_of(claims, self.volumes, self.began).into_iter().collect();
+        // Where nothing tells, what came before Velero had listed the source may be in it.
+        let is_told = self.contents.is_some() || !self.objects.is_empty();
+        let until = if is_told { self.began } else { self.listed };
+        let mut left_out: BTreeSet<String> = left_out_of(claims, self.volumes, until).into_iter().collect();
         left_out.extend(self.noted.iter().filter(|path| !has_data_of(self.volumes, path)).cloned());
         match self.contents {
             // What it holds is restored, whenever it came.

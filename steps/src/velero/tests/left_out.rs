@@ -76,6 +76,27 @@ async fn a_claim_without_data_is_named_also_when_its_namespace_is_gone() {
     }
 }
 
+/// Velero lists the source some time after it begins, and makes the volumes then.
+#[tokio::test]
+async fn a_claim_that_came_just_after_a_backup_began_is_named_where_nothing_tells() {
+    for (created, is_told) in [("2026-01-02T00:00:01Z", true), ("2026-01-02T00:05:01Z", false)] {
+        let cluster = source().await;
+        meanwhile(&cluster, move |state| {
+            let mut late = claim("Bound", "gp3");
+            late["metadata"]["creationTimestamp"] = json!(created);
+            state.put("/api/v1/namespaces/shop/persistentvolumeclaims/late", late);
+            let volume = state.objects.get_mut(&format!("{VELERO}/podvolumebackups/p1")).unwrap();
+            volume["metadata"]["creationTimestamp"] = json!("2026-01-02T00:05:00Z");
+        });
+        cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
+        let outcome = backup_step().apply(&context().1, &backup_config(&cluster)).await;
+        let said = outcome.err().map(|error| error.message);
+        let lacks = format!("backup `{KEY}` has no data of these claims: shop/late");
+        assert_eq!(said, is_told.then_some(lacks), "{created}");
+        cluster.finish();
+    }
+}
+
 #[tokio::test]
 async fn a_backup_is_not_handed_on_where_nothing_tells_which_claims_it_had() {
     let cluster = deleted_source(false).await;
