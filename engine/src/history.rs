@@ -216,7 +216,7 @@ fn told(stamped: &Stamped) -> Option<HistoryEntry> {
         Fact::Retrying { node, error, .. } => (Some(node), HistoryKind::Retrying { error: error.clone() }),
         Fact::Failed { node, error, .. } => (Some(node), HistoryKind::Failed { error: error.clone() }),
         Fact::Interrupted { node, .. } => (Some(node), HistoryKind::Interrupted),
-        Fact::Skipped { node, reason } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
+        Fact::Skipped { node, reason, .. } => (Some(node), HistoryKind::Skipped { reason: reason.clone() }),
         Fact::Reused { node, .. } => (Some(node), HistoryKind::Reused),
         // It stands as it did.
         Fact::Reworded { .. } => return None,

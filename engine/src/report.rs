@@ -270,8 +270,8 @@ impl PlanReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FieldChange {
-    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` as a whole, or
-    /// `when`, where it asks for outputs.
+    /// `with.images[0].from`, or `step`, or `step version`, or `for_each["KEY"]`, or `for_each` or `key` as a whole, or
+    /// `when`, where it asks for outputs, or `needs`, where it waits for more.
     pub field: String,
     /// As it was; absent if it is new. Of a condition its text, as of what comes to the same as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -285,6 +285,7 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
     let TakenUp { facts, checked, changed, .. } = taken;
     let asked = facts.nodes.iter().filter(|(_, record)| record.again.is_some()).map(|(node, _)| node);
     let mut again: BTreeSet<NodeId> = asked.cloned().collect();
+    let mut skipped: Vec<NodeId> = Vec::new();
     if !changed.is_empty() {
         let verified = BTreeMap::new();
         let ahead = Outlook { facts, checked, catalog, verified: &verified }.nodes();
@@ -299,12 +300,22 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
         again.extend(
             ahead.iter().filter(|ahead| ahead.action == Action::Rerun).map(|ahead| ahead.node.clone()),
         );
+        // A list that is empty is not skipped.
+        let is_skipped = |id: &NodeId| match checked.workflow.node(id) {
+            Some(node) if node.for_each.is_some() => {
+                matches!(checked.expand(node, facts), Expansion::Skip(_))
+            }
+            _ => true,
+        };
+        let ahead = ahead.into_iter().filter(|ahead| ahead.action == Action::Skip).map(|ahead| ahead.node);
+        skipped.extend(ahead.filter(is_skipped));
     }
     let is_made_again =
         |id: &NodeId| checked.workflow.node(&id.whole()).is_some_and(|node| is_natural(catalog, &node.step));
     again.extend(outdated(facts, &checked.workflow, &again).into_iter().filter(is_made_again));
     let mut left = Cow::Borrowed(facts);
     again.iter().for_each(|node| clear(left.to_mut(), node));
+    skipped.iter().for_each(|node| skip(left.to_mut(), node));
     left
 }
 
@@ -323,6 +334,11 @@ fn clear(facts: &mut RunFacts, node: &NodeId) {
             Timestamp::UNIX_EPOCH,
         );
     }
+}
+
+fn skip(facts: &mut RunFacts, node: &NodeId) {
+    let (node, reason, wording) = (node.clone(), String::new(), None);
+    facts.apply(&Fact::Skipped { node, reason, wording }, Timestamp::UNIX_EPOCH);
 }
 
 /// Notes that these stay as they are when their turn comes, in this life or in a later one.

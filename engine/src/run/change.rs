@@ -38,8 +38,9 @@ pub(crate) fn changes(
     catalog: &Catalog,
     known: &[NodeOutline],
 ) -> Changes {
-    let had_list: BTreeMap<&NodeId, bool> =
-        known.iter().map(|outline| (&outline.node, outline.for_each)).collect();
+    let known: BTreeMap<&NodeId, &NodeOutline> =
+        known.iter().map(|outline| (&outline.node, outline)).collect();
+    let needs = |node: &Node| known.get(&node.id).and_then(|known| needs(known, &checked.workflow));
     let mut found = Changes::default();
     let ran: BTreeSet<NodeId> =
         facts.nodes.iter().filter(|(_, record)| counts(record)).map(|(id, _)| id.whole()).collect();
@@ -52,7 +53,10 @@ pub(crate) fn changes(
         .collect();
     for node in checked.workflow.nodes.iter().filter(|node| node.for_each.is_some()) {
         let mut listed = list(node, facts, checked);
-        let fields = std::mem::take(&mut listed.fields);
+        let mut fields = std::mem::take(&mut listed.fields);
+        if fields.is_empty() {
+            fields.extend(needs(node));
+        }
         if !fields.is_empty() && ran.contains(&node.id) {
             let (node, affects) = (node.id.clone(), affects(&node.id));
             found.nodes.push(NodeChange { node, removed: false, fields, skipped: None, affects });
@@ -81,7 +85,7 @@ pub(crate) fn changes(
         };
         let Some(node) = node.filter(is_there) else {
             // That it is gone was accepted when the run was taken up without it.
-            if had_list.get(&whole) != Some(&id.key().is_some()) {
+            if known.get(&whole).map(|known| known.for_each) != Some(id.key().is_some()) {
                 continue;
             }
             let (fields, affects) = (Vec::new(), Vec::new());
@@ -96,6 +100,9 @@ pub(crate) fn changes(
         let now = checked.wording(node, each);
         let was = record.wording.as_ref();
         fields.extend(was.and_then(|was| when(was, &now)));
+        if fields.is_empty() && id.key().is_none() {
+            fields.extend(needs(node));
+        }
         let skipped = checked.skipped.get(&node.id).or(list.and_then(|list| list.skipped.as_ref())).cloned();
         let skipped = skipped.or_else(|| {
             let is_edited = was.is_none_or(|was| *was != now);
@@ -165,6 +172,20 @@ fn list(node: &Node, facts: &RunFacts, checked: &Checked) -> Listed {
     let items = listed.items.iter().flat_map(|items| items.iter());
     listed.places = items.enumerate().map(|(at, item)| (item.key.clone(), at)).collect();
     listed
+}
+
+/// That it waits for more than when the run was last taken up: what is natural is made again after that, and a gate
+/// asks again. That what it takes is new is told where it is taken.
+fn needs(known: &NodeOutline, workflow: &Workflow) -> Option<FieldChange> {
+    let now = workflow.dependencies.get(&known.node)?;
+    let was: BTreeSet<&NodeId> = known.needs.iter().collect();
+    let names =
+        |ids: &mut dyn Iterator<Item = &NodeId>| Some(ids.map(|id| Value::from(id.as_str())).collect());
+    now.iter().any(|id| !was.contains(id)).then(|| FieldChange {
+        field: "needs".to_owned(),
+        was: names(&mut was.into_iter()),
+        now: names(&mut now.iter()),
+    })
 }
 
 /// What has changed of conditions.

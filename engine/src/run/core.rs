@@ -34,7 +34,7 @@ use crate::event::EventKind;
 use crate::report::RunState;
 use crate::store::fact::Fact;
 use crate::workflow::model::Node;
-use crate::workflow::{Catalog, Checked, Decision, Digest, Resolved};
+use crate::workflow::{Catalog, Checked, Decision, Digest, Resolved, Wording};
 
 /// Most nodes at work at once where no pool says less. Steps bring their own concurrency.
 pub(crate) const MAX_RUNNING: usize = 16;
@@ -312,7 +312,14 @@ impl Core {
 
     fn skip(&mut self, at: usize, reason: String) {
         let node = self.id(at);
-        self.record(Fact::Skipped { node: node.clone(), reason: reason.clone() });
+        // That it is skipped is accepted with its conditions; what it would do has not been done.
+        let was =
+            self.facts.list_wordings.get(&node).filter(|_| self.is_list(at) && !self.record_of(at).untold);
+        let wording = was.map(|was| {
+            let now = self.checked.list_wording(self.node(at));
+            Wording { fields: was.fields.clone(), when: now.when }
+        });
+        self.record(Fact::Skipped { node: node.clone(), reason: reason.clone(), wording });
         self.emit(EventKind::NodeSkipped { node, reason });
         self.done(at);
     }

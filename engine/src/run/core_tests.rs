@@ -365,7 +365,7 @@ fn what_was_begun_with_another_config_is_looked_at_with_its_own() {
 fn a_node_that_ran_before_it_was_skipped_is_observed() {
     let nodes = "[nodes.a]\nstep = \"s\"\n";
     let mut facts = Machine::new(nodes, Vec::new()).begin();
-    facts.push(Fact::Skipped { node: id("a"), reason: "`when` was false".to_owned() });
+    facts.push(Fact::Skipped { node: id("a"), reason: "`when` was false".to_owned(), wording: None });
     let mut machine = Machine::new(nodes, facts.clone());
     assert_eq!(machine.step(Input::Begin), ["Observe a #1"]);
     let mut machine = Machine::new(&format!("{nodes}with = {{ x = 1 }}\n"), facts);

@@ -434,7 +434,7 @@ mod tests {
             Fact::Failed { node: id(), error, evidence: None, disproved, duration_ms: 0 }
         };
         let stopped = || Fact::Interrupted { node: id(), duration_ms: 0 };
-        let skipped = || Fact::Skipped { node: id(), reason: "`when` is false".to_owned() };
+        let skipped = || Fact::Skipped { node: id(), reason: "`when` is false".to_owned(), wording: None };
         let asked = |look| Fact::Asked { node: id(), look };
         let reset = || Fact::Reset { node: id(), reason: String::new(), again: true, renewed: false };
         let decided = |approved| {

@@ -257,6 +257,9 @@ impl RunFacts {
                     _ => {}
                 }
                 apply_to(record, fact);
+                if let Fact::Skipped { node, wording: Some(wording), .. } = fact {
+                    self.list_wordings.insert(node.clone(), wording.clone());
+                }
             }
         }
     }

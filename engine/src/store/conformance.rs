@@ -72,7 +72,7 @@ pub(crate) fn record(name: &str, second: i64) -> RunRecord {
 }
 
 pub(crate) fn facts(from: i64, to: i64) -> Vec<Stamped> {
-    let fact = |n| Fact::Skipped { node: node("n"), reason: format!("reason {n}") };
+    let fact = |n| Fact::Skipped { node: node("n"), reason: format!("reason {n}"), wording: None };
     (from..to).map(|n| Stamped { at: at(n), fact: fact(n) }).collect()
 }
 

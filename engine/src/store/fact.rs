@@ -92,7 +92,13 @@ pub(crate) enum Fact {
     /// The step stopped on request, at a place it knows.
     Interrupted { node: NodeId, duration_ms: u64 },
     /// Not run.
-    Skipped { node: NodeId, reason: String },
+    Skipped {
+        node: NodeId,
+        reason: String,
+        /// What the list was written as; its conditions as they are now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wording: Option<Wording>,
+    },
     /// Verified again by a later process.
     Reused { node: NodeId, evidence: Evidence },
     /// What is known of the node no longer counts. `again`: its effect, or what may be left of it, is

@@ -47,6 +47,8 @@ pub(crate) struct Condition {
     pub at: Option<NodeId>,
     /// What its names stand for, where sub-workflows are.
     pub bound: Option<Vec<Binding>>,
+    /// What it asks of them, as written.
+    pub asked: Vec<(String, Template)>,
     expression: Arc<IdedExpr>,
 }
 
@@ -102,7 +104,18 @@ impl Condition {
         let (roots, wholes, references) = (walk.roots, walk.wholes, walk.references);
         parsed.insert(text.to_owned(), Arc::clone(&expression));
         let (text, span, file) = (text.to_owned(), span.clone(), file.clone());
-        Some(Self { text, span, references, roots, wholes, file, at: None, bound: None, expression })
+        Some(Self {
+            text,
+            span,
+            references,
+            roots,
+            wholes,
+            file,
+            at: None,
+            bound: None,
+            asked: Vec::new(),
+            expression,
+        })
     }
 
     /// Puts what its names stand for into `scope`, as far as it is known.

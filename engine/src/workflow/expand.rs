@@ -358,6 +358,7 @@ impl Expander<'_> {
         let mut names = BTreeSet::new();
         let mut bound = Vec::new();
         let mut references = Vec::new();
+        let mut asked = Vec::new();
         for reference in std::mem::take(&mut condition.references) {
             if matches!(reference.root, Root::Env | Root::Each) {
                 references.push(reference);
@@ -371,9 +372,13 @@ impl Expander<'_> {
             }
             let exact = self.referred(&reference, &file, used, 0);
             references.extend(exact.references().into_iter().cloned());
+            let rest = reference.path.iter().skip(1).cloned();
+            let path = std::iter::once(local_name(&reference, condition.at.as_ref())).chain(rest).collect();
+            asked.push((Reference { path, ..reference }.text(), exact));
         }
         condition.references = references;
         condition.bound = Some(bound);
+        condition.asked = asked;
     }
 
     /// The template with values in the place of what only a sub-workflow knows.

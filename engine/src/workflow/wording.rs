@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::condition::{Binding, Condition};
+use super::condition::Condition;
 use super::model::Node;
 use super::resolve::{Digest, NothingYet};
 use super::template::{Lookup, Part, Reference, Root, Template, TemplateKind};
@@ -103,26 +103,18 @@ impl Writer<'_> {
     /// As it is written, and what its names stand for.
     fn condition_text(&self, when: &Condition) -> String {
         let mut names = BTreeMap::new();
-        let is_inner = when.at.is_some();
-        for binding in when.bound.iter().flatten() {
-            let root = match binding.root {
-                Root::Nodes if stands_for_itself(binding) => continue,
-                Root::Nodes => "nodes",
-                _ if is_inner => "params",
-                _ => continue,
-            };
-            names.insert(format!("{root}.{}", binding.name), self.shown(&binding.value));
-        }
+        let asked = when.asked.iter().filter(|(name, value)| !stands_for_itself(name, value));
+        names.extend(asked.map(|(name, value)| (name.clone(), self.shown(value))));
         let own = when.references.iter().filter(|reference| match reference.root {
             Root::Env | Root::Each => true,
-            Root::Params => !is_inner,
+            Root::Params => when.bound.is_none(),
             Root::Nodes => false,
         });
         names.extend(own.filter_map(|reference| Some((reference.text(), self.known(reference)?))));
         if when.looks_at_whole(Root::Env) {
             names.insert("env".to_owned(), self.checked.environment.value.clone());
         }
-        if when.looks_at_whole(Root::Params) && !is_inner {
+        if when.looks_at_whole(Root::Params) && when.at.is_none() {
             let params = self.checked.params.iter();
             let params = params.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
             names.insert("params".to_owned(), Value::Object(params.collect()));
@@ -178,16 +170,26 @@ pub(crate) fn place(path: &[String]) -> String {
     escaped.collect::<Vec<_>>().join("/")
 }
 
-fn stands_for_itself(binding: &Binding) -> bool {
-    match &binding.value.kind {
-        TemplateKind::Reference(to) => to.root == binding.root && to.path == [binding.name.clone()],
-        _ => false,
+/// Whether outputs are asked of the node that is named.
+fn stands_for_itself(name: &str, value: &Template) -> bool {
+    matches!(&value.kind, TemplateKind::Reference(to) if to.root == Root::Nodes && to.text() == name)
+}
+
+/// The order of keys doesn't count.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        Value::Object(map) => {
+            let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();
+            map.into_iter().map(|(key, value)| (key.clone(), value)).collect()
+        }
+        scalar => scalar.clone(),
     }
 }
 
 /// As JSON, or a checksum of what is long: each item keeps it.
 fn brief(value: &Value) -> String {
-    let text = value.to_string();
+    let text = sorted(value).to_string();
     if text.len() > BRIEF { format!("#{}", &Digest::of(value).0[..CHECKSUM_HEX]) } else { text }
 }
 
@@ -196,5 +198,5 @@ fn as_written(reference: &Reference) -> String {
 }
 
 fn text_of(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| sorted(value).to_string(), str::to_owned)
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use migrate_engine::{
-    Checked, DecideRequest, Engine, Event, EventSink, Params, ResumeRequest, RunError, RunReport, Shutdown,
-    Source, event_channel,
+    Changes, Checked, DecideRequest, Engine, Event, EventSink, NodeChange, Params, ResumeRequest, RunError,
+    RunReport, Shutdown, Source, event_channel,
 };
 use migrate_plugin_api::{
     Check, Evidence, Idempotency, LogLevel, NodeId, Observation, Problem, Progress, Step, StepContext,
@@ -343,4 +343,40 @@ pub async fn approve(project: &Project) {
     let node = NodeId::new("go").unwrap();
     let request = DecideRequest { run: None, node, approved: true, by, host, note: None };
     project.engine().decide(request).await.unwrap();
+}
+
+pub fn plain() -> ResumeRequest {
+    ResumeRequest::default()
+}
+
+pub fn accept() -> ResumeRequest {
+    ResumeRequest { accept_changes: true, ..plain() }
+}
+
+pub fn rerun(name: &str) -> ResumeRequest {
+    ResumeRequest { rerun: vec![NodeId::new(name).unwrap()], ..plain() }
+}
+
+/// What a plain `resume` is refused with.
+pub async fn refused(project: &Project) -> Changes {
+    match resume(project, plain()).await {
+        Err(RunError::Changed(_, changes)) => *changes,
+        other => panic!("not told: {other:?}"),
+    }
+}
+
+/// By node, in the words of the command line.
+pub fn sentences(changes: &Changes) -> Vec<String> {
+    let node = |change: &NodeChange| {
+        change.sentences().into_iter().map(|text| format!("{}: {text}", change.node)).collect::<Vec<_>>()
+    };
+    changes.nodes.iter().flat_map(node).collect()
+}
+
+pub fn applied(project: &Project) -> Vec<String> {
+    project.calls().into_iter().filter(|call| call.starts_with("apply")).collect()
+}
+
+pub fn fails(project: &Project, node: &str) {
+    project.script(|s| drop(s.apply.insert(node.into(), [Apply::Permanent].into())));
 }
