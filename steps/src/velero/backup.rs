@@ -297,14 +297,17 @@ impl VeleroBackup {
         let made = Made {
             name,
             namespaces: &config.namespaces,
+            unlisted: &unlisted,
             noted: &noted(backup)?,
+            asked: backup.metadata.creation_timestamp.as_ref(),
             volumes: &volumes,
             began,
             listed: listed.as_ref(),
             objects: &objects,
             contents: contents.as_ref(),
+            claims: &claims,
         };
-        let left_out = made.left_out(velero, &claims).await?;
+        let left_out = made.left_out(velero).await?;
         let hazards = match contents.as_ref() {
             Some(contents) => hazards::judge(contents, Some(&volumes), None),
             None => {
@@ -314,15 +317,13 @@ impl VeleroBackup {
             }
         };
         if let Err(error) = hazards::refuse(&hazards, config.allow_unfinished_jobs) {
-            let hint = made.otherwise(ctx, velero, &error.hint.unwrap_or_default()).await?;
+            let hint = error.hint.unwrap_or_default();
+            let hint = made.otherwise(ctx, velero, &left_out, &hint).await?;
             let message = format!("backup `{name}` is not to be restored: {}", error.message);
             return Err(StepError::permanent(message).with_hint(hint));
         }
         // Last: the way on with such a backup is to restore it as it stands.
-        made.refuse_unlisted(ctx, velero, &unlisted).await?;
-        if !config.allow_unmounted {
-            made.refuse(ctx, velero, &left_out, &claims).await?;
-        }
+        made.refuse(ctx, velero, &left_out, config.allow_unmounted).await?;
         let remarks = hazards.iter().map(Hazard::message).collect();
         let bytes = volumes.iter().map(|v| v.bytes).sum();
         let prefixes = prefixes(name, &volumes);

@@ -2,6 +2,7 @@
 //! the source has no more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -9,6 +10,7 @@ use migrate_plugin_api::{StepContext, StepError};
 
 use super::api::Velero;
 use super::backup::{another, named};
+use super::compare::some;
 use super::contents::{Contents, place};
 use super::volumes::{
     BoundClaim, CLAIMS, UNMOUNTED_HINT, VolumeBackup, absent_namespaces, has_data_of,
@@ -24,8 +26,12 @@ pub(super) struct Made<'a> {
     pub name: &'a str,
     /// Its namespaces.
     pub namespaces: &'a [String],
+    /// Those of them that its list lacks.
+    pub unlisted: &'a [String],
     /// The paths of the claims that were bound when it was asked for.
     pub noted: &'a [String],
+    /// When it was asked for.
+    pub asked: Option<&'a Time>,
     /// What it has of volumes.
     pub volumes: &'a [VolumeBackup],
     /// When it began.
@@ -36,6 +42,8 @@ pub(super) struct Made<'a> {
     pub objects: &'a BTreeMap<String, Vec<String>>,
     /// What it holds; `None` where that can't be read.
     pub contents: Option<&'a Contents>,
+    /// The bound claims that the source still has.
+    pub claims: &'a [BoundClaim],
 }
 
 /// Those of `namespaces` that the list of a backup's `objects` lacks: Velero lists each that it takes along.
@@ -45,17 +53,14 @@ pub(super) fn unlisted(namespaces: &[String], objects: &BTreeMap<String, Vec<Str
 }
 
 impl Made<'_> {
-    /// The paths of the claims that were bound and have no data in it, of which the source still has `claims`.
-    pub(super) async fn left_out(
-        &self,
-        velero: &Velero,
-        claims: &[BoundClaim],
-    ) -> Result<Vec<String>, StepError> {
+    /// The paths of the claims that were bound and have no data in it.
+    pub(super) async fn left_out(&self, velero: &Velero) -> Result<Vec<String>, StepError> {
         // Where nothing tells, what came before Velero had listed the source may be in it.
-        let is_told = self.contents.is_some() || !self.objects.is_empty();
-        let until = if is_told { self.began } else { self.listed };
-        let mut left_out: BTreeSet<String> = left_out_of(claims, self.volumes, until).into_iter().collect();
-        left_out.extend(self.noted.iter().filter(|path| !has_data_of(self.volumes, path)).cloned());
+        let until = if self.is_told() { self.began } else { self.listed };
+        let mut left_out: BTreeSet<String> =
+            left_out_of(self.claims, self.volumes, until).into_iter().collect();
+        let is_without = |path: &&String| !has_data_of(self.volumes, path) || self.is_of_another(path);
+        left_out.extend(self.noted.iter().filter(is_without).cloned());
         match self.contents {
             // What it holds is restored, whenever it came.
             Some(contents) => {
@@ -66,6 +71,23 @@ impl Made<'_> {
             None => left_out.extend(self.gone(velero).await?),
         }
         Ok(left_out.into_iter().collect())
+    }
+
+    /// Whether the claim at `path`, which was noted, went before Velero's turn, so that what it has is of another one by
+    /// its name. What came after Velero had listed the source says nothing of it.
+    fn is_of_another(&self, path: &String) -> bool {
+        let held = self.contents.and_then(|contents| find(&contents.claims, path));
+        let until = if held.is_some() { None } else { self.listed };
+        let came_since = |claim: &BoundClaim| {
+            let created = claim.created.as_ref();
+            !was_there(created, self.asked) && was_there(created, until)
+        };
+        self.noted.contains(path) && held.or_else(|| find(self.claims, path)).is_some_and(came_since)
+    }
+
+    /// Whether it tells itself what it holds.
+    fn is_told(&self) -> bool {
+        self.contents.is_some() || !self.objects.is_empty()
     }
 
     /// Claims of its list without data that the source has no more: nobody can say that they were not bound.
@@ -80,47 +102,86 @@ impl Made<'_> {
         Ok(listed.iter().filter(is_gone).cloned().collect())
     }
 
-    /// Refuses it where claims are `left_out`, and where nothing tells which claims it had: neither itself, as seen from
-    /// here, nor the source, which still has `claims`.
+    /// Refuses it where it has nothing of namespaces, which its list lacks, and unless data may be left behind
+    /// (`allow_unmounted`), where claims are `left_out` or nothing tells which claims it had: neither itself, as seen
+    /// from here, nor the source.
     pub(super) async fn refuse(
         &self,
         ctx: &StepContext,
         velero: &Velero,
         left_out: &[String],
-        claims: &[BoundClaim],
+        allow_unmounted: bool,
     ) -> Result<(), StepError> {
-        if left_out.is_empty() && (self.contents.is_some() || !self.objects.is_empty()) {
-            return Ok(());
+        // Those of its other namespaces: a restore would make them empty.
+        let of_others = left_out.iter().filter(|path| self.holds_namespace_of(path));
+        let without: Vec<String> = of_others
+            .map(|path| {
+                let is_of_another = has_data_of(self.volumes, path) && self.is_of_another(path);
+                if is_of_another { format!("{path} (made again before its turn)") } else { path.clone() }
+            })
+            .collect();
+        if self.unlisted.is_empty() {
+            if allow_unmounted || without.is_empty() && self.is_told() {
+                return Ok(());
+            }
+            if without.is_empty() {
+                return self.refuse_untold(ctx, velero).await;
+            }
         }
-        if left_out.is_empty() {
-            return self.refuse_untold(ctx, velero).await;
+        let mut lacks = Vec::new();
+        if !self.unlisted.is_empty() {
+            lacks.push(format!("doesn't hold {}: being deleted at its turn", named(self.unlisted)));
         }
-        let absent = absent_namespaces(velero, self.namespaces).await?;
-        let are_there = left_out.iter().all(|path| claims.iter().any(|claim| claim.path() == *path));
-        let hint = if absent.is_empty() && are_there {
-            format!("{UNMOUNTED_HINT}; then {}", another(ctx))
-        } else {
-            self.ways(ctx, absent.is_empty())
-        };
-        let message = format!("backup `{}` has no data of these claims: {}", self.name, left_out.join(", "));
+        if !without.is_empty() {
+            lacks.push(format!("has no data of these claims: {}", without.join(", ")));
+        }
+        let is_whole = self.lost(velero, left_out).await?.is_empty();
+        let ways = self.ways(ctx, velero, is_whole).await?;
+        let hint =
+            if is_whole && !without.is_empty() { format!("{UNMOUNTED_HINT}; then {ways}") } else { ways };
+        let message = format!("backup `{}` {}", self.name, lacks.join("; it "));
         Err(StepError::permanent(message).with_hint(hint))
     }
 
-    /// Refuses it where it has nothing of namespaces, which its list lacks.
-    pub(super) async fn refuse_unlisted(
-        &self,
-        ctx: &StepContext,
-        velero: &Velero,
-        unlisted: &[String],
-    ) -> Result<(), StepError> {
-        if unlisted.is_empty() {
-            return Ok(());
+    fn holds_namespace_of(&self, path: &str) -> bool {
+        let is_of =
+            |namespace: &String| path.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('/'));
+        !self.unlisted.iter().any(is_of)
+    }
+
+    /// What of it the source no longer has as it was, so that no other backup can hold it: namespaces, else claims with
+    /// data in it or `left_out`.
+    async fn lost(&self, velero: &Velero, left_out: &[String]) -> Result<Vec<String>, StepError> {
+        let held = self.namespaces.iter().filter(|namespace| !self.unlisted.contains(namespace));
+        let namespaces = lost_namespaces(velero, &held.cloned().collect::<Vec<_>>(), self.began).await?;
+        if !namespaces.is_empty() {
+            return Ok(namespaces.iter().map(|namespace| format!("namespace {namespace}")).collect());
         }
-        let is_whole = absent_namespaces(velero, self.namespaces).await?.is_empty();
-        let hint = if is_whole { another(ctx) } else { self.as_it_stands() };
-        let message =
-            format!("backup `{}` doesn't hold {}: being deleted at its turn", self.name, named(unlisted));
-        Err(StepError::permanent(message).with_hint(hint))
+        let with_data = self
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.claim.as_ref().map(|claim| format!("{}/{claim}", volume.namespace)));
+        let mut claims: BTreeSet<String> = with_data.chain(left_out.iter().cloned()).collect();
+        claims.retain(|path| self.holds_namespace_of(path) && !self.is_of_pod(path) && !self.is_there(path));
+        Ok(claims.iter().map(|path| format!("claim {path}")).collect())
+    }
+
+    /// Whether the claim at `path` comes and goes with a pod.
+    fn is_of_pod(&self, path: &str) -> bool {
+        self.contents.and_then(|contents| find(&contents.claims, path)).is_some_and(|claim| claim.is_of_pod)
+    }
+
+    /// Whether the source has the claim at `path` as it was.
+    fn is_there(&self, path: &String) -> bool {
+        if self.is_of_another(path) {
+            return false;
+        }
+        let held = self.contents.and_then(|contents| find(&contents.claims, path));
+        let is_same = |claim: &BoundClaim| match held {
+            Some(held) => claim.created == held.created,
+            None => was_there(claim.created.as_ref(), self.began),
+        };
+        find(self.claims, path).is_some_and(|claim| !claim.is_going && is_same(claim))
     }
 
     /// The ways on where it must not be restored as it stands, of which `hint` needs another backup.
@@ -128,19 +189,23 @@ impl Made<'_> {
         &self,
         ctx: &StepContext,
         velero: &Velero,
+        left_out: &[String],
         hint: &str,
     ) -> Result<String, StepError> {
-        let absent = absent_namespaces(velero, self.namespaces).await?;
+        let lost = self.lost(velero, left_out).await?;
         let reach = if self.contents.is_some() { String::new() } else { format!("{REACH_HINT}; or ") };
-        if absent.is_empty() {
-            return Ok(format!("{reach}{hint}; then {}", another(ctx)));
+        let again = self.again(ctx, velero).await?.map(|again| format!("{hint}; then {again}"));
+        if lost.is_empty() {
+            return Ok(format!("{reach}{}", again.as_deref().unwrap_or(hint)));
         }
+        let again = again.map(|again| format!("; or {again}, of what the source has now"));
         Ok(format!(
-            "{reach}the source no longer has {}, so that no other backup can be made: before this one expires, copy it (see \
+            "{reach}the source no longer has {}, which no other backup can hold: before this one expires, copy it (see \
              docs/velero.md) and restore it by hand without that, or with that changed: `velero restore create \
-             --from-backup {}` with `--exclude-resources` or `--resource-modifier-configmap`",
-            named(&absent),
-            self.name
+             --from-backup {}` with `--exclude-resources` or `--resource-modifier-configmap`{}",
+            some(&lost),
+            self.name,
+            again.unwrap_or_default()
         ))
     }
 
@@ -150,22 +215,38 @@ impl Made<'_> {
         if lost.is_empty() {
             return Ok(());
         }
-        let is_whole = absent_namespaces(velero, self.namespaces).await?.is_empty();
         Err(StepError::permanent(format!(
             "backup `{}` may lack data of claims: what it holds can't be read from here, and the source no longer has {}",
             self.name,
             named(&lost)
         ))
-        .with_hint(format!("{REACH_HINT}; {}", self.ways(ctx, is_whole))))
+        .with_hint(format!("{REACH_HINT}; {}", self.ways(ctx, velero, false).await?)))
     }
 
-    /// The ways on with it where the source has lost something: `is_whole`, if not a namespace, which another backup
-    /// would need.
-    fn ways(&self, ctx: &StepContext, is_whole: bool) -> String {
-        if is_whole {
-            return format!("{}; {}, of what the source has now", self.as_it_stands(), another(ctx));
+    /// The ways on: another backup, and where the source has not all that this one has (`is_whole`), this one first.
+    async fn ways(&self, ctx: &StepContext, velero: &Velero, is_whole: bool) -> Result<String, StepError> {
+        Ok(match self.again(ctx, velero).await? {
+            Some(again) if is_whole => again,
+            Some(again) => format!("{}; {again}, of what the source has now", self.as_it_stands()),
+            None => self.as_it_stands(),
+        })
+    }
+
+    /// How another backup is made of what the source still has; `None` where it has none of the namespaces.
+    async fn again(&self, ctx: &StepContext, velero: &Velero) -> Result<Option<String>, StepError> {
+        let mut left = Vec::new();
+        for namespace in self.namespaces {
+            if absent_namespaces(velero, slice::from_ref(namespace)).await?.is_empty() {
+                left.push(namespace);
+            }
         }
-        self.as_it_stands()
+        Ok(if left.len() == self.namespaces.len() {
+            Some(another(ctx))
+        } else {
+            // Another one of all would be refused.
+            (!left.is_empty())
+                .then(|| format!("a run of its own with `namespaces = {left:?}` makes another backup"))
+        })
     }
 
     /// The way on with it where the source has lost what another one would have to hold. This node can't take it: with
@@ -179,4 +260,10 @@ impl Made<'_> {
             self.name
         )
     }
+}
+
+/// The one at `path`, `NAMESPACE/NAME`.
+fn find<'a>(claims: &'a [BoundClaim], path: &str) -> Option<&'a BoundClaim> {
+    let place = path.split_once('/')?;
+    claims.iter().find(|claim| (&*claim.namespace, &*claim.name) == place)
 }

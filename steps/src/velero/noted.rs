@@ -76,6 +76,7 @@ mod tests {
             is_block: false,
             goes_along: true,
             is_of_pod,
+            is_going: false,
             created: None,
         }
     }

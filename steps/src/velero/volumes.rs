@@ -186,6 +186,8 @@ pub(super) struct BoundClaim {
     pub goes_along: bool,
     /// It comes and goes with a pod, as that of a generic ephemeral volume.
     pub is_of_pod: bool,
+    /// It is being deleted.
+    pub is_going: bool,
     pub created: Option<Time>,
 }
 
@@ -207,6 +209,7 @@ pub(super) fn bound(claims: &[PersistentVolumeClaim]) -> Vec<BoundClaim> {
         is_block: c.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block"),
         goes_along: !is_excluded(c) && c.metadata.deletion_timestamp.is_none(),
         is_of_pod: c.owner_references().iter().any(|owner| owner.kind == "Pod"),
+        is_going: c.metadata.deletion_timestamp.is_some(),
         created: c.metadata.creation_timestamp.clone(),
     };
     claims.iter().filter(is_bound).map(one).collect()

@@ -137,6 +137,8 @@ async fn a_backup_is_not_handed_on_where_nothing_tells_which_claims_it_had() {
     cluster.finish();
 }
 
+const ANOTHER: &str = "`migrate resume test-run --rerun node` makes another backup";
+
 fn as_it_stands() -> String {
     format!(
         "no other backup can hold what the source no longer has: before this one expires, restore it as it stands in a \
@@ -194,9 +196,7 @@ async fn a_backup_that_would_do_harm_is_not_advised_to_be_restored_as_it_stands(
     let said = "Job shop/bill (not completed) would run again on the target, from the beginning";
     assert_eq!(error.message, format!("backup `{KEY}` is not to be restored: {said}"));
     let hint = error.hint.unwrap();
-    assert!(
-        hint.starts_with("the source no longer has namespace shop, so that no other backup can be made: ")
-    );
+    assert!(hint.starts_with("the source no longer has namespace shop, which no other backup can hold: "));
     assert!(
         hint.contains(&format!("`velero restore create --from-backup {KEY}` with `--exclude-resources`"))
     );
@@ -251,9 +251,8 @@ async fn a_namespace_that_goes_before_veleros_turn_is_named() {
                 error.message,
                 format!("backup `{KEY}` doesn't hold namespace crm: being deleted at its turn")
             );
-            let another = "`migrate resume test-run --rerun node` makes another backup";
-            let hint = if is_back { another.to_owned() } else { as_it_stands() };
-            assert_eq!(error.hint.unwrap(), hint);
+            let of_rest = "a run of its own with `namespaces = [\"shop\"]` makes another backup";
+            assert_eq!(error.hint.unwrap(), if is_back { ANOTHER } else { of_rest });
         }
         cluster.finish();
     }
@@ -267,6 +266,125 @@ async fn a_namespace_that_goes_before_veleros_turn_is_named() {
     let error = backup_step().apply(&context().1, &allowing(&cluster)).await.unwrap_err();
     assert!(error.message.contains("doesn't hold namespace shop"), "{error}");
     cluster.finish();
+}
+
+/// Of what the source still has another backup can be made, which this one would otherwise be taken for.
+#[tokio::test]
+async fn a_claim_without_data_is_named_also_beside_a_namespace_that_is_gone() {
+    let (cluster, mut config) = leaving(None).await;
+    let made = cluster.lock().on_create.take().unwrap();
+    cluster.lock().on_create = Some(Box::new(move |state, path| {
+        made(state, path);
+        state.objects.remove(&format!("{VELERO}/podvolumebackups/p1"));
+    }));
+    for allowed in [false, true] {
+        config["allow-unmounted"] = json!(allowed);
+        let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+        assert_eq!(
+            error.message,
+            format!(
+                "backup `{KEY}` doesn't hold namespace crm: being deleted at its turn; it has no data of these \
+                 claims: shop/data-db-0"
+            )
+        );
+        let hint = error.hint.unwrap();
+        assert!(hint.starts_with("Velero reads a volume through a running pod: "), "{hint}");
+        let of_rest = "; then a run of its own with `namespaces = [\"shop\"]` makes another backup";
+        assert!(hint.ends_with(of_rest), "{hint}");
+    }
+    // With its claim also what it might be restored for is gone.
+    cluster.lock().objects.remove(CLAIM);
+    let hint = backup_step().apply(&context().1, &config).await.unwrap_err().hint.unwrap();
+    assert!(hint.starts_with("no other backup can hold what the source no longer has"), "{hint}");
+    assert!(hint.ends_with("makes another backup, of what the source has now"), "{hint}");
+    cluster.finish();
+}
+
+const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-db-0";
+
+/// What becomes of a claim with data in the backup, and of its namespace, by the time that a run goes on.
+fn losses() -> [(&'static str, &'static str, Option<Value>); 4] {
+    let created = |time: &str| json!({ "metadata": { "creationTimestamp": time } });
+    let mut again = claim("Bound", "gp3");
+    again["metadata"]["creationTimestamp"] = json!("2026-01-02T01:00:00Z");
+    let mut going = claim("Bound", "gp3");
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-02T01:00:00Z");
+    let namespace = "namespace shop (made again since)";
+    [
+        ("claim shop/data-db-0", CLAIM, None),
+        ("claim shop/data-db-0", CLAIM, Some(again)),
+        ("claim shop/data-db-0", CLAIM, Some(going)),
+        (namespace, "/api/v1/namespaces/shop", Some(created("2026-01-02T01:00:00Z"))),
+    ]
+}
+
+/// Another backup would lack it, and nothing would say so.
+#[tokio::test]
+async fn a_backup_that_has_the_last_of_a_claim_is_named_beside_another_one() {
+    for (lost, path, left) in losses() {
+        let cluster = source().await;
+        // Its pod was not running at Velero's turn.
+        meanwhile(&cluster, |state| {
+            unmounted(state, "cache", "Delete", ("csi", json!({ "driver": "ebs.csi.aws.com" })));
+        });
+        list(
+            &cluster,
+            json!({ "v1/PersistentVolumeClaim": ["shop/data-db-0", "shop/cache"],
+            "v1/PersistentVolume": ["pv-cache"] }),
+        );
+        let config = backup_config(&cluster);
+        let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+        assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: shop/cache"));
+        let hint = error.hint.unwrap();
+        assert!(hint.ends_with(&format!("; then {ANOTHER}")) && !hint.contains(KEY), "{hint}");
+        change(&cluster, path, left.clone());
+        let error = backup_step().apply(&context().1, &config).await.unwrap_err();
+        assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: shop/cache"));
+        assert_eq!(
+            error.hint.unwrap(),
+            format!("{}; {ANOTHER}, of what the source has now", as_it_stands()),
+            "{lost}"
+        );
+        cluster.finish();
+        // One that would do harm.
+        let cluster = source().await;
+        meanwhile(&cluster, |state| {
+            let job = json!({ "spec": { "template": {} }, "status": { "active": 1 } });
+            state.put("/apis/batch/v1/namespaces/shop/jobs/bill", job);
+            let owner = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": "bill", "uid": "u", "controller": true });
+            let metadata = json!({ "ownerReferences": [owner] });
+            let spec = json!({ "containers": [], "restartPolicy": "Never" });
+            let pod = json!({ "metadata": metadata, "spec": spec, "status": { "phase": "Running" } });
+            state.put("/api/v1/namespaces/shop/pods/bill-x7", pod);
+        });
+        list(&cluster, json!({ "batch/v1/Job": ["shop/bill"], "v1/Pod": ["shop/db-0", "shop/bill-x7"] }));
+        let hint = async || {
+            let error = backup_step().apply(&context().1, &backup_config(&cluster)).await.unwrap_err();
+            error.hint.unwrap()
+        };
+        let only = hint().await;
+        assert!(only.ends_with(&format!("; then {ANOTHER}")) && !only.contains(KEY), "{only}");
+        change(&cluster, path, left);
+        let hint = hint().await;
+        assert!(
+            hint.starts_with(&format!(
+                "the source no longer has {lost}, which no other backup can hold: before"
+            )),
+            "{hint}"
+        );
+        assert!(hint.contains(&format!("--from-backup {KEY}`")), "{hint}");
+        assert!(hint.ends_with(&format!("; then {ANOTHER}, of what the source has now")), "{hint}");
+        cluster.finish();
+    }
+}
+
+/// That `path` is gone, or what `left` is in its place.
+fn change(cluster: &Cluster, path: &str, left: Option<Value>) {
+    let mut state = cluster.lock();
+    match left {
+        Some(left) => state.put(path, left),
+        None => drop(state.objects.remove(path)),
+    }
 }
 
 /// As where a release is uninstalled and its claims are deleted.
@@ -283,4 +401,53 @@ async fn a_claim_that_goes_before_veleros_turn_is_named() {
     let error = backup_step().apply(&context().1, &config).await.unwrap_err();
     assert_eq!(error.message, format!("backup `{KEY}` has no data of these claims: crm/files"));
     cluster.finish();
+}
+
+/// As where its controller, or a repository, has made it again, empty.
+#[tokio::test]
+async fn a_claim_that_goes_and_comes_back_before_veleros_turn_is_named() {
+    for (created, is_readable, is_told) in [
+        ("2026-01-01T00:00:00Z", true, false),
+        ("2026-01-01T13:00:00Z", true, true),
+        ("2026-01-01T13:00:00Z", false, true),
+        // After Velero's turn: what is in the backup is of the one before.
+        ("2026-01-02T01:00:00Z", false, false),
+    ] {
+        let (cluster, config) = leaving(Some("/api/v1/namespaces/crm")).await;
+        let made = cluster.lock().on_create.take().unwrap();
+        cluster.lock().on_create = Some(Box::new(move |state, path| {
+            made(state, path);
+            if let Some(backup) = state.objects.get_mut(path)
+                && path.contains("/backups/")
+            {
+                backup["metadata"]["creationTimestamp"] = json!("2026-01-01T12:00:00Z");
+                let mut again = claim("Bound", "gp3");
+                again["metadata"]["creationTimestamp"] = json!(created);
+                state.put("/api/v1/namespaces/crm/persistentvolumeclaims/files", again);
+                let mut volume = pod_volume_backup("Completed", 20);
+                volume["metadata"]["creationTimestamp"] = json!("2026-01-02T00:05:00Z");
+                volume["metadata"]["annotations"] = json!({ "velero.io/pvc-name": "files" });
+                volume["spec"]["pod"] = json!({ "namespace": "crm", "name": "crm-0" });
+                state.put(&format!("{VELERO}/podvolumebackups/p2"), volume);
+                state.put_contents(KEY);
+            }
+        }));
+        list(
+            &cluster,
+            json!({ "v1/Namespace": ["crm", "shop"],
+            "v1/PersistentVolumeClaim": ["crm/files", "shop/data-db-0"] }),
+        );
+        if !is_readable {
+            cluster.lock().put_file("BackupResourceList", KEY, &json!("unreadable"));
+        }
+        let outcome = backup_step().apply(&context().1, &config).await;
+        assert_eq!(outcome.is_err(), is_told, "{created}");
+        if let Err(error) = outcome {
+            let lacks = "has no data of these claims: crm/files (made again before its turn)";
+            assert_eq!(error.message, format!("backup `{KEY}` {lacks}"));
+            let hint = error.hint.unwrap();
+            assert!(hint.starts_with("no other backup can hold what the source no longer has"), "{hint}");
+        }
+        cluster.finish();
+    }
 }
