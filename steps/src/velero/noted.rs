@@ -20,12 +20,13 @@ const CLAIMS_ANNOTATION: &str = "migrate-claims";
 /// An API server takes 256 KiB of annotations in all, of which Velero's own need few. Thousands of claims fit.
 const MAX_NOTED_BYTES: usize = 192 << 10;
 
-/// Notes `claims` on `backup`. Those that come and go with a pod are not missed once they are gone.
+/// Notes `claims` on `backup`. Those that come and go with a pod, or are being deleted, are not missed once they are gone.
 ///
 /// # Errors
 /// Where they are too many: a claim that can't be noted could go unseen.
 pub(super) fn note(backup: &mut Backup, claims: &[BoundClaim]) -> Result<(), StepError> {
-    let paths: Vec<String> = claims.iter().filter(|claim| !claim.is_of_pod).map(BoundClaim::path).collect();
+    let stays = |claim: &&BoundClaim| !claim.is_of_pod && !claim.is_going;
+    let paths: Vec<String> = claims.iter().filter(stays).map(BoundClaim::path).collect();
     if paths.is_empty() {
         return Ok(());
     }
@@ -87,9 +88,11 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_read_as_they_were_noted_unless_they_come_and_go_with_a_pod() {
+    fn claims_are_read_as_they_were_noted_unless_they_come_and_go_with_a_pod_or_are_being_deleted() {
         let mut made = backup();
-        note(&mut made, &[claim("data", false), claim("web-1-scratch", true), claim("logs", false)]).unwrap();
+        let going = BoundClaim { is_going: true, ..claim("old", false) };
+        note(&mut made, &[claim("data", false), claim("web-1-scratch", true), going, claim("logs", false)])
+            .unwrap();
         assert_eq!(noted(&made).unwrap(), ["shop/data", "shop/logs"]);
         assert_eq!(noted(&backup()).unwrap(), [] as [String; 0]);
         made.annotations_mut().insert(CLAIMS_ANNOTATION.to_owned(), "none of ours".to_owned());
