@@ -317,8 +317,9 @@ impl VeleroBackup {
             }
         };
         if let Err(error) = hazards::refuse(&hazards, config.allow_unfinished_jobs) {
+            let work = hazards::stopped(&hazards, config.allow_unfinished_jobs, contents.as_ref());
             let hint = error.hint.unwrap_or_default();
-            let hint = made.otherwise(ctx, velero, &left_out, &hint).await?;
+            let hint = made.otherwise(ctx, velero, &left_out, (&hint, work)).await?;
             let message = format!("backup `{name}` is not to be restored: {}", error.message);
             return Err(StepError::permanent(message).with_hint(hint));
         }

@@ -183,6 +183,34 @@ pub(super) fn refuse(hazards: &[Hazard], allow_unfinished: bool) -> Result<(), S
     Err(StepError::permanent(messages.join("; ")).with_hint(hints.join("; ")))
 }
 
+/// How a resource modifier keeps from running what must not run again: a Job, and its pods, which Velero restores without
+/// it and of which only the contents of the backup tell.
+pub(super) fn stopped(
+    hazards: &[Hazard],
+    allow_unfinished: bool,
+    contents: Option<&Contents>,
+) -> Option<String> {
+    let is_work = |hazard: &Hazard| matches!(hazard.kind, Kind::UnfinishedWork | Kind::UnseenWork);
+    if allow_unfinished || !hazards.iter().any(is_work) {
+        return None;
+    }
+    let pods: Vec<String> = contents.map(of_jobs).unwrap_or_default();
+    let pods = if pods.is_empty() { String::new() } else { format!(" ({})", some(&pods)) };
+    Some(format!("which suspends a Job and has the pods of all that work{pods} do nothing but sleep"))
+}
+
+/// The pods of Jobs that would run again.
+fn of_jobs(contents: &Contents) -> Vec<String> {
+    let jobs = contents.jobs.iter().filter(|job| of_job(job, None).is_some());
+    let jobs: BTreeSet<String> = jobs.map(place).collect();
+    let is_of_one = |pod: &&Pod| {
+        let owner = controller(*pod).filter(|owner| owner.kind == "Job");
+        let namespace = pod.namespace().unwrap_or_default();
+        owner.is_some_and(|owner| jobs.contains(&format!("{namespace}/{}", owner.name)))
+    };
+    contents.pods.iter().filter(is_of_one).map(place).collect()
+}
+
 /// Looks at `namespaces`, of which claims and pods are `listed`, as they are.
 pub(super) async fn look(
     velero: &Velero,

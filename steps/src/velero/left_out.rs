@@ -184,13 +184,14 @@ impl Made<'_> {
         find(self.claims, path).is_some_and(|claim| !claim.is_going && is_same(claim))
     }
 
-    /// The ways on where it must not be restored as it stands, of which `hint` needs another backup.
+    /// The ways on where it must not be restored as it stands, of which `hint` needs another backup; by hand, `work` is
+    /// to be kept from running.
     pub(super) async fn otherwise(
         &self,
         ctx: &StepContext,
         velero: &Velero,
         left_out: &[String],
-        hint: &str,
+        (hint, work): (&str, Option<String>),
     ) -> Result<String, StepError> {
         let lost = self.lost(velero, left_out).await?;
         let reach = if self.contents.is_some() { String::new() } else { format!("{REACH_HINT}; or ") };
@@ -200,11 +201,13 @@ impl Made<'_> {
         }
         let again = again.map(|again| format!("; or {again}, of what the source has now"));
         Ok(format!(
-            "{reach}the source no longer has {}, which no other backup can hold: before this one expires, copy it (see \
-             docs/velero.md) and restore it by hand without that, or with that changed: `velero restore create \
-             --from-backup {}` with `--exclude-resources` or `--resource-modifier-configmap`{}",
+            "{reach}the source no longer has {}, which no other backup can hold: before this one expires, copy it (by \
+             `copy-backup` of docs/velero.md, without its `restore`) and restore it by hand with that changed: `velero \
+             restore create --from-backup {} --resource-modifier-configmap NAME`{}; exclude no pods, through which \
+             volumes are restored{}",
             some(&lost),
             self.name,
+            work.map(|work| format!(", {work}")).unwrap_or_default(),
             again.unwrap_or_default()
         ))
     }
