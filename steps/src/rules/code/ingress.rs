@@ -163,25 +163,30 @@ impl<'a> Settings<'a> {
 
     /// The port that plain requests are sent to.
     pub(super) fn redirect(&self) -> Option<u16> {
-        self.ssl_redirect().or_else(|| {
-            // The older way: an action that redirects everything.
-            let action =
-                self.iter().find(|(name, _)| name.starts_with("actions.") && name.contains("redirect"))?;
-            let action: Value = serde_json::from_str(action.1).ok()?;
-            let redirect = action.get("redirectConfig").or_else(|| action.get("RedirectConfig"))?;
-            let text = |name: &str, other: &str| {
-                redirect.get(name).or_else(|| redirect.get(other)).and_then(Value::as_str)
-            };
-            let is_https = text("protocol", "Protocol") == Some("HTTPS");
-            let whole = text("host", "Host").is_none() && text("path", "Path").is_none();
-            (is_https && whole).then(|| text("port", "Port").and_then(|p| p.parse().ok()).unwrap_or(443))
-        })
+        // The older way: an action that redirects everything.
+        let is_redirect = |name: &str| name.starts_with("actions.") && name.contains("redirect");
+        let mut actions = self.iter().filter(|(name, _)| is_redirect(name));
+        self.ssl_redirect().or_else(|| actions.find_map(|(_, action)| https_port(action)))
     }
 
     pub(super) fn certificates(&self) -> Vec<&'a str> {
         let arns = self.get("certificate-arn").unwrap_or_default();
         arns.split(',').map(str::trim).filter(|arn| !arn.is_empty()).collect()
     }
+}
+
+/// The port of HTTPS to which an action sends whatever it gets, with host, path and query as they came.
+pub(super) fn https_port(action: &str) -> Option<u16> {
+    let action: Value = serde_json::from_str(action).ok()?;
+    let redirect = action.get("redirectConfig").or_else(|| action.get("RedirectConfig"))?;
+    let text =
+        |name: &str, other: &str| redirect.get(name).or_else(|| redirect.get(other)).and_then(Value::as_str);
+    let is_https = text("protocol", "Protocol") == Some("HTTPS");
+    let is_kept = |name: &str, other: &str, same: &str| text(name, other).is_none_or(|said| said == same);
+    let whole = is_kept("host", "Host", "#{host}")
+        && is_kept("path", "Path", "/#{path}")
+        && is_kept("query", "Query", "#{query}");
+    (is_https && whole).then(|| text("port", "Port").and_then(|p| p.parse().ok()).unwrap_or(443))
 }
 
 /// An Ingress of AWS's.

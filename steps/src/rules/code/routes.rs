@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::gateway::{is_for_any, is_only_for_gateway, metadata};
-use super::ingress::{Ingress, Listener, Settings, host_of, is_for_any_host};
+use super::ingress::{Ingress, Listener, Settings, host_of, https_port, is_for_any_host};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
@@ -142,7 +142,8 @@ fn is_redirect(ingress: &Ingress<'_>, path: &Node) -> bool {
     let service = path.at(&["backend", "service"]);
     let by_annotation = service.and_then(|s| s.text_at(&["port", "name"])) == Some(BY_ANNOTATION);
     let name = service.and_then(|s| s.text_at(&["name"])).unwrap_or_default();
-    by_annotation && name.contains("redirect") && ingress.settings.redirect().is_some()
+    let port = ingress.setting(&format!("actions.{name}")).and_then(https_port);
+    by_annotation && port.is_some() && port == ingress.settings.redirect()
 }
 
 /// How much of the path of a request must fit.
@@ -312,4 +313,66 @@ pub(super) fn services_of(node: &Node) -> Vec<String> {
     let by_name = services.filter(|service| service.text_at(&["port", "name"]) != Some(BY_ANNOTATION));
     let names: BTreeSet<&str> = by_name.filter_map(|service| service.text_at(&["name"])).collect();
     names.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::rules::network_tests::{ALB, PUBLIC, done, finding, ingress, inputs};
+
+    const TO_HTTPS: (&str, &str) = (
+        "alb.ingress.kubernetes.io/actions.ssl-redirect",
+        r##"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"443","host":"#{host}","path":"/#{path}","query":"#{query}"}}"##,
+    );
+    const LISTENERS: [(&str, &str); 2] = [
+        ("alb.ingress.kubernetes.io/listen-ports", r#"[{"HTTP":80},{"HTTPS":443}]"#),
+        ("alb.ingress.kubernetes.io/certificate-arn", "arn"),
+    ];
+
+    /// An Ingress that answers `path` by the action, and all else by Service `web`.
+    fn by_action(action: &str, settings: &[(&str, &str)]) -> String {
+        let rule = format!(
+            "{{path: /admin/*, backend: {{service: {{name: {action}, port: {{name: use-annotation}}}}}}}}"
+        );
+        let all: Vec<_> = [PUBLIC].into_iter().chain(LISTENERS).chain(settings.iter().copied()).collect();
+        ingress("web", &all, &format!("{ALB}\n  rules: [{{host: a.example.com, http: {{paths: [{rule}]}}}}]"))
+    }
+
+    #[test]
+    fn an_action_that_does_not_only_send_to_https_keeps_the_ingress() {
+        let sent = ("alb.ingress.kubernetes.io/ssl-redirect", "443");
+        let admin = "alb.ingress.kubernetes.io/actions.redirect-admin";
+        let gateway = inputs("gateway");
+        for action in [
+            r#"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"443","host":"admin.example.com"}}"#,
+            r#"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"443","path":"/"}}"#,
+            r#"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"443","query":"a=b"}}"#,
+            r#"{"type":"fixed-response","fixedResponseConfig":{"statusCode":"403"}}"#,
+        ] {
+            for settings in [
+                &[sent, (admin, action)][..],
+                &[sent, TO_HTTPS, (admin, action)],
+                &[TO_HTTPS, (admin, action)],
+                &[(admin, action), TO_HTTPS],
+            ] {
+                let text = by_action("redirect-admin", settings);
+                assert_eq!(done(&text, &gateway), text);
+                let told = finding(&text, &gateway, "EKS-NET-001");
+                assert!(!told.rewritten && told.message.contains("`redirect-admin`"), "{told:?}");
+            }
+        }
+        // Nor one to another port, or one that nobody wrote down.
+        let other = r#"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"8443"}}"#;
+        for settings in [&[sent, (admin, other)][..], &[sent]] {
+            let text = by_action("redirect-admin", settings);
+            assert_eq!(done(&text, &gateway), text);
+        }
+        // One that does goes, whatever it is called.
+        for (name, settings) in [
+            ("ssl-redirect", &[TO_HTTPS][..]),
+            ("plain", &[sent, ("alb.ingress.kubernetes.io/actions.plain", TO_HTTPS.1)]),
+        ] {
+            let converted = done(&by_action(name, settings), &gateway);
+            assert!(!converted.contains("kind: Ingress") && !converted.contains("/admin"), "{converted}");
+        }
+    }
 }
