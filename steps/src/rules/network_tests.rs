@@ -53,6 +53,14 @@ pub(super) fn ingress(name: &str, annotations: &[(&str, &str)], spec: &str) -> S
     )
 }
 
+/// One that answers a host of its own, and no other.
+fn of_its_host(name: &str, annotations: &[(&str, &str)]) -> String {
+    let backend = "{service: {name: web, port: {number: 80}}}";
+    let paths = format!("[{{path: /, pathType: Prefix, backend: {backend}}}]");
+    let rules = format!("{ALB}\n  rules: [{{host: {name}.example.com, http: {{paths: {paths}}}}}]");
+    ingress(name, annotations, &rules).split_once("  defaultBackend").unwrap().0.to_owned()
+}
+
 pub(super) const ALB: &str = "ingressClassName: alb";
 pub(super) const PUBLIC: (&str, &str) = ("alb.ingress.kubernetes.io/scheme", "internet-facing");
 const AZURE_INTERNAL: &str = "service.beta.kubernetes.io/azure-load-balancer-internal: \"true\"";
@@ -213,9 +221,10 @@ fn what_one_ingress_says_of_the_load_balancer_is_true_of_all_that_share_it() {
     assert_eq!(done(&text, &inputs("nginx")), text);
     let both = done(&two(&[PUBLIC, addresses], &[PUBLIC, addresses]), &inputs("nginx"));
     assert_eq!(both.matches("whitelist-source-range: '10.0.0.0/8'").count(), 2, "{both}");
-    // A log-in is that of its own routes: the other one makes the Gateway, and has its listener.
+    // A log-in is that of its own hosts: the other one makes the Gateway, and has its listener.
     let login = ("alb.ingress.kubernetes.io/auth-type", "oidc");
-    let text = two(&[PUBLIC, login], &[PUBLIC]);
+    let text =
+        format!("{}---\n{}", of_its_host("a", &[PUBLIC, group, login]), of_its_host("b", &[PUBLIC, group]));
     let converted = done(&text, &gateway);
     assert!(converted.contains("auth-type: 'oidc'") && converted.contains("kind: Gateway\n"), "{converted}");
     // Once it is solved, the Gateway that is there is used, and not made again.
@@ -251,25 +260,17 @@ fn plain_requests_go_to_https_for_all_that_share_the_load_balancer() {
             assert!(!converted.contains("kind: Ingress"), "{converted}");
             assert!(!answers_plainly(&converted), "{converted}");
             assert!(converted.contains("name: b-redirect\n"), "{converted}");
-            assert_eq!(done(&text, &nginx).matches("force-ssl-redirect: \"true\"").count(), 2);
+            let sent = done(&text, &nginx).matches("force-ssl-redirect: \"true\"").count();
+            assert_eq!(sent, 1 + usize::from(answers));
         }
     }
     // Also where it is converted later, and nobody else says so any more.
-    let later = [PUBLIC, group, ports, login];
-    let once = done(&format!("{first}---\n{}", ingress("b", &later, ALB)), &gateway);
+    let later = [PUBLIC, group, ports, arn, login];
+    let both = [of_its_host("a", &[PUBLIC, group, redirect, ports, arn]), of_its_host("b", &later)];
+    let once = done(&both.join("---\n"), &gateway);
     assert_eq!(once.matches("kind: Ingress\n").count(), 1, "{once}");
     let converted = done(&once.replace("    alb.ingress.kubernetes.io/auth-type: 'oidc'\n", ""), &gateway);
     assert!(!converted.contains("kind: Ingress") && !answers_plainly(&converted), "{converted}");
-    // A host that nobody else names has a certificate of its own with NGINX, which answers it over HTTPS.
-    let host = "ingressClassName: alb\n  rules: [{host: b.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]";
-    let told = format!("{first}---\n{}", ingress("b", &[PUBLIC, group], host));
-    let asked = [r#"rewrite.certificates."b.example.com""#];
-    assert!(found(&told, &nginx).iter().any(|f| f.rule == "EKS-NET-001" && f.needs == asked));
-    let mut named = nginx.clone();
-    named.certificates.insert("b.example.com".to_owned(), "b-tls".to_owned());
-    let converted = done(&told, &named);
-    assert_eq!(converted.matches("force-ssl-redirect: \"true\"").count(), 2, "{converted}");
-    assert!(!converted.contains("alb.ingress") && converted.contains("b-tls"), "{converted}");
     // One that shares nothing with it answers as before.
     let alone = done(&format!("{first}---\n{}", ingress("b", &[PUBLIC, ports, arn], ALB)), &gateway);
     assert!(answers_plainly(&alone), "{alone}");

@@ -71,14 +71,10 @@ pub(super) fn tls(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> 
     }
     let is_for_all = hosts.is_empty() && all.is_empty();
     let (settings, group) = (&ingress.settings, ingress.group(look.facts));
-    // NGINX answers over HTTPS also for one that only sends there: with the certificate that another of the load
-    // balancer has for this very host, or with its own.
-    let has_answer = |host: &str| ingress.shares() && group.answers(host);
-    let is_open = |host: &&str| settings.listens_on_https() || !has_answer(host);
     match secrets.as_slice() {
         [] if settings.certificates().is_empty() && settings.is_https() => {
             let mut by_secret: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-            for host in hosts.into_iter().filter(is_open) {
+            for host in hosts {
                 if let Some(secret) = found.need(look.inputs.entry("certificates", host)) {
                     by_secret.entry(secret).or_default().push(host);
                 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::ingress_groups::{
     CLASS, Class, Group, Lacking, annotation, is_controller, rule_of, settings_of_params,
 };
+use super::ingress_guards::Hosts;
 use super::{gateway, ingress_nginx, routes};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -285,17 +286,20 @@ impl<'a> Ingress<'a> {
                     .to_owned(),
             );
         }
-        let (name, by) = group.closing().find(|(name, _)| self.shares() && !is_like(name))?;
+        let closing = group.closing().find(|(name, _)| !is_like(name));
+        let closing = closing.map(|(name, by)| (format!("`{name}`"), by, "the same load balancer"));
+        let guard = || {
+            let guard = group.guard(&Hosts::of(self.object.node))?;
+            Some((guard.to_string(), &guard.by, "the same load balancer and a host of this one"))
+        };
+        let (what, by, shared) = closing.or_else(guard).filter(|_| self.shares())?;
         if !facts.ingresses.is_among(by) {
             return Some(format!(
-                "`{name}` of Ingress {}/{}, with the same load balancer, must be solved; then name another group, or none",
+                "{what} of Ingress {}/{}, with {shared}, must be solved; then name another group, or none",
                 by.0, by.1
             ));
         }
-        Some(format!(
-            "`{name}` of Ingress {}, with the same load balancer, must be solved and taken out first",
-            by.1
-        ))
+        Some(format!("{what} of Ingress {}, with {shared}, must be solved and taken out first", by.1))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ingress::Ingress;
 use super::ingress_groups::annotation;
+use super::ingress_guards::Hosts;
 use crate::rules::engine::{Look, Match};
 use crate::rules::facts::Name;
 use crate::rules::path::key;
@@ -29,8 +30,9 @@ pub(crate) enum Others {
 pub(crate) struct Other {
     pub namespace: String,
     pub name: String,
-    /// What it, or its class, says of the load balancer, under the names of annotations.
+    /// What it, or its class, says of the load balancer, and of who may come to its hosts, under the names of annotations.
     pub settings: BTreeMap<String, String>,
+    pub hosts: Hosts,
 }
 
 impl Other {
@@ -87,7 +89,8 @@ mod tests {
     #[test]
     fn a_line_that_can_not_be_read_is_not_taken_for_nobody() {
         let settings = BTreeMap::from([("wafv2-acl-arn".to_owned(), "a\nb".to_owned())]);
-        let other = Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings };
+        let hosts = Hosts::default();
+        let other = Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings, hosts };
         let read = Others::Read(BTreeSet::from([other]));
         let mut lines = read.to_lines().unwrap();
         assert!(lines.iter().all(|line| !line.contains('\n')));

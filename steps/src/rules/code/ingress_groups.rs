@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::certificates::{hosts_without_secret, tls_secrets_of};
 use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings};
 use super::ingress_elsewhere::{Other, Others};
+use super::ingress_guards::{Guard, Hosts};
 use super::routes::services_of;
 use crate::rules::document::Node;
 use crate::rules::facts::{Name, Named};
@@ -55,6 +56,10 @@ pub(crate) fn is_controller(name: &str) -> bool {
 
 fn is_of_balancer(setting: &str) -> bool {
     OF_BALANCER.iter().any(|(name, _)| *name == setting)
+}
+
+fn is_of_routes(setting: &str) -> bool {
+    OF_ROUTES.iter().any(|(start, _)| setting.starts_with(start))
 }
 
 /// The rule that tells a person of a setting which no conversion may lose.
@@ -150,12 +155,12 @@ pub(crate) struct Group {
     pub redirect: Option<String>,
     /// Hosts for which one of its Ingresses names a Secret. Which hosts an ARN is for nobody says.
     certified: BTreeSet<String>,
-    /// Hosts of the rules of those that listen on HTTPS.
-    answered: BTreeSet<String>,
     schemes: BTreeSet<String>,
     members: BTreeSet<Name>,
     /// What keeps somebody out of all of it, and which Ingresses say so.
     closing: BTreeMap<String, BTreeSet<Name>>,
+    /// What keeps somebody out of the hosts of one of its Ingresses.
+    guards: Vec<Guard>,
 }
 
 /// A group that nobody was gathered for: inside the network.
@@ -164,10 +169,10 @@ static NOBODY: Group = Group {
     asked: BTreeSet::new(),
     redirect: None,
     certified: BTreeSet::new(),
-    answered: BTreeSet::new(),
     schemes: BTreeSet::new(),
     members: BTreeSet::new(),
     closing: BTreeMap::new(),
+    guards: Vec::new(),
 };
 
 impl Group {
@@ -186,18 +191,13 @@ impl Group {
         self.certified.contains(host) || self.asked.contains(&format!("host {host}"))
     }
 
-    /// Whether one of its Ingresses answers this very host over HTTPS.
-    pub(super) fn answers(&self, host: &str) -> bool {
-        self.answered.contains(host)
-    }
-
     /// Whether each of its Ingresses says `setting`.
     pub(super) fn all_say(&self, setting: &str) -> bool {
         self.closing.get(setting).is_some_and(|by| *by == self.members)
     }
 
-    /// Takes what one of its Ingresses says for all of them.
-    fn take(&mut self, name: &Name, settings: &Settings<'_>) {
+    /// Takes what one of its Ingresses says for all of them, and for its hosts.
+    fn take(&mut self, name: &Name, settings: &Settings<'_>, hosts: &Hosts) {
         if self.redirect.is_none() {
             self.redirect = settings.ssl_redirect().map(|port| port.to_string());
         }
@@ -206,11 +206,18 @@ impl Group {
         for (setting, _) in settings.iter().filter(|(setting, _)| is_of_balancer(setting)) {
             self.closing.entry(setting.to_owned()).or_default().insert(name.clone());
         }
+        let of_routes = settings.iter().find(|(setting, _)| is_of_routes(setting));
+        self.guards.extend(of_routes.map(|(setting, _)| Guard::new(name, Some(setting), hosts)));
     }
 
     /// What keeps somebody out of all of it, and the first Ingress that says so.
     pub(super) fn closing(&self) -> impl Iterator<Item = (&str, &Name)> {
         self.closing.iter().filter_map(|(setting, by)| Some((setting.as_str(), by.first()?)))
+    }
+
+    /// What keeps somebody out of one of the hosts.
+    pub(super) fn guard(&self, hosts: &Hosts) -> Option<&Guard> {
+        self.guards.iter().find(|guard| guard.is_for(hosts))
     }
 }
 
@@ -226,7 +233,7 @@ impl Shared {
     fn take(&mut self, other: &Other) {
         let own = other.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let (settings, name) = (Settings::of(own, &[]), other.full_name());
-        self.groups.entry(settings.group(&name)).or_default().take(&name, &settings);
+        self.groups.entry(settings.group(&name)).or_default().take(&name, &settings, &other.hosts);
     }
 }
 
@@ -356,14 +363,15 @@ impl Ingresses {
         settings.filter_map(|(_, settings)| settings.get("group.name").map(str::to_owned)).collect()
     }
 
-    /// Ingresses of these groups, with what each says for all of its group.
+    /// Ingresses of these groups, with what each says for all of its group, and of who may come to its hosts.
     pub(crate) fn of_groups(&self, groups: &BTreeSet<String>) -> BTreeSet<Other> {
-        let all = self.asked.iter().filter_map(|asked| Some((&asked.name, self.settings(asked)?.1)));
+        let all = self.asked.iter().filter_map(|asked| Some((asked, self.settings(asked)?.1)));
         let of = all.filter(|(_, settings)| settings.get("group.name").is_some_and(|of| groups.contains(of)));
-        of.map(|((namespace, name), settings)| {
-            let for_all = settings.iter().filter(|(name, _)| FOR_ALL.contains(name) || is_of_balancer(name));
-            let settings = for_all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            Other { namespace: namespace.clone(), name: name.clone(), settings }
+        of.map(|(asked, settings)| {
+            let said = settings.iter().filter(|(name, _)| FOR_ALL.contains(name) || rule_of(name).is_some());
+            let settings = said.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let (namespace, name) = asked.name.clone();
+            Other { namespace, name, settings, hosts: Hosts::of(&asked.node) }
         })
         .collect()
     }
@@ -421,6 +429,9 @@ impl Ingresses {
                 let elsewhere = others.iter().filter(|other| !self.is_among(&other.full_name()));
                 elsewhere.for_each(|other| shared.take(other));
             }
+            for asked in &self.asked {
+                self.lead(asked, &mut shared);
+            }
             for group in shared.groups.values_mut() {
                 let Group { asked, certified, .. } = group;
                 asked.retain(|line| line.strip_prefix("host ").is_none_or(|host| !certified.contains(host)));
@@ -442,7 +453,7 @@ impl Ingresses {
     }
 
     fn share(&self, asked: &Asked, shared: &mut Shared) {
-        let Some((class, settings)) = self.settings(asked) else { return };
+        let Some((_, settings)) = self.settings(asked) else { return };
         let group = shared.groups.entry(settings.group(&asked.name)).or_default();
         group.asked.extend(settings.listeners().into_iter().map(|l| format!("{} {}", l.name(), l.port)));
         let certificates = settings.certificates();
@@ -455,14 +466,25 @@ impl Ingresses {
         if settings.listens_on_https() {
             let has = |host: &&String| !asked.hosts.contains(host);
             group.certified.extend(asked.routed.iter().filter(has).cloned());
-            group.answered.extend(asked.routed.iter().cloned());
         }
-        group.take(&asked.name, &settings);
+        let hosts = Hosts::of(&asked.node);
+        group.take(&asked.name, &settings, &hosts);
+        if self.has_login(&asked.name.0, &asked.services) {
+            group.guards.push(Guard::new(&asked.name, None, &hosts));
+        }
+    }
+
+    /// Notes the Ingress where it is the first that can be converted.
+    fn lead(&self, asked: &Asked, shared: &mut Shared) {
+        let Some((class, settings)) = self.settings(asked) else { return };
+        let group = shared.groups.entry(settings.group(&asked.name)).or_default();
+        let is_guarded = || group.guard(&Hosts::of(&asked.node)).is_some();
         // It stays an Ingress.
         let is_kept = settings.iter().any(|(name, _)| rule_of(name).is_some())
             || self.has_login(&asked.name.0, &asked.services)
             || self.lacking(class).is_some()
-            || self.lacks_others(&settings).is_some();
+            || self.lacks_others(&settings).is_some()
+            || settings.get("group.name").is_some() && is_guarded();
         if is_kept {
             return;
         }

@@ -25,6 +25,15 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     if by_annotation.iter().any(|(_, name)| name.text() == Some("use-annotation")) {
         return stays(found, "its routes are in `actions` annotations");
     }
+    // NGINX would answer its hosts over HTTPS, where its load balancer answers nothing of it.
+    if ingress.settings.only_redirects() {
+        let way = match ingress.settings.ssl_redirect() {
+            Some(_) => "merge it into the one of its load balancer that does, or delete it",
+            None => "say HTTPS in `listen-ports`, or take the action out",
+        };
+        let reason = format!("it listens on no HTTPS, where its plain requests are sent; {way}");
+        return stays(found, &reason);
+    }
     let annotations = vec![key("metadata"), key("annotations")];
     if node.at(&["metadata", "annotations", "kubernetes.io/ingress.class"]).is_some() {
         found = found.edit(Edit::Delete { path: with(&annotations, "kubernetes.io/ingress.class") });

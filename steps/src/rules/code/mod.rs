@@ -9,6 +9,7 @@ mod images;
 mod ingress;
 pub(crate) mod ingress_elsewhere;
 pub(crate) mod ingress_groups;
+mod ingress_guards;
 mod ingress_nginx;
 mod keda;
 pub(crate) mod nodes;
