@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::gateway::{is_for_any, is_only_for_gateway, metadata};
-use super::ingress::{Ingress, Listener, Settings, host_of, https_port, is_for_any_host};
+use super::ingress::{Ingress, Listener, Settings, host_of, https_port, is_for_any_host, own_settings};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
@@ -212,8 +212,8 @@ fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value,
     let action =
         ingress.setting(&format!("actions.{name}")).ok_or_else(|| format!("there is no action `{name}`"))?;
     let action: Value = serde_json::from_str(action).map_err(|_| format!("action `{name}` is no JSON"))?;
-    let groups = action.pointer("/forwardConfig/targetGroups").and_then(Value::as_array);
-    let groups = groups.ok_or_else(|| format!("action `{name}` does something else than forwarding"))?;
+    let groups = target_groups(&action)
+        .ok_or_else(|| format!("action `{name}` does something else than forwarding"))?;
     let mut refs = Vec::new();
     for group in groups {
         let service = group.get("serviceName").and_then(Value::as_str);
@@ -231,6 +231,10 @@ fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value,
         refs.push(json!({ "name": service, "port": port, "weight": weight }));
     }
     Ok(refs.into())
+}
+
+fn target_groups(action: &Value) -> Option<&Vec<Value>> {
+    action.pointer("/forwardConfig/targetGroups").and_then(Value::as_array)
 }
 
 /// How targets are probed.
@@ -302,7 +306,7 @@ fn policy_name(service: &str) -> String {
     format!("{service}-health")
 }
 
-/// The Services behind an Ingress, each once.
+/// The Services behind an Ingress, each once, also those that its actions forward to.
 pub(super) fn services_of(node: &Node) -> Vec<String> {
     let spec = node.get("spec");
     let rules = spec.and_then(|spec| spec.get("rules")).map_or(&[][..], Node::items);
@@ -310,9 +314,25 @@ pub(super) fn services_of(node: &Node) -> Vec<String> {
     let backends =
         paths.filter_map(|path| path.get("backend")).chain(spec.and_then(|spec| spec.get("defaultBackend")));
     let services = backends.filter_map(|backend| backend.get("service"));
-    let by_name = services.filter(|service| service.text_at(&["port", "name"]) != Some(BY_ANNOTATION));
-    let names: BTreeSet<&str> = by_name.filter_map(|service| service.text_at(&["name"])).collect();
-    names.into_iter().map(str::to_owned).collect()
+    let mut names = BTreeSet::new();
+    for service in services {
+        let Some(name) = service.text_at(&["name"]) else { continue };
+        if service.text_at(&["port", "name"]) == Some(BY_ANNOTATION) {
+            names.extend(forwarded_to(node, name));
+        } else {
+            names.insert(name.to_owned());
+        }
+    }
+    names.into_iter().collect()
+}
+
+/// The Services that an action of the Ingress forwards to.
+fn forwarded_to(node: &Node, action: &str) -> Vec<String> {
+    let own = own_settings(node);
+    let action = own.iter().find(|(name, _)| name.strip_prefix("actions.") == Some(action));
+    let action: Option<Value> = action.and_then(|(_, text)| serde_json::from_str(text).ok());
+    let groups = action.as_ref().and_then(target_groups).into_iter().flatten();
+    groups.filter_map(|group| Some(group.get("serviceName")?.as_str()?.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -373,6 +393,39 @@ mod tests {
         ] {
             let converted = done(&by_action(name, settings), &gateway);
             assert!(!converted.contains("kind: Ingress") && !converted.contains("/admin"), "{converted}");
+        }
+    }
+
+    /// An action that forwards to the Services, and how they are probed.
+    fn forwarding(services: &[&str]) -> String {
+        let group = |name: &&str| format!(r#"{{"serviceName":"{name}","servicePort":"80","weight":50}}"#);
+        let groups: Vec<String> = services.iter().map(group).collect();
+        let action =
+            format!(r#"{{"type":"forward","forwardConfig":{{"targetGroups":[{}]}}}}"#, groups.join(","));
+        let settings = [
+            ("alb.ingress.kubernetes.io/actions.fwd", action.as_str()),
+            ("alb.ingress.kubernetes.io/healthcheck-path", "/healthz"),
+        ];
+        by_action("fwd", &settings).split_once("  defaultBackend").unwrap().0.to_owned()
+    }
+
+    #[test]
+    fn a_log_in_of_a_service_that_an_action_forwards_to_keeps_the_ingress() {
+        let service = "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: admin\n  namespace: shop\n  annotations:\n    \
+                       alb.ingress.kubernetes.io/auth-type: oidc\nspec: {ports: [{port: 80}]}\n";
+        let text = forwarding(&["admin"]) + service;
+        assert_eq!(done(&text, &inputs("gateway")), text);
+        assert!(finding(&text, &inputs("gateway"), "EKS-NET-001").message.contains("EKS-NET-007"));
+        let converted = done(&(forwarding(&["open"]) + service), &inputs("gateway"));
+        assert!(!converted.contains("kind: Ingress"), "{converted}");
+    }
+
+    #[test]
+    fn each_service_that_an_action_forwards_to_is_probed() {
+        let converted = done(&forwarding(&["blue", "green"]), &inputs("gateway"));
+        assert_eq!(converted.matches("kind: HealthCheckPolicy\n").count(), 2, "{converted}");
+        for name in ["name: blue-health\n", "name: green-health\n"] {
+            assert!(converted.contains(name), "{converted}");
         }
     }
 }
