@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::ingress::{hosts_of, is_for_any_host};
+use super::ingress::{hosts_of, is_for_any_host, own_settings};
 use super::ingress_groups::rule_of;
 use crate::rules::document::Node;
 use crate::rules::facts::Name;
@@ -21,7 +21,12 @@ pub(crate) struct Hosts {
 
 impl Hosts {
     pub(super) fn of(ingress: &Node) -> Self {
-        let any = is_for_any_host(ingress) || ingress.at(&["spec", "defaultBackend"]).is_some();
+        // The controller adds hosts of a condition to those of the rule.
+        let is_more =
+            |(name, value): &(&str, &str)| name.starts_with("conditions.") && value.contains("host-header");
+        let any = is_for_any_host(ingress)
+            || ingress.at(&["spec", "defaultBackend"]).is_some()
+            || own_settings(ingress).iter().any(is_more);
         Self { any, named: hosts_of(ingress).into_iter().map(str::to_owned).collect() }
     }
 
@@ -118,6 +123,12 @@ mod tests {
                 let converted = done(&format!("{a}---\n{other}"), &inputs);
                 assert!(converted.starts_with(&a) && converted.matches(ALB).count() == 1, "{converted}");
             }
+            // A condition may name more hosts.
+            let host = r#"[{"field":"host-header","hostHeaderConfig":{"values":["www.example.com"]}}]"#;
+            let more = ("alb.ingress.kubernetes.io/conditions.web", host);
+            let a = of_group("a", &[more], "shop.example.com", "/admin/*");
+            let text = format!("{a}---\n{}", of_group("b", &[], "www.example.com", "/*"));
+            assert_eq!(done(&text, &inputs), text);
             // A Service asks for it.
             let service = "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: admin\n  namespace: shop\n  annotations:\n    \
                            alb.ingress.kubernetes.io/auth-type: oidc\nspec: {ports: [{port: 80}]}\n";
