@@ -476,6 +476,55 @@ async fn an_exported_ingress_stays_where_those_elsewhere_could_not_be_read() {
     assert!(rewritten(&world).await.0.contains("kind: Gateway\n"));
 }
 
+#[tokio::test]
+async fn an_ingress_stays_where_its_group_was_never_asked_for() {
+    let class = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": { "name": "office" },
+        "spec": { "controller": "ingress.k8s.aws/alb", "parameters":
+            { "apiGroup": "elbv2.k8s.aws", "kind": "IngressClassParams", "name": "edge" } } });
+    let params = json!({ "apiVersion": "elbv2.k8s.aws/v1beta1", "kind": "IngressClassParams",
+        "metadata": { "name": "edge" }, "spec": { "group": { "name": "edge" } } });
+    // What is left out, whether the parameters may not be read, and whether people wrote the Ingress beside the export.
+    let cases = [
+        (Some("IngressClass"), false, false),
+        (Some("IngressClassParams"), false, false),
+        (None, true, false),
+        (None, false, true),
+    ];
+    for (at, (excluded, is_refused, is_beside)) in cases.into_iter().enumerate() {
+        let mut world = World::new().await;
+        put_member(&world, ("shop", "web", "office"), json!({}));
+        put_member(
+            &world,
+            ("platform", "base", "alb"),
+            json!({ "group.name": "edge", "wafv2-acl-arn": "arn" }),
+        );
+        world.put("ingressclasses/office", "", json!({ "spec": class["spec"] }));
+        world.put("ingressclasses/alb", "", json!({ "spec": { "controller": "ingress.k8s.aws/alb" } }));
+        world.put("ingressclassparams/edge", "", json!({ "spec": params["spec"] }));
+        let own = world.server.with(|held| {
+            held.hook = Some(Box::new(move |request, _| {
+                (is_refused && request.contains("ingressclassparams/")).then_some(403)
+            }));
+            let mut own = held.objects["ingresses/shop/web"].clone();
+            (own["apiVersion"], own["kind"]) = ("networking.k8s.io/v1".into(), "Ingress".into());
+            if is_beside {
+                held.objects.remove("ingresses/shop/web");
+            }
+            own
+        });
+        world.config.exclude_kinds = excluded.into_iter().map(str::to_owned).collect();
+        world.export().await.unwrap();
+        let beside = [("class", &class), ("params", &params), ("web", &own)];
+        for (name, object) in &beside[..if is_beside { 3 } else { 2 }] {
+            fs::write(world.project.path().join(format!("out/{name}.yaml")), object.to_string()).unwrap();
+        }
+        let (text, findings) = rewritten(&world).await;
+        assert!(!text.contains("kind: Gateway\n"), "{at}: {text}");
+        let said = findings.iter().find(|(rule, _)| rule == "EKS-NET-001").map(|(_, said)| said.as_str());
+        assert!(said.is_some_and(|said| said.contains("`group.name: edge`")), "{at}: {findings:#?}");
+    }
+}
+
 /// An export of nothing would replace the folder, and what is applied from it with `prune` would delete everything.
 #[tokio::test]
 async fn a_list_that_names_no_namespace_is_refused_and_replaces_nothing() {

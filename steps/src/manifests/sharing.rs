@@ -15,7 +15,8 @@ use crate::rules::document::Node;
 use crate::rules::object::objects;
 use crate::workload::text;
 
-/// Those that share one with any of `own`, whose classes are known. Nothing is read where these share nothing.
+/// Those that share one with any of `own`, as far as their classes are known, and which groups these are. Nothing is read
+/// where they share nothing.
 ///
 /// # Errors
 /// What the API server says; `Cancelled` on request.
@@ -30,7 +31,7 @@ pub(crate) async fn others(
         kind.resource.group == "networking.k8s.io" && kind.resource.kind == "Ingress" && kind.listable
     };
     let Some(kind) = kinds.iter().find(is_ingress).filter(|_| !groups.is_empty()) else {
-        return Ok(Others::Read(BTreeSet::new()));
+        return Ok(Others::Read { groups, all: BTreeSet::new() });
     };
     let (mut there, mut needs) = (Ingresses::default(), Needs::default());
     // As one that is in no namespace, a kind is listed in all of them.
@@ -54,7 +55,7 @@ pub(crate) async fn others(
     if !unread.await?.is_empty() {
         return Ok(Others::Unread);
     }
-    Ok(Others::Read(there.of_groups(&groups)))
+    Ok(Others::Read { all: there.of_groups(&groups), groups })
 }
 
 /// An object as rules know it.

@@ -18,8 +18,9 @@ pub(crate) enum Others {
     /// People wrote the objects down: nothing tells whether there are any.
     #[default]
     Written,
-    /// The objects were read from a cluster, and so were these.
-    Read(BTreeSet<Other>),
+    /// The objects were read from a cluster, and so were these: all that name one of the groups. Nothing is known of
+    /// another group.
+    Read { groups: BTreeSet<String>, all: BTreeSet<Other> },
     /// The objects were read from a cluster, without these.
     Unread,
 }
@@ -41,19 +42,43 @@ impl Other {
     }
 }
 
+/// What is written of them, a line each.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Line {
+    Group(String),
+    Ingress(Other),
+}
+
 impl Others {
-    /// Each in a line; `None` where they are not known.
-    pub(crate) fn to_lines(&self) -> Option<BTreeSet<String>> {
+    /// Whether all of the group are known, or people wrote the objects down.
+    pub(super) fn knows(&self, group: &str) -> bool {
         match self {
-            Self::Read(all) => all.iter().map(|other| serde_json::to_string(other).ok()).collect(),
-            Self::Written | Self::Unread => None,
+            Self::Written => true,
+            Self::Read { groups, .. } => groups.contains(group),
+            Self::Unread => false,
         }
+    }
+
+    /// Each, and each group, in a line; `None` where they are not known.
+    pub(crate) fn to_lines(&self) -> Option<BTreeSet<String>> {
+        let Self::Read { groups, all } = self else { return None };
+        let groups = groups.iter().cloned().map(Line::Group);
+        let lines = groups.chain(all.iter().cloned().map(Line::Ingress));
+        lines.map(|line| serde_json::to_string(&line).ok()).collect()
     }
 
     /// What [`to_lines`](Self::to_lines) made. They are not known where a line can't be read.
     pub(crate) fn of_lines(lines: &BTreeSet<String>) -> Self {
-        let all: Result<BTreeSet<Other>, _> = lines.iter().map(|line| serde_json::from_str(line)).collect();
-        all.map_or(Self::Unread, Self::Read)
+        let (mut groups, mut all) = (BTreeSet::new(), BTreeSet::new());
+        for line in lines {
+            match serde_json::from_str(line) {
+                Ok(Line::Group(group)) => _ = groups.insert(group),
+                Ok(Line::Ingress(other)) => _ = all.insert(other),
+                Err(_) => return Self::Unread,
+            }
+        }
+        Self::Read { groups, all }
     }
 }
 
@@ -91,7 +116,8 @@ mod tests {
         let settings = BTreeMap::from([("wafv2-acl-arn".to_owned(), "a\nb".to_owned())]);
         let hosts = Hosts::default();
         let other = Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings, hosts };
-        let read = Others::Read(BTreeSet::from([other]));
+        let read = Others::Read { groups: BTreeSet::from(["g".to_owned()]), all: BTreeSet::from([other]) };
+        assert!(read.knows("g") && !read.knows("edge"));
         let mut lines = read.to_lines().unwrap();
         assert!(lines.iter().all(|line| !line.contains('\n')));
         assert_eq!(Others::of_lines(&lines), read);

@@ -115,7 +115,8 @@ impl std::fmt::Display for Lacking<'_> {
             Self::Others(name) => write!(
                 f,
                 "what Ingresses elsewhere with the same load balancer (`group.name: {name}`) say isn't known; let \
-                 Ingresses of all namespaces be listed and give the whole export, or take `group.name` out"
+                 Ingresses of all namespaces and IngressClasses be read and give the whole export with this one in it, or \
+                 take `group.name` out"
             ),
         }
     }
@@ -349,7 +350,7 @@ impl Ingresses {
 
     /// The group of an Ingress, where others may be in it that nobody knows.
     pub(super) fn lacks_others<'a>(&self, settings: &Settings<'a>) -> Option<Lacking<'a>> {
-        settings.get("group.name").filter(|_| self.others == Others::Unread).map(Lacking::Others)
+        settings.get("group.name").filter(|group| !self.others.knows(group)).map(Lacking::Others)
     }
 
     /// Whether an Ingress of that name is among the objects.
@@ -425,8 +426,8 @@ impl Ingresses {
             for asked in &self.asked {
                 self.share(asked, &mut shared);
             }
-            if let Others::Read(others) = &self.others {
-                let elsewhere = others.iter().filter(|other| !self.is_among(&other.full_name()));
+            if let Others::Read { all, .. } = &self.others {
+                let elsewhere = all.iter().filter(|other| !self.is_among(&other.full_name()));
                 elsewhere.for_each(|other| shared.take(other));
             }
             for asked in &self.asked {
