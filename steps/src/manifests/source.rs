@@ -98,6 +98,8 @@ pub(crate) fn open(root: &Path) -> Result<Source, StepError> {
     for folder in render::charts(listing.files.iter().map(|entry| entry.path.as_str())) {
         source.charts.push(chart(root, &folder, &mut source.facts)?);
     }
+    // Before any of a manifest is taken.
+    source.facts.ingresses.are_of_charts();
     for entry in listing.files {
         let charts = source.charts.iter().map(|chart| Path::new(&chart.path));
         if !entry.is_manifest() || render::belongs_to_chart(&entry.path, charts) {

@@ -1,6 +1,9 @@
 //! What an Ingress of AWS answers, and how: the same afterwards, or it stays.
 
+use super::document::read;
+use super::facts::Facts;
 use super::network_tests::{ALB, PUBLIC, done, finding, ingress, inputs};
+use super::object::objects;
 use super::tests::found;
 use super::*;
 
@@ -356,6 +359,34 @@ fn an_ingress_waits_for_the_one_that_makes_its_gateway() {
     let other = ingress("b", &[PUBLIC, GROUP, BOTH, SENT, arns("arn")], &hosts(&["b.example.com"], ""));
     let converted = done(&format!("{sent}---\n{other}"), &named);
     assert!(!converted.contains("kind: Ingress\n"), "{converted}");
+}
+
+/// The templates of a chart are not rewritten.
+#[test]
+fn an_ingress_of_a_chart_makes_nothing_for_others() {
+    let probed = ("alb.ingress.kubernetes.io/healthcheck-path", "/");
+    let [chart, file] = ["a", "b"].map(|name| ingress(name, &[PUBLIC, GROUP, probed], ALB));
+    let inputs = inputs("gateway");
+    let mut facts = Facts::default();
+    let take = |facts: &mut Facts, text: &str| {
+        for document in read(text).unwrap() {
+            objects(&document.root).iter().for_each(|object| facts.take(object));
+        }
+    };
+    take(&mut facts, &chart);
+    facts.ingresses.are_of_charts();
+    let rules = RuleSet::shipped();
+    let documents = read(&chart).unwrap();
+    let alone = rules.findings_of_text(&chart, &documents, &facts, &inputs);
+    let told = alone.iter().find(|finding| finding.rule == "EKS-NET-001").unwrap();
+    assert!(told.message.contains("chart") && !told.rewritten, "{told:?}");
+    take(&mut facts, &file);
+    let converted = rules.rewrite(&file, &read(&file).unwrap(), &facts, &inputs).unwrap().text;
+    assert!(converted.contains("kind: Gateway\n") && converted.contains("kind: HTTPRoute\n"), "{converted}");
+    assert!(converted.contains("kind: HealthCheckPolicy\n"), "{converted}");
+    // It waits for the one that makes its Gateway as others do.
+    let told = rules.findings_of_text(&chart, &documents, &facts, &inputs);
+    assert!(!told.iter().any(|finding| finding.message.contains("chart")), "{told:?}");
 }
 
 #[test]

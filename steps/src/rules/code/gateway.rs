@@ -26,24 +26,7 @@ const OF_GRANT: usize = 16;
 
 /// The conversion.
 pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) -> Match {
-    let (name, group) = (ingress.name(), ingress.group(look.facts));
-    let owner = group.first.clone().unwrap_or_else(|| name.clone());
-    let called = gateway_name(ingress.setting("group.name").unwrap_or(&owner.1));
-    let there = match ingress.setting("group.name") {
-        Some(_) => look.facts.ingresses.gateway(&called).cloned(),
-        None => {
-            Some((owner.0.clone(), called.clone())).filter(|own| look.facts.ingresses.has("Gateway", own))
-        }
-    };
-    let is_there = there.is_some();
-    let gateway = there.unwrap_or_else(|| (owner.0.clone(), called));
-    let made = if is_there || owner == name {
-        made(look, ingress, group, (&gateway, !is_there), &mut found)
-    } else {
-        await_owner(look, &owner, group, &gateway, &mut found)
-            .and_then(|()| made(look, ingress, group, (&gateway, false), &mut found))
-    };
-    let mut new = match made {
+    let mut new = match routed(look, ingress, &mut found) {
         Ok(new) => new,
         Err(reason) => return found.saying(reason),
     };
@@ -55,6 +38,32 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     found.effects.drop = true;
     found.effects.add = new;
     found
+}
+
+/// What it becomes without policies, or why it stays.
+fn routed(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> Result<Vec<Value>, String> {
+    let (name, group) = (ingress.name(), ingress.group(look.facts));
+    let owner = group.first.clone().unwrap_or_else(|| name.clone());
+    let called = gateway_name(ingress.setting("group.name").unwrap_or(&owner.1));
+    let there = match ingress.setting("group.name") {
+        Some(_) => look.facts.ingresses.gateway(&called).cloned(),
+        None => {
+            Some((owner.0.clone(), called.clone())).filter(|own| look.facts.ingresses.has("Gateway", own))
+        }
+    };
+    if let Some(gateway) = there {
+        return made(look, ingress, group, (&gateway, false), found);
+    }
+    if group.first.is_none() {
+        return Err("it stays: only a chart could make its Gateway, and templates are not rewritten; render the chart \
+                    (`helm template`) and give what was rendered, or make the Gateway yourself"
+            .to_owned());
+    }
+    let gateway = (owner.0.clone(), called);
+    if owner != name {
+        await_owner(look, &owner, group, &gateway, found)?;
+    }
+    made(look, ingress, group, (&gateway, owner == name), found)
 }
 
 /// The routes, with the Gateway where the Ingress makes it, or why there can be none.

@@ -134,6 +134,8 @@ struct IngressClass {
 struct Asked {
     name: Name,
     node: Arc<Node>,
+    /// Whether a chart makes it, whose templates are not rewritten: nothing is made of it.
+    is_of_chart: bool,
     annotation: Option<String>,
     class: Option<String>,
     own: Vec<(String, String)>,
@@ -148,7 +150,7 @@ struct Asked {
 /// What shares a load balancer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
-    /// The first Ingress by name that can be converted: it makes the Gateway.
+    /// The first Ingress by name that can be converted, of those that no chart makes: it makes the Gateway.
     pub first: Option<Name>,
     /// Ports, redirect and certificates that its Ingresses ask for together.
     pub asked: BTreeSet<String>,
@@ -303,6 +305,12 @@ impl Ingresses {
         self.shared = OnceLock::new();
     }
 
+    /// Says of those that were taken so far that charts make them.
+    pub(crate) fn are_of_charts(&mut self) {
+        self.asked.iter_mut().for_each(|asked| asked.is_of_chart = true);
+        self.shared = OnceLock::new();
+    }
+
     /// Whether a controller of AWS serves an Ingress of the class.
     pub(super) fn is_aws(&self, class: Class<'_>, has_settings: bool) -> bool {
         let known = |name: &str| self.classes.get(name).map(|class| class.is_aws);
@@ -400,9 +408,12 @@ impl Ingresses {
         self.shared().groups.get(key).unwrap_or(&NOBODY)
     }
 
-    /// Each Ingress of the name: those of several folders may have one.
+    /// Each Ingress of the name that no chart makes: those of several folders may have one.
     pub(super) fn named(&self, name: &Name) -> impl Iterator<Item = &Node> {
-        self.asked.iter().filter(move |asked| asked.name == *name).map(|asked| &*asked.node)
+        self.asked
+            .iter()
+            .filter(move |asked| asked.name == *name && !asked.is_of_chart)
+            .map(|asked| &*asked.node)
     }
 
     /// The Ingress that makes the policy of a Service.
@@ -486,7 +497,7 @@ impl Ingresses {
             || self.lacking(class).is_some()
             || self.lacks_others(&settings).is_some()
             || settings.get("group.name").is_some() && is_guarded();
-        if is_kept {
+        if is_kept || asked.is_of_chart {
             return;
         }
         let earlier = |first: &Name| asked.name < *first;
@@ -516,6 +527,7 @@ fn asked(object: &Object<'_>, name: Name) -> Asked {
     let own = own_settings(object.node).into_iter();
     Asked {
         name,
+        is_of_chart: false,
         node: Arc::new(object.node.clone()),
         annotation,
         class,
