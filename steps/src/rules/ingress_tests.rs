@@ -390,6 +390,27 @@ fn an_ingress_of_a_chart_makes_nothing_for_others() {
 }
 
 #[test]
+fn an_ingress_that_stays_makes_no_policy_for_others() {
+    let probed = |name: &str, more: &[(&str, &str)], spec: &str| {
+        let path = format!("/{name}");
+        let probe = ("alb.ingress.kubernetes.io/healthcheck-path", path.as_str());
+        ingress(name, &[&[probe], more].concat(), spec)
+    };
+    let wild = hosts(&["a.example.com"], "").replace("path: /, pathType: Prefix", "path: /*/x");
+    for (why, a) in [
+        ("its path", probed("a", &[PUBLIC], &wild)),
+        ("its certificate", probed("a", &[PUBLIC, HTTPS], &hosts(&["a.example.com"], ""))),
+        ("inside the network", probed("a", &[], ALB)),
+    ] {
+        let text = format!("{a}---\n{}---\n{}", probed("b", &[PUBLIC], ALB), probed("c", &[PUBLIC], ALB));
+        let converted = done(&text, &inputs("gateway"));
+        assert_eq!(converted.matches("kind: Ingress\n").count(), 1, "{why}: {converted}");
+        assert_eq!(converted.matches("  name: web-health\n").count(), 1, "{why}: {converted}");
+        assert!(converted.contains("path: /b\n"), "{why}: {converted}");
+    }
+}
+
+#[test]
 fn a_secret_of_another_namespace_is_that_of_its_namespace() {
     let own = |host: &str| hosts(&[host], &format!("\n  tls: [{{hosts: [{host}], secretName: tls}}]"));
     let a =

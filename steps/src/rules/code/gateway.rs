@@ -66,6 +66,18 @@ fn routed(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> Result<V
     made(look, ingress, group, (&gateway, owner == name), found)
 }
 
+/// Whether an Ingress of the name becomes routes, with the inputs that there are.
+pub(super) fn is_converted(look: &Look<'_>, name: &Name) -> bool {
+    look.facts.ingresses.named(name).flat_map(objects).any(|object| {
+        let look = Look { object: &object, facts: look.facts, inputs: look.inputs };
+        let Some(ingress) = Ingress::of(&object, look.facts) else { return false };
+        let (ingress, mut found) = (ingress.redirected(look.facts), Match::at(Vec::new()));
+        ingress.kept(look.facts, look.inputs.ingress).is_none()
+            && routed(&look, &ingress, &mut found).is_ok()
+            && found.needs.is_empty()
+    })
+}
+
 /// The routes, with the Gateway where the Ingress makes it, or why there can be none.
 fn made(
     look: &Look<'_>,

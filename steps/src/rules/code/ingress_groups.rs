@@ -227,8 +227,9 @@ impl Group {
 #[derive(Debug, Clone, Default)]
 struct Shared {
     groups: BTreeMap<String, Group>,
-    /// The first Ingress of a Service of which it or the Service says how it is probed: it makes the policy.
-    probes: BTreeMap<Name, Name>,
+    /// The Ingresses of a Service of which each or the Service says how it is probed: the first that is converted makes the
+    /// policy.
+    probes: BTreeMap<Name, BTreeSet<Name>>,
 }
 
 impl Shared {
@@ -416,9 +417,9 @@ impl Ingresses {
             .map(|asked| &*asked.node)
     }
 
-    /// The Ingress that makes the policy of a Service.
-    pub(super) fn probed_by(&self, service: &Name) -> Option<&Name> {
-        self.shared().probes.get(service)
+    /// The Ingresses of which the first that is converted makes the policy of a Service.
+    pub(super) fn probed_by(&self, service: &Name) -> impl Iterator<Item = &Name> {
+        self.shared().probes.get(service).into_iter().flatten()
     }
 
     /// Whether `kind` of that name is there already.
@@ -506,12 +507,8 @@ impl Ingresses {
         }
         for service in &asked.services {
             let service = (asked.name.0.clone(), service.clone());
-            if !self.of_service(&settings, &service).probes() {
-                continue;
-            }
-            let first = shared.probes.entry(service).or_insert_with(|| asked.name.clone());
-            if earlier(first) {
-                *first = asked.name.clone();
+            if self.of_service(&settings, &service).probes() {
+                shared.probes.entry(service).or_default().insert(asked.name.clone());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::gateway::{is_for_any, is_only_for_gateway, metadata};
+use super::gateway::{self, is_for_any, is_only_for_gateway, metadata};
 use super::ingress::{Ingress, Listener, Settings, host_of, https_port, is_for_any_host, own_settings};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
@@ -278,9 +278,11 @@ fn probe(settings: &Settings<'_>) -> Map<String, Value> {
 pub(super) fn health_checks(look: &Look<'_>, ingress: &Ingress<'_>) -> Vec<Value> {
     let namespace = &ingress.object.namespace;
     let is_mine = |service: &String| {
-        let by = look.facts.ingresses.probed_by(&(namespace.clone(), service.clone()));
+        let of = (namespace.clone(), service.clone());
+        let mut earlier = look.facts.ingresses.probed_by(&of).take_while(|by| **by != ingress.name());
         let policy = (namespace.clone(), policy_name(service));
-        by.is_none_or(|by| *by == ingress.name()) && !look.facts.ingresses.has("HealthCheckPolicy", &policy)
+        !look.facts.ingresses.has("HealthCheckPolicy", &policy)
+            && !earlier.any(|by| gateway::is_converted(look, by))
     };
     services_of(ingress.object.node)
         .into_iter()
