@@ -179,7 +179,8 @@ mod tests {
             all
         };
         let elsewhere = gathered("a", json!({ GROUP.0: "g", LOGIN.0: LOGIN.1 }), "shop.example.com");
-        let others = Others::Read(elsewhere.of_groups(&BTreeSet::from(["g".to_owned()])));
+        let groups = BTreeSet::from(["g".to_owned()]);
+        let others = Others::Read { all: elsewhere.of_groups(&groups), groups };
         let hosts = |name: &str| Hosts { any: false, named: BTreeSet::from([name.to_owned()]) };
         let first = |host: &str| {
             let mut own = gathered("b", json!({ GROUP.0: "g", PUBLIC.0: PUBLIC.1 }), host);
