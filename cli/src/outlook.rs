@@ -58,6 +58,10 @@ pub fn untold<'a>(resume: &str, nodes: impl Iterator<Item = &'a NodeId>) -> Opti
     })
 }
 
+fn is_changed(plan: &ResumePlan, node: &NodeId) -> bool {
+    plan.changes.nodes.iter().any(|change| change.node == *node)
+}
+
 /// What `resume` would say to it, and the way on: `resume`, with all that was asked for. `is_unrepeatable`: which
 /// steps are not done again unasked.
 pub fn verdict(plan: &ResumePlan, resume: &str, is_unrepeatable: impl Fn(&str) -> bool) -> Vec<String> {
@@ -83,8 +87,12 @@ pub fn verdict(plan: &ResumePlan, resume: &str, is_unrepeatable: impl Fn(&str) -
         lines.extend(render::changes(&plan.changes));
         lines
             .push("`resume` would be refused: the run's files have changed since these nodes ran".to_owned());
+        // What is not done twice unasked isn't for a change that is accepted either.
+        let asks =
+            plan.nodes.iter().filter(|node| node.action == Action::Ask && is_changed(plan, &node.node));
+        let again: String = asks.map(|node| format!(" --rerun {}", node.node.quoted())).collect();
         lines.push(format!(
-            "  help: undo the changes, or accept that these nodes run again: {resume} --accept-changes"
+            "  help: undo the changes, or accept that these nodes run again: {resume} --accept-changes{again}"
         ));
     } else if plan.complete {
         lines.push("the run is done; there is nothing to resume".to_owned());

@@ -431,6 +431,16 @@ fn a_done_run_whose_files_have_changed_goes_on_when_that_is_accepted() {
     says(project, "exit 0", &["resume", &run, "--accept-changes"], &[]);
     let made = fs::read_to_string(project.join("other place/pod.yaml")).expect("made");
     assert!(made.contains("c.example"), "{made}");
+    // What is not done twice unasked is named with it.
+    let touch =
+        |name: &str| format!("[nodes.a]\nstep = \"exec\"\nwith = {{ command = [\"touch\", \"{name}\"] }}\n");
+    workflow(project, "touch", &touch("one"));
+    let run = first_run(&says(project, "exit 0", &["run", "touch.toml"], &[]));
+    workflow(project, "touch", &touch("two"));
+    let way = format!("migrate resume {run} --accept-changes --rerun a");
+    says(project, "exit 3", &["plan", &run], &[&way]);
+    says(project, "exit 0", &["resume", &run, "--accept-changes", "--rerun", "a"], &[]);
+    assert!(project.join("two").exists());
 }
 
 /// What scripts read: each line an object with a version and a type, and nothing else on stdout.
