@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::ingress_actions::{closing, https_port};
 use super::ingress_groups::{
     CLASS, Class, Group, Lacking, annotation, is_controller, rule_of, settings_of_params,
 };
-use super::ingress_guards::Hosts;
+use super::ingress_guards::{Hosts, Keeps};
 use super::{gateway, ingress_nginx, routes};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -176,20 +177,6 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// The port of HTTPS to which an action sends whatever it gets, with host, path and query as they came.
-pub(super) fn https_port(action: &str) -> Option<u16> {
-    let action: Value = serde_json::from_str(action).ok()?;
-    let redirect = action.get("redirectConfig").or_else(|| action.get("RedirectConfig"))?;
-    let text =
-        |name: &str, other: &str| redirect.get(name).or_else(|| redirect.get(other)).and_then(Value::as_str);
-    let is_https = text("protocol", "Protocol") == Some("HTTPS");
-    let is_kept = |name: &str, other: &str, same: &str| text(name, other).is_none_or(|said| said == same);
-    let whole = is_kept("host", "Host", "#{host}")
-        && is_kept("path", "Path", "/#{path}")
-        && is_kept("query", "Query", "#{query}");
-    (is_https && whole).then(|| text("port", "Port").and_then(|p| p.parse().ok()).unwrap_or(443))
-}
-
 /// An Ingress of AWS's.
 pub(super) struct Ingress<'a> {
     pub object: &'a Object<'a>,
@@ -286,11 +273,14 @@ impl<'a> Ingress<'a> {
                     .to_owned(),
             );
         }
+        if let Some(action) = closing(self.object.node, &self.settings).pop_first() {
+            return Some(format!("{} must be solved and taken out first", Keeps::Action(action)));
+        }
         let closing = group.closing().find(|(name, _)| !is_like(name));
         let closing = closing.map(|(name, by)| (format!("`{name}`"), by, "the same load balancer"));
         let guard = || {
             let guard = group.guard(&Hosts::of(self.object.node))?;
-            Some((guard.to_string(), &guard.by, "the same load balancer and a host of this one"))
+            Some((guard.what.to_string(), &guard.by, "the same load balancer and a host of this one"))
         };
         let (what, by, shared) = closing.or_else(guard).filter(|_| self.shares())?;
         if !facts.ingresses.is_among(by) {

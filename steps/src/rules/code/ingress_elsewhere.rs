@@ -33,6 +33,8 @@ pub(crate) struct Other {
     pub name: String,
     /// What it, or its class, says of the load balancer, and of who may come to its hosts, under the names of annotations.
     pub settings: BTreeMap<String, String>,
+    /// Actions that close paths of its hosts. A line of an earlier version says nothing of them, and is not read.
+    pub closing: BTreeSet<String>,
     pub hosts: Hosts,
 }
 
@@ -114,13 +116,18 @@ mod tests {
     #[test]
     fn a_line_that_can_not_be_read_is_not_taken_for_nobody() {
         let settings = BTreeMap::from([("wafv2-acl-arn".to_owned(), "a\nb".to_owned())]);
-        let hosts = Hosts::default();
-        let other = Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings, hosts };
+        let (closing, hosts) = (BTreeSet::new(), Hosts::default());
+        let other =
+            Other { namespace: "platform".to_owned(), name: "base".to_owned(), settings, closing, hosts };
         let read = Others::Read { groups: BTreeSet::from(["g".to_owned()]), all: BTreeSet::from([other]) };
         assert!(read.knows("g") && !read.knows("edge"));
         let mut lines = read.to_lines().unwrap();
         assert!(lines.iter().all(|line| !line.contains('\n')));
         assert_eq!(Others::of_lines(&lines), read);
+        // One of an earlier version doesn't say what actions close.
+        let earlier = lines.iter().map(|line| line.replace("\"closing\":[],", "")).collect();
+        assert_ne!(earlier, lines);
+        assert_eq!(Others::of_lines(&earlier), Others::Unread);
         lines.insert("{}".to_owned());
         assert_eq!(Others::of_lines(&lines), Others::Unread);
     }

@@ -10,8 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::certificates::{hosts_without_secret, tls_secrets_of};
 use super::ingress::{PREFIX, Settings, class_of, hosts_of, is_ingress, own_settings};
+use super::ingress_actions;
 use super::ingress_elsewhere::{Other, Others};
-use super::ingress_guards::{Guard, Hosts};
+use super::ingress_guards::{Guard, Hosts, Keeps};
 use super::routes::services_of;
 use crate::rules::document::Node;
 use crate::rules::facts::{Name, Named};
@@ -200,7 +201,7 @@ impl Group {
     }
 
     /// Takes what one of its Ingresses says for all of them, and for its hosts.
-    fn take(&mut self, name: &Name, settings: &Settings<'_>, hosts: &Hosts) {
+    fn take(&mut self, name: &Name, settings: &Settings<'_>, closing: &BTreeSet<String>, hosts: &Hosts) {
         if self.redirect.is_none() {
             self.redirect = settings.ssl_redirect().map(|port| port.to_string());
         }
@@ -210,7 +211,9 @@ impl Group {
             self.closing.entry(setting.to_owned()).or_default().insert(name.clone());
         }
         let of_routes = settings.iter().find(|(setting, _)| is_of_routes(setting));
-        self.guards.extend(of_routes.map(|(setting, _)| Guard::new(name, Some(setting), hosts)));
+        let setting = of_routes.map(|(setting, _)| Keeps::Setting(setting.to_owned()));
+        let action = closing.first().cloned().map(Keeps::Action);
+        self.guards.extend(setting.into_iter().chain(action).map(|what| Guard::new(name, what, hosts)));
     }
 
     /// What keeps somebody out of all of it, and the first Ingress that says so.
@@ -237,7 +240,8 @@ impl Shared {
     fn take(&mut self, other: &Other) {
         let own = other.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let (settings, name) = (Settings::of(own, &[]), other.full_name());
-        self.groups.entry(settings.group(&name)).or_default().take(&name, &settings, &other.hosts);
+        let group = self.groups.entry(settings.group(&name)).or_default();
+        group.take(&name, &settings, &other.closing, &other.hosts);
     }
 }
 
@@ -378,10 +382,11 @@ impl Ingresses {
         let all = self.asked.iter().filter_map(|asked| Some((asked, self.settings(asked)?.1)));
         let of = all.filter(|(_, settings)| settings.get("group.name").is_some_and(|of| groups.contains(of)));
         of.map(|(asked, settings)| {
+            let closing = ingress_actions::closing(&asked.node, &settings);
             let said = settings.iter().filter(|(name, _)| FOR_ALL.contains(name) || rule_of(name).is_some());
             let settings = said.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             let (namespace, name) = asked.name.clone();
-            Other { namespace, name, settings, hosts: Hosts::of(&asked.node) }
+            Other { namespace, name, settings, closing, hosts: Hosts::of(&asked.node) }
         })
         .collect()
     }
@@ -481,9 +486,9 @@ impl Ingresses {
             group.certified.extend(asked.routed.iter().filter(has).cloned());
         }
         let hosts = Hosts::of(&asked.node);
-        group.take(&asked.name, &settings, &hosts);
+        group.take(&asked.name, &settings, &ingress_actions::closing(&asked.node, &settings), &hosts);
         if self.has_login(&asked.name.0, &asked.services) {
-            group.guards.push(Guard::new(&asked.name, None, &hosts));
+            group.guards.push(Guard::new(&asked.name, Keeps::Service, &hosts));
         }
     }
 
@@ -495,6 +500,7 @@ impl Ingresses {
         // It stays an Ingress.
         let is_kept = settings.iter().any(|(name, _)| rule_of(name).is_some())
             || self.has_login(&asked.name.0, &asked.services)
+            || !ingress_actions::closing(&asked.node, &settings).is_empty()
             || self.lacking(class).is_some()
             || self.lacks_others(&settings).is_some()
             || settings.get("group.name").is_some() && is_guarded();

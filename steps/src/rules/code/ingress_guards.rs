@@ -1,4 +1,4 @@
-//! Ingresses whose routes keep somebody out (a log-in, conditions), and the hosts that they answer: another of their load
+//! Ingresses whose routes keep somebody out (a log-in, conditions, actions), and the hosts that they answer: another of their load
 //! balancer that answers one of these would let everybody in until that is solved. Pure.
 
 use std::collections::BTreeSet;
@@ -48,14 +48,21 @@ fn covers(of: &str, host: &str) -> bool {
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
     pub by: Name,
-    /// None where its Service says it.
-    setting: Option<String>,
+    pub what: Keeps,
     hosts: Hosts,
 }
 
+/// Where it is said.
+#[derive(Debug, Clone)]
+pub(super) enum Keeps {
+    Setting(String),
+    Action(String),
+    Service,
+}
+
 impl Guard {
-    pub(super) fn new(by: &Name, setting: Option<&str>, hosts: &Hosts) -> Self {
-        Self { by: by.clone(), setting: setting.map(str::to_owned), hosts: hosts.clone() }
+    pub(super) fn new(by: &Name, what: Keeps, hosts: &Hosts) -> Self {
+        Self { by: by.clone(), what, hosts: hosts.clone() }
     }
 
     pub(super) fn is_for(&self, hosts: &Hosts) -> bool {
@@ -63,11 +70,12 @@ impl Guard {
     }
 }
 
-impl std::fmt::Display for Guard {
+impl std::fmt::Display for Keeps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.setting {
-            Some(setting) => write!(f, "`{setting}` ({})", rule_of(setting).unwrap_or_default()),
-            None => f.write_str("the log-in that a Service asks for (EKS-NET-007)"),
+        match self {
+            Self::Setting(setting) => write!(f, "`{setting}` ({})", rule_of(setting).unwrap_or_default()),
+            Self::Action(action) => write!(f, "action `{action}`, which forwards nothing (EKS-NET-008),"),
+            Self::Service => f.write_str("the log-in that a Service asks for (EKS-NET-007)"),
         }
     }
 }
@@ -140,6 +148,64 @@ mod tests {
         }
     }
 
+    /// The Ingress, whose path names an action.
+    fn by_action(text: &str, action: &str) -> String {
+        let by = format!("name: {action}, port: {{name: use-annotation}}");
+        text.replace("name: web, port: {number: 80}", &by)
+    }
+
+    const DENY: &str = "alb.ingress.kubernetes.io/actions.deny";
+    const FORBIDDEN: &str = r#"{"type":"fixed-response","fixedResponseConfig":{"statusCode":"403"}}"#;
+    const FORWARD: &str =
+        r#"{"type":"forward","forwardConfig":{"targetGroups":[{"serviceName":"api","servicePort":"80"}]}}"#;
+    const TO_HTTPS: &str = r#"{"type":"redirect","redirectConfig":{"protocol":"HTTPS","port":"443"}}"#;
+
+    #[test]
+    fn a_path_that_an_action_closes_is_not_opened_by_another_of_the_load_balancer() {
+        let sso =
+            r#"{"type":"redirect","redirectConfig":{"host":"sso.example.com","statusCode":"HTTP_302"}}"#;
+        for (target, (block, web)) in
+            ["gateway", "nginx"].into_iter().flat_map(|t| [(t, ("zz-block", "a-web")), (t, ("a", "zz-web"))])
+        {
+            let inputs = inputs(target);
+            let open = of_group(web, &[], "shop.example.com", "/*");
+            let closed = |settings: &[(&str, &str)]| {
+                let all = [&[ORDER], settings].concat();
+                by_action(&of_group(block, &all, "shop.example.com", "/admin/*"), "deny")
+            };
+            // What doesn't exist is answered by 503.
+            for settings in [&[(DENY, FORBIDDEN)][..], &[(DENY, sso)], &[(DENY, "no JSON")], &[]] {
+                let text = format!("{open}---\n{}", closed(settings));
+                assert_eq!(done(&text, &inputs), text);
+                let told = finding(&text, &inputs, "EKS-NET-001").message;
+                let said = format!("action `deny`, which forwards nothing (EKS-NET-008), of Ingress {block}");
+                assert!(told.contains(&said), "{told}");
+                let own = finding(&closed(settings), &inputs, "EKS-NET-001").message;
+                assert!(own.contains("(EKS-NET-008), must be solved and taken out first"), "{own}");
+            }
+            // One that forwards, or only sends to HTTPS, closes nothing. Nor does one of another host.
+            let other = closed(&[(DENY, FORBIDDEN)]).replace("shop.example.com", "www.example.com");
+            for beside in [closed(&[(DENY, FORWARD)]), other] {
+                let converted = done(&format!("{open}---\n{beside}"), &inputs);
+                assert!(!converted.contains(&open), "{converted}");
+            }
+            let text = format!("{open}---\n{}", closed(&[(DENY, TO_HTTPS)]));
+            let told = finding(&text, &inputs, "EKS-NET-001").message;
+            assert!(!told.contains("EKS-NET-008"), "{told}");
+        }
+    }
+
+    #[test]
+    fn an_action_for_what_nobody_else_answers_closes_nothing() {
+        let open = of_group("web", &[], "shop.example.com", "/*");
+        let settings = [PUBLIC, GROUP, (DENY, FORBIDDEN)];
+        let rest = by_action(&ingress("zz-rest", &settings, ALB), "deny");
+        for target in ["gateway", "nginx"] {
+            let converted = done(&format!("{open}---\n{rest}"), &inputs(target));
+            assert!(converted.ends_with(&rest) && converted.matches(ALB).count() == 1, "{converted}");
+        }
+    }
+
     #[test]
     fn one_that_only_sends_to_https_does_not_answer_there_with_nginx() {
         let a = of_group("a", &[LOGIN, HTTPS, SENT, ARN], "shop.example.com", "/*");
@@ -169,27 +235,38 @@ mod tests {
     }
 
     #[test]
-    fn a_log_in_elsewhere_is_known_with_its_hosts() {
+    fn what_keeps_somebody_out_elsewhere_is_known_with_its_hosts() {
         let gathered = |name: &str, settings: Value, host: &str| {
+            let by = json!({ "service": { "name": "deny", "port": { "name": "use-annotation" } } });
+            let paths =
+                if name == "deny" { json!([{ "path": "/admin/*", "backend": by }]) } else { json!([]) };
             let ingress = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
                 "metadata": { "namespace": name, "name": name, "annotations": settings },
-                "spec": { "ingressClassName": "alb", "rules": [{ "host": host }] } });
+                "spec": { "ingressClassName": "alb", "rules": [{ "host": host, "http": { "paths": paths } }] } });
             let (mut all, node) = (Ingresses::default(), Node::of_value(&ingress));
             objects(&node).iter().for_each(|object| all.take(object));
             all
         };
-        let elsewhere = gathered("a", json!({ GROUP.0: "g", LOGIN.0: LOGIN.1 }), "shop.example.com");
-        let groups = BTreeSet::from(["g".to_owned()]);
-        let others = Others::Read { all: elsewhere.of_groups(&groups), groups };
         let hosts = |name: &str| Hosts { any: false, named: BTreeSet::from([name.to_owned()]) };
-        let first = |host: &str| {
+        let first = |by: &str, settings: Value, host: &str| {
+            let elsewhere = gathered(by, settings, "shop.example.com");
+            let groups = BTreeSet::from(["g".to_owned()]);
+            let others = Others::Read { all: elsewhere.of_groups(&groups), groups };
             let mut own = gathered("b", json!({ GROUP.0: "g", PUBLIC.0: PUBLIC.1 }), host);
             own.others = Others::of_lines(&others.to_lines().unwrap());
             let group = own.group("g");
             (group.guard(&hosts(host)).map(|guard| guard.by.1.clone()), group.first.is_some())
         };
-        assert_eq!(first("shop.example.com"), (Some("a".to_owned()), false));
-        assert_eq!(first("www.example.com"), (None, true));
+        for (by, settings) in [
+            ("a", json!({ GROUP.0: "g", LOGIN.0: LOGIN.1 })),
+            ("deny", json!({ GROUP.0: "g", DENY: FORBIDDEN })),
+            ("deny", json!({ GROUP.0: "g" })),
+        ] {
+            assert_eq!(first(by, settings.clone(), "shop.example.com"), (Some(by.to_owned()), false));
+            assert_eq!(first(by, settings, "www.example.com"), (None, true));
+        }
+        let forward = json!({ GROUP.0: "g", DENY: FORWARD });
+        assert_eq!(first("deny", forward, "shop.example.com"), (None, true));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod gateway;
 mod identity;
 mod images;
 mod ingress;
+mod ingress_actions;
 pub(crate) mod ingress_elsewhere;
 pub(crate) mod ingress_groups;
 mod ingress_guards;

@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::gateway::{self, is_for_any, is_only_for_gateway, metadata};
-use super::ingress::{Ingress, Listener, Settings, host_of, https_port, is_for_any_host, own_settings};
+use super::ingress::{Ingress, Listener, Settings, host_of, is_for_any_host, own_settings};
+use super::ingress_actions::{self, field, https_port, named_by, target_groups};
 use crate::rules::document::Node;
 use crate::rules::engine::Look;
 use crate::rules::facts::Name;
 
-/// Name of the port that stands for an action in an annotation.
-const BY_ANNOTATION: &str = "use-annotation";
 /// Rules, and host names, of one HTTPRoute.
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httproutespec>
 const OF_ROUTE: usize = 16;
@@ -139,11 +138,9 @@ fn route(
 
 /// Whether the path only sends plain requests to HTTPS, which the listener does here.
 fn is_redirect(ingress: &Ingress<'_>, path: &Node) -> bool {
-    let service = path.at(&["backend", "service"]);
-    let by_annotation = service.and_then(|s| s.text_at(&["port", "name"])) == Some(BY_ANNOTATION);
-    let name = service.and_then(|s| s.text_at(&["name"])).unwrap_or_default();
-    let port = ingress.setting(&format!("actions.{name}")).and_then(https_port);
-    by_annotation && port.is_some() && port == ingress.settings.redirect()
+    let action = path.get("backend").and_then(named_by).map(ingress_actions::setting);
+    let port = action.and_then(|action| ingress.setting(&action)).and_then(https_port);
+    port.is_some() && port == ingress.settings.redirect()
 }
 
 /// How much of the path of a request must fit.
@@ -187,7 +184,7 @@ fn path_match(ingress: &Ingress<'_>, path: &Node) -> Result<Value, String> {
 fn backends(look: &Look<'_>, ingress: &Ingress<'_>, backend: &Node) -> Result<Value, String> {
     let service = backend.get("service").ok_or("a backend that is no Service")?;
     let name = service.text_at(&["name"]).ok_or("a backend without a name")?;
-    if service.text_at(&["port", "name"]) == Some(BY_ANNOTATION) {
+    if named_by(backend).is_some() {
         return weighted(look, ingress, name);
     }
     let port = match (service.text_at(&["port", "number"]), service.text_at(&["port", "name"])) {
@@ -209,16 +206,17 @@ fn port_of(look: &Look<'_>, service: &str, port: &str) -> Result<u16, String> {
 
 /// An action that forwards to several Services.
 fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value, String> {
-    let action =
-        ingress.setting(&format!("actions.{name}")).ok_or_else(|| format!("there is no action `{name}`"))?;
+    let action = ingress
+        .setting(&ingress_actions::setting(name))
+        .ok_or_else(|| format!("there is no action `{name}`"))?;
     let action: Value = serde_json::from_str(action).map_err(|_| format!("action `{name}` is no JSON"))?;
     let groups = target_groups(&action)
         .ok_or_else(|| format!("action `{name}` does something else than forwarding"))?;
     let mut refs = Vec::new();
     for group in groups {
-        let service = group.get("serviceName").and_then(Value::as_str);
+        let service = field(group, "serviceName").and_then(Value::as_str);
         let service = service.ok_or_else(|| format!("action `{name}` forwards to a target group of AWS"))?;
-        let port = match group.get("servicePort") {
+        let port = match field(group, "servicePort") {
             Some(Value::Number(port)) => port.as_u64().and_then(|port| u16::try_from(port).ok()),
             Some(Value::String(port)) => Some(match port.parse() {
                 Ok(number) => number,
@@ -227,14 +225,10 @@ fn weighted(look: &Look<'_>, ingress: &Ingress<'_>, name: &str) -> Result<Value,
             _ => None,
         };
         let port = port.ok_or_else(|| format!("action `{name}` names no port"))?;
-        let weight = group.get("weight").and_then(Value::as_u64).unwrap_or(1);
+        let weight = field(group, "weight").and_then(Value::as_u64).unwrap_or(1);
         refs.push(json!({ "name": service, "port": port, "weight": weight }));
     }
     Ok(refs.into())
-}
-
-fn target_groups(action: &Value) -> Option<&Vec<Value>> {
-    action.pointer("/forwardConfig/targetGroups").and_then(Value::as_array)
 }
 
 /// How targets are probed.
@@ -310,19 +304,12 @@ fn policy_name(service: &str) -> String {
 
 /// The Services behind an Ingress, each once, also those that its actions forward to.
 pub(super) fn services_of(node: &Node) -> Vec<String> {
-    let spec = node.get("spec");
-    let rules = spec.and_then(|spec| spec.get("rules")).map_or(&[][..], Node::items);
-    let paths = rules.iter().flat_map(|rule| rule.at(&["http", "paths"]).map_or(&[][..], Node::items));
-    let backends =
-        paths.filter_map(|path| path.get("backend")).chain(spec.and_then(|spec| spec.get("defaultBackend")));
-    let services = backends.filter_map(|backend| backend.get("service"));
     let mut names = BTreeSet::new();
-    for service in services {
-        let Some(name) = service.text_at(&["name"]) else { continue };
-        if service.text_at(&["port", "name"]) == Some(BY_ANNOTATION) {
-            names.extend(forwarded_to(node, name));
+    for backend in ingress_actions::of_paths(node).chain(node.at(&["spec", "defaultBackend"])) {
+        if let Some(action) = named_by(backend) {
+            names.extend(forwarded_to(node, action));
         } else {
-            names.insert(name.to_owned());
+            names.extend(backend.text_at(&["service", "name"]).map(str::to_owned));
         }
     }
     names.into_iter().collect()
@@ -334,7 +321,7 @@ fn forwarded_to(node: &Node, action: &str) -> Vec<String> {
     let action = own.iter().find(|(name, _)| name.strip_prefix("actions.") == Some(action));
     let action: Option<Value> = action.and_then(|(_, text)| serde_json::from_str(text).ok());
     let groups = action.as_ref().and_then(target_groups).into_iter().flatten();
-    groups.filter_map(|group| Some(group.get("serviceName")?.as_str()?.to_owned())).collect()
+    groups.filter_map(|group| Some(field(group, "serviceName")?.as_str()?.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -420,6 +407,46 @@ mod tests {
         assert!(finding(&text, &inputs("gateway"), "EKS-NET-001").message.contains("EKS-NET-007"));
         let converted = done(&(forwarding(&["open"]) + service), &inputs("gateway"));
         assert!(!converted.contains("kind: Ingress"), "{converted}");
+    }
+
+    /// The controller lets Go read it, to which capitals are nothing.
+    #[test]
+    fn an_action_is_read_with_capitals_too() {
+        let service = "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: admin\n  namespace: shop\n  annotations:\n    \
+                       alb.ingress.kubernetes.io/auth-type: oidc\nspec: {ports: [{port: 80}]}\n";
+        let group = "  annotations:\n    alb.ingress.kubernetes.io/group.name: g\n";
+        let capitals = |service: &str| {
+            let text = forwarding(&[service]).replace("  annotations:\n", group);
+            [
+                ("type", "Type"),
+                ("forwardConfig", "ForwardConfig"),
+                ("targetGroups", "TargetGroups"),
+                ("serviceName", "ServiceName"),
+                ("servicePort", "ServicePort"),
+                ("weight", "Weight"),
+            ]
+            .iter()
+            .fold(text, |text, (old, new)| text.replace(&format!("\"{old}\""), &format!("\"{new}\"")))
+        };
+        let backend = "{service: {name: web, port: {number: 80}}}";
+        let rule = format!(
+            "{ALB}\n  rules: [{{host: a.example.com, http: {{paths: [{{path: /*, backend: {backend}}}]}}}}]"
+        );
+        let sibling =
+            ingress("a", &[&[PUBLIC], &LISTENERS[..]].concat(), &rule).replace("  annotations:\n", group);
+        let (sibling, _) = sibling.split_once("  defaultBackend").unwrap();
+        for target in ["gateway", "nginx"] {
+            let text = format!("{sibling}---\n{}{service}", capitals("admin"));
+            assert_eq!(done(&text, &inputs(target)), text);
+            let told = finding(&text, &inputs(target), "EKS-NET-001").message;
+            assert!(
+                told.contains("the log-in that a Service asks for (EKS-NET-007) of Ingress web"),
+                "{told}"
+            );
+        }
+        let converted = done(&format!("{sibling}---\n{}{service}", capitals("open")), &inputs("gateway"));
+        assert!(!converted.contains("kind: Ingress"), "{converted}");
+        assert!(converted.contains("name: open\n") && converted.contains("weight: 50\n"), "{converted}");
     }
 
     #[test]
