@@ -285,7 +285,7 @@ impl<'a> Ingress<'a> {
         let (what, by, shared) = closing.or_else(guard).filter(|_| self.shares())?;
         if !facts.ingresses.is_among(by) {
             return Some(format!(
-                "{what} of Ingress {}/{}, with {shared}, must be solved; then name another group, or none",
+                "{what} of Ingress {}/{}, with {shared}, must be solved; then export again, or take `group.name` out",
                 by.0, by.1
             ));
         }

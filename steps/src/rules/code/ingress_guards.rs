@@ -87,6 +87,9 @@ mod tests {
     use super::super::ingress_elsewhere::Others;
     use super::super::ingress_groups::Ingresses;
     use super::*;
+    use crate::rules::RuleSet;
+    use crate::rules::document::read;
+    use crate::rules::facts::Facts;
     use crate::rules::network_tests::{ALB, PUBLIC, done, finding, ingress, inputs};
     use crate::rules::object::objects;
 
@@ -267,6 +270,16 @@ mod tests {
         }
         let forward = json!({ GROUP.0: "g", DENY: FORWARD });
         assert_eq!(first("deny", forward, "shop.example.com"), (None, true));
+        // Of another group nothing is known: to name one would help nobody.
+        let (text, groups) = (of_group("b", &[], "shop.example.com", "/*"), BTreeSet::from(["g".to_owned()]));
+        let (documents, mut facts) = (read(&text).unwrap(), Facts::default());
+        objects(&documents[0].root).iter().for_each(|object| facts.take(object));
+        let elsewhere = gathered("deny", json!({ GROUP.0: "g" }), "shop.example.com");
+        facts.ingresses.others = Others::Read { all: elsewhere.of_groups(&groups), groups };
+        let told = RuleSet::shipped().findings_of_text(&text, &documents, &facts, &inputs("gateway"));
+        let told = &told.iter().find(|finding| finding.rule == "EKS-NET-001").unwrap().message;
+        assert!(told.contains("of Ingress deny/deny,"), "{told}");
+        assert!(told.ends_with("must be solved; then export again, or take `group.name` out"), "{told}");
     }
 
     #[test]
