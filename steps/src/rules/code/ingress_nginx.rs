@@ -1,9 +1,12 @@
 //! An Ingress of the AWS Load Balancer Controller as one of the managed NGINX, edited in place.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::certificates;
 use super::ingress::{Ingress, Listener, PREFIX, also, is_for_any_host};
+use super::ingress_actions::{https_port, named_by, of_paths, setting};
 use super::routes::{PathKind, path_of};
 use crate::manifests::edit::Edit;
 use crate::rules::document::Node;
@@ -23,7 +26,7 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
     let node = look.object.node;
     let by_annotation = Pattern::parse("**.port.name").map(|p| p.find(node)).unwrap_or_default();
     if by_annotation.iter().any(|(_, name)| name.text() == Some("use-annotation")) {
-        return stays(found, "its routes are in `actions` annotations");
+        return stays(found, &by_actions(ingress));
     }
     // NGINX would answer its hosts over HTTPS, where its load balancer answers nothing of it.
     if ingress.settings.only_redirects() {
@@ -95,6 +98,20 @@ pub(super) fn convert(look: &Look<'_>, ingress: &Ingress<'_>, mut found: Match) 
 fn not_served(listener: Listener) -> Option<String> {
     let (protocol, served) = if listener.is_https { ("HTTPS", 443) } else { ("HTTP", 80) };
     (listener.port != served).then(|| format!("{protocol} on port {}", listener.port))
+}
+
+/// That actions say its routes, and what to say instead where all that they do is to send to HTTPS.
+fn by_actions(ingress: &Ingress<'_>) -> String {
+    let node = ingress.object.node;
+    let reason = "its routes are in `actions` annotations".to_owned();
+    let port = |name: &str| ingress.setting(&setting(name)).and_then(https_port);
+    let ports: BTreeSet<Option<u16>> = of_paths(node).filter_map(named_by).map(port).collect();
+    let is_by_default = node.at(&["spec", "defaultBackend"]).and_then(named_by).is_some();
+    let Some(port) = ports.first().copied().flatten().filter(|_| ports.len() == 1 && !is_by_default) else {
+        return reason;
+    };
+    let all = if ingress.shares() { ", which then counts for all of `group.name`" } else { "" };
+    format!("{reason}; say `ssl-redirect: \"{port}\"` in place of the action and its paths{all}")
 }
 
 fn stays(found: Match, reason: &str) -> Match {

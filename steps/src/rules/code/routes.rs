@@ -385,6 +385,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn nginx_says_what_to_say_in_place_of_an_action_that_only_sends_to_https() {
+        let nginx = inputs("nginx");
+        let told = |text: &str| {
+            assert_eq!(done(text, &nginx), text);
+            finding(text, &nginx, "EKS-NET-001").message
+        };
+        let way = "; say `ssl-redirect: \"443\"` in place of the action and its paths";
+        let text = by_action("ssl-redirect", &[TO_HTTPS]);
+        assert!(told(&text).ends_with(way), "{}", told(&text));
+        let of_group = by_action("ssl-redirect", &[TO_HTTPS, ("alb.ingress.kubernetes.io/group.name", "g")]);
+        assert!(
+            told(&of_group)
+                .ends_with("in place of the action and its paths, which then counts for all of `group.name`")
+        );
+        // It is enough.
+        let said = text.replace(
+            &format!("{}: '{}'", TO_HTTPS.0, TO_HTTPS.1),
+            "alb.ingress.kubernetes.io/ssl-redirect: '443'",
+        );
+        let (before, rule) = said.split_once("{path: /admin").unwrap();
+        let said = format!("{before}{}", rule.split_once("}}}}").unwrap().1);
+        assert!(!done(&said, &nginx).contains("alb.ingress"), "{said}");
+        // Not where an action does something else.
+        assert!(!told(&forwarding(&["blue"])).contains("ssl-redirect"));
+    }
+
     /// An action that forwards to the Services, and how they are probed.
     fn forwarding(services: &[&str]) -> String {
         let group = |name: &&str| format!(r#"{{"serviceName":"{name}","servicePort":"80","weight":50}}"#);
