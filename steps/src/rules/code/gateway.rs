@@ -56,7 +56,7 @@ fn routed(look: &Look<'_>, ingress: &Ingress<'_>, found: &mut Match) -> Result<V
     }
     if group.first.is_none() {
         return Err("it stays: only a chart could make its Gateway, and templates are not rewritten; render the chart \
-                    (`helm template`) and give what was rendered, or make the Gateway yourself"
+                    (`helm template`) and give what was rendered"
             .to_owned());
     }
     let gateway = (owner.0.clone(), called);
@@ -186,9 +186,14 @@ fn secrets_of(
     let mut secrets = BTreeSet::new();
     for (of, secret) in of("secret ").filter_map(|secret| secret.split_once('/')) {
         if of.is_empty() != namespace.is_empty() {
+            let way = if look.facts.ingresses.is_of_chart_without_namespace(group, secret) {
+                "a chart names it and no namespace: render the chart (`helm template -n`), say its namespace in what was \
+                 rendered, and give that"
+            } else {
+                "say the namespace in each Ingress of the load balancer"
+            };
             return Err(format!(
-                "nobody knows whether Secret `{secret}` is in the namespace of the Gateway; say the namespace in each Ingress \
-                 of the load balancer"
+                "nobody knows whether Secret `{secret}` is in the namespace of the Gateway; {way}"
             ));
         }
         secrets.insert((of.to_owned(), secret.to_owned()));

@@ -422,6 +422,14 @@ impl Ingresses {
             .map(|asked| &*asked.node)
     }
 
+    /// Whether an Ingress of the group that names the Secret, and no namespace, is one that a chart makes.
+    pub(super) fn is_of_chart_without_namespace(&self, group: &Group, secret: &str) -> bool {
+        let mut of_group = self.asked.iter().filter(|asked| group.members.contains(&asked.name));
+        of_group.any(|asked| {
+            asked.is_of_chart && asked.name.0.is_empty() && asked.tls_secrets.iter().any(|of| of == secret)
+        })
+    }
+
     /// The Ingresses of which the first that is converted makes the policy of a Service.
     pub(super) fn probed_by(&self, service: &Name) -> impl Iterator<Item = &Name> {
         self.shared().probes.get(service).into_iter().flatten()
@@ -500,7 +508,6 @@ impl Ingresses {
         // It stays an Ingress.
         let is_kept = settings.iter().any(|(name, _)| rule_of(name).is_some())
             || self.has_login(&asked.name.0, &asked.services)
-            || !ingress_actions::closing(&asked.node, &settings).is_empty()
             || self.lacking(class).is_some()
             || self.lacks_others(&settings).is_some()
             || settings.get("group.name").is_some() && is_guarded();
