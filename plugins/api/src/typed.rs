@@ -60,6 +60,27 @@ impl<C: DeserializeOwned> PlanConfig<C> {
                 .map_err(|e| StepError::permanent(format!("field `{name}` is not valid")).with_source(e)),
         }
     }
+
+    /// One top-level list or table as far as it is known: the items before the first that is not wholly
+    /// known, the entries that are. `None` when it is absent or nothing is known of it.
+    ///
+    /// # Errors
+    /// `Permanent` when what is known of it is no `T`.
+    pub fn part<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
+        let part = match self.value.get(name) {
+            Some(Value::Array(items)) => {
+                items.iter().take_while(|item| !has_unknown(item)).cloned().collect::<Value>()
+            }
+            Some(Value::Object(table)) if !table.contains_key(UNKNOWN_KEY) => {
+                let known = table.iter().filter(|(_, value)| !has_unknown(value));
+                known.map(|(key, value)| (key.clone(), value.clone())).collect()
+            }
+            _ => return self.field(name),
+        };
+        serde_json::from_value(part)
+            .map(Some)
+            .map_err(|e| StepError::permanent(format!("field `{name}` is not valid")).with_source(e))
+    }
 }
 
 fn from_config<T: DeserializeOwned>(value: &Value) -> Result<T, StepError> {
@@ -228,5 +249,23 @@ mod tests {
         assert!(PlanConfig::<Config>::new(&serde_json::json!({ "name": 1 })).is_err());
         let whole = PlanConfig::<Config>::new(&serde_json::json!({ "name": "a" })).unwrap();
         assert_eq!(whole.known().map(|c| c.name.as_str()), Some("a"));
+    }
+
+    #[test]
+    fn of_a_list_or_a_table_the_known_part_is_told() {
+        let unknown = unknown("nodes.a.b");
+        let value = serde_json::json!({
+            "list": ["a", [&unknown], "c"], "first": [&unknown, "b"], "table": { "a": "1", "b": &unknown },
+            "whole": &unknown, "text": "t",
+        });
+        let config = PlanConfig::<Config>::new(&value).unwrap();
+        let list = |name: &str| config.part::<Vec<String>>(name);
+        assert_eq!(list("list").unwrap(), Some(vec!["a".to_owned()]));
+        assert_eq!(list("first").unwrap(), Some(Vec::new()));
+        assert_eq!((list("whole").unwrap(), list("none").unwrap()), (None, None));
+        let table = config.part::<std::collections::BTreeMap<String, String>>("table").unwrap();
+        assert_eq!(table, Some([("a".to_owned(), "1".to_owned())].into()));
+        assert_eq!(config.part::<String>("text").unwrap().as_deref(), Some("t"));
+        assert!(list("table").is_err());
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mask::Mask;
 use super::process::{Ended, Failure, Process, ending, find};
-use super::{Effect, KEPT_BYTES, Repeated, left};
+use super::{Effect, KEPT_BYTES, Missing, Repeated, left};
 use crate::process_group::{Earlier, Record};
 use crate::stdin_lock::{claim, earlier, still_running};
 
@@ -114,6 +114,22 @@ fn shown(command: &[String]) -> String {
 }
 
 impl Config {
+    /// What is known of the fields that a plan looks at; the others are as if they said nothing.
+    fn part(config: &PlanConfig<Self>) -> Result<Self, StepError> {
+        Ok(Self {
+            command: config.part("command")?.unwrap_or_default(),
+            observe: config.part("observe")?,
+            idempotency: None,
+            directory: config.field("directory")?,
+            env: config.part("env")?.unwrap_or_default(),
+            secret_env: config.part("secret-env")?.unwrap_or_default(),
+            inherit_env: config.part("inherit-env")?.unwrap_or_default(),
+            stdin: None,
+            exit_codes: config.part("exit-codes")?.unwrap_or_default(),
+            transient_exit_codes: config.part("transient-exit-codes")?.unwrap_or_default(),
+        })
+    }
+
     fn name(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
@@ -181,16 +197,13 @@ impl Config {
         }))
     }
 
-    fn problems(&self, ctx: &StepContext) -> Vec<Problem> {
+    async fn problems(&self, ctx: &StepContext, missing: Missing) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let commands = [("command", Some(&self.command)), ("observe", self.observe.as_ref())];
-        for (field, command) in commands.into_iter().filter_map(|(f, c)| c.map(|c| (f, c))) {
-            let program = command.first().map_or("", String::as_str);
-            if let Err(e) = find(program, &ctx.project_dir) {
-                let mut problem = Problem::error(e.message).in_field(field);
-                problem.hint = e.hint;
-                problems.push(problem);
-            }
+        let commands = [("command", self.command.first()), ("observe", self.observe.iter().flatten().next())];
+        for (field, program) in commands.into_iter().filter_map(|(f, p)| p.map(|p| (f, p))) {
+            // What is on PATH is there before the run.
+            let missing = if program.contains('/') { missing } else { Missing::Fails };
+            problems.extend(find(program, &ctx.project_dir).err().map(|e| missing.problem(e, field)));
         }
         if let Some(name) = self.env.keys().find(|name| self.secret_env.contains_key(*name)) {
             let message = format!("`{name}` is in `env` and in `secret-env`");
@@ -211,6 +224,7 @@ impl Config {
             let message = format!("exit code {code} can't mean both success and a passing trouble");
             problems.push(Problem::error(message).in_field("transient-exit-codes"));
         }
+        problems.extend(missing.secrets(ctx, self.secret_env.values(), "secret-env").await);
         problems
     }
 }
@@ -278,15 +292,12 @@ impl TypedStep for Exec {
         let Some(known) = config.known() else {
             let command = config.field::<Vec<String>>("command")?;
             let command = command.map_or_else(|| "a command".to_owned(), |c| format!("`{}`", shown(&c)));
-            return Ok(StepPlan::new(format!("run {command}")));
+            let mut plan = StepPlan::new(format!("run {command}"));
+            plan.problems = Config::part(config)?.problems(ctx, Missing::MayCome).await;
+            return Ok(plan);
         };
         let mut plan = StepPlan::new(format!("run `{}`", shown(&known.command)));
-        plan.problems = known.problems(ctx);
-        if let Err(e) = secrets(ctx, &known.secret_env).await {
-            let mut problem = Problem::error(e.message).in_field("secret-env");
-            problem.hint = e.hint;
-            plan.problems.push(problem);
-        }
+        plan.problems = known.problems(ctx, Missing::Fails).await;
         Ok(plan)
     }
 

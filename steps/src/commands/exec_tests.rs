@@ -414,3 +414,38 @@ async fn mistakes_are_found_before_anything_runs() {
     let unknown = json!({ "command": ["echo", { "$unknown": "nodes.a.b" }] });
     assert_eq!(Typed(Exec).plan(&stand.context(), &unknown).await.unwrap().summary, "run a command");
 }
+
+#[tokio::test]
+async fn what_waits_for_another_node_is_checked_as_far_as_it_is_known() {
+    let stand = Stand::new();
+    let unknown = json!({ "$unknown": "nodes.a.stdout" });
+    let problems = async |config: Value| {
+        let plan = Typed(Exec).plan(&stand.context(), &config).await.unwrap();
+        let told = plan.problems.into_iter();
+        told.map(|p| format!("{:?} in {}: {}", p.severity, p.field.unwrap_or_default(), p.message))
+            .collect::<Vec<_>>()
+    };
+    let all = [
+        problems(json!({
+            "command": ["no-such-program", unknown], "observe": ["no-other", unknown],
+            "env": { "B=": "1", "C": unknown }, "secret-env": { "S": "env:NONE", "T": "file:token" },
+            "exit-codes": [3], "transient-exit-codes": [3],
+        }))
+        .await,
+        // Another node may make it first.
+        problems(json!({ "command": ["./made", unknown] })).await,
+        problems(json!({ "command": [unknown, "x"], "directory": unknown, "transient-exit-codes": [0] }))
+            .await,
+        problems(json!({ "command": ["sh", "-c", unknown], "observe": unknown, "env": unknown })).await,
+    ];
+    insta::assert_snapshot!(all.concat().join("
+"), @r"
+    Error in command: there is no program `no-such-program` on PATH
+    Error in observe: there is no program `no-other` on PATH
+    Error in env: `B=` is no name of a variable
+    Error in transient-exit-codes: exit code 3 can't mean both success and a passing trouble
+    Error in secret-env: no secret at `env:NONE`
+    Warning in secret-env: no secret at `file:token`
+    Warning in command: there is no `./made` in the project folder
+    ");
+}

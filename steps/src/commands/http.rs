@@ -21,7 +21,7 @@ use super::answer::{Answer, Expect};
 use super::exec::secrets;
 use super::mask::Mask;
 use super::request::{Failure, Redirects, Request, is_refusal, shown};
-use super::{Effect, KEPT_BYTES, Repeated, left};
+use super::{Effect, KEPT_BYTES, Missing, Repeated, left};
 use crate::duration::Span;
 
 /// A service that has not answered after this long won't.
@@ -144,54 +144,27 @@ impl Config {
 
     /// Everything that can be said without asking anybody.
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if !matches!(self.url.scheme(), "http" | "https") {
-            problems.push(Problem::error("it is no web address").in_field("url"));
-        }
-        if !self.url.username().is_empty() || self.url.password().is_some() {
-            let hint = "put the reference of a secret into `bearer` or `secret-headers`";
-            problems.push(Problem::error("the address holds credentials").in_field("url").with_hint(hint));
-        }
+        let mut problems = url_problems(&self.url);
         if self.json.is_some() && self.body.is_some() {
             problems.push(Problem::error("there can be `json` or `body`, not both").in_field("body"));
         }
-        if let Err(e) = self.plain_headers() {
-            problems.push(Problem::error(e.message).in_field("headers"));
-        }
-        let mut names = std::collections::BTreeSet::new();
-        let all = self.headers.keys().chain(self.secret_headers.keys());
-        let all = all.chain(&self.idempotency_key_header).map(|name| name.to_ascii_lowercase());
-        let bearer = self.bearer.iter().map(|_| AUTHORIZATION.to_string());
-        for name in all.chain(bearer).filter(|name| !names.insert(name.clone())) {
-            problems.push(Problem::error(format!("header `{name}` is given twice")).in_field("headers"));
-        }
-        for pointer in self.expect.json.keys().filter(|p| !p.is_empty() && !p.starts_with('/')) {
-            let message = format!("`{pointer}` is no JSON Pointer: it begins with `/`");
-            problems.push(Problem::error(message).in_field("expect"));
-        }
-        if self.method == Method::Head && !self.expect.json.is_empty() {
-            problems.push(Problem::error("an answer to HEAD has no JSON").in_field("expect"));
-        }
+        problems.extend(self.own_headers().problems());
+        problems.extend(expect_problems(&self.expect, self.method));
         problems
     }
 
-    fn plain_headers(&self) -> Result<HeaderMap, StepError> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let value = HeaderValue::from_str(value).map_err(|_| {
-                StepError::permanent(format!("header `{name}` has a value that can't be sent"))
-            })?;
-            headers.insert(header_name(name)?, value);
+    fn own_headers(&self) -> Headers<'_> {
+        Headers {
+            plain: &self.headers,
+            secret: &self.secret_headers,
+            key: self.idempotency_key_header.as_ref(),
+            has_bearer: self.bearer.is_some(),
         }
-        for name in self.secret_headers.keys().chain(&self.idempotency_key_header) {
-            header_name(name)?;
-        }
-        Ok(headers)
     }
 
     /// The headers, and the secrets in them.
     async fn headers(&self, ctx: &StepContext) -> Result<(HeaderMap, Vec<Secret>), StepError> {
-        let mut headers = self.plain_headers()?;
+        let mut headers = self.own_headers().plain()?;
         let mut known = Vec::new();
         for (name, secret) in secrets(ctx, &self.secret_headers).await? {
             headers.insert(header_name(&name)?, hidden(&name, secret.expose())?);
@@ -239,6 +212,92 @@ impl Config {
     }
 }
 
+/// What a request says of its headers.
+struct Headers<'a> {
+    plain: &'a BTreeMap<String, String>,
+    secret: &'a BTreeMap<String, SecretRef>,
+    key: Option<&'a String>,
+    has_bearer: bool,
+}
+
+impl Headers<'_> {
+    fn plain(&self) -> Result<HeaderMap, StepError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.plain {
+            let value = HeaderValue::from_str(value).map_err(|_| {
+                StepError::permanent(format!("header `{name}` has a value that can't be sent"))
+            })?;
+            headers.insert(header_name(name)?, value);
+        }
+        for name in self.secret.keys().chain(self.key) {
+            header_name(name)?;
+        }
+        Ok(headers)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Err(e) = self.plain() {
+            problems.push(Problem::error(e.message).in_field("headers"));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        let all = self.plain.keys().chain(self.secret.keys());
+        let all = all.chain(self.key).map(|name| name.to_ascii_lowercase());
+        let bearer = self.has_bearer.then(|| AUTHORIZATION.to_string());
+        for name in all.chain(bearer).filter(|name| !names.insert(name.clone())) {
+            problems.push(Problem::error(format!("header `{name}` is given twice")).in_field("headers"));
+        }
+        problems
+    }
+}
+
+fn url_problems(url: &Url) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !matches!(url.scheme(), "http" | "https") {
+        problems.push(Problem::error("it is no web address").in_field("url"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let hint = "put the reference of a secret into `bearer` or `secret-headers`";
+        problems.push(Problem::error("the address holds credentials").in_field("url").with_hint(hint));
+    }
+    problems
+}
+
+fn expect_problems(expect: &Expect, method: Method) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for pointer in expect.json.keys().filter(|p| !p.is_empty() && !p.starts_with('/')) {
+        let message = format!("`{pointer}` is no JSON Pointer: it begins with `/`");
+        problems.push(Problem::error(message).in_field("expect"));
+    }
+    if method == Method::Head && !expect.json.is_empty() {
+        problems.push(Problem::error("an answer to HEAD has no JSON").in_field("expect"));
+    }
+    problems
+}
+
+/// The plan of a request of which only a part is known yet.
+async fn plan_part(ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
+    let url = config.field::<Url>("url")?;
+    let method = config.field::<Method>("method")?.unwrap_or_default();
+    let expect = config.field::<Expect>("expect")?.unwrap_or_default();
+    let plain = config.part("headers")?.unwrap_or_default();
+    let secret: BTreeMap<String, SecretRef> = config.part("secret-headers")?.unwrap_or_default();
+    let (bearer, key) = (config.field::<SecretRef>("bearer")?, config.field("idempotency-key-header")?);
+    let own = Headers { plain: &plain, secret: &secret, key: key.as_ref(), has_bearer: bearer.is_some() };
+
+    let to = url.as_ref().map_or_else(|| "a service".to_owned(), shown);
+    let mut plan = StepPlan::new(format!("send a request to {to}"));
+    plan.problems.extend(url.iter().flat_map(url_problems));
+    plan.problems.extend(own.problems());
+    plan.problems.extend(expect_problems(&expect, method));
+    plan.problems.extend(Missing::MayCome.secrets(ctx, secret.values(), "secret-headers").await);
+    plan.problems.extend(Missing::MayCome.secrets(ctx, &bearer, "bearer").await);
+    if method == Method::Delete {
+        plan.destroys.push(to);
+    }
+    Ok(plan)
+}
+
 fn header_name(name: &str) -> Result<HeaderName, StepError> {
     name.parse().map_err(|_| StepError::permanent(format!("`{name}` is no name of a header")))
 }
@@ -263,10 +322,7 @@ impl TypedStep for Http {
     type Outputs = Outputs;
 
     async fn plan(&self, ctx: &StepContext, config: &PlanConfig<Config>) -> Result<StepPlan, StepError> {
-        let Some(known) = config.known() else {
-            let url = config.field::<Url>("url")?.map_or_else(|| "a service".to_owned(), |url| shown(&url));
-            return Ok(StepPlan::new(format!("send a request to {url}")));
-        };
+        let Some(known) = config.known() else { return plan_part(ctx, config).await };
         let mut plan = StepPlan::new(known.name());
         plan.problems = known.problems();
         if let Err(e) = known.headers(ctx).await

@@ -343,3 +343,39 @@ async fn mistakes_are_found_before_anything_is_sent() {
     let plan = Typed(Http).plan(&stand.context(), &unknown).await.unwrap();
     assert_eq!(plan.summary, "send a request to a service");
 }
+
+#[tokio::test]
+async fn what_waits_for_another_node_is_checked_as_far_as_it_is_known() {
+    let stand = Stand::new().await;
+    let unknown = json!({ "$unknown": "nodes.a.stdout" });
+    let plan = async |config: Value| Typed(Http).plan(&stand.context(), &config).await.unwrap();
+    let problems = async |config: Value| {
+        let told = plan(config).await.problems.into_iter();
+        told.map(|p| format!("{:?} in {}: {}", p.severity, p.field.unwrap_or_default(), p.message))
+            .collect::<Vec<_>>()
+    };
+    let all = [
+        problems(json!({ "url": "ftp://me:word@example/", "bearer": "env:NONE", "json": { "v": unknown } }))
+            .await,
+        problems(json!({
+            "url": unknown, "method": "HEAD", "headers": { "a b": "1", "C": unknown, "X-Key": "1" },
+            "secret-headers": { "x-key": "file:key" }, "expect": { "json": { "state": 1 } },
+        }))
+        .await,
+        problems(json!({ "url": "https://example/", "headers": unknown, "bearer": unknown })).await,
+    ];
+    insta::assert_snapshot!(all.concat().join("
+"), @r"
+    Error in url: it is no web address
+    Error in url: the address holds credentials
+    Error in bearer: no secret at `env:NONE`
+    Error in headers: `a b` is no name of a header
+    Error in headers: header `x-key` is given twice
+    Error in expect: `state` is no JSON Pointer: it begins with `/`
+    Error in expect: an answer to HEAD has no JSON
+    Warning in secret-headers: no secret at `file:key`
+    ");
+    let delete = json!({ "url": "https://example/a?b", "method": "DELETE", "body": unknown });
+    assert_eq!(plan(delete).await.destroys, ["https://example/a"]);
+    assert!(stand.received().await.is_empty());
+}

@@ -18,7 +18,7 @@ mod request;
 
 use std::sync::Arc;
 
-use migrate_plugin_api::{Step, StepContext, Typed, TypedObservation};
+use migrate_plugin_api::{Problem, SecretRef, Step, StepContext, StepError, Typed, TypedObservation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,40 @@ pub(crate) enum Repeated {
     Natural,
     /// It is the same as once, because it is named by the node's key and found again.
     Keyed,
+}
+
+/// How a plan takes what is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// The node fails.
+    Fails,
+    /// The node waits for outputs of another, which may make it first.
+    MayCome,
+}
+
+impl Missing {
+    fn problem(self, error: StepError, field: &str) -> Problem {
+        let problem = match self {
+            Self::Fails => Problem::error(error.message),
+            Self::MayCome => Problem::warning(error.message).with_hint("another node must make it first"),
+        };
+        Problem { hint: error.hint.or(problem.hint), field: Some(field.to_owned()), ..problem }
+    }
+
+    /// Of secrets. No node sets a variable of `migrate` itself.
+    async fn secrets<'a>(
+        self,
+        ctx: &StepContext,
+        references: impl IntoIterator<Item = &'a SecretRef>,
+        field: &str,
+    ) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for reference in references {
+            let missing = if matches!(reference, SecretRef::Env(_)) { Self::Fails } else { self };
+            problems.extend(ctx.secret(reference).await.err().map(|e| missing.problem(e, field)));
+        }
+        problems
+    }
 }
 
 /// What is known of an attempt's effect.
