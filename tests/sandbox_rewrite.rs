@@ -192,8 +192,8 @@ const EXPECTED: [(&str, &str, usize, bool); 16] = [
     ("50-web.yaml", "EKS-IMG-001", 2, true),
     ("50-web.yaml", "EKS-ID-007", 1, true),
     ("50-web.yaml", "EKS-NET-001", 1, true),
-    ("50-web.yaml", "EKS-NET-005", 1, false),
-    ("50-web.yaml", "EKS-NET-012", 1, false),
+    ("50-web.yaml", "EKS-NET-005", 1, true),
+    ("50-web.yaml", "EKS-NET-012", 1, true),
     ("50-web.yaml", "EKS-NET-054", 1, false),
 ];
 

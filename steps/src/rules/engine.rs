@@ -47,6 +47,8 @@ pub(crate) struct Match {
     pub message: Option<String>,
     /// Keys of `migration.toml` that are missing.
     pub needs: Vec<String>,
+    /// Whether it is left for a person also where the rule that it goes with rewrites the object.
+    pub is_left: bool,
     /// What is done.
     pub effects: Effects,
 }

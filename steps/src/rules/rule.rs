@@ -170,6 +170,9 @@ pub struct Rule {
     /// What is done.
     #[serde(default, rename = "do")]
     pub effects: Vec<Effect>,
+    /// The rule whose effects leave nothing of it: it counts as rewritten where that one rewrites the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_with: Option<String>,
     /// A function that finds and edits instead.
     #[serde(default)]
     pub code: Option<String>,

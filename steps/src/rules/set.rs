@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use super::document::{Document, Lines, Node};
-use super::engine::Look;
+use super::engine::{Look, Match};
 use super::facts::Facts;
 use super::finding::Finding;
 use super::inputs::Inputs;
@@ -148,11 +148,16 @@ impl RuleSet {
         let mut findings = Vec::new();
         for object in objects(root) {
             let look = Look { object: &object, facts, inputs };
-            for at in self.by_kind.get(&object.kind) {
-                let rule = &self.rules[*at];
-                let found = rule.matches(&look);
-                findings.extend(found.iter().map(|m| Finding::of(&rule.rule, &object, m, lines)));
-            }
+            let rules = self.by_kind.get(&object.kind).iter().map(|at| &self.rules[*at]);
+            let found: Vec<(&Rule, Match)> = rules
+                .flat_map(|rule| rule.matches(&look).into_iter().map(|found| (&rule.rule, found)))
+                .collect();
+            let acts = |id: &str| found.iter().any(|(rule, m)| rule.id == id && !m.effects.is_empty());
+            findings.extend(found.iter().map(|(rule, m)| {
+                let goes = !m.is_left && rule.goes_with.as_deref().is_some_and(acts);
+                let finding = Finding::of(rule, &object, m, lines);
+                Finding { rewritten: finding.rewritten || goes, ..finding }
+            }));
         }
         findings
     }

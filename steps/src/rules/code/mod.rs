@@ -1,5 +1,6 @@
 //! What rules can't say as data: functions that look at an object and return the same matches.
 
+mod acm;
 mod api;
 mod certificates;
 mod cluster;
@@ -87,6 +88,7 @@ pub(crate) fn find(name: &str) -> Option<Code> {
         "eks-access-entry" => cluster::access_entry,
         "eks-node-group" => cluster::node_group,
         "eks-version" => cluster::version,
+        "acm-certificate" => acm::certificate,
         "ingress-v1beta1" => api::ingress,
         "secret-provider-class" => secrets::provider_class,
         "secret-store" => secrets::store,
