@@ -8,7 +8,8 @@ use migrate_engine::{
     RunReport, RunState, RunSummary, Shutdown, Source, StoreSettings, VerifyRequest, event_channel, nearest,
 };
 use migrate_plugin_api::{CancellationToken, Idempotency, NodeId, RunId, StepInfo, VerifyDepth};
-use migrate_plugin_host::Listed;
+use migrate_plugin_host::{Listed, part};
+use serde::de::IgnoredAny;
 
 use crate::args::{
     AgainArgs, Cli, Command, ParamArgs, PlanArgs, PluginCommand, PluginNewArgs, ResumeArgs, RunArgs,
@@ -92,7 +93,13 @@ fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
         Command::Plan(args) => args.workflow().is_none(),
         _ => true,
     };
-    Ok(if needed && path.exists() { StoreSettings::of(&Source::read(path)?)? } else { None })
+    if !needed || !path.exists() {
+        return Ok(None);
+    }
+    let file = Source::read(path)?;
+    // A file that is no TOML is told without its lines: what is a secret in it, nobody knows.
+    part::<IgnoredAny>(file.text())?;
+    Ok(StoreSettings::of(&file)?)
 }
 
 pub(crate) struct Session<'a> {

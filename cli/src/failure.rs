@@ -69,9 +69,9 @@ pub enum Failure {
     /// The plugins that are there can't be used together.
     #[error(transparent)]
     Plugins(#[from] DiscoveryError),
-    /// `[plugins]` is wrong.
+    /// `migration.toml` is no TOML, or a part of it that steps don't read is wrong.
     #[error(transparent)]
-    PluginSettings(#[from] SettingsError),
+    Settings(#[from] SettingsError),
     /// This program doesn't know where it is, and so can't guard a plugin.
     #[error("failed to find this program's own file")]
     NoSelf(#[source] std::io::Error),
@@ -87,14 +87,6 @@ pub enum Failure {
     /// Rules of one's own are wrong.
     #[error(transparent)]
     Rules(#[from] RuleError),
-    /// `migration.toml` says something about rewriting that can't be meant.
-    #[error("{file} can't be used: {reason}")]
-    Site {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// No such rule.
     #[error("there is no rule `{0}`; `migrate rules` lists them")]
     UnknownRule(String),
@@ -149,10 +141,10 @@ impl Failure {
             Self::Usage(_) | Self::Id(_) | Self::UnknownStep { .. } | Self::Workflow(_) => Exit::Usage,
             Self::UnknownRule(_) => Exit::Usage,
             Self::Read(_) | Self::NoMigrationFile(_) | Self::NoProject(_) | Self::Invalid(_) => Exit::Invalid,
-            Self::Rules(_) | Self::Site { .. } | Self::Changed { .. } => Exit::Invalid,
+            Self::Rules(_) | Self::Changed { .. } => Exit::Invalid,
             Self::Step(error) if error.class == ErrorClass::Permanent => Exit::Invalid,
             Self::Step(_) | Self::Write { .. } => Exit::Failed,
-            Self::Plugins(_) | Self::PluginSettings(_) => Exit::Invalid,
+            Self::Plugins(_) | Self::Settings(_) => Exit::Invalid,
             Self::Run(error) => match error {
                 RunError::Locked(_) => Exit::Locked,
                 RunError::Refused(_) | RunError::Changed(..) => Exit::Invalid,
@@ -197,12 +189,11 @@ impl Failure {
             Self::Steps(_) | Self::NoSelf(_) => "internal",
             Self::Scaffold(_) => "plugin-not-made",
             Self::Plugins(_) => "plugins",
-            Self::PluginSettings(_) => "invalid",
+            Self::Settings(_) => "invalid",
             Self::Serve(_) => "not-served",
             Self::Stdout(_) => "stdout",
             Self::Step(_) => "unreadable",
             Self::Rules(_) => "invalid-rules",
-            Self::Site { .. } => "invalid",
             Self::UnknownRule(_) => "unknown-rule",
             Self::Write { .. } => "unwritable-file",
             Self::Decide(_) => "not-decided",

@@ -1,8 +1,10 @@
 //! What `migration.toml` says about rewriting; nothing of it is needed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use migrate_engine::Source;
+use migrate_plugin_host::part;
 use migrate_steps::rules::{Inputs, RuleSet};
 use migrate_steps::site::AwsAccess;
 use serde::Deserialize;
@@ -50,7 +52,7 @@ pub struct Knowledge {
 /// When a file is there and wrong.
 pub fn knowledge(cli: &Cli, args: &RuleFileArgs) -> Result<Knowledge, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
-    let site = if path.exists() { read(&path)? } else { Site::default() };
+    let site = if path.exists() { part(Source::read(&path)?.text())? } else { Site::default() };
     let own = site.rules.iter().map(|file| cli.project.join(file));
     let files: Vec<PathBuf> = own.chain(args.files.iter().cloned()).collect();
     let mut registries = Vec::new();
@@ -62,10 +64,4 @@ pub fn knowledge(cli: &Cli, args: &RuleFileArgs) -> Result<Knowledge, Failure> {
         rules: RuleSet::with_files(&files)?,
         inputs: site.rewrite.or(&registries, &site.storage_classes),
     })
-}
-
-fn read(path: &Path) -> Result<Site, Failure> {
-    let wrong = |reason: String| Failure::Site { file: path.display().to_string(), reason };
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))
 }

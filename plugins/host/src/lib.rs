@@ -32,4 +32,4 @@ pub use discovery::{DiscoveryError, FILE_PREFIX, Found, Listed, Origin, PROJECT_
 pub use plugin::Plugin;
 pub use process::{Guard, Launch};
 pub use program::ProgramDigest;
-pub use settings::{PluginSettings, SettingsError, settings};
+pub use settings::{PluginSettings, SettingsError, part, settings};

@@ -1,4 +1,4 @@
-//! `[plugins.NAME]` in `migration.toml`.
+//! `[plugins.NAME]` in `migration.toml`, and how a part of that file is read without showing what stands in it.
 //!
 //! ```toml
 //! [plugins."team.notify"]
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::program::ProgramDigest;
 
@@ -32,7 +33,7 @@ pub struct PluginSettings {
     pub memory_mib: Option<u64>,
 }
 
-/// Why `[plugins]` can't be read. Shows no line of the file.
+/// Why a part of `migration.toml` can't be read. Shows no line of the file: a secret may stand there.
 #[derive(Debug, thiserror::Error)]
 #[error("migration.toml{}: {message}", .line.map(|line| format!(", line {line}")).unwrap_or_default())]
 pub struct SettingsError {
@@ -52,7 +53,15 @@ struct Environment {
 /// # Errors
 /// When the file is no TOML or `[plugins]` has another form.
 pub fn settings(text: &str) -> Result<BTreeMap<String, PluginSettings>, SettingsError> {
-    toml::from_str::<Environment>(text).map(|environment| environment.plugins).map_err(|error| {
+    part::<Environment>(text).map(|environment| environment.plugins)
+}
+
+/// Reads the part that `T` names out of the text of `migration.toml`.
+///
+/// # Errors
+/// When the file is no TOML or the part has another form.
+pub fn part<T: DeserializeOwned>(text: &str) -> Result<T, SettingsError> {
+    toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         SettingsError { line, message: error.message().to_owned() }
     })
