@@ -182,6 +182,27 @@ fn what_is_written_removed_and_left_out_is_told() {
 }
 
 #[test]
+fn no_work_is_no_hours() {
+    let project = tempfile::tempdir().expect("a folder");
+    let folder = project.path().join("in");
+    fs::create_dir(&folder).expect("made");
+    let assess = |option: &[&str]| migrate(project.path(), &[&["assess", "in"], option].concat()).stdout;
+    let of_none = |what: &str| {
+        let (text, json) = (assess(&[]), assess(&["--json"]));
+        assert!(text.ends_with("readiness 100 %, about 0.0 h of work\n"), "{what}: {text}");
+        assert!(json.contains(r#""hours":0.0"#) && !json.contains("-0.0"), "{what}: {json}");
+    };
+    of_none("an empty folder");
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+    fs::write(folder.join("map.yaml"), map).expect("written");
+    of_none("what belongs to no workload");
+    let web = WEB.split("      nodeSelector").next().expect("a beginning");
+    let web = format!("{web}      containers: [{{ name: web, image: registry.k8s.io/pause:3.10 }}]\n");
+    fs::write(folder.join("web.yaml"), web).expect("written");
+    of_none("a workload");
+}
+
+#[test]
 fn a_tool_that_is_missing_is_told_with_the_way_out_and_nothing_is_skipped() {
     for (file, text, tool) in [
         ("shop/Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n", "helm"),

@@ -92,7 +92,12 @@ fn rated(findings: &[&Finding], of_rules: &BTreeMap<&str, f32>) -> (u8, f32) {
         }
     }
     let taken: u32 = worst.values().sum();
-    (u8::try_from(100_u32.saturating_sub(taken)).unwrap_or(0), hours.values().sum())
+    (u8::try_from(100_u32.saturating_sub(taken)).unwrap_or(0), total(hours.into_values()))
+}
+
+/// Their sum. Of no hours it is 0, where `sum` says -0.
+fn total(hours: impl Iterator<Item = f32>) -> f32 {
+    hours.fold(0.0, |sum, more| sum + more)
 }
 
 impl Assessment {
@@ -155,7 +160,7 @@ impl Assessment {
             left_out: Vec::new(),
             unreadable: Vec::new(),
             readiness: u8::try_from(readiness).unwrap_or(0),
-            hours: workloads.iter().map(|workload| workload.hours).sum(),
+            hours: total(workloads.iter().map(|workload| workload.hours)),
             needs,
             workloads,
             waves,
