@@ -21,7 +21,7 @@ use crate::output::{print, print_json};
 use crate::say::say;
 use crate::{
     assess, describe, evidence, logs, outlook, plugins, render, rewrite, rules, scaffold, shipped, signals,
-    table::Table, watch,
+    site, table::Table, watch,
 };
 
 /// What describes a site; see the README.
@@ -83,17 +83,10 @@ async fn dispatch(cli: &Cli, session: &Session<'_>) -> Result<Exit, Failure> {
     }
 }
 
-/// Where facts are kept, for the commands that ask.
+/// Where facts are kept, for the commands about a project. Not all of them ask, but all tell a mistake in it.
 fn store(cli: &Cli) -> Result<Option<StoreSettings>, Failure> {
     let path = cli.project.join(MIGRATION_FILE);
-    let needed = match &cli.command {
-        Command::Validate(_) => false,
-        command if !needs_project(command) => false,
-        // Without a workflow it is about a run.
-        Command::Plan(args) => args.workflow().is_none(),
-        _ => true,
-    };
-    if !needed || !path.exists() {
+    if !needs_project(&cli.command) || !path.exists() {
         return Ok(None);
     }
     let file = Source::read(path)?;
@@ -115,6 +108,9 @@ impl Session<'_> {
         let params = params(&args.params)?;
         let workflow = self.workflow(&args.workflow)?;
         self.engine.validate(&workflow, environment.as_ref(), &params)?;
+        if let Some(environment) = &environment {
+            site::check(self.cli, environment)?;
+        }
         let shipped = shipped::names().into_iter().map(|name| self.workflow(name));
         let shipped = shipped.collect::<Result<Vec<_>, _>>()?;
         let notes = self.engine.remarks(&workflow, environment.as_ref(), &params, &shipped);
@@ -495,8 +491,10 @@ impl Session<'_> {
     }
 
     fn check(&self, workflow: &str, given: &ParamArgs) -> Result<Checked, Failure> {
-        let path = self.need_migration_file()?;
-        Ok(self.engine.check(&self.workflow(workflow)?, &Source::read(path)?, &params(given)?)?)
+        let environment = Source::read(self.need_migration_file()?)?;
+        let checked = self.engine.check(&self.workflow(workflow)?, &environment, &params(given)?)?;
+        site::check(self.cli, &environment)?;
+        Ok(checked)
     }
 
     fn workflow(&self, workflow: &str) -> Result<Source, Failure> {

@@ -36,6 +36,26 @@ struct Registry {
     host: String,
 }
 
+/// The parts that only rules read, whatever a workflow refers to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OfRules {
+    /// Read for its mistakes.
+    rewrite: Inputs,
+    rules: Vec<PathBuf>,
+}
+
+/// Finds mistakes in `[rewrite]` and in the files of `rules` that `file` (`migration.toml`) names.
+///
+/// # Errors
+/// When there are some.
+pub fn check(cli: &Cli, file: &Source) -> Result<(), Failure> {
+    let OfRules { rules, .. } = part(file.text())?;
+    let own: Vec<PathBuf> = rules.iter().map(|file| cli.project.join(file)).collect();
+    RuleSet::with_files(&own)?;
+    Ok(())
+}
+
 /// The rules and inputs of this project.
 pub struct Knowledge {
     /// Shipped rules and a team's own.

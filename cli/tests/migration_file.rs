@@ -61,3 +61,37 @@ fn a_secret_in_a_file_that_is_no_toml_is_not_shown() {
         }
     }
 }
+
+#[test]
+fn what_other_commands_refuse_is_not_called_valid() {
+    let cases = [
+        ("[rewrite]\ningress = \"agic\"", "error: migration.toml, line 5: unknown variant `agic`", "assess"),
+        ("[rewrite]\nzone = { a = \"b\" }", "error: migration.toml, line 5: unknown field `zone`", "rewrite"),
+        ("rules = [\"rules/none.toml\"]", "error: ./rules/none.toml is no file of rules", "rules"),
+        (
+            "[store]\nurl = \"postgresql://ada:hunter2secret@db/x\"\nproject = \"shop\"",
+            "[store] takes",
+            "runs",
+        ),
+    ];
+    let workflow = "schema = 1\nname = \"w\"\n[nodes.look]\nstep = \"assess.manifests\"\n\
+                    with = { from = \"in\", rules = [] }\n";
+    for (text, told, other) in cases {
+        let project = with(text);
+        write(project.path(), "w.toml", workflow);
+        let other: &[&str] = if ["rules", "runs"].contains(&other) { &[other] } else { &[other, "in"] };
+        for command in [other, &["validate", "w.toml"], &["plan", "w.toml"], &["run", "w.toml"]] {
+            let output = ran(project.path(), command);
+            let said = said(&output);
+            assert!(said.contains(told) && !said.contains(SECRET), "{command:?}: {said}");
+            assert_eq!(output.status.code(), Some(3), "{command:?}: {said}");
+        }
+        assert!(!project.path().join(".migrate").exists(), "{text}");
+    }
+    let project = with("[rewrite]\ningress = \"nginx\"\n[store]\nurl = \"env:URL\"\nproject = \"shop\"");
+    write(project.path(), "w.toml", workflow);
+    for command in ["validate", "plan"] {
+        let output = ran(project.path(), &[command, "w.toml"]);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+}
