@@ -1,7 +1,6 @@
 //! Certificates of ACM that an Ingress names, and the Secrets that it has instead.
 
 use super::ingress_groups::annotation;
-use crate::rules::document::Node;
 use crate::rules::engine::{Look, Match};
 use crate::rules::inputs::IngressTarget;
 use crate::rules::path::key;
