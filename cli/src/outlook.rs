@@ -52,10 +52,15 @@ fn why(node: &NodeOutlook) -> String {
 
 /// The way on where nobody can tell what became of attempts of `nodes`, which are not repeated unasked.
 pub fn untold<'a>(resume: &str, nodes: impl Iterator<Item = &'a NodeId>) -> Option<String> {
-    let again: String = nodes.map(|node| format!(" --rerun {}", node.quoted())).collect();
+    let again = reruns(nodes);
     (!again.is_empty()).then(|| {
         format!("  help: if what was done can't be told, look for yourself; to do it again: {resume}{again}")
     })
+}
+
+/// What has `nodes` made again, behind `migrate resume RUN`.
+fn reruns<'a>(nodes: impl Iterator<Item = &'a NodeId>) -> String {
+    nodes.map(|node| format!(" --rerun {}", node.quoted())).collect()
 }
 
 fn is_changed(plan: &ResumePlan, node: &NodeId) -> bool {
@@ -90,7 +95,7 @@ pub fn verdict(plan: &ResumePlan, resume: &str, is_unrepeatable: impl Fn(&str) -
         // What is not done twice unasked isn't for a change that is accepted either.
         let asks =
             plan.nodes.iter().filter(|node| node.action == Action::Ask && is_changed(plan, &node.node));
-        let again: String = asks.map(|node| format!(" --rerun {}", node.node.quoted())).collect();
+        let again = reruns(asks.map(|node| &node.node));
         lines.push(format!(
             "  help: undo the changes, or accept that these nodes run again: {resume} --accept-changes{again}"
         ));

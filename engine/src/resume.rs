@@ -172,14 +172,10 @@ impl Engine {
             return;
         }
         let verified = BTreeMap::new();
-        // An empty list does nothing either, and is another one.
-        let is_left = |id: &NodeId| {
-            let node = checked.workflow.node(id);
-            node.is_some_and(|node| matches!(checked.expand(node, facts), Expansion::Skip(_)))
-        };
         let ahead = Outlook { facts, checked, catalog: &self.catalog, verified: &verified }.nodes();
         let stays = ahead.into_iter().filter(|ahead| ahead.action == Action::Skip).map(|ahead| ahead.node);
-        let stays: BTreeSet<NodeId> = stays.filter(|id| is_skipped(id) && is_left(id)).collect();
+        let stays: BTreeSet<NodeId> =
+            stays.filter(|id| is_skipped(id) && skips_list(checked, facts, id)).collect();
         changed.nodes.retain(|change| {
             let whole = change.node.whole();
             let is_left = stays.contains(&whole);
@@ -300,13 +296,8 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
         again.extend(
             ahead.iter().filter(|ahead| ahead.action == Action::Rerun).map(|ahead| ahead.node.clone()),
         );
-        // A list that is empty is not skipped.
-        let is_skipped = |id: &NodeId| match checked.workflow.node(id) {
-            Some(node) if node.for_each.is_some() => {
-                matches!(checked.expand(node, facts), Expansion::Skip(_))
-            }
-            _ => true,
-        };
+        let has_list = |id: &NodeId| checked.workflow.node(id).is_some_and(|node| node.for_each.is_some());
+        let is_skipped = |id: &NodeId| !has_list(id) || skips_list(checked, facts, id);
         let ahead = ahead.into_iter().filter(|ahead| ahead.action == Action::Skip).map(|ahead| ahead.node);
         skipped.extend(ahead.filter(is_skipped));
     }
@@ -317,6 +308,12 @@ pub(crate) fn without<'a>(taken: &'a TakenUp, catalog: &Catalog) -> Cow<'a, RunF
     again.iter().for_each(|node| clear(left.to_mut(), node));
     skipped.iter().for_each(|node| skip(left.to_mut(), node));
     left
+}
+
+/// Whether the list of a node is skipped as a whole. One that is empty does nothing either, and is another one.
+fn skips_list(checked: &Checked, facts: &RunFacts, id: &NodeId) -> bool {
+    let node = checked.workflow.node(id);
+    node.is_some_and(|node| matches!(checked.expand(node, facts), Expansion::Skip(_)))
 }
 
 /// Whether a node that is taken up so may do something.
